@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # What the environment scripts share: where things are, and how they talk.
 # Sourced, never run. Nothing here changes the machine.
 
