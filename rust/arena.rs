@@ -17,9 +17,6 @@ use crate::sys::{
     Slab, //
 };
 
-/// Objects per segment.
-const SEGMENT: usize = 64;
-
 /// The number of an object, from 1 on; 0 is no object.
 pub(crate) type Id = u32;
 
@@ -28,6 +25,9 @@ pub(crate) const NONE: Id = 0;
 
 /// An object that can be part of one list, by ids.
 pub(crate) trait Linked: Default {
+    /// Objects per segment, so that a segment fits a page: it is allocated where memory is scarce.
+    const SEGMENT: usize;
+
     /// The id of the next object in the list that the object is in.
     fn link(&self) -> &Atomic<u32>;
 }
@@ -46,13 +46,14 @@ pub(crate) struct FreeList {
     head: Id,
     free: usize,
     segments: usize,
+    last: Id,
 }
 
 impl<T: Linked> Arena<T> {
     /// An arena that can grow to at least `max` objects and has none yet. May sleep.
     pub(crate) fn new(max: usize) -> Result<Self, AllocError> {
         Ok(Self {
-            segments: Slab::new(max.div_ceil(SEGMENT), Alloc::Sleep, |_| SetOnce::new())?,
+            segments: Slab::new(max.div_ceil(T::SEGMENT), Alloc::Sleep, |_| SetOnce::new())?,
         })
     }
 
@@ -62,9 +63,9 @@ impl<T: Linked> Arena<T> {
         // CAST: `usize` has at least 32 bits.
         let index = (id as usize).checked_sub(1)?;
         self.segments
-            .get(index / SEGMENT)?
+            .get(index / T::SEGMENT)?
             .as_ref()?
-            .get(index % SEGMENT)
+            .get(index % T::SEGMENT)
     }
 
     /// Makes `segment` part of the arena and its objects free. Says whether it still could grow.
@@ -75,9 +76,11 @@ impl<T: Linked> Arena<T> {
         if !slot.populate(segment.0) {
             return false;
         }
-        let before = list.last_id();
         list.segments = list.segments.saturating_add(1);
-        for id in (before..list.last_id()).rev() {
+        let before = list.last;
+        // CAST: The number of objects was bounded to 32 bits when the arena was made.
+        list.last = list.segments.saturating_mul(T::SEGMENT) as Id;
+        for id in (before..list.last).rev() {
             self.free(list, id.saturating_add(1));
         }
         true
@@ -105,7 +108,7 @@ impl<T: Linked> Arena<T> {
 impl<T: Linked> Segment<T> {
     /// Allocates a segment. May sleep if `alloc` says so.
     pub(crate) fn new(alloc: Alloc) -> Result<Self, AllocError> {
-        Ok(Self(Slab::new(SEGMENT, alloc, |_| T::default())?))
+        Ok(Self(Slab::new(T::SEGMENT, alloc, |_| T::default())?))
     }
 }
 
@@ -116,6 +119,7 @@ impl FreeList {
             head: NONE,
             free: 0,
             segments: 0,
+            last: NONE,
         }
     }
 
@@ -126,7 +130,6 @@ impl FreeList {
 
     /// The highest id that the arena has grown to.
     pub(crate) fn last_id(&self) -> Id {
-        // CAST: The number of objects was bounded to 32 bits when the arena was made.
-        self.segments.saturating_mul(SEGMENT) as Id
+        self.last
     }
 }

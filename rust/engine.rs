@@ -96,10 +96,21 @@ pub(crate) struct UnmapEntry {
     id: Id,
 }
 
+impl UnmapEntry {
+    /// An entry that has no window of the engine.
+    pub(crate) fn new(span: GpaSpan) -> Self {
+        Self {
+            span,
+            outcome: UnmapOutcome::Unknown,
+            id: NONE,
+        }
+    }
+}
+
 /// The host, as the engine sees it: one that does what it is asked in batches, or does not.
 ///
 /// It is called under the engine's lock, with interrupts off, and must not sleep.
-pub(crate) trait Host {
+pub(crate) trait Host: Unpin {
     /// Most entries of one batch. Does not change.
     fn batch_max(&self) -> usize;
 
@@ -378,14 +389,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                         id: NONE,
                     },
                 )?,
-                unmap: Batch::new(
-                    batch,
-                    UnmapEntry {
-                        span: fill,
-                        outcome: UnmapOutcome::Unknown,
-                        id: NONE,
-                    },
-                )?,
+                unmap: Batch::new(batch, UnmapEntry::new(fill))?,
                 suspects: Batch::new(batch, fill)?,
                 stats: Stats::default(),
             })?,
@@ -756,11 +760,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         for index in 0..slow.suspects.len {
             if let Some(span) = slow.suspects.get(index) {
                 if self.key_is_free(slow, span.start()) {
-                    slow.unmap.push(UnmapEntry {
-                        span,
-                        outcome: UnmapOutcome::Unknown,
-                        id: NONE,
-                    });
+                    slow.unmap.push(UnmapEntry::new(span));
                 }
             }
         }

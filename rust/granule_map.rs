@@ -61,6 +61,8 @@ impl Default for Chunk {
 }
 
 impl Linked for Chunk {
+    const SEGMENT: usize = 15;
+
     fn link(&self) -> &Atomic<u32> {
         &self.link
     }

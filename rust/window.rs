@@ -150,6 +150,8 @@ impl Default for Window {
 }
 
 impl Linked for Window {
+    const SEGMENT: usize = 64;
+
     fn link(&self) -> &Atomic<u32> {
         &self.link
     }

@@ -187,7 +187,7 @@ impl Dialect {
     /// The longest range that one request can name, in bytes.
     pub(crate) fn max_len(self) -> u64 {
         match self {
-            Dialect::U32 => u32::MAX as u64,
+            Dialect::U32 => u64::from(u32::MAX),
             Dialect::U64 => u64::MAX,
         }
     }
