@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! DMA of a passed-through PCI device in a guest on an Apple Silicon Mac.
+//!
+//! The Mac's IOMMU, the DART, assigns every I/O virtual address itself. This driver binds the
+//! paravirtual companion of such a device and puts `dma_map_ops` on the device that have every
+//! mapping made by the host, so that the device's own driver gets the addresses that the DART really
+//! uses. `docs/architecture.md` describes the parts.
+
+use kernel::{
+    device::Core,
+    driver,
+    pci,
+    prelude::*,
+    InPlaceModule, //
+};
+
+#[path = "rust/addr.rs"]
+mod addr;
+#[path = "rust/arena.rs"]
+mod arena;
+#[path = "rust/bindings.rs"]
+mod bindings;
+#[path = "rust/companion.rs"]
+mod companion;
+#[path = "rust/engine.rs"]
+mod engine;
+#[path = "rust/granule_map.rs"]
+mod granule_map;
+#[path = "rust/instance.rs"]
+mod instance;
+#[path = "rust/irq_lock.rs"]
+mod irq_lock;
+#[path = "rust/managed.rs"]
+mod managed;
+#[path = "rust/ops.rs"]
+mod ops;
+#[path = "rust/params.rs"]
+mod params;
+#[path = "rust/policy.rs"]
+mod policy;
+#[path = "rust/ram.rs"]
+mod ram;
+#[path = "rust/ratelimit.rs"]
+mod ratelimit;
+#[path = "rust/raw.rs"]
+mod raw;
+#[path = "rust/scatterlist.rs"]
+mod scatterlist;
+#[path = "rust/sys.rs"]
+mod sys;
+#[path = "rust/window.rs"]
+mod window;
+#[path = "rust/wire.rs"]
+mod wire;
+
+use bindings as uapi;
+use instance::Binding;
+use params::Params;
+
+struct AppleDmaPci;
+
+kernel::pci_device_table!(
+    PCI_TABLE,
+    MODULE_PCI_TABLE,
+    <AppleDmaPci as pci::Driver>::IdInfo,
+    [(
+        pci::DeviceId::from_id(pci::Vendor::REDHAT, uapi::APPLE_DMA_PCI_DEVICE_ID),
+        ()
+    )]
+);
+
+impl pci::Driver for AppleDmaPci {
+    type IdInfo = ();
+    type Data<'bound> = Binding<'bound>;
+
+    const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
+
+    fn probe<'bound>(
+        dev: &'bound pci::Device<Core<'_>>,
+        _info: &'bound Self::IdInfo,
+    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
+        // Only when there is a place for the binding, so that nothing can fail after it is made.
+        pin_init::pin_init_scope(move || Ok(Binding::new(dev, &params()?)))
+    }
+}
+
+/// The parameters as they were given.
+fn params() -> Result<Params> {
+    Params::new(
+        *module_parameters::strict.value(),
+        *module_parameters::max_bytes.value(),
+        *module_parameters::max_entries.value(),
+    )
+}
+
+#[pin_data]
+struct Module {
+    #[pin]
+    _driver: driver::Registration<pci::Adapter<AppleDmaPci>>,
+}
+
+impl InPlaceModule for Module {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            // A wrong parameter keeps the module out, rather than one device of several.
+            _: { params()?; },
+            _driver <- driver::Registration::new(c"apple_dma_pci", module),
+        })
+    }
+}
+
+module! {
+    type: Module,
+    name: "apple_dma_pci",
+    authors: ["The apple-dma-pci authors"],
+    description: "DMA of passed-through PCI devices on Apple Silicon hosts",
+    license: "GPL",
+    params: {
+        strict: u8 {
+            default: 0,
+            description: "Take memory away from the device as soon as it is unmapped (0 or 1)",
+        },
+        max_bytes: u64 {
+            default: crate::params::MAX_BYTES,
+            description: "Most bytes that the host is asked to have mapped at a time",
+        },
+        max_entries: u32 {
+            default: crate::params::MAX_ENTRIES,
+            description: "Most mappings that the host is asked to have at a time",
+        },
+    },
+}

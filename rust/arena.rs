@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Objects with small numbers, found without a lock.
+//!
+//! An [`Arena`] holds objects of one type, each known by an [`Id`]. It grows in segments that stay
+//! where they are and stay of that type until the arena goes, so a reader may follow an id at any
+//! time, even one that is out of date: it always finds an object, though perhaps one that serves
+//! something else by now, which is for the reader to check. Which ids are in use is known to the
+//! [`FreeList`] alone, which belongs under the writers' lock.
+
+use crate::sys::{
+    Alloc,
+    AllocError,
+    Atomic,
+    Relaxed,
+    SetOnce,
+    Slab, //
+};
+
+/// The number of an object, from 1 on; 0 is no object.
+pub(crate) type Id = u32;
+
+/// The id of no object.
+pub(crate) const NONE: Id = 0;
+
+/// An object that can be part of one list, by ids.
+pub(crate) trait Linked: Default {
+    /// Objects per segment, so that a segment fits a page: it is allocated where memory is scarce.
+    const SEGMENT: usize;
+
+    /// The id of the next object in the list that the object is in.
+    fn link(&self) -> &Atomic<u32>;
+}
+
+/// See the module's documentation.
+pub(crate) struct Arena<T> {
+    segments: Slab<SetOnce<Slab<T>>>,
+}
+
+/// A segment that is allocated but not yet part of an arena. Allocation and growth are apart so
+/// that no memory is allocated under the lock.
+pub(crate) struct Segment<T>(Slab<T>);
+
+/// The ids of an [`Arena`] that are not in use.
+pub(crate) struct FreeList {
+    head: Id,
+    free: usize,
+    segments: usize,
+    last: Id,
+}
+
+impl<T: Linked> Arena<T> {
+    /// An arena that can grow to at least `max` objects and has none yet. May sleep.
+    pub(crate) fn new(max: usize) -> Result<Self, AllocError> {
+        Ok(Self {
+            segments: Slab::new(max.div_ceil(T::SEGMENT), Alloc::Sleep, |_| SetOnce::new())?,
+        })
+    }
+
+    /// The object with the number `id`, if the arena has grown that far. Lock-free.
+    #[inline]
+    pub(crate) fn get(&self, id: Id) -> Option<&T> {
+        // CAST: `usize` has at least 32 bits.
+        let index = (id as usize).checked_sub(1)?;
+        self.segments
+            .get(index / T::SEGMENT)?
+            .as_ref()?
+            .get(index % T::SEGMENT)
+    }
+
+    /// Makes `segment` part of the arena and its objects free. Says whether it still could grow.
+    pub(crate) fn grow(&self, list: &mut FreeList, segment: Segment<T>) -> bool {
+        let Some(slot) = self.segments.get(list.segments) else {
+            return false;
+        };
+        if !slot.populate(segment.0) {
+            return false;
+        }
+        list.segments = list.segments.saturating_add(1);
+        let before = list.last;
+        // CAST: The number of objects was bounded to 32 bits when the arena was made.
+        list.last = list.segments.saturating_mul(T::SEGMENT) as Id;
+        for id in (before..list.last).rev() {
+            self.free(list, id.saturating_add(1));
+        }
+        true
+    }
+
+    /// Takes an object out of `list`.
+    pub(crate) fn take(&self, list: &mut FreeList) -> Option<(Id, &T)> {
+        let id = list.head;
+        let object = self.get(id)?;
+        list.head = object.link().load(Relaxed);
+        list.free = list.free.saturating_sub(1);
+        Some((id, object))
+    }
+
+    /// Puts the object `id` back into `list`.
+    pub(crate) fn free(&self, list: &mut FreeList, id: Id) {
+        if let Some(object) = self.get(id) {
+            object.link().store(list.head, Relaxed);
+            list.head = id;
+            list.free = list.free.saturating_add(1);
+        }
+    }
+}
+
+impl<T: Linked> Segment<T> {
+    /// Allocates a segment. May sleep if `alloc` says so.
+    pub(crate) fn new(alloc: Alloc) -> Result<Self, AllocError> {
+        Ok(Self(Slab::new(T::SEGMENT, alloc, |_| T::default())?))
+    }
+}
+
+impl FreeList {
+    /// The free list of a new arena.
+    pub(crate) fn new() -> Self {
+        Self {
+            head: NONE,
+            free: 0,
+            segments: 0,
+            last: NONE,
+        }
+    }
+
+    /// How many objects are free.
+    pub(crate) fn len(&self) -> usize {
+        self.free
+    }
+
+    /// The highest id that the arena has grown to.
+    pub(crate) fn last_id(&self) -> Id {
+        self.last
+    }
+}

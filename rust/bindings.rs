@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Generated bindings: the wire, `struct dma_map_ops` and the C helpers.
+//!
+//! Everything that is not in here comes from the kernel's own bindings, which these build on.
+
+#![allow(
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn
+)]
+
+use kernel::bindings::*;
+
+include!("bindings_generated.rs");

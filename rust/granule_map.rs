@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A map from granule numbers to ids, read without a lock.
+//!
+//! A [`GranuleMap`] is a hash table of chunks; a chunk holds the ids of 64 neighbouring granules
+//! (1 MiB). Looking up is constant time and writes nothing. Writers hold the engine's lock, which
+//! also protects the [`Chunks`]' free list.
+//!
+//! A chunk that holds nothing any more is used again for other granules, maybe in another bucket
+//! or another map. A reader that stands on it at that moment may miss what it looks for, or find an
+//! id that means something else. Both are for the reader to bear: it checks what it finds, and looks
+//! again under the lock when it finds nothing. It is certain to find, though, what cannot change
+//! under it, unless a neighbour in the bucket goes at that moment.
+
+use crate::arena::{
+    Arena,
+    FreeList,
+    Id,
+    Linked,
+    NONE, //
+};
+use crate::sys::{
+    Acquire,
+    Alloc,
+    AllocError,
+    Atomic,
+    Relaxed,
+    Release,
+    Slab, //
+};
+
+/// log2 of [`CHUNK`].
+const CHUNK_SHIFT: u32 = 6;
+
+/// Granules per chunk.
+pub(crate) const CHUNK: usize = 1 << CHUNK_SHIFT;
+
+/// How far a reader follows a bucket that writers change under it before it gives up.
+const MAX_STEPS: usize = 64;
+
+/// The ids of 64 neighbouring granules.
+pub(crate) struct Chunk {
+    /// Number of the first granule, divided by [`CHUNK`].
+    key: Atomic<u64>,
+    /// The next chunk in the bucket, or in the free list.
+    link: Atomic<u32>,
+    /// Slots that are not [`NONE`]. Writers only.
+    used: Atomic<u32>,
+    slots: [Atomic<u32>; CHUNK],
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self {
+            key: Atomic::new(0),
+            link: Atomic::new(NONE),
+            used: Atomic::new(0),
+            slots: core::array::from_fn(|_| Atomic::new(NONE)),
+        }
+    }
+}
+
+impl Linked for Chunk {
+    const SEGMENT: usize = 15;
+
+    fn link(&self) -> &Atomic<u32> {
+        &self.link
+    }
+}
+
+/// Where the chunks of several maps come from.
+pub(crate) type Chunks = Arena<Chunk>;
+
+/// See the module's documentation.
+pub(crate) struct GranuleMap {
+    buckets: Slab<Atomic<u32>>,
+    /// What a hash is shifted by to become a bucket's number.
+    shift: u32,
+}
+
+/// How many chunks the granules `first..=last` can need.
+pub(crate) fn chunks_for(first: u64, last: u64) -> usize {
+    let chunks = (last >> CHUNK_SHIFT).saturating_sub(first >> CHUNK_SHIFT);
+    usize::try_from(chunks).map_or(usize::MAX, |n| n.saturating_add(1))
+}
+
+impl GranuleMap {
+    /// An empty map with `1 << bits` buckets, `bits` from 1 to 31. May sleep.
+    pub(crate) fn new(bits: u32) -> Result<Self, AllocError> {
+        let bits = bits.clamp(1, 31);
+        Ok(Self {
+            buckets: Slab::new(1 << bits, Alloc::Sleep, |_| Atomic::new(NONE))?,
+            shift: u64::BITS - bits,
+        })
+    }
+
+    #[inline]
+    fn bucket(&self, key: u64) -> Option<&Atomic<u32>> {
+        // Multiplicative hashing by 2^64 divided by the golden ratio.
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift;
+        // CAST: The hash has at most 31 bits left.
+        self.buckets.get(hash as usize)
+    }
+
+    #[inline]
+    fn chunk<'a>(&self, chunks: &'a Chunks, key: u64) -> Option<&'a Chunk> {
+        let mut id = self.bucket(key)?.load(Acquire);
+        for _ in 0..MAX_STEPS {
+            let chunk = chunks.get(id)?;
+            if chunk.key.load(Relaxed) == key {
+                return Some(chunk);
+            }
+            id = chunk.link.load(Acquire);
+        }
+        None
+    }
+
+    /// The id of `granule`, or [`NONE`]. Lock-free; see the module's documentation for what a
+    /// reader without the lock must expect.
+    #[inline]
+    pub(crate) fn get(&self, chunks: &Chunks, granule: u64) -> Id {
+        match self.chunk(chunks, granule >> CHUNK_SHIFT) {
+            Some(chunk) => chunk.slot(granule).load(Acquire),
+            None => NONE,
+        }
+    }
+
+    /// As [`Self::get`], certain to find what is there. The caller holds the lock.
+    pub(crate) fn get_locked(&self, chunks: &Chunks, granule: u64) -> Id {
+        let (_, chunk) = self.find_locked(chunks, granule >> CHUNK_SHIFT);
+        match chunk.and_then(|id| chunks.get(id)) {
+            Some(chunk) => chunk.slot(granule).load(Relaxed),
+            None => NONE,
+        }
+    }
+
+    /// The chunk with the key `key` and the one before it in the bucket.
+    fn find_locked(&self, chunks: &Chunks, key: u64) -> (Option<Id>, Option<Id>) {
+        let mut before = None;
+        let mut id = match self.bucket(key) {
+            Some(bucket) => bucket.load(Relaxed),
+            None => NONE,
+        };
+        while let Some(chunk) = chunks.get(id) {
+            if chunk.key.load(Relaxed) == key {
+                return (before, Some(id));
+            }
+            before = Some(id);
+            id = chunk.link.load(Relaxed);
+        }
+        (before, None)
+    }
+
+    /// Gives `granule` the id `id`, which is not [`NONE`], in place of what it had. Fails if a
+    /// chunk is needed and `free` has none. The caller holds the lock.
+    pub(crate) fn set(
+        &self,
+        chunks: &Chunks,
+        free: &mut FreeList,
+        granule: u64,
+        id: Id,
+    ) -> Result<(), AllocError> {
+        let key = granule >> CHUNK_SHIFT;
+        let (_, found) = self.find_locked(chunks, key);
+        let chunk = match found.and_then(|id| chunks.get(id)) {
+            Some(chunk) => chunk,
+            None => {
+                let bucket = self.bucket(key).ok_or(AllocError)?;
+                let (new, chunk) = chunks.take(free).ok_or(AllocError)?;
+                chunk.key.store(key, Relaxed);
+                chunk.link.store(bucket.load(Relaxed), Release);
+                // Release: a reader that finds the chunk finds its key.
+                bucket.store(new, Release);
+                chunk
+            }
+        };
+        let slot = chunk.slot(granule);
+        if slot.load(Relaxed) == NONE {
+            chunk.used.store(chunk.used.load(Relaxed).saturating_add(1), Relaxed);
+        }
+        // Release: a reader that finds the id finds the object as it was prepared.
+        slot.store(id, Release);
+        Ok(())
+    }
+
+    /// Takes `granule`'s id away if it is `id`. The caller holds the lock.
+    pub(crate) fn clear(&self, chunks: &Chunks, free: &mut FreeList, granule: u64, id: Id) {
+        let key = granule >> CHUNK_SHIFT;
+        let (before, found) = self.find_locked(chunks, key);
+        let Some((number, chunk)) = found.and_then(|id| Some((id, chunks.get(id)?))) else {
+            return;
+        };
+        let slot = chunk.slot(granule);
+        if id == NONE || slot.load(Relaxed) != id {
+            return;
+        }
+        slot.store(NONE, Relaxed);
+        let used = chunk.used.load(Relaxed).saturating_sub(1);
+        chunk.used.store(used, Relaxed);
+        if used != 0 {
+            return;
+        }
+        let next = chunk.link.load(Relaxed);
+        match before.and_then(|id| chunks.get(id)) {
+            Some(before) => before.link.store(next, Release),
+            None => {
+                if let Some(bucket) = self.bucket(key) {
+                    bucket.store(next, Release);
+                }
+            }
+        }
+        chunks.free(free, number);
+    }
+}
+
+impl Chunk {
+    #[inline]
+    fn slot(&self, granule: u64) -> &Atomic<u32> {
+        // The mask keeps the index inside the array, and the compiler sees it.
+        &self.slots[(granule & (CHUNK as u64 - 1)) as usize]
+    }
+}

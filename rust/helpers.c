@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * C helpers; see helpers.h.
+ */
+#include <linux/iommu-dma.h>
+#include <linux/memremap.h>
+#include <linux/ratelimit.h>
+#include <linux/spinlock.h>
+
+#include "helpers.h"
+
+void apple_dma_helper_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
+					 struct lock_class_key *key)
+{
+#ifdef CONFIG_DEBUG_SPINLOCK
+	__raw_spin_lock_init(lock, name, key, LD_WAIT_SPIN);
+#else
+	raw_spin_lock_init(lock);
+#endif
+}
+
+unsigned long apple_dma_helper_raw_spin_lock_irqsave(raw_spinlock_t *lock)
+{
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(lock, flags);
+	return flags;
+}
+
+bool apple_dma_helper_raw_spin_trylock_irqsave(raw_spinlock_t *lock, unsigned long *flags)
+{
+	return raw_spin_trylock_irqsave(lock, *flags);
+}
+
+void apple_dma_helper_raw_spin_unlock_irqrestore(raw_spinlock_t *lock, unsigned long flags)
+{
+	raw_spin_unlock_irqrestore(lock, flags);
+}
+
+void apple_dma_helper_lockdep_assert_held(raw_spinlock_t *lock)
+{
+	lockdep_assert_held(lock);
+}
+
+void apple_dma_helper_ratelimit_init(struct ratelimit_state *rs)
+{
+	ratelimit_default_init(rs);
+	ratelimit_set_flags(rs, RATELIMIT_MSG_ON_RELEASE);
+}
+
+void apple_dma_helper_ratelimit_exit(struct ratelimit_state *rs)
+{
+	ratelimit_state_exit(rs);
+}
+
+void apple_dma_helper_dma_rmb(void)
+{
+	dma_rmb();
+}
+
+void apple_dma_helper_device_lock(struct device *dev)
+{
+	device_lock(dev);
+}
+
+void apple_dma_helper_device_unlock(struct device *dev)
+{
+	device_unlock(dev);
+}
+
+/*
+ * The link goes when the supplier's driver unbinds: a managed link cannot be taken away otherwise.
+ */
+bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier)
+{
+	return device_link_add(consumer, supplier, DL_FLAG_AUTOREMOVE_SUPPLIER);
+}
+
+const struct dma_map_ops *apple_dma_helper_get_dma_ops(struct device *dev)
+{
+#ifdef CONFIG_ARCH_HAS_DMA_OPS
+	return dev->dma_ops;
+#else
+	return NULL;
+#endif
+}
+
+void apple_dma_helper_set_dma_ops(struct device *dev, const struct dma_map_ops *ops)
+{
+	set_dma_ops(dev, ops);
+}
+
+bool apple_dma_helper_has_iommu(struct device *dev)
+{
+	return use_dma_iommu(dev);
+}
+
+bool apple_dma_helper_is_coherent(struct device *dev)
+{
+	return dev_is_dma_coherent(dev);
+}
+
+/* Whether a DMA address of the device is something else than a guest-physical address. */
+bool apple_dma_helper_is_translated(struct device *dev)
+{
+	return dev->dma_range_map;
+}
+
+int apple_dma_helper_pci_domain_nr(struct pci_bus *bus)
+{
+	return pci_domain_nr(bus);
+}
+
+struct scatterlist *apple_dma_helper_sg_next(struct scatterlist *sg)
+{
+	return sg_next(sg);
+}
+
+phys_addr_t apple_dma_helper_sg_phys(struct scatterlist *sg)
+{
+	return sg_phys(sg);
+}
+
+bool apple_dma_helper_sg_is_p2pdma(struct scatterlist *sg)
+{
+	return is_pci_p2pdma_page(sg_page(sg));
+}

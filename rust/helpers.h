@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * C helpers: one function for each thing that the kernel has only as a macro or an inline function
+ * and that neither the kernel crate nor its bindings offer. No logic of ours is here.
+ */
+#ifndef _APPLE_DMA_PCI_HELPERS_H
+#define _APPLE_DMA_PCI_HELPERS_H
+
+#include <linux/device.h>
+#include <linux/dma-map-ops.h>
+#include <linux/pci.h>
+#include <linux/ratelimit_types.h>
+#include <linux/scatterlist.h>
+#include <linux/spinlock_types.h>
+
+/* linux/spinlock.h */
+void apple_dma_helper_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
+					 struct lock_class_key *key);
+unsigned long apple_dma_helper_raw_spin_lock_irqsave(raw_spinlock_t *lock);
+bool apple_dma_helper_raw_spin_trylock_irqsave(raw_spinlock_t *lock, unsigned long *flags);
+void apple_dma_helper_raw_spin_unlock_irqrestore(raw_spinlock_t *lock, unsigned long flags);
+void apple_dma_helper_lockdep_assert_held(raw_spinlock_t *lock);
+
+/* linux/ratelimit.h */
+void apple_dma_helper_ratelimit_init(struct ratelimit_state *rs);
+void apple_dma_helper_ratelimit_exit(struct ratelimit_state *rs);
+
+/* asm/barrier.h */
+void apple_dma_helper_dma_rmb(void);
+
+/* linux/device.h */
+void apple_dma_helper_device_lock(struct device *dev);
+void apple_dma_helper_device_unlock(struct device *dev);
+bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier);
+
+/* linux/dma-map-ops.h, linux/iommu-dma.h */
+const struct dma_map_ops *apple_dma_helper_get_dma_ops(struct device *dev);
+void apple_dma_helper_set_dma_ops(struct device *dev, const struct dma_map_ops *ops);
+bool apple_dma_helper_has_iommu(struct device *dev);
+bool apple_dma_helper_is_coherent(struct device *dev);
+bool apple_dma_helper_is_translated(struct device *dev);
+
+/* linux/pci.h */
+int apple_dma_helper_pci_domain_nr(struct pci_bus *bus);
+
+/* linux/scatterlist.h, linux/pci-p2pdma.h */
+struct scatterlist *apple_dma_helper_sg_next(struct scatterlist *sg);
+phys_addr_t apple_dma_helper_sg_phys(struct scatterlist *sg);
+bool apple_dma_helper_sg_is_p2pdma(struct scatterlist *sg);
+
+#endif /* _APPLE_DMA_PCI_HELPERS_H */

@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One companion with its managed device.
+//!
+//! An [`Instance`] owns the engine and the operations that the managed device's driver ends up in.
+//! It says in words what went wrong, at a limited rate; the engine and the companion decide what does.
+//! A [`Binding`] is an instance with the managed device attached: what the companion's driver has as
+//! its data.
+
+use crate::addr::{
+    Address,
+    Gpa,
+    Iova,
+    IovaSpan,
+    GRANULE, //
+};
+use crate::companion::Companion;
+use crate::engine::{
+    Config,
+    Engine,
+    Limit,
+    MapError, //
+};
+use crate::managed::{
+    self,
+    Attachment, //
+};
+use crate::ops::{
+    self,
+    Ops,
+    OPS, //
+};
+use crate::params::Params;
+use crate::policy::Aligned;
+use crate::ram;
+use crate::raw;
+use crate::ratelimit::RateLimit;
+use crate::scatterlist::Entries;
+use crate::wire::Dialect;
+use kernel::{
+    device::{
+        Bound,
+        Core, //
+    },
+    pci,
+    prelude::*,
+    sync::aref::ARef,
+    types::Opaque, //
+};
+
+/// log2 of the size of a window in bytes. Memory that a driver maps lies in clusters: a window of
+/// this size saves most requests to the host, and wastes little of the byte budget.
+const WINDOW_SHIFT: u32 = 18;
+
+/// Windows that memory for the tables is there for from the beginning.
+const RESERVE: usize = 512;
+
+/// See the module's documentation.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Instance<'a> {
+    /// What the managed device's `dma_ops` points to.
+    #[pin]
+    pub(crate) ops: Ops,
+    engine: Engine<Companion<'a>, Aligned>,
+    dev: &'a pci::Device<Bound>,
+    managed: ARef<pci::Device>,
+    max_bytes: u64,
+    len_max: u64,
+    /// The end of the first mapping: the DART's addresses are at least that large.
+    first_last: u64,
+    #[pin]
+    failures: RateLimit,
+    #[pin]
+    misuse: RateLimit,
+}
+
+// SAFETY: The operations are read by the DMA API from any context, and are never changed; the other
+// parts are `Sync` themselves.
+unsafe impl Sync for Instance<'_> {}
+
+// SAFETY: Nothing in an instance belongs to a thread: the operations are plain function pointers.
+unsafe impl Send for Instance<'_> {}
+
+impl<'a> Instance<'a> {
+    /// Sets up everything that is needed to manage `managed`. May sleep.
+    fn new(
+        dev: &'a pci::Device<Core<'_>>,
+        params: &Params,
+    ) -> Result<Pin<KBox<Self>>> {
+        managed::check_bus(dev)?;
+        let (companion, iova) = Companion::probe(dev)?;
+        let managed = managed::find(dev, companion.managed_bdf())?;
+        let dialect = companion.dialect();
+        let config = Config {
+            strict: params.strict,
+            max_bytes: params.max_bytes,
+            max_entries: params.max_entries,
+            ram: ram::blocks()?,
+        };
+        let engine = Engine::new(companion, Aligned::new(WINDOW_SHIFT), config)?;
+        engine.reserve(RESERVE.min(params.max_entries as usize))?;
+        dev_info!(
+            dev,
+            "manages {}: {} mode, {} dialect, addresses like {:#x}, at most {} MiB in {} mappings\n",
+            managed::name(&managed),
+            if params.strict { "strict" } else { "lazy" },
+            match dialect {
+                Dialect::U32 => "u32",
+                Dialect::U64 => "u64",
+            },
+            iova.raw(),
+            params.max_bytes >> 20,
+            params.max_entries
+        );
+        let dev: &'a pci::Device<Bound> = dev;
+        KBox::pin_init(
+            pin_init!(Self {
+                ops: Opaque::new(OPS),
+                engine,
+                dev,
+                managed,
+                max_bytes: params.max_bytes,
+                len_max: dialect.max_len(),
+                first_last: IovaSpan::new(iova, GRANULE).map_or(u64::MAX, |span| span.last()),
+                failures <- RateLimit::new(),
+                misuse <- RateLimit::new(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// `struct device` of the companion, whose memory is plain guest memory.
+    pub(crate) fn companion(&self) -> *mut kernel::bindings::device {
+        raw::device(self.dev)
+    }
+
+    /// Maps `size` bytes at `gpa` for a device that reaches addresses up to `limit`. Any context.
+    #[inline]
+    pub(crate) fn map(&self, gpa: u64, size: usize, limit: u64) -> Result<Iova, MapError> {
+        let result = match ops::span(gpa, size) {
+            Some(span) => self.engine.map(span, limit),
+            None => Err(MapError::Invalid),
+        };
+        if let Err(error) = result {
+            self.report(error, gpa, size, limit);
+        }
+        result
+    }
+
+    /// Maps all entries of a scatterlist or none. Any context.
+    pub(crate) fn map_all(&self, entries: Entries<'_>, limit: u64) -> Result<(), MapError> {
+        let result = self.engine.map_all(entries.clone(), limit);
+        if let Err(error) = result {
+            use crate::engine::Request;
+
+            let mut spans = entries.filter_map(|entry| entry.span());
+            let gpa = spans.next().map_or(0, |span| span.start().raw());
+            self.report(error, gpa, 0, limit);
+        }
+        result
+    }
+
+    /// Gives up a streaming mapping. Any context.
+    #[inline]
+    pub(crate) fn unmap_streaming(&self, handle: u64, size: usize) {
+        // CAST: `usize` has at most 64 bits.
+        if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
+            self.report_misuse(handle, size);
+        }
+    }
+
+    /// Gives up a mapping; tells what was mapped, or says that nothing was. Any context.
+    pub(crate) fn unmap(&self, handle: u64, size: usize) -> Option<Gpa> {
+        let gpa = self.translate(handle, size)?;
+        // CAST: `usize` has at most 64 bits.
+        if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
+            self.report_misuse(handle, size);
+            return None;
+        }
+        Some(gpa)
+    }
+
+    /// Gives up the mappings of a scatterlist. Any context.
+    pub(crate) fn unmap_all(&self, entries: Entries<'_>) {
+        if self.engine.unmap_all(entries).is_err() {
+            self.report_misuse(0, 0);
+        }
+    }
+
+    /// What is mapped at `handle`; says so if nothing is. Any context.
+    pub(crate) fn translate(&self, handle: u64, size: usize) -> Option<Gpa> {
+        // CAST: `usize` has at most 64 bits.
+        let gpa = self.engine.translate(Iova::new(handle), size as u64);
+        if gpa.is_none() {
+            self.report_misuse(handle, size);
+        }
+        gpa
+    }
+
+    /// Whether a device that reaches addresses up to `limit` can be expected to work.
+    pub(crate) fn reaches(&self, limit: u64) -> bool {
+        limit >= self.first_last
+    }
+
+    /// The largest single mapping, in bytes: one that is not aligned touches one granule more.
+    pub(crate) fn max_mapping_size(&self) -> usize {
+        let bytes = self.max_bytes.min(self.len_max).saturating_sub(GRANULE) & !(GRANULE - 1);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Says that MMIO cannot be mapped.
+    pub(crate) fn refuse_mmio(&self, phys: u64, size: usize) {
+        if self.failures.allows() {
+            dev_err!(
+                self.dev,
+                "{}: {} bytes of MMIO at {:#x} cannot be mapped: the DART maps guest RAM only\n",
+                managed::name(&self.managed),
+                size,
+                phys
+            );
+        }
+    }
+
+    /// Says why something could not be mapped. `size` is 0 for a scatterlist.
+    #[cold]
+    fn report(&self, error: MapError, gpa: u64, size: usize, limit: u64) {
+        if !self.failures.allows() {
+            return;
+        }
+        let name = managed::name(&self.managed);
+        let dev = self.dev;
+        let (what, size) = if size == 0 {
+            ("a scatterlist", 0)
+        } else {
+            ("bytes", size)
+        };
+        match error {
+            MapError::Full(Limit::Bytes) => {
+                let stats = self.engine.stats();
+                dev_err!(
+                    dev,
+                    "{}: cannot map {} {} at {:#x}: {} of max_bytes={} mapped, none idle\n",
+                    name,
+                    size,
+                    what,
+                    gpa,
+                    stats.bytes,
+                    self.max_bytes
+                );
+            }
+            MapError::Full(Limit::Entries) => {
+                let stats = self.engine.stats();
+                dev_err!(
+                    dev,
+                    "{}: cannot map {} {} at {:#x}: all {} of max_entries mapped, none idle\n",
+                    name,
+                    size,
+                    what,
+                    gpa,
+                    stats.entries
+                );
+            }
+            MapError::Unreachable(iova) => {
+                dev_err!(
+                    dev,
+                    "{}: {} {} at {:#x} mapped at {:#x}, but the device reaches {:#x} only\n",
+                    name,
+                    size,
+                    what,
+                    gpa,
+                    iova.raw(),
+                    limit
+                );
+            }
+            MapError::Rejected(reject) => {
+                dev_err!(
+                    dev,
+                    "{}: cannot map {} {} at {:#x}: the host's answer is wrong: {}\n",
+                    name,
+                    size,
+                    what,
+                    gpa,
+                    reject.as_str()
+                );
+            }
+            MapError::Refused | MapError::NoKey => {
+                dev_err!(
+                    dev,
+                    "{}: cannot map {} {} at {:#x}: the host refuses\n",
+                    name,
+                    size,
+                    what,
+                    gpa
+                );
+            }
+            MapError::NoAnswer => {
+                dev_err!(
+                    dev,
+                    "{}: cannot map {} {} at {:#x}: the host does not answer\n",
+                    name,
+                    size,
+                    what,
+                    gpa
+                );
+            }
+            MapError::NoMemory => {
+                dev_err!(
+                    dev,
+                    "{}: cannot map {} {} at {:#x}: out of memory\n",
+                    name,
+                    size,
+                    what,
+                    gpa
+                );
+            }
+            MapError::Invalid => {
+                dev_err!(
+                    dev,
+                    "{}: cannot map {} {} at {:#x}: empty, or not plain memory\n",
+                    name,
+                    size,
+                    what,
+                    gpa
+                );
+            }
+        }
+    }
+
+    /// Says that a driver gave up what it had not.
+    #[cold]
+    fn report_misuse(&self, handle: u64, size: usize) {
+        if self.misuse.allows() {
+            dev_err!(
+                self.dev,
+                "{}: its driver unmaps {} bytes at {:#x}, which are not mapped\n",
+                managed::name(&self.managed),
+                size,
+                handle
+            );
+        }
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Instance<'_> {
+    fn drop(self: Pin<&mut Self>) {
+        let released = self.engine.release();
+        let stats = self.engine.stats();
+        if released.busy != 0 {
+            dev_warn!(
+                self.dev,
+                "the driver of {} left {} windows mapped; they were taken away\n",
+                managed::name(&self.managed),
+                released.busy
+            );
+        }
+        if released.lost != 0 {
+            dev_err!(
+                self.dev,
+                "the host did not take back {} mappings\n",
+                released.lost
+            );
+        }
+        dev_info!(
+            self.dev,
+            "released {}: {} doorbells, {} windows mapped, {} given back, {} stale, {} refused, \
+             {} rejected, {} unanswered, {} requests failed, at most {} KiB in {} windows\n",
+            managed::name(&self.managed),
+            stats.doorbells,
+            stats.mapped,
+            stats.unmapped,
+            stats.stale,
+            stats.refused,
+            stats.rejected,
+            stats.unanswered,
+            stats.failed,
+            stats.peak_bytes >> 10,
+            stats.peak_entries
+        );
+    }
+}
+
+/// See the module's documentation. The attachment goes before the instance.
+pub(crate) struct Binding<'a> {
+    _attachment: Attachment,
+    _instance: Pin<KBox<Instance<'a>>>,
+}
+
+impl<'a> Binding<'a> {
+    /// Sets up the companion and attaches its managed device.
+    pub(crate) fn new(
+        dev: &'a pci::Device<Core<'_>>,
+        params: &Params,
+    ) -> Result<Self> {
+        let instance = Instance::new(dev, params)?;
+        // SAFETY: The operations live as long as the instance, which outlives the attachment. This
+        // is the last step of the companion's probe, so both live until its driver unbinds.
+        let attachment =
+            unsafe { Attachment::new(dev, instance.managed.clone(), instance.ops.get().cast())? };
+        Ok(Self {
+            _attachment: attachment,
+            _instance: instance,
+        })
+    }
+}

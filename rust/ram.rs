@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where guest RAM is, from the kernel's resource tree.
+
+use crate::addr::{
+    Address,
+    GpaSpan, //
+};
+use crate::policy::Ram;
+use crate::sys::{
+    Alloc,
+    Slab, //
+};
+use kernel::{
+    bindings,
+    ffi::{
+        c_int,
+        c_ulong,
+        c_void, //
+    },
+    prelude::*, //
+};
+
+/// The blocks of RAM found so far; what could not be stored makes the walk fail.
+struct Blocks(KVec<GpaSpan>);
+
+impl Blocks {
+    /// Adds a block behind the ones that are there; joins it with the last one if they touch.
+    fn push(&mut self, block: GpaSpan) -> Result {
+        if let Some(last) = self.0.as_mut_slice().last_mut() {
+            if last.end() == block.start().raw() {
+                *last = GpaSpan::from_bounds(last.start().raw(), block.end()).ok_or(EINVAL)?;
+                return Ok(());
+            }
+        }
+        Ok(self.0.push(block, GFP_KERNEL)?)
+    }
+}
+
+/// Called for every range of RAM, in the order of their addresses.
+///
+/// # Safety
+///
+/// `res` points to a resource and `blocks` to a [`Blocks`] that nobody else uses, for the duration
+/// of the call.
+unsafe extern "C" fn add(res: *mut bindings::resource, blocks: *mut c_void) -> c_int {
+    // SAFETY: By the safety requirements.
+    let (res, blocks) = unsafe { (&*res, &mut *blocks.cast::<Blocks>()) };
+    let span = res
+        .end
+        .checked_add(1)
+        .and_then(|end| GpaSpan::from_bounds(res.start, end));
+    match span.map_or(Err(EINVAL), |span| blocks.push(span)) {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
+    }
+}
+
+/// The blocks of RAM that the guest has now. May sleep.
+pub(crate) fn blocks() -> Result<Ram> {
+    let mut blocks = Blocks(KVec::new());
+    // CAST: These are constants of the size of a `long`.
+    let desc = bindings::IORES_DESC_NONE as c_ulong;
+    let flags = (bindings::IORESOURCE_SYSTEM_RAM | bindings::IORESOURCE_BUSY) as c_ulong;
+    // SAFETY: `add` gets what it asks for: `blocks` is borrowed for the call alone.
+    let ret = unsafe {
+        bindings::walk_iomem_res_desc(
+            desc,
+            flags,
+            0,
+            u64::MAX,
+            (&raw mut blocks).cast(),
+            Some(add),
+        )
+    };
+    kernel::error::to_result(ret)?;
+    let Blocks(blocks) = blocks;
+    let fill = blocks.first().copied().ok_or(ENODEV)?;
+    let slab = Slab::new(blocks.len(), Alloc::Sleep, |index| {
+        blocks.get(index).copied().unwrap_or(fill)
+    })?;
+    Ok(Ram::new(slab))
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A scatterlist as a list of the engine's requests.
+//!
+//! The kernel crate's `scatterlist` module owns and maps tables for drivers; here is the other side, the
+//! one that fills in the addresses.
+
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova, //
+};
+use crate::bindings;
+use crate::engine::Request;
+use core::marker::PhantomData;
+use kernel::types::Opaque;
+
+/// What the kernel calls `DMA_MAPPING_ERROR`.
+pub(crate) const DMA_MAPPING_ERROR: kernel::bindings::dma_addr_t = !0;
+
+/// One entry of a scatterlist that is being mapped or unmapped.
+#[repr(transparent)]
+pub(crate) struct Entry(Opaque<kernel::bindings::scatterlist>);
+
+impl Entry {
+    /// Whether the entry is memory of another PCI device.
+    pub(crate) fn is_p2pdma(&self) -> bool {
+        // SAFETY: By the contract of `Entries` this is a valid entry with a page.
+        unsafe { bindings::apple_dma_helper_sg_is_p2pdma(self.0.get()) }
+    }
+}
+
+impl Request for Entry {
+    fn span(&self) -> Option<GpaSpan> {
+        if self.is_p2pdma() {
+            return None;
+        }
+        let sg = self.0.get();
+        // SAFETY: By the contract of `Entries` this is a valid entry with a page.
+        let (phys, len) = unsafe { (bindings::apple_dma_helper_sg_phys(sg), (*sg).length) };
+        GpaSpan::new(Gpa::new(phys), u64::from(len))
+    }
+
+    fn iova(&self) -> Option<Iova> {
+        // SAFETY: By the contract of `Entries` the entry is valid.
+        let addr = unsafe { (*self.0.get()).dma_address };
+        (addr != DMA_MAPPING_ERROR).then_some(Iova::new(addr))
+    }
+
+    fn set_iova(&self, iova: Option<Iova>) {
+        let sg = self.0.get();
+        // SAFETY: By the contract of `Entries` the entry is valid, and we are the only ones who use
+        // its DMA fields.
+        unsafe {
+            (*sg).dma_address = iova.map_or(DMA_MAPPING_ERROR, Iova::raw);
+            #[cfg(CONFIG_NEED_SG_DMA_LENGTH)]
+            {
+                (*sg).dma_length = if iova.is_some() { (*sg).length } else { 0 };
+            }
+            #[cfg(CONFIG_NEED_SG_DMA_FLAGS)]
+            {
+                (*sg).dma_flags = 0;
+            }
+        }
+    }
+}
+
+/// The entries of a scatterlist, one after the other.
+#[derive(Clone)]
+pub(crate) struct Entries<'a> {
+    next: *mut kernel::bindings::scatterlist,
+    left: usize,
+    _list: PhantomData<&'a Entry>,
+}
+
+impl<'a> Entries<'a> {
+    /// # Safety
+    ///
+    /// For `'a`, `list` is a valid scatterlist of at least `len` entries with pages, maybe chained,
+    /// and nobody else uses its DMA fields.
+    pub(crate) unsafe fn new(list: *mut kernel::bindings::scatterlist, len: usize) -> Self {
+        Self {
+            next: list,
+            left: len,
+            _list: PhantomData,
+        }
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = &'a Entry;
+
+    fn next(&mut self) -> Option<&'a Entry> {
+        self.left = self.left.checked_sub(1)?;
+        let entry = self.next;
+        if self.left != 0 {
+            // SAFETY: By the contract of `new`, `entry` has a successor.
+            self.next = unsafe { bindings::apple_dma_helper_sg_next(entry) };
+        }
+        // SAFETY: By the contract of `new`, `entry` is valid for `'a`. `Entry` is a transparent
+        // wrapper.
+        Some(unsafe { &*entry.cast() })
+    }
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A window: one mapping of the host, shared and counted by many mappings of drivers.
+//!
+//! A window's life is in one word, [`Refs`]: who may use it and how many do. Everything else about
+//! a window changes only while that word says that nobody may. See `docs/architecture.md` for the
+//! orderings.
+
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    IovaSpan, //
+};
+use crate::arena::{
+    Linked,
+    NONE, //
+};
+use crate::sys::{
+    Acquire,
+    Atomic,
+    Full,
+    Relaxed,
+    Release, //
+};
+
+/// How many mappings use a window, and whether more may.
+///
+/// Bits 29:0 count. [`Refs::USED`] tells the reclaimer that somebody took a reference since it last
+/// looked. [`Refs::CLOSED`] keeps everybody out; whoever sets it owns the window.
+struct Refs(Atomic<u32>);
+
+/// Why a reference could not be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotHeld;
+
+/// What giving back a reference did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// The window stays open.
+    Open,
+    /// It was the last reference, and the window is closed: the caller owns it.
+    Closed,
+}
+
+/// What came of trying to use a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// The caller has a reference, and what it wants is mapped from this address on.
+    Hit(Iova),
+    /// The window does not serve.
+    Miss,
+    /// The window does not serve, and the caller closed it: the caller owns it.
+    Closed,
+}
+
+impl Refs {
+    const CLOSED: u32 = 1 << 31;
+    const USED: u32 = 1 << 30;
+    const COUNT: u32 = Self::USED - 1;
+
+    /// Takes a reference. Fails if the window is closed, or counts as many as it can.
+    #[inline]
+    fn get(&self) -> bool {
+        let mut old = self.0.load(Relaxed);
+        loop {
+            if old & Self::CLOSED != 0 || old & Self::COUNT == Self::COUNT {
+                return false;
+            }
+            // Acquire: what is read of the window after this is what it was opened with.
+            match self.0.cmpxchg(old, old.wrapping_add(1) | Self::USED, Acquire) {
+                Ok(_) => return true,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Gives back a reference; closes the window if it was the last and `close` is set.
+    #[inline]
+    fn put(&self, close: bool) -> Result<Put, NotHeld> {
+        let mut old = self.0.load(Relaxed);
+        loop {
+            if old & Self::CLOSED != 0 || old & Self::COUNT == 0 {
+                return Err(NotHeld);
+            }
+            let closes = close && old & Self::COUNT == 1;
+            let new = if closes { Self::CLOSED } else { old.wrapping_sub(1) };
+            // Release: all that was done with the window comes before it is closed. Acquire: what
+            // the others did with it came before, too.
+            match self.0.cmpxchg(old, new, Full) {
+                Ok(_) if closes => return Ok(Put::Closed),
+                Ok(_) => return Ok(Put::Open),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Closes the window if nobody has a reference.
+    fn close(&self) -> bool {
+        let old = self.0.load(Relaxed);
+        old & (Self::CLOSED | Self::COUNT) == 0
+            && self.0.cmpxchg(old, Self::CLOSED, Full).is_ok()
+    }
+}
+
+/// What a window is to the engine. Changes only under the engine's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Not in use.
+    Free,
+    /// Asked for, not answered.
+    Pending,
+    /// Mapped.
+    Live,
+    /// To be given back; its key is in use until then.
+    Retired,
+    /// The host would not take it back, or never answered; its key may be in use.
+    Lost,
+}
+
+/// See the module's documentation.
+pub(crate) struct Window {
+    refs: Refs,
+    /// The next window in the free list or in a list of windows to be given back.
+    link: Atomic<u32>,
+    /// The next window in the same bucket of keys. Lock.
+    pub(crate) next_key: Atomic<u32>,
+    state: Atomic<u32>,
+    start: Atomic<u64>,
+    len: Atomic<u64>,
+    iova: Atomic<u64>,
+    /// The granule that a window with a place of its own is found by, else all-ones. Lock.
+    anchor: Atomic<u64>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            refs: Refs(Atomic::new(Refs::CLOSED)),
+            link: Atomic::new(NONE),
+            next_key: Atomic::new(NONE),
+            state: Atomic::new(State::Free as u32),
+            start: Atomic::new(0),
+            len: Atomic::new(0),
+            iova: Atomic::new(0),
+            anchor: Atomic::new(u64::MAX),
+        }
+    }
+}
+
+impl Linked for Window {
+    const SEGMENT: usize = 64;
+
+    fn link(&self) -> &Atomic<u32> {
+        &self.link
+    }
+}
+
+impl Window {
+    /// Takes a reference if the window is open and covers `want`; tells where `want` is mapped.
+    /// Lock-free: the window may be any. `close` is as for [`Self::put`].
+    #[inline]
+    pub(crate) fn take(&self, want: &GpaSpan, close: bool) -> Take {
+        if !self.refs.get() {
+            return Take::Miss;
+        }
+        // From here on the window stays what it is.
+        match self.iova_of(want) {
+            Some(iova) => Take::Hit(iova),
+            // It is another one. All its users may have gone meanwhile, so that ours is the last
+            // reference.
+            None => match self.refs.put(close) {
+                Ok(Put::Closed) => Take::Closed,
+                Ok(Put::Open) | Err(NotHeld) => Take::Miss,
+            },
+        }
+    }
+
+    /// Gives back a reference for a mapping at `span`; closes the window if it was the last and
+    /// `close` is set. Fails if the window is not one that `span` can be mapped by.
+    #[inline]
+    pub(crate) fn put(&self, span: &IovaSpan, close: bool) -> Result<Put, NotHeld> {
+        match self.iova_span() {
+            Some(all) if all.covers(span) => self.refs.put(close),
+            _ => Err(NotHeld),
+        }
+    }
+
+    /// Where `want` is mapped, if the window covers it. The caller has a reference or owns it.
+    #[inline]
+    pub(crate) fn iova_of(&self, want: &GpaSpan) -> Option<Iova> {
+        let offset = self.span()?.offset_of(want)?;
+        // The end of the window's IOVAs was checked not to wrap around when it was opened.
+        Some(Iova::new(self.iova.load(Relaxed).wrapping_add(offset)))
+    }
+
+    /// What is mapped at `span`, if it is in the window.
+    #[inline]
+    pub(crate) fn gpa_of(&self, span: &IovaSpan) -> Option<Gpa> {
+        let offset = self.iova_span()?.offset_of(span)?;
+        Some(Gpa::new(self.start.load(Relaxed).wrapping_add(offset)))
+    }
+
+    /// The guest memory that the window covers.
+    #[inline]
+    pub(crate) fn span(&self) -> Option<GpaSpan> {
+        GpaSpan::new(Gpa::new(self.start.load(Relaxed)), self.len.load(Relaxed))
+    }
+
+    /// The IOVAs that the window covers.
+    #[inline]
+    pub(crate) fn iova_span(&self) -> Option<IovaSpan> {
+        IovaSpan::new(Iova::new(self.iova.load(Relaxed)), self.len.load(Relaxed))
+    }
+
+    /// The granule that the window is found by if it is none of the aligned ones. Lock.
+    pub(crate) fn anchor(&self) -> Option<u64> {
+        match self.anchor.load(Relaxed) {
+            u64::MAX => None,
+            granule => Some(granule),
+        }
+    }
+
+    /// How many references there are.
+    pub(crate) fn users(&self) -> u32 {
+        self.refs.0.load(Relaxed) & Refs::COUNT
+    }
+
+    /// What the window is. Lock.
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Relaxed) {
+            s if s == State::Pending as u32 => State::Pending,
+            s if s == State::Live as u32 => State::Live,
+            s if s == State::Retired as u32 => State::Retired,
+            s if s == State::Lost as u32 => State::Lost,
+            _ => State::Free,
+        }
+    }
+
+    /// Makes the window another state than live. Lock; the window is closed.
+    pub(crate) fn set_state(&self, state: State) {
+        // CAST: The discriminants are small.
+        self.state.store(state as u32, Relaxed);
+    }
+
+    /// Makes a free window a pending one for `span`. Lock; the window is closed.
+    pub(crate) fn prepare(&self, span: &GpaSpan, anchor: Option<u64>) {
+        self.start.store(span.start().raw(), Relaxed);
+        self.len.store(span.len(), Relaxed);
+        self.iova.store(0, Relaxed);
+        self.anchor.store(anchor.unwrap_or(u64::MAX), Relaxed);
+        self.set_state(State::Pending);
+    }
+
+    /// Opens a pending window, mapped from `iova` on, with no references. Lock.
+    pub(crate) fn open(&self, iova: Iova) {
+        self.iova.store(iova.raw(), Relaxed);
+        self.set_state(State::Live);
+        // Release: whoever takes a reference sees the above.
+        self.refs.0.store(Refs::USED, Release);
+    }
+
+    /// Closes the window if nobody uses it; the caller then owns it.
+    pub(crate) fn close(&self) -> bool {
+        self.refs.close()
+    }
+
+    /// Closes the window whoever uses it. For the end of the engine, when nobody can any more.
+    pub(crate) fn force_close(&self) {
+        self.refs.0.store(Refs::CLOSED, Relaxed);
+    }
+
+    /// Whether the window was used since this was last asked; an idle window that was not is fair
+    /// game for the reclaimer.
+    pub(crate) fn test_and_clear_used(&self) -> bool {
+        let old = self.refs.0.load(Relaxed);
+        // Should somebody come between, the window was used.
+        old & Refs::USED != 0 && {
+            let _ = self.refs.0.cmpxchg(old, old & !Refs::USED, Relaxed);
+            true
+        }
+    }
+}

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The wire format: what requests look like in guest RAM, and what an answer may say.
+//!
+//! This is the one place that knows the layout of `uapi/apple_dma_pci.h`'s structures and their two
+//! dialects. It decides whether an answer can be believed; it does not talk to the device. All
+//! structures are arrays of little-endian 32-bit words, which is how the companion's code reads
+//! and writes them. Pure code: any context.
+
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    IovaSpan,
+    GRANULE, //
+};
+use crate::uapi::{
+    apple_dma_pci_map_req32,
+    apple_dma_pci_map_req64,
+    apple_dma_pci_map_resp32,
+    apple_dma_pci_map_resp64,
+    apple_dma_pci_unmap_req,
+    apple_dma_pci_unmap_resp,
+    APPLE_DMA_PCI_STATUS_INVAL,
+    APPLE_DMA_PCI_STATUS_IOERR,
+    APPLE_DMA_PCI_STATUS_OK, //
+};
+use core::mem::{
+    offset_of,
+    size_of, //
+};
+
+/// What the guest fills every word of a response and the status of the command block with before
+/// it rings. It is no status, so a word that still holds it was not written.
+pub(crate) const SENTINEL: u32 = 0xa5a5_a5a5;
+
+/// Words of the longest request, in either dialect.
+pub(crate) const REQ_WORDS: usize = size_of::<apple_dma_pci_map_req64>() / 4;
+
+/// Words of the longest response, in either dialect.
+pub(crate) const RESP_WORDS: usize = size_of::<apple_dma_pci_map_resp64>() / 4;
+
+/// A request or response of at most `N` words; `words()` tells how many count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record<const N: usize> {
+    words: [u32; N],
+    used: usize,
+}
+
+/// A request as it stands in guest RAM.
+pub(crate) type Request = Record<REQ_WORDS>;
+
+/// A response as it stands in guest RAM.
+pub(crate) type Response = Record<RESP_WORDS>;
+
+impl<const N: usize> Record<N> {
+    /// A record of `bytes` bytes, every word `fill`.
+    pub(crate) fn filled(bytes: usize, fill: u32) -> Self {
+        Self {
+            words: [fill; N],
+            used: (bytes / 4).min(N),
+        }
+    }
+
+    /// The words of the record.
+    pub(crate) fn words(&self) -> &[u32] {
+        self.words.get(..self.used).unwrap_or(&[])
+    }
+
+    /// The words of the record, to be filled in.
+    pub(crate) fn words_mut(&mut self) -> &mut [u32] {
+        self.words.get_mut(..self.used).unwrap_or(&mut [])
+    }
+
+    fn put32(&mut self, offset: usize, value: u32) {
+        if let Some(word) = self.words_mut().get_mut(offset / 4) {
+            *word = value;
+        }
+    }
+
+    fn put64(&mut self, offset: usize, value: u64) {
+        // CAST: Both halves are taken apart on purpose.
+        self.put32(offset, value as u32);
+        self.put32(offset.saturating_add(4), (value >> 32) as u32);
+    }
+
+    /// A word that lies outside the record reads as one that was not written.
+    fn get32(&self, offset: usize) -> u32 {
+        self.words().get(offset / 4).copied().unwrap_or(SENTINEL)
+    }
+
+    fn get64(&self, offset: usize) -> u64 {
+        u64::from(self.get32(offset)) | u64::from(self.get32(offset.saturating_add(4))) << 32
+    }
+}
+
+/// The two forms of map requests and responses that hosts use behind the same version number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Lengths are 32 bits wide.
+    U32,
+    /// Lengths are 64 bits wide, structures are packed.
+    U64,
+}
+
+/// Why an answer to a request cannot be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reject {
+    /// The status was not written, or is none that the protocol knows.
+    Status,
+    /// The answer is to another request.
+    Id,
+    /// More or less was mapped than was asked for.
+    Length,
+    /// The offset in the granule is not that of the guest-physical address.
+    Offset,
+    /// The range wraps around, or ends at the address that means "no mapping".
+    Range,
+    /// The range overlaps one that is still mapped.
+    Overlap,
+}
+
+impl Reject {
+    /// What is wrong, in words for a message.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Reject::Status => "unknown status",
+            Reject::Id => "wrong id",
+            Reject::Length => "wrong length",
+            Reject::Offset => "wrong offset in the granule",
+            Reject::Range => "address range wraps around",
+            Reject::Overlap => "address range already in use",
+        }
+    }
+}
+
+/// What the host says of one map request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapOutcome {
+    /// Mapped, from this address on.
+    Mapped(Iova),
+    /// Refused; nothing is mapped.
+    Refused,
+    /// The host says that something is mapped, but its answer cannot be believed.
+    Rejected(Reject),
+    /// There is no answer; something may be mapped.
+    Unknown,
+}
+
+/// What the host says of one unmap request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UnmapOutcome {
+    /// The mapping is gone.
+    Unmapped,
+    /// Refused: no such mapping, or it could not be taken away.
+    Refused,
+    /// There is no answer, or none that can be believed.
+    Unknown,
+}
+
+struct Status;
+
+impl Status {
+    const OK: u32 = APPLE_DMA_PCI_STATUS_OK;
+    const IOERR: u32 = APPLE_DMA_PCI_STATUS_IOERR;
+    const INVAL: u32 = APPLE_DMA_PCI_STATUS_INVAL;
+}
+
+impl Dialect {
+    /// Bytes of a map request.
+    pub(crate) fn map_req_bytes(self) -> usize {
+        match self {
+            Dialect::U32 => size_of::<apple_dma_pci_map_req32>(),
+            Dialect::U64 => size_of::<apple_dma_pci_map_req64>(),
+        }
+    }
+
+    /// Bytes of a map response.
+    pub(crate) fn map_resp_bytes(self) -> usize {
+        match self {
+            Dialect::U32 => size_of::<apple_dma_pci_map_resp32>(),
+            Dialect::U64 => size_of::<apple_dma_pci_map_resp64>(),
+        }
+    }
+
+    /// The longest range that one request can name, in bytes.
+    pub(crate) fn max_len(self) -> u64 {
+        match self {
+            Dialect::U32 => u64::from(u32::MAX),
+            Dialect::U64 => u64::MAX,
+        }
+    }
+
+    /// A request to map `span`. A span longer than [`Self::max_len`] gives a request that the host
+    /// must refuse, of length 0.
+    pub(crate) fn map_request(self, span: &GpaSpan) -> Request {
+        let mut req = Record::filled(self.map_req_bytes(), 0);
+        match self {
+            Dialect::U32 => {
+                req.put64(offset_of!(apple_dma_pci_map_req32, gpa), span.start().raw());
+                req.put32(
+                    offset_of!(apple_dma_pci_map_req32, len),
+                    u32::try_from(span.len()).unwrap_or(0),
+                );
+            }
+            Dialect::U64 => {
+                req.put64(offset_of!(apple_dma_pci_map_req64, gpa), span.start().raw());
+                req.put64(offset_of!(apple_dma_pci_map_req64, len), span.len());
+            }
+        }
+        req
+    }
+
+    /// A response as the guest leaves it for the host.
+    pub(crate) fn empty_map_response(self) -> Response {
+        Record::filled(self.map_resp_bytes(), SENTINEL)
+    }
+
+    /// What `resp` says of the request to map `span`.
+    pub(crate) fn map_outcome(self, span: &GpaSpan, resp: &Response) -> MapOutcome {
+        let (id, dma_addr, dma_len, status) = match self {
+            Dialect::U32 => (
+                resp.get64(offset_of!(apple_dma_pci_map_resp32, id)),
+                resp.get64(offset_of!(apple_dma_pci_map_resp32, dma_addr)),
+                u64::from(resp.get32(offset_of!(apple_dma_pci_map_resp32, dma_len))),
+                resp.get32(offset_of!(apple_dma_pci_map_resp32, status)),
+            ),
+            Dialect::U64 => (
+                resp.get64(offset_of!(apple_dma_pci_map_resp64, id)),
+                resp.get64(offset_of!(apple_dma_pci_map_resp64, dma_addr)),
+                resp.get64(offset_of!(apple_dma_pci_map_resp64, dma_len)),
+                resp.get32(offset_of!(apple_dma_pci_map_resp64, status)),
+            ),
+        };
+
+        match status {
+            Status::OK => {}
+            Status::IOERR | Status::INVAL => return MapOutcome::Refused,
+            SENTINEL => return MapOutcome::Unknown,
+            _ => return MapOutcome::Rejected(Reject::Status),
+        }
+        if id != span.start().raw() {
+            return MapOutcome::Rejected(Reject::Id);
+        }
+        if dma_len != span.len() {
+            return MapOutcome::Rejected(Reject::Length);
+        }
+        if (dma_addr ^ span.start().raw()) & (GRANULE - 1) != 0 {
+            return MapOutcome::Rejected(Reject::Offset);
+        }
+        // All-ones means "no mapping" to drivers, so a range may not reach it either.
+        if IovaSpan::new(Iova::new(dma_addr), dma_len).is_none() {
+            return MapOutcome::Rejected(Reject::Range);
+        }
+        MapOutcome::Mapped(Iova::new(dma_addr))
+    }
+
+    /// The dialect of a host that answered a batch of one map request with `resp`, which was
+    /// [`Self::empty_map_response`] of [`Dialect::U64`] before. [`None`] if it wrote neither's
+    /// status.
+    ///
+    /// The longer response ends in the word that the shorter one lacks. Either is written whole
+    /// on success and only in its status on failure, so the last word tells in both cases.
+    pub(crate) fn detect(resp: &Response) -> Option<Self> {
+        let status64 = resp.get32(offset_of!(apple_dma_pci_map_resp64, status));
+        let status32 = resp.get32(offset_of!(apple_dma_pci_map_resp32, status));
+        if status64 != SENTINEL {
+            Some(Dialect::U64)
+        } else if status32 != SENTINEL {
+            Some(Dialect::U32)
+        } else {
+            None
+        }
+    }
+}
+
+/// Bytes of an unmap request.
+pub(crate) const UNMAP_REQ_BYTES: usize = size_of::<apple_dma_pci_unmap_req>();
+
+/// Bytes of an unmap response.
+pub(crate) const UNMAP_RESP_BYTES: usize = size_of::<apple_dma_pci_unmap_resp>();
+
+/// A request to unmap the mapping that was made for `span`.
+pub(crate) fn unmap_request(span: &GpaSpan) -> Request {
+    let mut req = Record::filled(UNMAP_REQ_BYTES, 0);
+    req.put64(offset_of!(apple_dma_pci_unmap_req, id), span.start().raw());
+    req.put64(offset_of!(apple_dma_pci_unmap_req, size), span.len());
+    req
+}
+
+/// A response as the guest leaves it for the host.
+pub(crate) fn empty_unmap_response() -> Response {
+    Record::filled(UNMAP_RESP_BYTES, SENTINEL)
+}
+
+/// What `resp` says of the request to unmap the mapping with the key `key`.
+pub(crate) fn unmap_outcome(key: Gpa, resp: &Response) -> UnmapOutcome {
+    match resp.get32(offset_of!(apple_dma_pci_unmap_resp, status)) {
+        Status::OK if resp.get64(offset_of!(apple_dma_pci_unmap_resp, id)) == key.raw() => {
+            UnmapOutcome::Unmapped
+        }
+        Status::IOERR | Status::INVAL => UnmapOutcome::Refused,
+        _ => UnmapOutcome::Unknown,
+    }
+}
+
+/// What the status of a whole batch means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BatchStatus {
+    /// Every entry has its own answer.
+    Answered,
+    /// The host did not take the batch; nothing was done.
+    Invalid,
+    /// Not written yet.
+    Pending,
+    /// None that the protocol knows; anything may have been done.
+    Unknown,
+}
+
+impl BatchStatus {
+    /// Reads the status word of a command block.
+    pub(crate) fn from_word(word: u32) -> Self {
+        match word {
+            Status::OK | Status::IOERR => BatchStatus::Answered,
+            Status::INVAL => BatchStatus::Invalid,
+            SENTINEL => BatchStatus::Pending,
+            _ => BatchStatus::Unknown,
+        }
+    }
+}

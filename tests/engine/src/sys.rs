@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the engine needs of the system, in user space: the interface of the module's `rust/sys.rs`
+//! on the standard library, with allocations that can be made to fail.
+
+use std::{
+    cell::Cell,
+    sync::{
+        atomic as std_atomic,
+        Mutex,
+        MutexGuard,
+        OnceLock, //
+    },
+};
+
+/// Memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AllocError;
+
+/// Whether an allocation may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alloc {
+    /// It may.
+    Sleep,
+    /// It may not.
+    Atomic,
+}
+
+thread_local! {
+    static FAIL_ATOMIC: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes allocations of this thread that may not sleep fail, or succeed again.
+pub(crate) fn fail_atomic_allocations(fail: bool) {
+    FAIL_ATOMIC.with(|f| f.set(fail));
+}
+
+/// A slice of fixed length.
+pub(crate) struct Slab<T>(Box<[T]>);
+
+impl<T> Slab<T> {
+    pub(crate) fn new(
+        len: usize,
+        alloc: Alloc,
+        make: impl FnMut(usize) -> T,
+    ) -> Result<Self, AllocError> {
+        if alloc == Alloc::Atomic && FAIL_ATOMIC.with(Cell::get) {
+            return Err(AllocError);
+        }
+        Ok(Self((0..len).map(make).collect()))
+    }
+}
+
+impl<T> std::ops::Deref for Slab<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T> std::ops::DerefMut for Slab<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+/// A value that is set once.
+pub(crate) struct SetOnce<T>(OnceLock<T>);
+
+impl<T> SetOnce<T> {
+    pub(crate) fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    pub(crate) fn as_ref(&self) -> Option<&T> {
+        self.0.get()
+    }
+
+    pub(crate) fn populate(&self, value: T) -> bool {
+        self.0.set(value).is_ok()
+    }
+}
+
+/// A lock.
+pub(crate) struct Lock<T>(Mutex<T>);
+
+/// Holds a [`Lock`].
+pub(crate) type Guard<'a, T> = MutexGuard<'a, T>;
+
+impl<T> Lock<T> {
+    pub(crate) fn new(value: T) -> Result<Self, AllocError> {
+        Ok(Self(Mutex::new(value)))
+    }
+
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Orderings, as the kernel's types for them.
+pub(crate) trait Ordering {
+    const ORDERING: std_atomic::Ordering;
+    /// The strongest ordering of a load that this one allows.
+    const LOAD: std_atomic::Ordering;
+}
+
+macro_rules! ordering {
+    ($($name:ident = $all:ident, $load:ident;)*) => {$(
+        pub(crate) struct $name;
+
+        impl Ordering for $name {
+            const ORDERING: std_atomic::Ordering = std_atomic::Ordering::$all;
+            const LOAD: std_atomic::Ordering = std_atomic::Ordering::$load;
+        }
+    )*};
+}
+
+ordering! {
+    Relaxed = Relaxed, Relaxed;
+    Acquire = Acquire, Acquire;
+    Release = Release, Relaxed;
+    Full = SeqCst, SeqCst;
+}
+
+/// An integer that can be atomic.
+pub(crate) trait Integer: Copy {
+    type Atomic;
+    fn new(value: Self) -> Self::Atomic;
+    fn load(atomic: &Self::Atomic, ordering: std_atomic::Ordering) -> Self;
+    fn store(atomic: &Self::Atomic, value: Self, ordering: std_atomic::Ordering);
+    fn swap(atomic: &Self::Atomic, value: Self, ordering: std_atomic::Ordering) -> Self;
+    fn compare_exchange(
+        atomic: &Self::Atomic,
+        old: Self,
+        new: Self,
+        ordering: std_atomic::Ordering,
+        failure: std_atomic::Ordering,
+    ) -> Result<Self, Self>;
+}
+
+/// The kernel's `Atomic`, as far as the engine uses it.
+pub(crate) struct Atomic<T: Integer>(T::Atomic);
+
+impl<T: Integer> Atomic<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(T::new(value))
+    }
+
+    pub(crate) fn load<O: Ordering>(&self, _: O) -> T {
+        T::load(&self.0, O::ORDERING)
+    }
+
+    pub(crate) fn store<O: Ordering>(&self, value: T, _: O) {
+        T::store(&self.0, value, O::ORDERING);
+    }
+
+    pub(crate) fn xchg<O: Ordering>(&self, value: T, _: O) -> T {
+        T::swap(&self.0, value, O::ORDERING)
+    }
+
+    pub(crate) fn cmpxchg<O: Ordering>(&self, old: T, new: T, _: O) -> Result<T, T> {
+        T::compare_exchange(&self.0, old, new, O::ORDERING, O::LOAD)
+    }
+}
+
+macro_rules! integer {
+    ($($int:ty => $atomic:ident;)*) => {$(
+        impl Integer for $int {
+            type Atomic = std_atomic::$atomic;
+
+            fn new(value: Self) -> Self::Atomic {
+                std_atomic::$atomic::new(value)
+            }
+
+            fn load(atomic: &Self::Atomic, ordering: std_atomic::Ordering) -> Self {
+                atomic.load(ordering)
+            }
+
+            fn store(atomic: &Self::Atomic, value: Self, ordering: std_atomic::Ordering) {
+                atomic.store(value, ordering);
+            }
+
+            fn swap(atomic: &Self::Atomic, value: Self, ordering: std_atomic::Ordering) -> Self {
+                atomic.swap(value, ordering)
+            }
+
+            fn compare_exchange(
+                atomic: &Self::Atomic,
+                old: Self,
+                new: Self,
+                ordering: std_atomic::Ordering,
+                failure: std_atomic::Ordering,
+            ) -> Result<Self, Self> {
+                atomic.compare_exchange(old, new, ordering, failure)
+            }
+        }
+    )*};
+}
+
+integer! {
+    u32 => AtomicU32;
+    u64 => AtomicU64;
+}
