@@ -78,13 +78,20 @@ impl Bench {
             }
         };
 
-        if let Err(report) = command.run(self.device()?, &self.engine, &spec) {
-            dev_err!(self.pdev, "{line}: {report}\n");
-            *verdict = Some(CString::try_from_fmt(fmt!("fail: {report}"))?);
-            return Err(report.errno());
+        match command.run(self.device()?, &self.engine, &spec) {
+            Ok(remark) => {
+                let remark = remark.as_ref().and_then(|remark| remark.to_str().ok());
+                let remark = remark.unwrap_or_default();
+
+                *verdict = Some(CString::try_from_fmt(fmt!("ok{remark}"))?);
+                Ok(())
+            }
+            Err(report) => {
+                dev_err!(self.pdev, "{line}: {report}\n");
+                *verdict = Some(CString::try_from_fmt(fmt!("fail: {report}"))?);
+                Err(report.errno())
+            }
         }
-        *verdict = Some(CString::try_from_fmt(fmt!("ok"))?);
-        Ok(())
     }
 }
 

@@ -5,7 +5,8 @@
 use kernel::{
     device::Bound,
     pci,
-    prelude::*, //
+    prelude::*,
+    str::CString, //
 };
 
 use crate::{
@@ -26,19 +27,10 @@ pub(crate) struct Command {
     name: &'static str,
     keys: &'static [Key],
     defaults: fn(&mut Spec),
-    drive: fn(&pci::Device<Bound>, &Engine, &Spec) -> Result<(), Report>,
+    drive: for<'d> fn(&'d pci::Device<Bound>, &Engine, &Spec) -> Result<Option<CString>, Report>,
 }
 
 impl Command {
-    const fn of<E: Exercise>() -> Self {
-        Self {
-            name: E::NAME,
-            keys: E::KEYS,
-            defaults: E::defaults,
-            drive: exercise::drive::<E>,
-        }
-    }
-
     /// Finds the command that `line` names, and what else the line asks for.
     pub(crate) fn parse(line: &str) -> Result<(&'static Self, Spec)> {
         let mut words = line.split_ascii_whitespace();
@@ -56,19 +48,31 @@ impl Command {
         Ok((command, spec))
     }
 
-    /// Does it.
+    /// Does it, and returns what it has to say.
     pub(crate) fn run(
         &self,
         pdev: &pci::Device<Bound>,
         engine: &Engine,
         spec: &Spec,
-    ) -> Result<(), Report> {
+    ) -> Result<Option<CString>, Report> {
         (self.drive)(pdev, engine, spec)
     }
 }
 
+/// The command that runs an exercise.
+macro_rules! command {
+    ($exercise:ty) => {
+        Command {
+            name: <$exercise as Exercise<'_>>::NAME,
+            keys: <$exercise as Exercise<'_>>::KEYS,
+            defaults: <$exercise as Exercise<'_>>::defaults,
+            drive: |pdev, engine, spec| exercise::drive::<$exercise>(pdev, engine, spec),
+        }
+    };
+}
+
 const COMMANDS: &[Command] = &[
-    Command::of::<exercise::Single>(),
-    Command::of::<exercise::Page>(),
-    Command::of::<exercise::Phys>(),
+    command!(exercise::Single),
+    command!(exercise::Page),
+    command!(exercise::Phys),
 ];

@@ -32,21 +32,26 @@ pub(crate) struct Segment {
 }
 
 /// One exchange over the bytes of `memory`, one span after the other.
-#[derive(Clone, Copy)]
-pub(crate) struct Exchange<'m> {
-    memory: &'m [Span<'m>],
+#[derive(Clone)]
+pub(crate) struct Exchange<M> {
+    memory: M,
     direction: DataDirection,
     seed: u64,
 }
 
-impl<'m> Exchange<'m> {
+impl<'m, M: Iterator<Item = Span<'m>> + Clone> Exchange<M> {
     /// An exchange over `memory` as `direction` allows it, with patterns made of `seed`.
-    pub(crate) fn new(memory: &'m [Span<'m>], direction: DataDirection, seed: u64) -> Self {
+    pub(crate) fn new(memory: M, direction: DataDirection, seed: u64) -> Self {
         Self {
             memory,
             direction,
             seed,
         }
+    }
+
+    /// Another exchange over the same memory.
+    pub(crate) fn again(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// What the CPU writes before the device gets the memory.
@@ -76,7 +81,7 @@ impl<'m> Exchange<'m> {
         let outgoing = self.outgoing();
         let mut first = 0;
 
-        for span in self.memory {
+        for span in self.memory.clone() {
             span.fill(outgoing, first);
             first = first.wrapping_add(span.len());
         }
@@ -158,7 +163,7 @@ impl<'m> Exchange<'m> {
         let mut left = len;
         let mut index = first;
 
-        for span in self.memory {
+        for span in self.memory.clone() {
             let from = skip.min(span.len());
             let some = left.min(span.len().saturating_sub(from));
 

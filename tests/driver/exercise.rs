@@ -20,7 +20,9 @@ use kernel::{
     fmt,
     new_mutex,
     pci,
-    prelude::*, //
+    prelude::*,
+    str::CString,
+    sync::Mutex, //
 };
 
 use crate::{
@@ -50,7 +52,7 @@ const DIRECTIONS: [DataDirection; 3] = [
 ];
 
 /// A kind of test. Each worker has one of its own.
-pub(crate) trait Exercise: Sized + Send {
+pub(crate) trait Exercise<'d>: Sized + Send {
     /// What commands call it.
     const NAME: &'static str;
     /// The parameters that it has.
@@ -62,27 +64,30 @@ pub(crate) trait Exercise: Sized + Send {
     fn defaults(_spec: &mut Spec) {}
 
     /// Allocates what the turns need; may sleep.
-    fn prepare(dev: &Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure>;
+    fn prepare(dev: &'d Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure>;
 
     /// Does it once.
-    fn turn(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Failure>;
+    fn turn(&mut self, turn: &mut Turn<'d, '_, '_>) -> Result<(), Failure>;
 
-    /// Follows every turn, and may sleep.
-    fn settle(&mut self) -> Result<(), Failure> {
+    /// Follows every turn, failed ones too; may sleep. For what cannot be undone in a turn.
+    fn settle(&mut self) {}
+
+    /// Adds to the verdict what the turns found out.
+    fn remark(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
     }
 }
 
 /// What a turn works with.
-pub(crate) struct Turn<'a, 'c> {
-    pub(crate) dev: &'a Device<Bound>,
+pub(crate) struct Turn<'d, 'a, 'c> {
+    pub(crate) dev: &'d Device<Bound>,
     pub(crate) channel: &'a mut Channel<'c>,
     pub(crate) spec: &'a Spec,
     pub(crate) rng: &'a mut Rng,
     pub(crate) context: Context,
 }
 
-impl Turn<'_, '_> {
+impl Turn<'_, '_, '_> {
     /// The direction of this turn.
     pub(crate) fn direction(&mut self) -> DataDirection {
         self.spec
@@ -125,24 +130,47 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs the exercise `E` as `spec` says; the failure is the first one that any worker met.
-pub(crate) fn drive<E: Exercise>(
-    pdev: &pci::Device<Bound>,
+/// The remarks of an exercise, as text.
+struct Remark<'e, E>(&'e E);
+
+impl<'d, E: Exercise<'d>> fmt::Display for Remark<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.remark(f)
+    }
+}
+
+/// What the workers of a command share.
+#[pin_data]
+struct Outcome {
+    /// The first failure that any worker met.
+    #[pin]
+    failure: Mutex<Option<Report>>,
+    /// What the first worker has to say.
+    #[pin]
+    remark: Mutex<Option<CString>>,
+}
+
+/// Runs the exercise `E` as `spec` says. Returns the remarks of the first worker, or the first
+/// failure of any.
+pub(crate) fn drive<'d, E: Exercise<'d>>(
+    pdev: &'d pci::Device<Bound>,
     engine: &Engine,
     spec: &Spec,
-) -> Result<(), Report> {
-    pin_init::stack_pin_init!(let first = new_mutex!(None::<Report>));
-    let first = first.as_ref().get_ref();
+) -> Result<Option<CString>, Report> {
+    pin_init::stack_pin_init!(let outcome = pin_init!(Outcome {
+        failure <- new_mutex!(None),
+        remark <- new_mutex!(None),
+    }));
+    let outcome = outcome.as_ref().get_ref();
+    let channels = u32::try_from(engine.channels()).unwrap_or(u32::MAX);
 
-    let started = workers::run(spec.workers, |worker| {
-        let result = work::<E>(pdev, engine, spec, worker, || first.lock().is_some());
-
-        if let Err(report) = result {
-            first.lock().get_or_insert(report);
+    let started = workers::run(spec.workers.min(channels), |worker| {
+        if let Err(report) = work::<E>(pdev, engine, spec, worker, outcome) {
+            outcome.failure.lock().get_or_insert(report);
         }
     });
 
-    if let Some(report) = first.lock().take() {
+    if let Some(report) = outcome.failure.lock().take() {
         return Err(report);
     }
     started.map_err(|error| Report {
@@ -150,16 +178,18 @@ pub(crate) fn drive<E: Exercise>(
         worker: 0,
         turn: 0,
         context: Context::Process,
-    })
+    })?;
+    let remark = outcome.remark.lock().take();
+    Ok(remark)
 }
 
-/// All turns of one worker, unless `stop` says otherwise.
-fn work<E: Exercise>(
-    pdev: &pci::Device<Bound>,
+/// All turns of one worker, unless another one fails meanwhile.
+fn work<'d, E: Exercise<'d>>(
+    pdev: &'d pci::Device<Bound>,
     engine: &Engine,
     spec: &Spec,
     worker: u32,
-    stop: impl Fn() -> bool,
+    outcome: &Outcome,
 ) -> Result<(), Report> {
     let report = |failure, turn, context| Report {
         failure,
@@ -169,14 +199,14 @@ fn work<E: Exercise>(
     };
     let unprepared = |failure| report(failure, 0, Context::Process);
 
-    let dev: &Device<Bound> = pdev.as_ref();
+    let dev: &'d Device<Bound> = pdev.as_ref();
     let mut rng = Rng::new(spec.seed, u64::from(worker));
     let mut channel = engine.claim(pdev).map_err(unprepared)?;
     let mut exercise = E::prepare(dev, spec, &mut rng).map_err(unprepared)?;
 
     for number in 0..spec.iterations {
-        if stop() {
-            break;
+        if outcome.failure.lock().is_some() {
+            return Ok(());
         }
         let context = match E::ATOMIC {
             true => spec.context.pick(&mut rng, &Context::ALL),
@@ -184,24 +214,29 @@ fn work<E: Exercise>(
         }
         .unwrap_or(Context::Process);
 
-        channel.set_wait(if context.may_sleep() {
-            spec.wait
-        } else {
-            Wait::Poll
+        channel.set_wait(match context.may_sleep() {
+            true => spec.wait,
+            false => Wait::Poll,
         });
-        context
-            .run(|| {
-                exercise.turn(&mut Turn {
-                    dev,
-                    channel: &mut channel,
-                    spec,
-                    rng: &mut rng,
-                    context,
-                })
+        let done = context.run(|| {
+            exercise.turn(&mut Turn {
+                dev,
+                channel: &mut channel,
+                spec,
+                rng: &mut rng,
+                context,
             })
-            .unwrap_or_else(|| Err(EIO).doing("entering the context"))
-            .and_then(|()| exercise.settle())
+        });
+        exercise.settle();
+        done.unwrap_or_else(|| Err(Failure::call("entering the context", EIO)))
             .map_err(|failure| report(failure, number, context))?;
+    }
+
+    if worker == 0 {
+        let remark = CString::try_from_fmt(fmt!("{}", Remark(&exercise)))
+            .doing("writing the verdict")
+            .map_err(unprepared)?;
+        *outcome.remark.lock() = Some(remark);
     }
     Ok(())
 }

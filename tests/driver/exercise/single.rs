@@ -2,6 +2,8 @@
 
 //! `single`, `page`, `phys`: one contiguous range, mapped with each of the three functions.
 
+use core::iter::once;
+
 use kernel::{
     bindings,
     device::{
@@ -62,7 +64,7 @@ impl Range {
         ))
     }
 
-    fn turn(&self, function: Function, turn: &mut Turn<'_, '_>) -> Result<(), Failure> {
+    fn turn(&self, function: Function, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let request = Request {
             function,
             offset: LEAD.saturating_add(turn.rng.within(turn.spec.offset)),
@@ -87,7 +89,7 @@ impl Range {
     fn map_and_use(
         &self,
         request: &Request,
-        turn: &mut Turn<'_, '_>,
+        turn: &mut Turn<'_, '_, '_>,
         place: &mut Place,
     ) -> Result<(), Failure> {
         let Self(buffer) = self;
@@ -97,8 +99,8 @@ impl Range {
             direction,
             ..
         } = *request;
-        let memory = [buffer.part(offset, len).doing("choosing what to map")?];
-        let mut exchange = Exchange::new(&memory, direction, turn.rng.next());
+        let memory = buffer.part(offset, len).doing("choosing what to map")?;
+        let mut exchange = Exchange::new(once(memory), direction, turn.rng.next());
 
         buffer.guard(offset, len);
         exchange.stage();
@@ -114,20 +116,20 @@ impl Range {
                 mapping.sync_for_device();
             }
             for _ in 0..turn.spec.syncs {
-                exchange.engine(turn.channel, [segment].into_iter())?;
+                exchange.engine(turn.channel, once(segment))?;
                 mapping.sync_for_cpu();
-                exchange.verify(turn.channel, [len].into_iter())?;
+                exchange.verify(turn.channel, once(len))?;
 
-                exchange = Exchange::new(&memory, direction, turn.rng.next());
+                exchange = exchange.again(turn.rng.next());
                 exchange.stage();
                 mapping.sync_for_device();
             }
-            exchange.engine(turn.channel, [segment].into_iter())?;
+            exchange.engine(turn.channel, once(segment))?;
             if turn.spec.skip_sync {
                 mapping.sync_for_cpu();
             }
         }
-        exchange.verify(turn.channel, [len].into_iter())?;
+        exchange.verify(turn.channel, once(len))?;
         buffer.check_guard(offset, len, 0, buffer.len())
     }
 }
@@ -138,7 +140,7 @@ macro_rules! exercise {
         $(#[$attr])*
         pub(crate) struct $name(Range);
 
-        impl Exercise for $name {
+        impl Exercise<'_> for $name {
             const NAME: &'static str = $word;
             const KEYS: &'static [Key] = Range::KEYS;
 
@@ -146,7 +148,7 @@ macro_rules! exercise {
                 Ok(Self(Range::new(spec)?))
             }
 
-            fn turn(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Failure> {
+            fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
                 self.0.turn(Function::$name, turn)
             }
         }
