@@ -9,6 +9,7 @@
 mod bench;
 mod bindings;
 mod buffer;
+mod coherent;
 mod command;
 mod context;
 mod debugfs;
@@ -22,6 +23,7 @@ mod interrupt;
 mod mapping;
 mod pattern;
 mod rng;
+mod scatterlist;
 mod span;
 mod spec;
 mod workers;

@@ -75,4 +75,5 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Single),
     command!(exercise::Page),
     command!(exercise::Phys),
+    command!(exercise::Sg),
 ];

@@ -2,12 +2,16 @@
 
 //! What all tests have in common: preparation, turns in any context on any CPU, and a verdict.
 
+mod sg;
 mod single;
 
-pub(crate) use self::single::{
-    Page,
-    Phys,
-    Single, //
+pub(crate) use self::{
+    sg::Sg,
+    single::{
+        Page,
+        Phys,
+        Single, //
+    }, //
 };
 
 use kernel::{

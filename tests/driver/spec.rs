@@ -15,6 +15,7 @@ use crate::{
         Bounds,
         Rng, //
     },
+    scatterlist,
     workers, //
 };
 
@@ -48,8 +49,10 @@ pub(crate) enum Layout {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
     Align,
+    Api,
     Attr,
     Bits,
+    Boundary,
     Check,
     Count,
     Dir,
@@ -73,9 +76,14 @@ pub(crate) struct Spec {
     pub(crate) count: Bounds,
     /// What the DMA address must be a multiple of.
     pub(crate) align: usize,
+    /// The functions that map scatterlists.
+    pub(crate) api: Choice<scatterlist::Function>,
     /// `DMA_ATTR_*`
     pub(crate) attrs: Attrs,
+    /// Of the DMA mask.
     pub(crate) bits: Bounds,
+    /// What blocks must not cross a multiple of, 0 for nothing.
+    pub(crate) boundary: usize,
     /// How many of what is live are checked, 0 for all.
     pub(crate) check: usize,
     pub(crate) direction: Choice<DataDirection>,
@@ -104,8 +112,10 @@ impl Spec {
         offset: Bounds::exactly(0),
         count: Bounds::exactly(1),
         align: 1,
+        api: Choice::Any,
         attrs: 0,
         bits: Bounds::exactly(64),
+        boundary: 0,
         check: 0,
         direction: Choice::Is(DataDirection::Bidirectional),
         expect_failure: false,
@@ -139,8 +149,10 @@ impl Spec {
     fn apply_own(&mut self, key: Option<Key>, value: &str) -> Result {
         match key.ok_or(EINVAL)? {
             Key::Align => self.align = size(value)?,
+            Key::Api => self.api = api(value)?,
             Key::Attr => self.attrs |= attribute(value)?,
             Key::Bits => self.bits = bounds(value)?,
+            Key::Boundary => self.boundary = size(value)?,
             Key::Check => self.check = size(value)?,
             Key::Count => self.count = bounds(value)?,
             Key::Dir => self.direction = direction(value)?,
@@ -159,8 +171,10 @@ impl Spec {
 fn own_key(name: &str) -> Option<Key> {
     Some(match name {
         "align" => Key::Align,
+        "api" => Key::Api,
         "attr" => Key::Attr,
         "bits" => Key::Bits,
+        "boundary" => Key::Boundary,
         "check" => Key::Check,
         "n" => Key::Count,
         "dir" => Key::Dir,
@@ -249,6 +263,15 @@ fn direction(value: &str) -> Result<Choice<DataDirection>> {
         "to" => Ok(Choice::Is(DataDirection::ToDevice)),
         "from" => Ok(Choice::Is(DataDirection::FromDevice)),
         "bidir" => Ok(Choice::Is(DataDirection::Bidirectional)),
+        "any" => Ok(Choice::Any),
+        _ => Err(EINVAL),
+    }
+}
+
+fn api(value: &str) -> Result<Choice<scatterlist::Function>> {
+    match value {
+        "sg" => Ok(Choice::Is(scatterlist::Function::Sg)),
+        "sgtable" => Ok(Choice::Is(scatterlist::Function::SgTable)),
         "any" => Ok(Choice::Any),
         _ => Err(EINVAL),
     }
