@@ -76,4 +76,9 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Page),
     command!(exercise::Phys),
     command!(exercise::Sg),
+    command!(exercise::Coherent<'_>),
+    command!(exercise::Pages),
+    command!(exercise::Noncontig),
+    command!(exercise::Pool<'_>),
+    command!(exercise::SgTable),
 ];

@@ -3,6 +3,7 @@
 //! The execution contexts that the DMA API is called from.
 
 use kernel::{
+    alloc::Flags,
     bindings,
     prelude::*, //
 };
@@ -47,6 +48,15 @@ impl Context {
             bindings::GFP_KERNEL
         } else {
             bindings::GFP_ATOMIC
+        }
+    }
+
+    /// The same flags, for the allocators of the `kernel` crate.
+    pub(crate) fn flags(self) -> Flags {
+        if self.may_sleep() {
+            GFP_KERNEL
+        } else {
+            GFP_ATOMIC
         }
     }
 

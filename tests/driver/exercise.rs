@@ -2,10 +2,21 @@
 
 //! What all tests have in common: preparation, turns in any context on any CPU, and a verdict.
 
+mod alloc;
+mod coherent;
+mod export;
+mod pool;
 mod sg;
 mod single;
 
 pub(crate) use self::{
+    alloc::{
+        Noncontig,
+        Pages, //
+    },
+    coherent::Coherent,
+    export::SgTable,
+    pool::Pool,
     sg::Sg,
     single::{
         Page,

@@ -20,6 +20,7 @@ use kernel::{
 use crate::{
     bindings as helpers,
     buffer::Buffer,
+    coherent::Export,
     device::raw,
     engine::Iova,
     exchange::Segment,
@@ -290,4 +291,52 @@ pub(crate) unsafe fn segments(
         sg = unsafe { bindings::sg_next(sg) };
         Some(segment)
     })
+}
+
+/// A mapping of a table that somebody else filled, unmapped when dropped.
+///
+/// # Invariants
+///
+/// `table` is mapped for `dev` in `direction`.
+pub(crate) struct Shared<'a> {
+    dev: &'a Device<Bound>,
+    table: &'a mut bindings::sg_table,
+    direction: DataDirection,
+}
+
+impl<'a> Shared<'a> {
+    /// Maps the memory that `export` describes for `dev`.
+    pub(crate) fn new(
+        dev: &'a Device<Bound>,
+        export: &'a mut Export<'_>,
+        direction: DataDirection,
+    ) -> Result<Self, Failure> {
+        let table = export.table();
+        let request = Request {
+            function: Function::SgTable,
+            direction,
+            attrs: 0,
+        };
+
+        map(dev, table, request)?;
+        // INVARIANT: Just mapped.
+        Ok(Self {
+            dev,
+            table,
+            direction,
+        })
+    }
+
+    /// The segments as the device sees them.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
+        // SAFETY: By the type's invariant.
+        unsafe { segments(self.table) }
+    }
+}
+
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant.
+        unsafe { bindings::dma_unmap_sgtable(raw(self.dev), self.table, self.direction.into(), 0) };
+    }
 }
