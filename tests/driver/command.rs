@@ -81,4 +81,10 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Noncontig),
     command!(exercise::Pool<'_>),
     command!(exercise::SgTable),
+    command!(exercise::Hold),
+    command!(exercise::Many),
+    command!(exercise::Mask<'_>),
+    command!(exercise::Sizes<'_>),
+    command!(exercise::Resource),
+    command!(exercise::AfterUnmap),
 ];

@@ -2,20 +2,32 @@
 
 //! What all tests have in common: preparation, turns in any context on any CPU, and a verdict.
 
+mod after_unmap;
 mod alloc;
 mod coherent;
 mod export;
+mod hold;
+mod limits;
+mod many;
 mod pool;
 mod sg;
 mod single;
 
 pub(crate) use self::{
+    after_unmap::AfterUnmap,
     alloc::{
         Noncontig,
         Pages, //
     },
     coherent::Coherent,
     export::SgTable,
+    hold::Hold,
+    limits::{
+        Mask,
+        Resource,
+        Sizes, //
+    },
+    many::Many,
     pool::Pool,
     sg::Sg,
     single::{
