@@ -54,6 +54,10 @@ impl<'d> Coherent<'d> {
         gfp: bindings::gfp_t,
         attrs: Attrs,
     ) -> Result<Self, Failure> {
+        // The failure is reported as such; a warning would say no more. `dma_alloc_coherent` couples
+        // the two in the same way.
+        let gfp = gfp | bindings::__GFP_NOWARN;
+        let attrs = attrs | bindings::DMA_ATTR_NO_WARN as Attrs;
         let mut iova = 0;
 
         // SAFETY: `dev` is bound and `iova` valid for writing.

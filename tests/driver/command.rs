@@ -75,6 +75,7 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Single),
     command!(exercise::Page),
     command!(exercise::Phys),
+    command!(exercise::Copy),
     command!(exercise::Sg),
     command!(exercise::Coherent<'_>),
     command!(exercise::Pages),
@@ -87,4 +88,5 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Sizes<'_>),
     command!(exercise::Resource),
     command!(exercise::AfterUnmap),
+    command!(exercise::Stress<'_>),
 ];

@@ -5,6 +5,7 @@
 mod after_unmap;
 mod alloc;
 mod coherent;
+mod copy;
 mod export;
 mod hold;
 mod limits;
@@ -12,6 +13,7 @@ mod many;
 mod pool;
 mod sg;
 mod single;
+mod stress;
 
 pub(crate) use self::{
     after_unmap::AfterUnmap,
@@ -20,6 +22,7 @@ pub(crate) use self::{
         Pages, //
     },
     coherent::Coherent,
+    copy::Copy,
     export::SgTable,
     hold::Hold,
     limits::{
@@ -34,7 +37,8 @@ pub(crate) use self::{
         Page,
         Phys,
         Single, //
-    }, //
+    },
+    stress::Stress, //
 };
 
 use kernel::{
