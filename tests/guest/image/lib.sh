@@ -132,3 +132,16 @@ disk() {
 disk_within() {
 	within "$1" disk "$2" >/dev/null && disk "$2"
 }
+
+# load_engine: the test driver of DMA engines.
+load_engine() { insmod /test/modules/apple_dma_test.ko; }
+
+# engine ADDRESS COMMAND...: runs a command of the test driver, see tests/driver/README.md,
+# and prints its verdict.
+engine() {
+	local run=/sys/kernel/debug/apple_dma_test/$1/run failed=
+	shift
+	echo "$*" >"$run" || failed=1
+	cat "$run"
+	[[ ! $failed ]]
+}
