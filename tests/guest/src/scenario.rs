@@ -88,7 +88,7 @@ fn default_memory() -> u32 {
 }
 
 fn default_timeout() -> u64 {
-    120
+    300
 }
 
 /// A scenario on one architecture: one guest to boot.
