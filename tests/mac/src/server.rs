@@ -282,12 +282,12 @@ pub fn irqs(identity: &Identity) -> Vec<IrqInfo> {
     (0..VFIO_PCI_NUM_IRQS)
         .map(|index| IrqInfo {
             index,
-            flags: match index {
-                VFIO_PCI_MSIX_IRQ_INDEX => VFIO_IRQ_INFO_EVENTFD,
-                _ => 0,
-            },
+            flags: VFIO_IRQ_INFO_EVENTFD,
             count: match index {
                 VFIO_PCI_MSIX_IRQ_INDEX => u32::from(vectors),
+                // QEMU warns about functions that cannot report errors. This one can,
+                // and never does.
+                VFIO_PCI_ERR_IRQ_INDEX => 1,
                 _ => 0,
             },
         })
