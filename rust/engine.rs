@@ -1253,14 +1253,20 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         let start = span.start().raw();
         let lowest = block.map_or(start, |block| block.start().raw());
-        (1..=MAX_KEYS)
-            .map(|n| n * PAGE)
-            .flat_map(|step| [start.checked_add(step), start.checked_sub(step)])
-            .flatten()
-            .filter(|&start| start <= request.start().raw() && start >= lowest)
-            .filter(|&start| self.key_is_free(slow, Gpa::new(start)))
-            .find_map(|start| GpaSpan::from_bounds(start, span.end()))
-            .map(|span| Proposal { span, tile: false })
+        let mut step: u64 = 0;
+        for _ in 0..MAX_KEYS {
+            step = step.saturating_add(PAGE);
+            for start in [start.saturating_add(step), start.saturating_sub(step)] {
+                if start < lowest || start > request.start().raw() {
+                    continue;
+                }
+                if self.key_is_free(slow, Gpa::new(start)) {
+                    let span = GpaSpan::from_bounds(start, span.end())?;
+                    return Some(Proposal { span, tile: false });
+                }
+            }
+        }
+        None
     }
 
     fn key_is_free(&self, slow: &Slow<H>, key: Gpa) -> bool {
