@@ -332,6 +332,8 @@ enum Obstacle {
     Limit(Limit),
     /// The tables have no room.
     Tables,
+    /// All keys that the window could have are taken.
+    Key,
     /// It will not get better.
     Fatal(MapError),
 }
@@ -909,7 +911,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 Obstacle::Tables => self.reclaim(slow, &mut turn.scanned, MapError::NoMemory),
                 Obstacle::Limit(limit) => {
                     self.reclaim(slow, &mut turn.scanned, MapError::Full(limit))
-                },
+                }
+                // Idle windows may have them.
+                Obstacle::Key => self.reclaim(slow, &mut turn.scanned, MapError::NoKey),
             };
         }
 
@@ -1001,7 +1005,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             .ok_or(Obstacle::Fatal(MapError::Invalid))?;
         let Proposal { span, tile } = self
             .with_free_key(slow, proposal, request, block)
-            .ok_or(Obstacle::Fatal(MapError::NoKey))?;
+            .ok_or(Obstacle::Key)?;
 
         if span.len() > slow.host.len_max() {
             return Err(Obstacle::Fatal(MapError::Refused));
