@@ -343,6 +343,8 @@ enum Obstacle {
     Limit(Limit),
     /// The tables have no room.
     Tables,
+    /// All keys that the window could have are taken.
+    Key,
     /// It will not get better.
     Fatal(MapError),
 }
@@ -909,17 +911,21 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 Obstacle::Tables => self.reclaim(slow, &mut turn.scanned, MapError::NoMemory),
                 Obstacle::Limit(limit) => {
                     self.reclaim(slow, &mut turn.scanned, MapError::Full(limit))
-                },
+                }
+                // Idle windows may have them.
+                Obstacle::Key => self.reclaim(slow, &mut turn.scanned, MapError::NoKey),
             };
         }
 
         if slow.map.is_empty() {
             return Round::Done;
         }
-        match self.ring_map(slow) {
+        let round = match self.ring_map(slow) {
             Some(error) => Round::Failed(error),
             None => self.resolve(requests, mask),
-        }
+        };
+        self.settle(slow);
+        round
     }
 
     /// Takes references to the windows that were just made, before the lock is let go.
@@ -1001,7 +1007,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             .ok_or(Obstacle::Fatal(MapError::Invalid))?;
         let Proposal { span, tile } = self
             .with_free_key(slow, proposal, request, block)
-            .ok_or(Obstacle::Fatal(MapError::NoKey))?;
+            .ok_or(Obstacle::Key)?;
 
         if span.len() > slow.host.len_max() {
             return Err(Obstacle::Fatal(MapError::Refused));
@@ -1055,8 +1061,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
         Ok(())
     }
 
-    /// Rings for the batch of new windows and opens those that the host made. The error is that of a
-    /// batch that brought nothing at all.
+    /// Rings for the batch of new windows and opens those that the host made; until
+    /// [`Self::settle`], the batch has a reference to each. The error is that of a batch that
+    /// brought nothing at all.
     fn ring_map(&self, slow: &mut Slow<H>) -> Option<MapError> {
         bump(&mut slow.stats.doorbells);
         slow.host.map(slow.map.filled_mut());
@@ -1098,12 +1105,29 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
             }
         }
-        slow.map.clear();
         if opened {
             None
         } else {
             error
         }
+    }
+
+    /// Gives up the batch's references to the windows that it opened. Those that serve nobody then
+    /// do not outlive the call in strict mode; and nobody could close one before those had it that
+    /// it was made for.
+    fn settle(&self, slow: &mut Slow<H>) {
+        for index in 0..slow.map.len {
+            let Some(entry) = slow.map.get(index) else {
+                break;
+            };
+            let Some(window) = self.windows.get(entry.id) else {
+                continue;
+            };
+            if window.state() == State::Live && window.settle(self.strict) == Ok(Put::Closed) {
+                self.retire(entry.id, window);
+            }
+        }
+        slow.map.clear();
     }
 
     /// Opens a window at the address that the host gave it, unless that is in use.

@@ -253,12 +253,18 @@ impl Window {
         self.set_state(State::Pending);
     }
 
-    /// Opens a pending window, mapped from `iova` on, with no references. Lock.
+    /// Opens a pending window, mapped from `iova` on, with one reference, which [`Self::settle`]
+    /// gives back. Lock.
     pub(crate) fn open(&self, iova: Iova) {
         self.iova.store(iova.raw(), Relaxed);
         self.set_state(State::Live);
         // Release: whoever takes a reference sees the above.
-        self.refs.0.store(Refs::USED, Release);
+        self.refs.0.store(Refs::USED | 1, Release);
+    }
+
+    /// Gives back the reference that the window was opened with; `close` is as for [`Self::put`].
+    pub(crate) fn settle(&self, close: bool) -> Result<Put, NotHeld> {
+        self.refs.put(close)
     }
 
     /// Closes the window if nobody uses it; the caller then owns it.
