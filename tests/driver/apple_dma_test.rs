@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Test driver for the simulated DMA engine (`tests/uapi/dma_engine.h`).
+//!
+//! It binds the engine as a stock driver would, knows nothing of what translates its DMA
+//! addresses, and exercises the DMA API with it on command from user space. What is tested and how
+//! to ask for it: `README.md`.
+
+mod bench;
+mod bindings;
+mod buffer;
+mod coherent;
+mod command;
+mod context;
+mod debugfs;
+mod device;
+mod driver;
+mod engine;
+mod exchange;
+mod exercise;
+mod failure;
+mod interrupt;
+mod mapping;
+mod noncontiguous;
+mod pattern;
+mod pool;
+mod rng;
+mod scatterlist;
+mod span;
+mod spec;
+mod workers;
+
+use kernel::{
+    driver::Registration,
+    pci,
+    prelude::*,
+    InPlaceModule, //
+};
+
+#[pin_data]
+struct TestModule {
+    // Dropped in this order: no probe runs when the debugfs directory goes away.
+    #[pin]
+    _driver: Registration<pci::Adapter<driver::EngineDriver>>,
+    _root: debugfs::Root,
+}
+
+impl InPlaceModule for TestModule {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            // Initialized in this order: the directory is there before the first probe.
+            _root: debugfs::Root::new(),
+            _driver <- Registration::new(<Self as kernel::ModuleMetadata>::NAME, module),
+        })
+    }
+}
+
+kernel::prelude::module! {
+    type: TestModule,
+    name: "apple_dma_test",
+    authors: ["The apple-dma-pci authors"],
+    description: "DMA API tests on the simulated DMA engine",
+    license: "GPL v2",
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Coherent allocations with any attributes.
+//!
+//! `kernel::dma::Coherent` always has a kernel mapping and sleeps where it likes.
+
+use core::ptr::NonNull;
+
+use kernel::{
+    bindings,
+    device::{
+        Bound,
+        Device, //
+    },
+    prelude::*, //
+};
+
+use crate::{
+    bindings as helpers,
+    device::raw,
+    engine::Iova,
+    failure::{
+        Doing,
+        Failure, //
+    },
+    mapping::Attrs,
+    span::Span, //
+};
+
+/// Memory that CPU and device may use at the same time.
+///
+/// To be dropped where interrupts are on, as `dma_free_attrs` demands.
+///
+/// # Invariants
+///
+/// `cpu` and `iova` are what `dma_alloc_attrs` returned for `dev`, `len` and `attrs`; not freed
+/// yet.
+pub(crate) struct Coherent<'d> {
+    dev: &'d Device<Bound>,
+    cpu: NonNull<c_void>,
+    iova: Iova,
+    len: usize,
+    attrs: Attrs,
+}
+
+// SAFETY: The memory belongs to no thread.
+unsafe impl Send for Coherent<'_> {}
+
+impl<'d> Coherent<'d> {
+    /// Allocates `len` bytes, in any context that `gfp` fits.
+    pub(crate) fn new(
+        dev: &'d Device<Bound>,
+        len: usize,
+        gfp: bindings::gfp_t,
+        attrs: Attrs,
+    ) -> Result<Self, Failure> {
+        // The failure is reported as such; a warning would say no more. `dma_alloc_coherent` couples
+        // the two in the same way.
+        let gfp = gfp | bindings::__GFP_NOWARN;
+        let attrs = attrs | bindings::DMA_ATTR_NO_WARN as Attrs;
+        let mut iova = 0;
+
+        // SAFETY: `dev` is bound and `iova` valid for writing.
+        let cpu = unsafe { bindings::dma_alloc_attrs(raw(dev), len, &mut iova, gfp, attrs) };
+        let cpu = NonNull::new(cpu)
+            .ok_or(ENOMEM)
+            .doing("allocating coherent memory")?;
+
+        // INVARIANT: This was just returned.
+        Ok(Self {
+            dev,
+            cpu,
+            iova: Iova::new(iova),
+            len,
+            attrs,
+        })
+    }
+
+    /// Where the device sees it.
+    pub(crate) fn iova(&self) -> Iova {
+        self.iova
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where the CPU sees it, if it does.
+    pub(crate) fn memory(&self) -> Option<Span<'_>> {
+        if self.attrs & (bindings::DMA_ATTR_NO_KERNEL_MAPPING as Attrs) != 0 {
+            return None;
+        }
+        // SAFETY: By the type's invariant, and since it has a kernel mapping, this is memory that
+        // only spans access.
+        Some(unsafe { Span::new(self.cpu.cast(), self.len) })
+    }
+
+    /// Whether the DMA API believes that it has to be synchronized.
+    pub(crate) fn needs_sync(&self) -> bool {
+        // SAFETY: By the type's invariant, the address is of this device.
+        unsafe { helpers::dma_test_need_sync(raw(self.dev), self.iova.value()) }
+    }
+
+    /// Describes the memory as a table of pages, to hand it to others.
+    pub(crate) fn export(&self) -> Result<Export<'_>, Failure> {
+        let mut table = bindings::sg_table::default();
+
+        // SAFETY: By the type's invariant, the allocation is of this device; `table` is valid for
+        // writing.
+        kernel::error::to_result(unsafe {
+            bindings::dma_get_sgtable_attrs(
+                raw(self.dev),
+                &mut table,
+                self.cpu.as_ptr(),
+                self.iova.value(),
+                self.len,
+                self.attrs,
+            )
+        })
+        .doing("describing coherent memory")?;
+
+        // INVARIANT: The table was just made.
+        Ok(Export {
+            table,
+            _memory: self,
+        })
+    }
+}
+
+impl Drop for Coherent<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant.
+        unsafe {
+            bindings::dma_free_attrs(
+                raw(self.dev),
+                self.len,
+                self.cpu.as_ptr(),
+                self.iova.value(),
+                self.attrs,
+            )
+        };
+    }
+}
+
+/// The pages of a coherent allocation.
+///
+/// # Invariants
+///
+/// `table` was made by `dma_get_sgtable_attrs` for `_memory`.
+pub(crate) struct Export<'a> {
+    table: bindings::sg_table,
+    _memory: &'a Coherent<'a>,
+}
+
+impl Export<'_> {
+    /// The table, for mapping it.
+    pub(crate) fn table(&mut self) -> &mut bindings::sg_table {
+        &mut self.table
+    }
+
+    /// The memory by its pages, not by the address that the allocation has for the CPU.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = Span<'_>> + Clone {
+        let mut sg = self.table.sgl;
+
+        (0..self.table.orig_nents).map_while(move |_| {
+            if sg.is_null() {
+                return None;
+            }
+            // SAFETY: By the type's invariant, `sg` is an entry of the table and has a page. Such
+            // pages may be beyond the linear mapping, hence the check of the address.
+            let (address, offset, len) = unsafe {
+                (
+                    helpers::dma_test_page_address(helpers::dma_test_sg_page(sg)),
+                    (*sg).offset,
+                    (*sg).length,
+                )
+            };
+            // SAFETY: `sg` is an entry of a list.
+            sg = unsafe { bindings::sg_next(sg) };
+
+            let base = NonNull::new(address.cast::<u8>())?;
+            // SAFETY: The entry's bytes are in the linear mapping from there on, they belong to
+            // the allocation, and only spans access it.
+            Some(unsafe { Span::new(base.add(offset as usize), len as usize) })
+        })
+    }
+}
+
+impl Drop for Export<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant.
+        unsafe { bindings::sg_free_table(&mut self.table) };
+    }
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What CPU and engine say to each other through mapped memory, and whether they understood.
+//!
+//! The CPU writes the outgoing pattern, the engine reads it and writes incoming ones over it, the
+//! CPU reads those. Which of it happens depends on the direction of the mapping. No step trusts a
+//! return code for data to have arrived.
+
+use kernel::{
+    dma::DataDirection,
+    prelude::*, //
+};
+
+use crate::{
+    engine::{
+        Channel,
+        Iova, //
+    },
+    failure::Failure,
+    pattern::{
+        mix,
+        Pattern, //
+    },
+    span::Span, //
+};
+
+/// A piece of mapped memory as the device sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    pub(crate) iova: Iova,
+    pub(crate) len: usize,
+}
+
+/// One exchange over the bytes of `memory`, one span after the other.
+#[derive(Clone)]
+pub(crate) struct Exchange<M> {
+    memory: M,
+    direction: DataDirection,
+    seed: u64,
+}
+
+impl<'m, M: Iterator<Item = Span<'m>> + Clone> Exchange<M> {
+    /// An exchange over `memory` as `direction` allows it, with patterns made of `seed`.
+    pub(crate) fn new(memory: M, direction: DataDirection, seed: u64) -> Self {
+        Self {
+            memory,
+            direction,
+            seed,
+        }
+    }
+
+    /// Another exchange over the same memory.
+    pub(crate) fn again(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// What the CPU writes before the device gets the memory.
+    fn outgoing(&self) -> Pattern {
+        Pattern::new(mix(self.seed))
+    }
+
+    /// What the engine writes to segment number `segment`.
+    fn incoming(&self, segment: usize) -> Pattern {
+        // CAST: `usize` is not wider than `u64`.
+        Pattern::new(mix(!self.seed).wrapping_add((segment as u64) << 32))
+    }
+
+    /// How much of a segment of `len` bytes the engine keeps and writes back.
+    fn kept(&self, channel: &Channel<'_>, len: usize) -> usize {
+        match self.direction {
+            DataDirection::Bidirectional => (len / 2).min(channel.memory_size()),
+            _ => 0,
+        }
+    }
+
+    /// The CPU's first part: writes. The memory is the CPU's.
+    ///
+    /// Memory that the device is about to overwrite is written as well, lest what it should bring
+    /// be there from an earlier exchange.
+    pub(crate) fn stage(&self) {
+        let outgoing = self.outgoing();
+        let mut first = 0;
+
+        for span in self.memory.clone() {
+            span.fill(outgoing, first);
+            first = first.wrapping_add(span.len());
+        }
+    }
+
+    /// The engine's part. The memory is the device's, which sees it as `segments`.
+    pub(crate) fn engine(
+        &self,
+        channel: &mut Channel<'_>,
+        segments: impl Iterator<Item = Segment>,
+    ) -> Result<(), Failure> {
+        let mut first = 0;
+
+        for (number, segment) in segments.enumerate() {
+            let Segment { iova, len } = segment;
+
+            if self.direction != DataDirection::FromDevice {
+                channel.checksum(iova, len, self.outgoing().crc32(first, len))?;
+            }
+            let kept = self.kept(channel, len);
+            if kept != 0 {
+                channel.read(iova, 0, kept)?;
+            }
+            if self.direction != DataDirection::ToDevice {
+                channel.fill(iova, len, self.incoming(number))?;
+            }
+            if kept != 0 {
+                channel.write(0, iova, kept)?;
+            }
+            first = first.wrapping_add(len);
+        }
+        Ok(())
+    }
+
+    /// The CPU's second part: reads. The memory is the CPU's again; `lengths` are those of the
+    /// segments.
+    pub(crate) fn verify(
+        &self,
+        channel: &Channel<'_>,
+        lengths: impl Iterator<Item = usize>,
+    ) -> Result<(), Failure> {
+        let mut first = 0;
+
+        for (number, len) in lengths.enumerate() {
+            let sent = match self.direction {
+                DataDirection::ToDevice => len,
+                _ => self.kept(channel, len),
+            };
+
+            self.check(
+                "what the CPU wrote and the engine kept",
+                first,
+                sent,
+                self.outgoing(),
+                first,
+            )?;
+            self.check(
+                "what the engine wrote",
+                first.wrapping_add(sent),
+                len.saturating_sub(sent),
+                self.incoming(number),
+                sent,
+            )?;
+            first = first.wrapping_add(len);
+        }
+        Ok(())
+    }
+
+    /// Compares the `len` bytes of memory from byte `start` on with `pattern` from byte `first` on.
+    fn check(
+        &self,
+        what: &'static str,
+        start: usize,
+        len: usize,
+        pattern: Pattern,
+        first: usize,
+    ) -> Result<(), Failure> {
+        let mut skip = start;
+        let mut left = len;
+        let mut index = first;
+
+        for span in self.memory.clone() {
+            let from = skip.min(span.len());
+            let some = left.min(span.len().saturating_sub(from));
+
+            if let Some(part) = span.part(from, some) {
+                part.check(what, pattern, index)?;
+            }
+            skip = skip.saturating_sub(from);
+            left = left.saturating_sub(some);
+            index = index.wrapping_add(some);
+        }
+        Ok(())
+    }
+}

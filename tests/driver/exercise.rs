@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What all tests have in common: preparation, turns in any context on any CPU, and a verdict.
+
+mod after_unmap;
+mod alloc;
+mod coherent;
+mod copy;
+mod export;
+mod hold;
+mod limits;
+mod many;
+mod pool;
+mod sg;
+mod single;
+mod stress;
+
+pub(crate) use self::{
+    after_unmap::AfterUnmap,
+    alloc::{
+        Noncontig,
+        Pages, //
+    },
+    coherent::Coherent,
+    copy::Copy,
+    export::SgTable,
+    hold::Hold,
+    limits::{
+        Mask,
+        Resource,
+        Sizes, //
+    },
+    many::Many,
+    pool::Pool,
+    sg::Sg,
+    single::{
+        Page,
+        Phys,
+        Single, //
+    },
+    stress::Stress, //
+};
+
+use kernel::{
+    bindings,
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::DataDirection,
+    fmt,
+    new_mutex,
+    pci,
+    prelude::*,
+    str::CString,
+    sync::Mutex, //
+};
+
+use crate::{
+    context::Context,
+    engine::{
+        Channel,
+        Engine,
+        Wait, //
+    },
+    failure::{
+        Doing,
+        Failure, //
+    },
+    rng::Rng,
+    spec::{
+        Key,
+        Spec, //
+    },
+    workers, //
+};
+
+/// The directions that leave something to verify.
+const DIRECTIONS: [DataDirection; 3] = [
+    DataDirection::ToDevice,
+    DataDirection::FromDevice,
+    DataDirection::Bidirectional,
+];
+
+/// A kind of test. Each worker has one of its own.
+pub(crate) trait Exercise<'d>: Sized + Send {
+    /// What commands call it.
+    const NAME: &'static str;
+    /// The parameters that it has.
+    const KEYS: &'static [Key];
+    /// Whether turns work where sleeping is forbidden.
+    const ATOMIC: bool = true;
+
+    /// Changes what a command that says nothing asks for.
+    fn defaults(_spec: &mut Spec) {}
+
+    /// Allocates what the turns need; may sleep.
+    fn prepare(dev: &'d Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure>;
+
+    /// Does it once.
+    fn turn(&mut self, turn: &mut Turn<'d, '_, '_>) -> Result<(), Failure>;
+
+    /// Follows every turn, failed ones too; may sleep. For what cannot be undone in a turn.
+    fn settle(&mut self) {}
+
+    /// Adds to the verdict what the turns found out.
+    fn remark(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+/// What a turn works with.
+pub(crate) struct Turn<'d, 'a, 'c> {
+    pub(crate) dev: &'d Device<Bound>,
+    pub(crate) channel: &'a mut Channel<'c>,
+    pub(crate) spec: &'a Spec,
+    pub(crate) rng: &'a mut Rng,
+    pub(crate) context: Context,
+}
+
+impl Turn<'_, '_, '_> {
+    /// The direction of this turn.
+    pub(crate) fn direction(&mut self) -> DataDirection {
+        self.spec
+            .direction
+            .pick(self.rng, &DIRECTIONS)
+            .unwrap_or(DataDirection::Bidirectional)
+    }
+
+    /// The flags to allocate memory with.
+    pub(crate) fn gfp(&self) -> bindings::gfp_t {
+        self.context.gfp()
+    }
+}
+
+/// The failure of a turn, and which turn it was.
+pub(crate) struct Report {
+    failure: Failure,
+    worker: u32,
+    turn: u64,
+    context: Context,
+}
+
+impl Report {
+    /// The error number that stands for it.
+    pub(crate) fn errno(&self) -> Error {
+        self.failure.errno()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.failure, f)?;
+        write!(
+            f,
+            "; worker={} turn={} ctx={}",
+            self.worker,
+            self.turn,
+            self.context.name()
+        )
+    }
+}
+
+/// The remarks of an exercise, as text.
+struct Remark<'e, E>(&'e E);
+
+impl<'d, E: Exercise<'d>> fmt::Display for Remark<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.remark(f)
+    }
+}
+
+/// What the workers of a command share.
+#[pin_data]
+struct Outcome {
+    /// The first failure that any worker met.
+    #[pin]
+    failure: Mutex<Option<Report>>,
+    /// What the first worker has to say.
+    #[pin]
+    remark: Mutex<Option<CString>>,
+}
+
+/// Runs the exercise `E` as `spec` says. Returns the remarks of the first worker, or the first
+/// failure of any.
+pub(crate) fn drive<'d, E: Exercise<'d>>(
+    pdev: &'d pci::Device<Bound>,
+    engine: &Engine,
+    spec: &Spec,
+) -> Result<Option<CString>, Report> {
+    pin_init::stack_pin_init!(let outcome = pin_init!(Outcome {
+        failure <- new_mutex!(None),
+        remark <- new_mutex!(None),
+    }));
+    let outcome = outcome.as_ref().get_ref();
+    let channels = u32::try_from(engine.channels()).unwrap_or(u32::MAX);
+
+    let started = workers::run(spec.workers.min(channels), |worker| {
+        if let Err(report) = work::<E>(pdev, engine, spec, worker, outcome) {
+            outcome.failure.lock().get_or_insert(report);
+        }
+    });
+
+    if let Some(report) = outcome.failure.lock().take() {
+        return Err(report);
+    }
+    started.map_err(|error| Report {
+        failure: Failure::call("starting the workers", error),
+        worker: 0,
+        turn: 0,
+        context: Context::Process,
+    })?;
+    let remark = outcome.remark.lock().take();
+    Ok(remark)
+}
+
+/// All turns of one worker, unless another one fails meanwhile.
+fn work<'d, E: Exercise<'d>>(
+    pdev: &'d pci::Device<Bound>,
+    engine: &Engine,
+    spec: &Spec,
+    worker: u32,
+    outcome: &Outcome,
+) -> Result<(), Report> {
+    let report = |failure, turn, context| Report {
+        failure,
+        worker,
+        turn,
+        context,
+    };
+    let unprepared = |failure| report(failure, 0, Context::Process);
+
+    let dev: &'d Device<Bound> = pdev.as_ref();
+    let mut rng = Rng::new(spec.seed, u64::from(worker));
+    let mut channel = engine.claim(pdev).map_err(unprepared)?;
+    let mut exercise = E::prepare(dev, spec, &mut rng).map_err(unprepared)?;
+
+    for number in 0..spec.iterations {
+        if outcome.failure.lock().is_some() {
+            return Ok(());
+        }
+        let context = match E::ATOMIC {
+            true => spec.context.pick(&mut rng, &Context::ALL),
+            false => None,
+        }
+        .unwrap_or(Context::Process);
+
+        channel.set_wait(match context.may_sleep() {
+            true => spec.wait,
+            false => Wait::Poll,
+        });
+        let done = context.run(|| {
+            exercise.turn(&mut Turn {
+                dev,
+                channel: &mut channel,
+                spec,
+                rng: &mut rng,
+                context,
+            })
+        });
+        exercise.settle();
+        done.unwrap_or_else(|| Err(Failure::call("entering the context", EIO)))
+            .map_err(|failure| report(failure, number, context))?;
+    }
+
+    if worker == 0 {
+        let remark = CString::try_from_fmt(fmt!("{}", Remark(&exercise)))
+            .doing("writing the verdict")
+            .map_err(unprepared)?;
+        *outcome.remark.lock() = Some(remark);
+    }
+    Ok(())
+}

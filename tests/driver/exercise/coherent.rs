@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `coherent`: memory that is mapped for as long as it exists, with and without a kernel mapping.
+
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::DataDirection,
+    prelude::*, //
+};
+
+use core::iter::once;
+
+use crate::{
+    coherent::Coherent as Memory,
+    engine::{
+        Channel,
+        Iova, //
+    },
+    exchange::{
+        Exchange,
+        Segment, //
+    },
+    failure::{
+        expect,
+        At,
+        Failure,
+        Place, //
+    },
+    pattern::Pattern,
+    rng::Rng,
+    spec::{
+        Key,
+        Spec, //
+    },
+};
+
+use super::{
+    Exercise,
+    Turn, //
+};
+
+/// One allocation at a time.
+pub(crate) struct Coherent<'d> {
+    /// What the turn allocated. It may have done that where freeing is forbidden.
+    memory: Option<Memory<'d>>,
+}
+
+impl<'d> Exercise<'d> for Coherent<'d> {
+    const NAME: &'static str = "coherent";
+    const KEYS: &'static [Key] = &[Key::Align, Key::Attr, Key::Len];
+
+    fn prepare(_: &'d Device<Bound>, _: &Spec, _: &mut Rng) -> Result<Self, Failure> {
+        Ok(Self { memory: None })
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'d, '_, '_>) -> Result<(), Failure> {
+        let len = turn.rng.within(turn.spec.len);
+        let mut place = Place {
+            len,
+            offset: 0,
+            direction: DataDirection::Bidirectional,
+            iova: None,
+        };
+        let memory = Memory::new(turn.dev, len, turn.gfp(), turn.spec.attrs).at(|| place)?;
+        place.iova = Some(memory.iova());
+
+        let memory = self.memory.insert(memory);
+        check(memory, turn).at(|| place)
+    }
+
+    fn settle(&mut self) {
+        self.memory = None;
+    }
+}
+
+fn check(memory: &Memory<'_>, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
+    let (iova, len) = (memory.iova(), memory.len());
+
+    check_align(iova, turn.spec.align)?;
+    expect(
+        "what dma_need_sync() says",
+        0,
+        u64::from(memory.needs_sync()),
+    )?;
+
+    let Some(span) = memory.memory() else {
+        return check_by_engine(iova, len, turn.channel, turn.rng.next());
+    };
+    let mut exchange = Exchange::new(once(span), DataDirection::Bidirectional, 0);
+
+    span.check_zero()?;
+    // Again and again without a word to the DMA API: that is what makes it coherent.
+    for _ in 0..turn.spec.syncs.saturating_add(2) {
+        exchange = exchange.again(turn.rng.next());
+        exchange.stage();
+        exchange.engine(turn.channel, once(Segment { iova, len }))?;
+        exchange.verify(turn.channel, once(len))?;
+    }
+    Ok(())
+}
+
+/// Checks memory that the CPU has no address for: it must keep what the engine writes.
+fn check_by_engine(
+    iova: Iova,
+    len: usize,
+    channel: &mut Channel<'_>,
+    seed: u64,
+) -> Result<(), Failure> {
+    let (first, second) = (Pattern::new(seed), Pattern::new(!seed));
+    let kept = (len / 2).min(channel.memory_size());
+    let rest = len.saturating_sub(kept);
+
+    channel.fill(iova, len, first)?;
+    channel.checksum(iova, len, first.crc32(0, len))?;
+    if kept != 0 {
+        channel.read(iova, 0, kept)?;
+        channel.fill(iova, len, second)?;
+        channel.write(0, iova, kept)?;
+        channel.checksum(iova, kept, first.crc32(0, kept))?;
+        channel.checksum(iova.add(kept), rest, second.crc32(kept, rest))?;
+    }
+    Ok(())
+}
+
+/// Fails unless `iova` is a multiple of `align`.
+pub(super) fn check_align(iova: Iova, align: usize) -> Result<(), Failure> {
+    // CAST: `usize` is not wider than `u64`.
+    let beyond = iova.value().checked_rem(align as u64).unwrap_or(0);
+
+    expect("the DMA address beyond its alignment", 0, beyond)
+}

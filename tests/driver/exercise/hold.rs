@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `hold`: very many mappings of memory of their own, all live at once.
+
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::DataDirection,
+    prelude::*, //
+};
+
+use core::iter::once;
+
+use crate::{
+    buffer::Buffer,
+    exchange::{
+        Exchange,
+        Segment, //
+    },
+    failure::{
+        At,
+        Doing,
+        Failure,
+        Place, //
+    },
+    mapping::{
+        Function,
+        Mapping,
+        Request, //
+    },
+    rng::Rng,
+    span::Span,
+    spec::{
+        Key,
+        Spec, //
+    },
+};
+
+use super::{
+    Exercise,
+    Turn, //
+};
+
+/// A place in a buffer of its own.
+struct Piece {
+    buffer: Buffer,
+    offset: usize,
+    len: usize,
+    seed: u64,
+}
+
+/// As many buffers as there will be mappings.
+pub(crate) struct Hold {
+    pieces: KVVec<Piece>,
+}
+
+impl Exercise<'_> for Hold {
+    const NAME: &'static str = "hold";
+    const KEYS: &'static [Key] = &[
+        Key::Check,
+        Key::Count,
+        Key::Dir,
+        Key::Len,
+        Key::Off,
+        Key::Spread,
+    ];
+    const ATOMIC: bool = false;
+
+    fn prepare(_: &Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure> {
+        Self::allocate(spec, rng).doing("allocating the memory to map")
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
+        let direction = turn.direction();
+        let mut mappings =
+            KVVec::with_capacity(self.pieces.len(), GFP_KERNEL).doing("listing the mappings")?;
+
+        for piece in self.pieces.iter_mut() {
+            piece.seed = turn.rng.next();
+        }
+        for piece in self.pieces.iter() {
+            piece.exchange(direction).stage();
+            let mapping = piece.map(turn.dev, direction)?;
+
+            mappings
+                .push(mapping, GFP_KERNEL)
+                .doing("listing the mappings")?;
+        }
+
+        let step = self
+            .pieces
+            .len()
+            .checked_div(turn.spec.check)
+            .unwrap_or(1)
+            .max(1);
+        for (piece, mapping) in self.pieces.iter().zip(mappings.iter()).step_by(step) {
+            let segment = Segment {
+                iova: mapping.iova(),
+                len: piece.len,
+            };
+
+            piece
+                .exchange(direction)
+                .engine(turn.channel, once(segment))
+                .at(|| piece.place(mapping))?;
+        }
+
+        turn.rng.shuffle(&mut mappings);
+        drop(mappings);
+
+        for piece in self.pieces.iter().step_by(step) {
+            piece
+                .exchange(direction)
+                .verify(turn.channel, once(piece.len))?;
+        }
+        Ok(())
+    }
+}
+
+impl Hold {
+    fn allocate(spec: &Spec, rng: &mut Rng) -> Result<Self> {
+        let size = spec.offset.high.saturating_add(spec.len.high);
+        let count = rng.within(spec.count);
+        let mut pieces = KVVec::with_capacity(count, GFP_KERNEL)?;
+        // What lies between the pieces is freed when all are there, lest they move together.
+        let mut between = KVVec::new();
+
+        for _ in 0..count {
+            pieces.push(
+                Piece {
+                    buffer: Buffer::new(size)?,
+                    offset: rng.within(spec.offset),
+                    len: rng.within(spec.len),
+                    seed: 0,
+                },
+                GFP_KERNEL,
+            )?;
+            for _ in 1..spec.spread {
+                between.push(Buffer::new(size)?, GFP_KERNEL)?;
+            }
+        }
+        Ok(Self { pieces })
+    }
+}
+
+impl Piece {
+    fn request(&self, direction: DataDirection) -> Request {
+        Request {
+            function: Function::Page,
+            offset: self.offset,
+            len: self.len,
+            direction,
+            attrs: 0,
+        }
+    }
+
+    fn map<'a>(
+        &'a self,
+        dev: &'a Device<Bound>,
+        direction: DataDirection,
+    ) -> Result<Mapping<'a>, Failure> {
+        Mapping::new(dev, &self.buffer, self.request(direction)).at(|| Place {
+            len: self.len,
+            offset: self.offset,
+            direction,
+            iova: None,
+        })
+    }
+
+    fn exchange(
+        &self,
+        direction: DataDirection,
+    ) -> Exchange<impl Iterator<Item = Span<'_>> + Clone> {
+        let memory = self.buffer.whole().part(self.offset, self.len);
+
+        Exchange::new(memory.into_iter(), direction, self.seed)
+    }
+
+    fn place(&self, mapping: &Mapping<'_>) -> Place {
+        Place {
+            len: self.len,
+            offset: self.offset,
+            direction: mapping.request().direction,
+            iova: Some(mapping.iova()),
+        }
+    }
+}

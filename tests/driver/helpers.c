@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/completion.h>
+#include <linux/cpumask.h>
+#include <linux/dma-mapping.h>
+#include <linux/irq_work.h>
+#include <linux/kthread.h>
+#include <linux/mm.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+
+#include "helpers.h"
+
+dma_addr_t dma_test_map_single_attrs(struct device *dev, void *ptr, size_t size,
+				     enum dma_data_direction dir,
+				     unsigned long attrs)
+{
+	return dma_map_single_attrs(dev, ptr, size, dir, attrs);
+}
+
+void dma_test_unmap_single_attrs(struct device *dev, dma_addr_t addr,
+				 size_t size, enum dma_data_direction dir,
+				 unsigned long attrs)
+{
+	dma_unmap_single_attrs(dev, addr, size, dir, attrs);
+}
+
+int dma_test_mapping_error(struct device *dev, dma_addr_t addr)
+{
+	return dma_mapping_error(dev, addr);
+}
+
+void dma_test_sync_single_range_for_cpu(struct device *dev, dma_addr_t addr,
+					unsigned long offset, size_t size,
+					enum dma_data_direction dir)
+{
+	dma_sync_single_range_for_cpu(dev, addr, offset, size, dir);
+}
+
+void dma_test_sync_single_range_for_device(struct device *dev, dma_addr_t addr,
+					   unsigned long offset, size_t size,
+					   enum dma_data_direction dir)
+{
+	dma_sync_single_range_for_device(dev, addr, offset, size, dir);
+}
+
+void dma_test_sync_sg_for_cpu(struct device *dev, struct scatterlist *sg,
+			      int nents, enum dma_data_direction dir)
+{
+	dma_sync_sg_for_cpu(dev, sg, nents, dir);
+}
+
+void dma_test_sync_sg_for_device(struct device *dev, struct scatterlist *sg,
+				 int nents, enum dma_data_direction dir)
+{
+	dma_sync_sg_for_device(dev, sg, nents, dir);
+}
+
+bool dma_test_need_sync(struct device *dev, dma_addr_t addr)
+{
+	return dma_need_sync(dev, addr);
+}
+
+void *dma_test_page_address(struct page *page)
+{
+	return page_address(page);
+}
+
+phys_addr_t dma_test_page_to_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+struct page *dma_test_nth_page(struct page *page, unsigned long n)
+{
+	return pfn_to_page(page_to_pfn(page) + n);
+}
+
+void dma_test_sg_set_page(struct scatterlist *sg, struct page *page,
+			  unsigned int len, unsigned int offset)
+{
+	sg_set_page(sg, page, len, offset);
+}
+
+struct page *dma_test_sg_page(struct scatterlist *sg)
+{
+	return sg_page(sg);
+}
+
+struct softirq_call {
+	struct work_struct work;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+static void softirq_call(struct work_struct *work)
+{
+	struct softirq_call *call = container_of(work, struct softirq_call, work);
+
+	call->fn(call->arg);
+}
+
+void dma_test_in_softirq(void (*fn)(void *arg), void *arg)
+{
+	struct softirq_call call = { .fn = fn, .arg = arg };
+
+	INIT_WORK_ONSTACK(&call.work, softirq_call);
+	queue_work(system_bh_wq, &call.work);
+	flush_work(&call.work);
+	destroy_work_on_stack(&call.work);
+}
+
+/* As drivers do: their own lock, its holder not to be interrupted. */
+void dma_test_in_irqoff(void (*fn)(void *arg), void *arg)
+{
+	unsigned long flags;
+	spinlock_t lock;
+
+	spin_lock_init(&lock);
+	spin_lock_irqsave(&lock, flags);
+	fn(arg);
+	spin_unlock_irqrestore(&lock, flags);
+}
+
+struct hardirq_call {
+	struct irq_work work;
+	struct completion done;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+static void hardirq_call(struct irq_work *work)
+{
+	struct hardirq_call *call = container_of(work, struct hardirq_call, work);
+
+	call->fn(call->arg);
+	complete(&call->done);
+}
+
+void dma_test_in_hardirq(void (*fn)(void *arg), void *arg)
+{
+	struct hardirq_call call = {
+		.work = IRQ_WORK_INIT_HARD(hardirq_call),
+		.fn = fn,
+		.arg = arg,
+	};
+
+	init_completion(&call.done);
+	irq_work_queue(&call.work);
+	wait_for_completion(&call.done);
+	/* The core touches the work after its function. */
+	irq_work_sync(&call.work);
+}
+
+struct worker {
+	struct task_struct *task;
+	struct completion done;
+	void (*fn)(void *arg, unsigned int worker);
+	void *arg;
+	unsigned int index;
+};
+
+static int worker_thread(void *data)
+{
+	struct worker *worker = data;
+
+	worker->fn(worker->arg, worker->index);
+	complete(&worker->done);
+	/* kthread_stop() wants the thread alive until it is called. */
+	while (!kthread_should_stop()) {
+		set_current_state(TASK_IDLE);
+		if (!kthread_should_stop())
+			schedule();
+		__set_current_state(TASK_RUNNING);
+	}
+	return 0;
+}
+
+int dma_test_on_cpus(unsigned int count,
+		     void (*fn)(void *arg, unsigned int worker), void *arg)
+{
+	unsigned int cpu = cpumask_first(cpu_online_mask);
+	struct worker *workers;
+	unsigned int i, started;
+	int ret = 0;
+
+	workers = kcalloc(count, sizeof(*workers), GFP_KERNEL);
+	if (!workers)
+		return -ENOMEM;
+
+	for (started = 0; started < count; started++) {
+		struct worker *worker = &workers[started];
+
+		worker->fn = fn;
+		worker->arg = arg;
+		worker->index = started;
+		init_completion(&worker->done);
+		worker->task = kthread_create_on_cpu(worker_thread, worker, cpu,
+						     "apple_dma_test/%u");
+		if (IS_ERR(worker->task)) {
+			ret = PTR_ERR(worker->task);
+			break;
+		}
+		cpu = cpumask_next_wrap(cpu, cpu_online_mask);
+	}
+
+	/* Together, so that they meet. */
+	for (i = 0; i < started; i++)
+		wake_up_process(workers[i].task);
+	for (i = 0; i < started; i++) {
+		wait_for_completion(&workers[i].done);
+		kthread_stop(workers[i].task);
+	}
+
+	kfree(workers);
+	return ret;
+}
+
+unsigned int dma_test_online_cpus(void)
+{
+	return num_online_cpus();
+}

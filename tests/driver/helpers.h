@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * C that the Rust side calls: what the kernel offers as inline functions and
+ * macros only, and the execution contexts that the kernel crate cannot enter.
+ */
+#ifndef _APPLE_DMA_TEST_HELPERS_H
+#define _APPLE_DMA_TEST_HELPERS_H
+
+#include <linux/dma-direction.h>
+#include <linux/types.h>
+
+struct device;
+struct page;
+struct scatterlist;
+
+/* Inline functions of the DMA API, under their own names. */
+dma_addr_t dma_test_map_single_attrs(struct device *dev, void *ptr, size_t size,
+				     enum dma_data_direction dir,
+				     unsigned long attrs);
+void dma_test_unmap_single_attrs(struct device *dev, dma_addr_t addr,
+				 size_t size, enum dma_data_direction dir,
+				 unsigned long attrs);
+int dma_test_mapping_error(struct device *dev, dma_addr_t addr);
+void dma_test_sync_single_range_for_cpu(struct device *dev, dma_addr_t addr,
+					unsigned long offset, size_t size,
+					enum dma_data_direction dir);
+void dma_test_sync_single_range_for_device(struct device *dev, dma_addr_t addr,
+					   unsigned long offset, size_t size,
+					   enum dma_data_direction dir);
+void dma_test_sync_sg_for_cpu(struct device *dev, struct scatterlist *sg,
+			      int nents, enum dma_data_direction dir);
+void dma_test_sync_sg_for_device(struct device *dev, struct scatterlist *sg,
+				 int nents, enum dma_data_direction dir);
+bool dma_test_need_sync(struct device *dev, dma_addr_t addr);
+
+/* Pages and scatterlists. */
+void *dma_test_page_address(struct page *page);
+phys_addr_t dma_test_page_to_phys(struct page *page);
+struct page *dma_test_nth_page(struct page *page, unsigned long n);
+void dma_test_sg_set_page(struct scatterlist *sg, struct page *page,
+			  unsigned int len, unsigned int offset);
+struct page *dma_test_sg_page(struct scatterlist *sg);
+
+/*
+ * Each of these calls @fn(@arg) once, in the context its name says, and returns
+ * after @fn did. To be called where sleeping is allowed.
+ */
+void dma_test_in_softirq(void (*fn)(void *arg), void *arg);
+void dma_test_in_irqoff(void (*fn)(void *arg), void *arg);
+void dma_test_in_hardirq(void (*fn)(void *arg), void *arg);
+
+/*
+ * Calls @fn(@arg, 0) to @fn(@arg, @count - 1) at once, each in a thread of its
+ * own, the threads spread over the online CPUs. Returns after every call that
+ * was made did: 0, or an error when not all threads could be started.
+ */
+int dma_test_on_cpus(unsigned int count,
+		     void (*fn)(void *arg, unsigned int worker), void *arg);
+unsigned int dma_test_online_cpus(void);
+
+#endif /* _APPLE_DMA_TEST_HELPERS_H */

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Interrupt vectors of a PCI device, each waking whoever waits for it.
+//!
+//! `kernel::pci` hands out the first and the last vector of an allocation only, so the lines are
+//! requested by number here.
+
+use kernel::{
+    bindings,
+    device::Bound,
+    error::to_result,
+    pci,
+    prelude::*,
+    sync::Arc,
+    time::{
+        msecs_to_jiffies,
+        Msecs, //
+    },
+    types::Opaque, //
+};
+
+use crate::device::raw_pci;
+
+/// A completion that counts, can be waited for with a timeout, and is used over and over.
+#[pin_data]
+pub(crate) struct Signal {
+    #[pin]
+    inner: Opaque<bindings::completion>,
+}
+
+// SAFETY: A `struct completion` is not tied to a task.
+unsafe impl Send for Signal {}
+
+// SAFETY: A `struct completion` has its own lock.
+unsafe impl Sync for Signal {}
+
+impl Signal {
+    fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- Opaque::ffi_init(|slot: *mut bindings::completion| {
+                // SAFETY: `slot` is valid for writing a `struct completion`.
+                unsafe { bindings::init_completion(slot) };
+            }),
+        })
+    }
+
+    /// Lets one waiter go; callable in any context.
+    fn complete(&self) {
+        // SAFETY: `self.inner` was initialized by `Self::new`.
+        unsafe { bindings::complete(self.inner.get()) };
+    }
+
+    /// Forgets completions that nobody waited for.
+    pub(crate) fn drain(&self) {
+        // SAFETY: `self.inner` was initialized by `Self::new`.
+        while unsafe { bindings::try_wait_for_completion(self.inner.get()) } {}
+    }
+
+    /// Sleeps until completed; says whether that came before the timeout.
+    pub(crate) fn wait(&self, timeout: Msecs) -> bool {
+        // SAFETY: `self.inner` was initialized by `Self::new`.
+        let left = unsafe {
+            bindings::wait_for_completion_timeout(self.inner.get(), msecs_to_jiffies(timeout))
+        };
+        left != 0
+    }
+}
+
+/// A requested interrupt line.
+///
+/// # Invariants
+///
+/// A handler is installed for `irq` whose cookie is the address of what `signal` points to.
+pub(crate) struct Interrupt {
+    irq: u32,
+    signal: Arc<Signal>,
+}
+
+impl Interrupt {
+    /// Requests vector `vector` of `pdev`, whose vectors are allocated.
+    ///
+    /// To be dropped before the vectors are freed, so before the device's managed resources are.
+    pub(crate) fn new(pdev: &pci::Device<Bound>, vector: u32) -> Result<Self> {
+        let signal = Arc::pin_init(Signal::new(), GFP_KERNEL)?;
+
+        // SAFETY: `raw_pci` gives a valid device; the function checks `vector`.
+        let irq = unsafe { bindings::pci_irq_vector(raw_pci(pdev), vector) };
+        let irq = u32::try_from(irq).map_err(|_| Error::from_errno(irq))?;
+
+        // SAFETY: `handler` has the right signature, its cookie outlives the handler: `signal`
+        // goes into the value that this function returns, whose `Drop` removes the handler first.
+        to_result(unsafe {
+            bindings::request_irq(
+                irq,
+                Some(Self::handler),
+                0,
+                c"apple_dma_test".as_char_ptr(),
+                Self::cookie(&signal),
+            )
+        })?;
+
+        // INVARIANT: The handler was just installed, with this cookie.
+        Ok(Self { irq, signal })
+    }
+
+    /// What the interrupt completes.
+    pub(crate) fn signal(&self) -> &Signal {
+        &self.signal
+    }
+
+    fn cookie(signal: &Arc<Signal>) -> *mut c_void {
+        core::ptr::from_ref::<Signal>(signal).cast_mut().cast()
+    }
+
+    /// # Safety
+    ///
+    /// `cookie` must come from [`Self::cookie`] and the `Signal` be alive.
+    unsafe extern "C" fn handler(_irq: c_int, cookie: *mut c_void) -> bindings::irqreturn_t {
+        // SAFETY: By the function's contract.
+        let signal = unsafe { &*cookie.cast_const().cast::<Signal>() };
+
+        signal.complete();
+        bindings::irqreturn_IRQ_HANDLED
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant, this line and cookie have a handler. The call waits for
+        // the handlers that run.
+        unsafe { bindings::free_irq(self.irq, Self::cookie(&self.signal)) };
+    }
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Streaming mappings of one contiguous range.
+
+use core::marker::PhantomData;
+
+use kernel::{
+    bindings,
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::DataDirection,
+    prelude::*, //
+};
+
+use crate::{
+    bindings as helpers,
+    buffer::Buffer,
+    device::raw,
+    engine::Iova,
+    failure::{
+        Doing,
+        Failure, //
+    },
+};
+
+/// The function that makes the mapping; each has a counterpart that undoes it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Function {
+    /// `dma_map_single_attrs`
+    Single,
+    /// `dma_map_page_attrs`
+    Page,
+    /// `dma_map_phys`
+    Phys,
+}
+
+/// Attributes of a mapping, `DMA_ATTR_*`.
+pub(crate) type Attrs = c_ulong;
+
+/// What to map, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) function: Function,
+    pub(crate) offset: usize,
+    pub(crate) len: usize,
+    pub(crate) direction: DataDirection,
+    pub(crate) attrs: Attrs,
+}
+
+/// A mapped range, unmapped when dropped. Works in any context.
+///
+/// # Invariants
+///
+/// `iova` is what `request.function` returned for `request` on `dev`, and not unmapped yet.
+pub(crate) struct Mapping<'a> {
+    dev: &'a Device<Bound>,
+    request: Request,
+    iova: Iova,
+    /// The memory stays while it is mapped.
+    _buffer: PhantomData<&'a Buffer>,
+}
+
+impl<'a> Mapping<'a> {
+    /// Maps a range of `buffer` for `dev`.
+    pub(crate) fn new(
+        dev: &'a Device<Bound>,
+        buffer: &'a Buffer,
+        request: Request,
+    ) -> Result<Self, Failure> {
+        let Request {
+            function,
+            offset,
+            len,
+            direction,
+            attrs,
+        } = request;
+        let span = buffer.part(offset, len).doing("choosing what to map")?;
+        let (page, in_page) = buffer.page(offset).doing("choosing what to map")?;
+        let direction = direction.into();
+        let dev_raw = raw(dev);
+
+        let iova = match function {
+            // SAFETY: `dev` is bound, and `span` is memory of the linear mapping that outlives
+            // the mapping.
+            Function::Single => unsafe {
+                helpers::dma_test_map_single_attrs(
+                    dev_raw,
+                    span.as_ptr().cast(),
+                    len,
+                    direction,
+                    attrs,
+                )
+            },
+            // SAFETY: `dev` is bound, and the pages from `page` on outlive the mapping.
+            Function::Page => unsafe {
+                bindings::dma_map_page_attrs(dev_raw, page, in_page, len, direction, attrs)
+            },
+            // SAFETY: `dev` is bound, and the memory at this address outlives the mapping.
+            Function::Phys => unsafe {
+                bindings::dma_map_phys(dev_raw, buffer.phys(offset), len, direction, attrs)
+            },
+        };
+        let iova = check(dev, iova, "mapping")?;
+
+        // INVARIANT: This was just returned and is no error.
+        Ok(Self {
+            dev,
+            request,
+            iova,
+            _buffer: PhantomData,
+        })
+    }
+
+    /// Where the device sees the first byte.
+    pub(crate) fn iova(&self) -> Iova {
+        self.iova
+    }
+
+    /// What is mapped, and how.
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Hands the memory to the CPU, in two parts.
+    pub(crate) fn sync_for_cpu(&self) {
+        for (offset, len) in self.parts() {
+            // SAFETY: By the type's invariant, the range is mapped for `dev`, and `parts` stays
+            // within it.
+            unsafe {
+                helpers::dma_test_sync_single_range_for_cpu(
+                    raw(self.dev),
+                    self.iova.value(),
+                    offset,
+                    len,
+                    self.request.direction.into(),
+                )
+            };
+        }
+    }
+
+    /// Hands the memory to the device, in two parts.
+    pub(crate) fn sync_for_device(&self) {
+        for (offset, len) in self.parts() {
+            // SAFETY: As in `sync_for_cpu`.
+            unsafe {
+                helpers::dma_test_sync_single_range_for_device(
+                    raw(self.dev),
+                    self.iova.value(),
+                    offset,
+                    len,
+                    self.request.direction.into(),
+                )
+            };
+        }
+    }
+
+    /// The range in two parts, so that handing over less than all of a mapping is tested as well.
+    fn parts(&self) -> impl Iterator<Item = (c_ulong, usize)> {
+        let half = self.request.len / 2;
+        let rest = self.request.len.wrapping_sub(half);
+
+        // CAST: `usize` and `unsigned long` are as wide.
+        [(0, half), (half as c_ulong, rest)]
+            .into_iter()
+            .filter(|(_, len)| *len != 0)
+    }
+}
+
+impl Drop for Mapping<'_> {
+    fn drop(&mut self) {
+        let dev = raw(self.dev);
+        let iova = self.iova.value();
+        let Request {
+            function,
+            len,
+            direction,
+            attrs,
+            ..
+        } = self.request;
+        let direction = direction.into();
+
+        match function {
+            // SAFETY: By the type's invariant, the range is mapped, by this function.
+            Function::Single => unsafe {
+                helpers::dma_test_unmap_single_attrs(dev, iova, len, direction, attrs)
+            },
+            // SAFETY: As above.
+            Function::Page => unsafe {
+                bindings::dma_unmap_page_attrs(dev, iova, len, direction, attrs)
+            },
+            // SAFETY: As above.
+            Function::Phys => unsafe { bindings::dma_unmap_phys(dev, iova, len, direction, attrs) },
+        }
+    }
+}
+
+/// Whether a function of the DMA API returned an address.
+pub(crate) fn check(
+    dev: &Device<Bound>,
+    iova: bindings::dma_addr_t,
+    what: &'static str,
+) -> Result<Iova, Failure> {
+    // SAFETY: `dev` is a valid device.
+    kernel::error::to_result(unsafe { helpers::dma_test_mapping_error(raw(dev), iova) })
+        .doing(what)?;
+    Ok(Iova::new(iova))
+}

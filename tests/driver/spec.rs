@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a command asks for: `name key=value ...`, parsed.
+
+use kernel::{
+    dma::DataDirection,
+    prelude::*, //
+};
+
+use crate::{
+    context::Context,
+    engine::Wait,
+    mapping::Attrs,
+    rng::{
+        Bounds,
+        Rng, //
+    },
+    scatterlist,
+    workers, //
+};
+
+/// A value that a command gives, or leaves to chance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice<T> {
+    Is(T),
+    Any,
+}
+
+impl<T: Copy> Choice<T> {
+    /// The value, or one of `items`.
+    pub(crate) fn pick(self, rng: &mut Rng, items: &[T]) -> Option<T> {
+        match self {
+            Self::Is(value) => Some(value),
+            Self::Any => rng.choose(items),
+        }
+    }
+}
+
+/// How the entries of a scatterlist lie in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Every entry starts where the one before it ends.
+    Adjacent,
+    /// There is a gap, and often another allocation, between any two.
+    Scattered,
+}
+
+/// A parameter that not every command has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    Align,
+    Api,
+    Attr,
+    Bits,
+    Boundary,
+    Check,
+    Count,
+    Dir,
+    Expect,
+    Layout,
+    Len,
+    Off,
+    SkipSync,
+    Spread,
+    Sync,
+}
+
+/// Everything a command can ask for.
+#[derive(Clone, Copy)]
+pub(crate) struct Spec {
+    /// Bytes.
+    pub(crate) len: Bounds,
+    /// Bytes from the start of a page.
+    pub(crate) offset: Bounds,
+    /// Entries, blocks, mappings: how many of what the command is about.
+    pub(crate) count: Bounds,
+    /// What the DMA address must be a multiple of.
+    pub(crate) align: usize,
+    /// The functions that map scatterlists.
+    pub(crate) api: Choice<scatterlist::Function>,
+    /// `DMA_ATTR_*`
+    pub(crate) attrs: Attrs,
+    /// Of the DMA mask.
+    pub(crate) bits: Bounds,
+    /// What blocks must not cross a multiple of, 0 for nothing.
+    pub(crate) boundary: usize,
+    /// How many of what is live are checked, 0 for all.
+    pub(crate) check: usize,
+    pub(crate) direction: Choice<DataDirection>,
+    /// Whether the kernel is to refuse.
+    pub(crate) expect_failure: bool,
+    pub(crate) layout: Choice<Layout>,
+    /// Whether to map and unmap with `DMA_ATTR_SKIP_CPU_SYNC`.
+    pub(crate) skip_sync: bool,
+    /// One of this many pages is kept of what is allocated.
+    pub(crate) spread: usize,
+    /// How often the memory changes hands while it is mapped.
+    pub(crate) syncs: usize,
+
+    pub(crate) context: Choice<Context>,
+    pub(crate) wait: Wait,
+    /// Turns of each worker.
+    pub(crate) iterations: u64,
+    pub(crate) workers: u32,
+    pub(crate) seed: u64,
+}
+
+impl Spec {
+    /// What a command that says nothing asks for.
+    pub(crate) const DEFAULT: Self = Self {
+        len: Bounds::exactly(4096),
+        offset: Bounds::exactly(0),
+        count: Bounds::exactly(1),
+        align: 1,
+        api: Choice::Any,
+        attrs: 0,
+        bits: Bounds::exactly(64),
+        boundary: 0,
+        check: 0,
+        direction: Choice::Is(DataDirection::Bidirectional),
+        expect_failure: false,
+        layout: Choice::Any,
+        skip_sync: false,
+        spread: 1,
+        syncs: 0,
+        context: Choice::Is(Context::Process),
+        wait: Wait::Interrupt,
+        iterations: 1,
+        workers: 1,
+        seed: 1,
+    };
+
+    /// Applies `parameter`, which reads `key=value`. Commands that are not about `keys` do not
+    /// accept them, so that no test is weaker than whoever wrote it believes.
+    pub(crate) fn apply(&mut self, parameter: &str, keys: &[Key]) -> Result {
+        let (name, value) = parameter.split_once('=').ok_or(EINVAL)?;
+
+        match name {
+            "ctx" => self.context = context(value)?,
+            "wait" => self.wait = wait(value)?,
+            "iter" => self.iterations = number(value)?,
+            "cpus" => self.workers = cpus(value)?,
+            "seed" => self.seed = number(value)?,
+            _ => self.apply_own(own_key(name).filter(|key| keys.contains(key)), value)?,
+        }
+        Ok(())
+    }
+
+    fn apply_own(&mut self, key: Option<Key>, value: &str) -> Result {
+        match key.ok_or(EINVAL)? {
+            Key::Align => self.align = size(value)?,
+            Key::Api => self.api = api(value)?,
+            Key::Attr => self.attrs |= attribute(value)?,
+            Key::Bits => self.bits = bounds(value)?,
+            Key::Boundary => self.boundary = size(value)?,
+            Key::Check => self.check = size(value)?,
+            Key::Count => self.count = bounds(value)?,
+            Key::Dir => self.direction = direction(value)?,
+            Key::Expect => self.expect_failure = failure(value)?,
+            Key::Layout => self.layout = layout(value)?,
+            Key::Len => self.len = bounds(value)?,
+            Key::Off => self.offset = bounds(value)?,
+            Key::SkipSync => self.skip_sync = number(value)? != 0,
+            Key::Spread => self.spread = size(value)?,
+            Key::Sync => self.syncs = size(value)?,
+        }
+        Ok(())
+    }
+}
+
+fn own_key(name: &str) -> Option<Key> {
+    Some(match name {
+        "align" => Key::Align,
+        "api" => Key::Api,
+        "attr" => Key::Attr,
+        "bits" => Key::Bits,
+        "boundary" => Key::Boundary,
+        "check" => Key::Check,
+        "n" => Key::Count,
+        "dir" => Key::Dir,
+        "expect" => Key::Expect,
+        "layout" => Key::Layout,
+        "len" => Key::Len,
+        "off" => Key::Off,
+        "skip_sync" => Key::SkipSync,
+        "spread" => Key::Spread,
+        "sync" => Key::Sync,
+        _ => return None,
+    })
+}
+
+fn number(value: &str) -> Result<u64> {
+    match value.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => value.parse(),
+    }
+    .map_err(|_| EINVAL)
+}
+
+/// A number, perhaps followed by `k` or `M`.
+fn size(value: &str) -> Result<usize> {
+    let (digits, unit) = if let Some(digits) = value.strip_suffix('k') {
+        (digits, 1 << 10)
+    } else if let Some(digits) = value.strip_suffix('M') {
+        (digits, 1 << 20)
+    } else {
+        (value, 1)
+    };
+
+    number(digits)?
+        .checked_mul(unit)
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or(EINVAL)
+}
+
+/// `LOW-HIGH`, or one number for both.
+fn bounds(value: &str) -> Result<Bounds> {
+    let (low, high) = value.split_once('-').unwrap_or((value, value));
+    let bounds = Bounds {
+        low: size(low)?,
+        high: size(high)?,
+    };
+
+    if bounds.low > bounds.high {
+        return Err(EINVAL);
+    }
+    Ok(bounds)
+}
+
+fn context(value: &str) -> Result<Choice<Context>> {
+    if value == "any" {
+        return Ok(Choice::Any);
+    }
+    Context::ALL
+        .into_iter()
+        .find(|context| context.name() == value)
+        .map(Choice::Is)
+        .ok_or(EINVAL)
+}
+
+fn wait(value: &str) -> Result<Wait> {
+    match value {
+        "irq" => Ok(Wait::Interrupt),
+        "poll" => Ok(Wait::Poll),
+        _ => Err(EINVAL),
+    }
+}
+
+fn cpus(value: &str) -> Result<u32> {
+    if value == "all" {
+        return Ok(workers::online_cpus());
+    }
+    let cpus = number(value)?;
+
+    if cpus == 0 {
+        return Err(EINVAL);
+    }
+    Ok(u32::try_from(cpus)?)
+}
+
+fn direction(value: &str) -> Result<Choice<DataDirection>> {
+    match value {
+        "to" => Ok(Choice::Is(DataDirection::ToDevice)),
+        "from" => Ok(Choice::Is(DataDirection::FromDevice)),
+        "bidir" => Ok(Choice::Is(DataDirection::Bidirectional)),
+        "any" => Ok(Choice::Any),
+        _ => Err(EINVAL),
+    }
+}
+
+fn api(value: &str) -> Result<Choice<scatterlist::Function>> {
+    match value {
+        "sg" => Ok(Choice::Is(scatterlist::Function::Sg)),
+        "sgtable" => Ok(Choice::Is(scatterlist::Function::SgTable)),
+        "any" => Ok(Choice::Any),
+        _ => Err(EINVAL),
+    }
+}
+
+fn layout(value: &str) -> Result<Choice<Layout>> {
+    match value {
+        "adjacent" => Ok(Choice::Is(Layout::Adjacent)),
+        "scattered" => Ok(Choice::Is(Layout::Scattered)),
+        "mixed" => Ok(Choice::Any),
+        _ => Err(EINVAL),
+    }
+}
+
+fn failure(value: &str) -> Result<bool> {
+    match value {
+        "ok" => Ok(false),
+        "fail" => Ok(true),
+        _ => Err(EINVAL),
+    }
+}
+
+fn attribute(value: &str) -> Result<Attrs> {
+    use kernel::bindings;
+
+    let attribute = match value {
+        "none" => 0,
+        "no_kernel_mapping" => bindings::DMA_ATTR_NO_KERNEL_MAPPING,
+        "write_combine" => bindings::DMA_ATTR_WRITE_COMBINE,
+        "force_contiguous" => bindings::DMA_ATTR_FORCE_CONTIGUOUS,
+        "single_pages" => bindings::DMA_ATTR_ALLOC_SINGLE_PAGES,
+        "weak_ordering" => bindings::DMA_ATTR_WEAK_ORDERING,
+        _ => return Err(EINVAL),
+    };
+    // CAST: `unsigned long` is at least as wide.
+    Ok(attribute as Attrs)
+}

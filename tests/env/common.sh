@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+# What the environment scripts share: where things are, and how they talk.
+# Sourced, never run. Nothing here changes the machine.
+
+set -euo pipefail
+
+env_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+repo=$(cd "$env_dir/../.." && pwd -P)
+cache=${APPLE_DMA_PCI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/apple-dma-pci}
+root=$cache/root
+stamps=$cache/stamps
+logs=$cache/log
+# Written into the root, so that a script can tell where it runs.
+in_root_marker=/etc/apple-dma-pci-root
+
+case $cache$repo in
+*[[:space:]:]*)
+	printf '%s: paths with blanks or colons do not work with Kbuild: %s, %s\n' \
+		"${0##*/}" "$cache" "$repo" >&2
+	exit 1
+	;;
+/*) ;;
+*)
+	printf '%s: APPLE_DMA_PCI_CACHE must be an absolute path: %s\n' "${0##*/}" "$cache" >&2
+	exit 1
+	;;
+esac
+
+say() { printf '%s: %s\n' "${0##*/}" "$*"; }
+die() {
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# kernel_arch ARCH: what the kernel's build calls a Debian architecture.
+kernel_arch() {
+	case $1 in
+	arm64) echo arm64 ;;
+	amd64) echo x86_64 ;;
+	*) die "unknown architecture '$1': arm64 or amd64" ;;
+	esac
+}
+
+# cross_compile ARCH: prefix of the C compiler on an amd64 machine.
+cross_compile() {
+	case $1 in
+	arm64) echo aarch64-linux-gnu- ;;
+	*) echo ;;
+	esac
+}

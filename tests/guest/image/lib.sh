@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# What scenarios' scripts have in common: talking to the runner, assertions, and finding
+# and loading things. The runner's end is src/channel.rs.
+
+# The port on which the runner listens and answers.
+for lib_port in /sys/class/virtio-ports/*; do
+	if [[ $(cat "$lib_port/name") == org.apple-dma-pci.runner ]]; then
+		lib_port=/dev/${lib_port##*/}
+		break
+	fi
+done
+
+# --- talking to the runner --------------------------------------------------
+
+# say LINE: to the runner, and to the console for those who read its log.
+say() {
+	printf '@@%s\n' "$*"
+	printf '%s\n' "$*" >"$lib_port"
+}
+
+ok() { say "ok $1"; }
+
+# fail NAME REASON
+fail() { say "fail $1: ${2//$'\n'/ }"; }
+
+# info TEXT: every line of it.
+info() {
+	local line
+	while IFS= read -r line; do
+		say "info $line"
+	done <<<"$*"
+}
+
+# ask QUESTION: prints the runner's answer, see src/channel.rs.
+ask() {
+	local answer
+	exec {lib_fd}<>"$lib_port"
+	printf '%s\n' "$*" >&"$lib_fd"
+	read -r answer <&"$lib_fd"
+	exec {lib_fd}>&-
+	printf '%s\n' "$answer"
+	[[ $answer != error:* ]]
+}
+
+# counter DEVICE POINTER: a counter of the simulated Mac, e.g. nvme0 device/faults.
+counter() { ask "stat /devices/$1/$2"; }
+
+# --- assertions -------------------------------------------------------------
+
+# check NAME COMMAND...: an assertion: the command succeeds.
+check() {
+	local name=$1 output
+	shift
+	if output=$("$@" 2>&1); then
+		[[ ! $output ]] || printf '%s\n' "$output"
+		ok "$name"
+	else
+		printf '%s\n' "$output"
+		fail "$name" "$(tail -n 1 <<<"$output")"
+		return 1
+	fi
+}
+
+# refuse NAME COMMAND...: an assertion: the command fails.
+refuse() {
+	local name=$1
+	shift
+	if "$@"; then
+		fail "$name" "'$*' succeeded"
+		return 1
+	fi
+	ok "$name"
+}
+
+# is NAME GOT WANTED: an assertion: they are the same.
+is() {
+	if [[ $2 == "$3" ]]; then
+		ok "$1"
+	else
+		fail "$1" "got '$2', not '$3'"
+		return 1
+	fi
+}
+
+# within SECONDS COMMAND...: waits until the command succeeds.
+within() {
+	local until=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		if ((SECONDS >= until)); then
+			echo "not within the time: $*"
+			return 1
+		fi
+		sleep 0.1
+	done
+}
+
+# --- drivers and devices ----------------------------------------------------
+
+# load [PARAMETER]...: our module.
+load() { insmod /test/modules/apple_dma_pci.ko "$@"; }
+
+unload() { rmmod apple_dma_pci; }
+
+# companions: PCI addresses of all, one to a line.
+companions() { pci_ids 0x1b36 0x0015; }
+
+# pci_ids VENDOR DEVICE: PCI addresses of all such devices.
+pci_ids() {
+	local device
+	for device in /sys/bus/pci/devices/*; do
+		[[ $(<"$device/vendor") != "$1" || $(<"$device/device") != "$2" ]] || echo "${device##*/}"
+	done
+}
+
+# bound ADDRESS DRIVER: whether the driver has the device.
+bound() { [[ $(readlink "/sys/bus/pci/devices/$1/driver") == */"$2" ]]; }
+
+# disk ADDRESS: the block device of the NVMe controller at a PCI address.
+disk() {
+	local path
+	for path in /sys/bus/pci/devices/"$1"/nvme/nvme*/nvme*n*; do
+		[[ -e $path && -b /dev/${path##*/} ]] || continue
+		echo "/dev/${path##*/}"
+		return
+	done
+	return 1
+}
+
+# disk_within SECONDS ADDRESS: waits for it, and prints it.
+disk_within() {
+	within "$1" disk "$2" >/dev/null && disk "$2"
+}
+
+# load_engine: the test driver of DMA engines.
+load_engine() { insmod /test/modules/apple_dma_test.ko; }
+
+# engine ADDRESS COMMAND...: runs a command of the test driver, see tests/driver/README.md,
+# and prints its verdict.
+engine() {
+	local run=/sys/kernel/debug/apple_dma_test/$1/run failed=
+	shift
+	echo "$*" >"$run" || failed=1
+	cat "$run"
+	[[ ! $failed ]]
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the guest's scripts say, and what they are answered. image/lib.sh is the other
+//! end. A message is a line:
+//!
+//! - `ok NAME`, `fail NAME: REASON`: an assertion;
+//! - `info TEXT`: for the reader;
+//! - `stat POINTER`: asks for a value of the simulator's statistics, by JSON pointer;
+//! - `mac JSON`: asks the simulator something on its control socket;
+//! - `done`: the scenario's script came to its end.
+//!
+//! Questions are answered with one line: the value, or `error: REASON`.
+
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc::Sender;
+
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::mac::Control;
+
+/// What the guest told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An assertion held.
+    Ok(String),
+    /// An assertion failed, with the reason.
+    Fail(String, String),
+    /// A remark.
+    Info(String),
+    /// The script came to its end.
+    Done,
+}
+
+/// Takes QEMU's connection on `listener`, sends on what the guest says, and answers its
+/// questions, until QEMU is gone.
+pub fn serve(listener: &UnixListener, control: &mut Control, events: &Sender<Event>) -> Result<()> {
+    let (stream, _) = listener.accept()?;
+    let mut answers = stream.try_clone()?;
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else {
+            // QEMU was killed.
+            break;
+        };
+        match parse(&line) {
+            Message::Event(event) => {
+                // Nobody listens any more when the run was given up.
+                let _ = events.send(event);
+            }
+            Message::Question(question) => {
+                let answer = match ask(question, control) {
+                    Ok(answer) => answer,
+                    Err(error) => format!("error: {error:#}"),
+                };
+                writeln!(answers, "{answer}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Question<'a> {
+    Stat(&'a str),
+    Mac(&'a str),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Message<'a> {
+    Event(Event),
+    Question(Question<'a>),
+}
+
+fn parse(line: &str) -> Message<'_> {
+    let line = line.trim();
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    Message::Event(match word {
+        "ok" => Event::Ok(rest.to_owned()),
+        "fail" => {
+            let (name, reason) = rest.split_once(": ").unwrap_or((rest, "no reason given"));
+            Event::Fail(name.to_owned(), reason.to_owned())
+        }
+        "info" => Event::Info(rest.to_owned()),
+        "done" => Event::Done,
+        "stat" => return Message::Question(Question::Stat(rest)),
+        "mac" => return Message::Question(Question::Mac(rest)),
+        _ => Event::Fail("channel".to_owned(), format!("cannot read '{line}'")),
+    })
+}
+
+fn ask(question: Question<'_>, control: &mut Control) -> Result<String> {
+    match question {
+        Question::Stat(pointer) => {
+            let stats = control.ask(r#"{"cmd":"stats"}"#)?;
+            match stats.pointer(pointer) {
+                Some(Value::String(text)) => Ok(text.clone()),
+                Some(value) => Ok(value.to_string()),
+                None => bail!("no '{pointer}' in the statistics"),
+            }
+        }
+        Question::Mac(request) => {
+            let request: Value = serde_json::from_str(request).context("not JSON")?;
+            Ok(control.ask(&request.to_string())?.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(line: &str) -> Event {
+        match parse(line) {
+            Message::Event(event) => event,
+            Message::Question(question) => panic!("{question:?}"),
+        }
+    }
+
+    #[test]
+    fn messages() {
+        assert_eq!(event("ok a b\r"), Event::Ok("a b".into()));
+        assert_eq!(
+            event("fail mkfs: no such file: x"),
+            Event::Fail("mkfs".into(), "no such file: x".into())
+        );
+        assert_eq!(event("done"), Event::Done);
+        assert_eq!(
+            parse("stat /a/b"),
+            Message::Question(Question::Stat("/a/b"))
+        );
+        assert!(matches!(event("okay"), Event::Fail(..)));
+    }
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `check`: runs cases, some at a time, and sums up.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::sync::Mutex;
+use std::thread;
+
+use anyhow::Result;
+
+use crate::assets::Assets;
+use crate::qemu::Console;
+use crate::report;
+use crate::report::Style;
+use crate::run;
+use crate::scenario::Case;
+use crate::verdict;
+
+/// Assertions that held and that did not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// That held.
+    pub passed: usize,
+    /// That did not.
+    pub failed: usize,
+}
+
+/// Runs `cases`, `jobs` at a time. With `keep`, disk images stay.
+pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals {
+    let next = AtomicUsize::new(0);
+    let totals = Mutex::new(Totals::default());
+    let work = || {
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (text, result) = match one(assets, case, keep) {
+                Ok(result) => result,
+                Err(error) => (
+                    format!("FAIL {}: {error:#}\n", case.name()),
+                    Totals {
+                        passed: 0,
+                        failed: 1,
+                    },
+                ),
+            };
+            let mut totals = totals.lock().unwrap_or_else(|e| e.into_inner());
+            print!("{text}");
+            totals.passed += result.passed;
+            totals.failed += result.failed;
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(work);
+        }
+    });
+    totals.into_inner().unwrap_or_else(|e| e.into_inner())
+}
+
+fn one(assets: &Assets, case: &Case, keep: bool) -> Result<(String, Totals)> {
+    let outcome = run::run(assets, case, Console::File, |_| {})?;
+    let assertions = verdict::judge(case, &outcome);
+    let failed = assertions.iter().filter(|(_, result)| result.is_err());
+    let failed = failed.count();
+    if failed == 0 && !keep {
+        run::remove_images(&outcome)?;
+    }
+    let text = report::case(Style::for_stdout(), &case.name(), &outcome, &assertions);
+    let passed = assertions.len() - failed;
+    Ok((text, Totals { passed, failed }))
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `demo`: the same disk without the module and with it, for people to watch. Both guests
+//! are scenarios that `check` runs as well.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use anyhow::Result;
+
+use crate::assets::Arch;
+use crate::assets::Assets;
+use crate::channel::Event;
+use crate::qemu::Console;
+use crate::report;
+use crate::report::Style;
+use crate::run;
+use crate::scenario::Case;
+use crate::verdict;
+
+/// Scenarios to show, with their headings.
+const ACTS: &[(&str, &str)] = &[
+    ("no-module", "Without the module"),
+    ("demo", "With the module"),
+];
+
+/// Runs both guests of `cases` and shows what happened.
+pub fn demo(assets: &Assets, cases: &[Case]) -> Result<ExitCode> {
+    let style = Style::for_stdout();
+    let mut good = true;
+    for (act, &(name, heading)) in (1..).zip(ACTS) {
+        let case = cases
+            .iter()
+            .find(|case| case.arch == Arch::Arm64 && case.scenario.name == name)
+            .with_context(|| format!("no scenario '{name}'"))?;
+        println!("{}", style.bold(&format!("{act}. {heading}")));
+        println!("   A Debian arm64 guest boots in QEMU; its disk is served by the simulated Mac.");
+        println!();
+        let outcome = run::run(assets, case, Console::File, |event| show(style, event))?;
+        println!();
+        println!(
+            "   What the simulated Mac counted, in {:.0} s:",
+            outcome.duration.as_secs_f64()
+        );
+        print!("{}", report::summary(&outcome)?);
+        println!();
+
+        let assertions = verdict::judge(case, &outcome);
+        if assertions.iter().any(|(_, result)| result.is_err()) {
+            good = false;
+            print!(
+                "{}",
+                report::case(style, &case.name(), &outcome, &assertions)
+            );
+            println!();
+        } else {
+            run::remove_images(&outcome)?;
+            println!(
+                "   The guest's console is in {}/console.log.",
+                outcome.run.display()
+            );
+            println!();
+        }
+    }
+    if good {
+        println!("{}", style.good("All of it as it should be."));
+        Ok(ExitCode::SUCCESS)
+    } else {
+        println!(
+            "{}",
+            style.bad("Not all of it was as it should be: see above.")
+        );
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+fn show(style: Style, event: &Event) {
+    match event {
+        Event::Ok(name) => println!("   {} {name}", style.good("ok  ")),
+        Event::Fail(name, reason) => println!("   {} {name}: {reason}", style.bad("FAIL")),
+        Event::Info(text) => println!("        {text}"),
+        Event::Done => {}
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+//! QEMU's command line for a guest: an unmodified machine, an unmodified kernel, and
+//! PCI devices that the simulated Mac serves.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use anyhow::Context;
+use anyhow::Result;
+use serde_json::json;
+
+use crate::assets::Arch;
+use crate::mac::devices;
+use crate::scenario::Case;
+
+/// Name of the virtio port on which the guest's scripts talk to this program.
+const PORT: &str = "org.apple-dma-pci.runner";
+/// Slot of the first companion; those of managed devices are below, as scenarios say.
+const COMPANION_SLOT: u32 = 0x10;
+/// Slots that are this file's.
+const BRIDGE_SLOT: &str = "2";
+const PORT_SLOT: &str = "3";
+
+/// Files and sockets of one guest.
+pub struct Paths<'a> {
+    /// Kernel image.
+    pub kernel: &'a Path,
+    /// Initial root file system.
+    pub initrd: &'a Path,
+    /// Directory of the simulator's sockets.
+    pub sockets: &'a Path,
+    /// Socket that this program listens on for the guest's scripts.
+    pub channel: &'a Path,
+    /// Where the guest's console goes.
+    pub console: &'a Path,
+    /// Where QEMU's own messages go.
+    pub log: &'a Path,
+}
+
+/// What becomes of the guest's console.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// It is written to a file.
+    File,
+    /// It is this process' terminal, and is written to a file as well.
+    Terminal,
+}
+
+/// The command that runs the guest of `case`.
+pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Command> {
+    let scenario = &case.scenario;
+    let (program, machine, tty, firmware) = match case.arch {
+        Arch::Arm64 => ("qemu-system-aarch64", "virt", "ttyAMA0", None),
+        // The usual firmware would drive disks that it knows, without a module of ours.
+        Arch::Amd64 => ("qemu-system-x86_64", "q35", "ttyS0", Some("qboot.rom")),
+    };
+    let mut command = Command::new(program);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    command.args(["-machine", &format!("{machine},memory-backend=mem")]);
+    command.args(["-cpu", "max", "-accel", "tcg", "-smp", "2"]);
+    let memory = format!("{}M", scenario.memory);
+    command.args(["-m", &memory, "-object"]);
+    // The simulator reaches guest memory through this descriptor.
+    command.arg(format!(
+        "memory-backend-memfd,id=mem,size={memory},share=on"
+    ));
+    if let Some(firmware) = firmware {
+        command.args(["-bios", firmware]);
+    }
+    command.arg("-kernel").arg(paths.kernel);
+    command.arg("-initrd").arg(paths.initrd);
+    command.arg("-append").arg(format!(
+        "console={tty} panic=-1 oops=panic loglevel=5 {}",
+        scenario.append
+    ));
+
+    let log = paths.console.display();
+    command.arg("-chardev");
+    command.arg(match console {
+        Console::File => format!("file,id=console,path={log}"),
+        Console::Terminal => format!("stdio,id=console,mux=on,signal=off,logfile={log}"),
+    });
+    command.args(["-serial", "chardev:console"]);
+    if console == Console::Terminal {
+        command.args(["-mon", "console"]);
+    }
+    command.arg("-chardev");
+    command.arg(format!(
+        "socket,id=channel,path={}",
+        paths.channel.display()
+    ));
+    command.arg("-device");
+    command.arg(format!("virtio-serial-pci,addr={PORT_SLOT}"));
+    command.arg("-device");
+    command.arg(format!("virtserialport,chardev=channel,name={PORT}"));
+
+    if scenario.bridge {
+        command.arg("-device");
+        command.arg(format!(
+            "pci-bridge,id=bridge,chassis_nr=1,addr={BRIDGE_SLOT}"
+        ));
+    }
+    let mut plug = |name: &str, address: &str| {
+        let mut device = json!({
+            "driver": "vfio-user-pci",
+            "socket": { "type": "unix", "path": paths.sockets.join(format!("{name}.sock")) },
+            "x-no-posted-writes": !scenario.posted,
+            "addr": address,
+        });
+        if scenario.bridge {
+            device["bus"] = "bridge".into();
+        }
+        command.arg("-device").arg(device.to_string());
+    };
+    for (slot, device) in (COMPANION_SLOT..).zip(devices(scenario)?) {
+        plug(&device.name, &device.address);
+        if device.companion {
+            plug(&format!("{}-companion", device.name), &format!("{slot:x}"));
+        }
+    }
+
+    let log = File::create(paths.log).with_context(|| paths.log.display().to_string())?;
+    if console == Console::File {
+        command.stdin(Stdio::null()).stdout(log.try_clone()?);
+    }
+    command.stderr(log);
+    Ok(command)
+}

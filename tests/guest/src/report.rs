@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Words for people: results of cases, and the demonstration's summary.
+
+use std::io::stdout;
+use std::io::IsTerminal;
+
+use serde_json::Value;
+
+use crate::run::Outcome;
+use crate::verdict;
+use crate::verdict::Assertion;
+
+/// Most lines of a guest's console that a failure shows.
+const TAIL: usize = 40;
+
+/// Colours, on a terminal only.
+#[derive(Clone, Copy)]
+pub struct Style {
+    colour: bool,
+}
+
+impl Style {
+    /// What suits standard output.
+    pub fn for_stdout() -> Self {
+        Style {
+            colour: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// Something good.
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// Something bad.
+    pub fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    /// A heading.
+    pub fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+}
+
+/// A case's result: a line, and if it failed, what helps to find out why.
+pub fn case(style: Style, name: &str, outcome: &Outcome, assertions: &[Assertion]) -> String {
+    let failed: Vec<_> = assertions
+        .iter()
+        .filter_map(|(name, result)| result.as_ref().err().map(|why| (name, why)))
+        .collect();
+    let verdict = if failed.is_empty() {
+        style.good("ok  ")
+    } else {
+        style.bad("FAIL")
+    };
+    let mut text = format!(
+        "{verdict} {name:<32} {:>3} assertions {:>6.1} s\n",
+        assertions.len(),
+        outcome.duration.as_secs_f64()
+    );
+    if failed.is_empty() {
+        return text;
+    }
+    for (name, why) in failed {
+        text.push_str(&format!("     {}: {why}\n", style.bad(name)));
+    }
+    text.push_str("     the guest's last words:\n");
+    let lines: Vec<_> = outcome.console.lines().collect();
+    for line in &lines[lines.len().saturating_sub(TAIL)..] {
+        text.push_str(&format!("     | {line}\n"));
+    }
+    if let Ok(stats) = &outcome.stats {
+        text.push_str(&format!("     statistics: {stats}\n"));
+    }
+    text.push_str(&format!("     all of it is in {}\n", outcome.run.display()));
+    text
+}
+
+/// `N passed, N failed`.
+pub fn totals(passed: usize, failed: usize) -> String {
+    format!("{passed} passed, {failed} failed")
+}
+
+/// What happened on both sides, as a table for the demonstration.
+pub fn summary(outcome: &Outcome) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for (name, pair) in &verdict::stats(outcome)?.devices {
+        let mut row = |what: &str, value: String| {
+            text.push_str(&format!("    {what:<44} {value:>14}\n"));
+        };
+        let device = &pair.device;
+        row(
+            &format!("{name}: read from guest memory"),
+            bytes(device.read_bytes),
+        );
+        row(
+            &format!("{name}: written to guest memory"),
+            bytes(device.written_bytes),
+        );
+        row(&format!("{name}: commands"), device.commands.to_string());
+        row(
+            &format!("{name}: interrupts"),
+            device.interrupts.to_string(),
+        );
+        row(&format!("{name}: DART faults"), device.faults.to_string());
+        if let Some(fault) = device.fault_list.first() {
+            row(&format!("{name}: first fault"), fault_text(fault));
+        }
+        if let Some(companion) = &pair.companion {
+            let mut row = |what: &str, value: String| row(&format!("companion: {what}"), value);
+            row("doorbells", companion.doorbells.to_string());
+            row("ranges mapped", companion.entries_mapped.to_string());
+            row("ranges unmapped", companion.entries_unmapped.to_string());
+            row(
+                "most ranges in one doorbell",
+                companion.largest_batch.to_string(),
+            );
+            row(
+                "most mapped at a time, ranges",
+                companion.peak_mappings.to_string(),
+            );
+            row("most mapped at a time", bytes(companion.peak_bytes));
+            let left = companion
+                .live_at_disconnect
+                .unwrap_or(companion.live_mappings);
+            row("still mapped at the end", left.to_string());
+        }
+    }
+    Ok(text)
+}
+
+/// Direction and address of a fault.
+fn fault_text(fault: &Value) -> String {
+    let direction = fault["direction"].as_str().unwrap_or("access");
+    let iova = fault["iova"].as_u64().unwrap_or_default();
+    format!("{direction} at {iova:#x}")
+}
+
+/// A number of bytes, with the largest unit that leaves digits.
+fn bytes(n: u64) -> String {
+    match n {
+        0..=9_999 => format!("{n} B"),
+        10_000..=9_999_999 => format!("{:.1} KiB", n as f64 / 1024.0),
+        _ => format!("{:.1} MiB", n as f64 / f64::from(1 << 20)),
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Runs one guest against one simulated Mac, from start to power-off, and gathers what
+//! came of it. Whether that is good is for `verdict` to say.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::anyhow;
+use anyhow::Context;
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::assets::Assets;
+use crate::channel;
+use crate::channel::Event;
+use crate::mac::Mac;
+use crate::process::Process;
+use crate::qemu;
+use crate::qemu::Console;
+use crate::scenario::Case;
+
+/// How often a guest that says nothing is looked after.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Seconds before the timeout at which the guest shows what its tasks are doing.
+const LAST_WORDS: u64 = 10;
+
+/// What came of a guest.
+pub struct Outcome {
+    /// What its scripts said, in order.
+    pub events: Vec<Event>,
+    /// Its console.
+    pub console: String,
+    /// QEMU's exit status; `None` when the time was up.
+    pub qemu: Option<ExitStatus>,
+    /// The simulator's statistics, or why there are none.
+    pub stats: Result<Value>,
+    /// How long it took.
+    pub duration: Duration,
+    /// Where its files are.
+    pub run: PathBuf,
+}
+
+/// Boots the guest of `case` and waits for its end, calling `told` for all that its
+/// scripts say meanwhile.
+pub fn run(
+    assets: &Assets,
+    case: &Case,
+    console: Console,
+    mut told: impl FnMut(&Event),
+) -> Result<Outcome> {
+    let start = Instant::now();
+    let scenario = &case.scenario;
+    let run = assets.runs().join(case.name());
+    if run.exists() {
+        fs::remove_dir_all(&run).with_context(|| run.display().to_string())?;
+    }
+    fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
+
+    let initrd = run.join("initrd");
+    let mut parameters: Vec<_> = scenario.set.clone().into_iter().collect();
+    parameters.push(("SCENARIO".to_owned(), case.script().to_owned()));
+    let last_words = scenario.timeout.saturating_sub(LAST_WORDS);
+    parameters.push(("LAST_WORDS".to_owned(), last_words.to_string()));
+    assets.initrd(&initrd, case.arch, &scenario.modules, &parameters)?;
+
+    // A socket's path may have no more than 107 bytes.
+    let sockets = tempfile::Builder::new().prefix("adp").tempdir()?;
+    let mac = Mac::start(&assets.mac(), scenario, sockets.path(), &run)?;
+    let mut control = mac.control()?;
+    let channel = sockets.path().join("channel.sock");
+    let listener = UnixListener::bind(&channel).with_context(|| channel.display().to_string())?;
+
+    let log = run.join("console.log");
+    let paths = qemu::Paths {
+        kernel: &assets.kernel(case.arch),
+        initrd: &initrd,
+        sockets: sockets.path(),
+        channel: &channel,
+        console: &log,
+        log: &run.join("qemu.log"),
+    };
+    let mut command = qemu::command(case, &paths, console)?;
+    let line = format!("{command:?}\n");
+    fs::write(run.join("qemu.command"), line)?;
+    let mut qemu = Process::spawn(&mut command)?;
+
+    let (sender, receiver) = mpsc::channel();
+    let server = thread::spawn(move || channel::serve(&listener, &mut control, &sender));
+    let deadline = (console == Console::File).then(|| start + case.timeout());
+    let mut events = Vec::new();
+    let mut take = |event: Event| {
+        told(&event);
+        events.push(event);
+    };
+    let status = loop {
+        match receiver.recv_timeout(POLL) {
+            Ok(event) => take(event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
+        }
+        if let Some(status) = qemu.ended()? {
+            break Some(status);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            break None;
+        }
+    };
+    drop(qemu);
+    if status.is_some_and(|status| status.success()) {
+        server
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the channel's thread panicked")))
+            .context("channel")?;
+    }
+    // A QEMU that never connected leaves the thread waiting; it ends with this process.
+    receiver.try_iter().for_each(take);
+
+    let stats = mac.finish();
+    fs::remove_file(&initrd)?;
+    let console = fs::read(&log).unwrap_or_default();
+    Ok(Outcome {
+        events,
+        console: String::from_utf8_lossy(&console).replace('\r', ""),
+        qemu: status,
+        stats,
+        duration: start.elapsed(),
+        run,
+    })
+}
+
+/// Removes the disk images of `outcome`, which may be large.
+pub fn remove_images(outcome: &Outcome) -> Result<()> {
+    for entry in fs::read_dir(&outcome.run)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "img") {
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What scenarios.toml says: which guests to boot, with what, and what must come of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+use regex_lite::Regex;
+use serde::Deserialize;
+
+use crate::assets::Arch;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    scenario: Vec<Scenario>,
+}
+
+/// One `[[scenario]]`. tests/README.md describes the fields.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Unique name.
+    pub name: String,
+    /// What it is about, in a line.
+    pub about: String,
+    /// Script in image/scenarios/; the name when absent.
+    pub script: Option<String>,
+    /// Architectures to run on.
+    pub arch: Vec<Arch>,
+    /// Devices, as the simulator's `--device` takes them, without `file=`.
+    #[serde(default)]
+    pub devices: Vec<String>,
+    /// Bytes of every NVMe image.
+    #[serde(default = "default_disk")]
+    pub disk: u64,
+    /// Further options of the simulator.
+    #[serde(default)]
+    pub mac: Vec<String>,
+    /// Let BAR writes return before the device saw them.
+    #[serde(default)]
+    pub posted: bool,
+    /// Put managed devices and companions behind a PCI bridge.
+    #[serde(default)]
+    pub bridge: bool,
+    /// Our modules, put into /test/modules.
+    #[serde(default = "default_modules")]
+    pub modules: Vec<String>,
+    /// Guest RAM in MiB.
+    #[serde(default = "default_memory")]
+    pub memory: u32,
+    /// Added to the kernel's command line.
+    #[serde(default)]
+    pub append: String,
+    /// Shell variables for the script.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Seconds until the guest is given up.
+    #[serde(default = "default_timeout")]
+    pub timeout: u64,
+    /// Patterns of kernel messages that are no failure here.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Patterns that some line of the guest's log must match.
+    #[serde(default)]
+    pub log: Vec<String>,
+    /// Devices that must have had DART faults; all others must have none.
+    #[serde(default)]
+    pub faulty: Vec<String>,
+    /// Devices that need not have moved data; all others must have, through mappings.
+    #[serde(default)]
+    pub idle: Vec<String>,
+}
+
+fn default_disk() -> u64 {
+    512 << 20
+}
+
+fn default_modules() -> Vec<String> {
+    vec!["apple_dma_pci".to_owned()]
+}
+
+fn default_memory() -> u32 {
+    1024
+}
+
+fn default_timeout() -> u64 {
+    300
+}
+
+/// A scenario on one architecture: one guest to boot.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What to do.
+    pub scenario: Scenario,
+    /// Where.
+    pub arch: Arch,
+}
+
+impl Case {
+    /// `ARCH/NAME`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.arch.name(), self.scenario.name)
+    }
+
+    /// The file in image/scenarios/ to run.
+    pub fn script(&self) -> &str {
+        self.scenario
+            .script
+            .as_deref()
+            .unwrap_or(&self.scenario.name)
+    }
+
+    /// How long the guest may take.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.scenario.timeout)
+    }
+}
+
+/// Reads the scenarios from `path` and spreads them over their architectures.
+pub fn load(path: &Path) -> Result<Vec<Case>> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    parse(&text).with_context(|| path.display().to_string())
+}
+
+fn parse(text: &str) -> Result<Vec<Case>> {
+    let file: File = toml::from_str(text)?;
+    let mut cases: Vec<Case> = Vec::new();
+    for scenario in file.scenario {
+        for pattern in scenario.allow.iter().chain(&scenario.log) {
+            Regex::new(pattern).with_context(|| format!("{}: '{pattern}'", scenario.name))?;
+        }
+        for &arch in &scenario.arch {
+            let case = Case {
+                scenario: scenario.clone(),
+                arch,
+            };
+            if cases.iter().any(|other| other.name() == case.name()) {
+                bail!("{}: declared twice", case.name());
+            }
+            cases.push(case);
+        }
+    }
+    Ok(cases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_becomes_a_case_per_architecture() {
+        let cases = parse(
+            "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64', 'amd64']\nscript = 's'\n",
+        )
+        .unwrap();
+        let names: Vec<_> = cases.iter().map(Case::name).collect();
+        assert_eq!(names, ["arm64/a", "amd64/a"]);
+        assert_eq!(cases[0].script(), "s");
+    }
+
+    #[test]
+    fn mistakes_are_found() {
+        let head = "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64']\n";
+        assert!(parse(head).is_ok());
+        assert!(parse(&format!("{head}tiemout = 1\n")).is_err());
+        assert!(parse(&format!("{head}log = ['(']\n")).is_err());
+        assert!(parse(&format!("{head}{head}")).is_err());
+    }
+}

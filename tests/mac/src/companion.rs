@@ -1,0 +1,604 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The companion: its registers, the command block, batches in both dialects.
+//!
+//! What a mapping is belongs to [`crate::dart`]; what lies look like, to
+//! [`crate::hostile`]. The real companion is exceeded in strictness: what a guest
+//! must not do is counted as a violation.
+
+use std::mem::offset_of;
+use std::mem::size_of;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::RwLock;
+use std::time::Duration;
+use std::time::Instant;
+
+use clap::ValueEnum;
+use vm_memory::ByteValued;
+
+use crate::addr::Gpa;
+use crate::dart::Dart;
+use crate::dart::Mapping;
+use crate::dart::RamBlocks;
+use crate::dart::Refusal;
+use crate::hostile::Hostile;
+use crate::hostile::MapAnswer;
+use crate::hostile::UnmapAnswer;
+use crate::memory::GuestRam;
+use crate::pci::Bar;
+use crate::pci::Identity;
+use crate::stats::lock;
+use crate::stats::CompanionStats;
+use crate::wire::companion::*;
+
+/// Most entries in a batch unless configured otherwise.
+pub const DEFAULT_MAX_BATCH: u32 = 4096;
+
+/// Layout of map requests and responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dialect {
+    /// 32-bit lengths.
+    U32,
+    /// 64-bit lengths, packed.
+    U64,
+}
+
+impl Dialect {
+    fn other(self) -> Self {
+        match self {
+            Self::U32 => Self::U64,
+            Self::U64 => Self::U32,
+        }
+    }
+
+    fn request_size(self) -> usize {
+        match self {
+            Self::U32 => size_of::<apple_dma_pci_map_req32>(),
+            Self::U64 => size_of::<apple_dma_pci_map_req64>(),
+        }
+    }
+
+    fn response_size(self) -> usize {
+        match self {
+            Self::U32 => size_of::<apple_dma_pci_map_resp32>(),
+            Self::U64 => size_of::<apple_dma_pci_map_resp64>(),
+        }
+    }
+
+    /// (gpa, len, flags) of a request of [`request_size`](Self::request_size) bytes.
+    fn parse(self, bytes: &[u8]) -> (u64, u64, u32) {
+        match self {
+            Self::U32 => {
+                let r: apple_dma_pci_map_req32 = object(bytes);
+                (r.gpa, r.len.into(), r.flags)
+            }
+            Self::U64 => {
+                let r: apple_dma_pci_map_req64 = object(bytes);
+                (r.gpa, r.len, r.flags)
+            }
+        }
+    }
+
+    /// The bytes to write for an answer, and their offset in the response.
+    fn render(self, answer: MapAnswer) -> Option<(usize, Vec<u8>)> {
+        match (answer, self) {
+            (MapAnswer::Untouched, _) => None,
+            (MapAnswer::Failed(status), Self::U32) => {
+                let at = offset_of!(apple_dma_pci_map_resp32, status);
+                Some((at, status.to_le_bytes().to_vec()))
+            }
+            (MapAnswer::Failed(status), Self::U64) => {
+                let at = offset_of!(apple_dma_pci_map_resp64, status);
+                Some((at, status.to_le_bytes().to_vec()))
+            }
+            (
+                MapAnswer::Full {
+                    id,
+                    dma_addr,
+                    dma_len,
+                    status,
+                },
+                Self::U32,
+            ) => {
+                let response = apple_dma_pci_map_resp32 {
+                    id,
+                    dma_addr,
+                    dma_len: dma_len as u32,
+                    status,
+                };
+                Some((0, response.as_slice().to_vec()))
+            }
+            (
+                MapAnswer::Full {
+                    id,
+                    dma_addr,
+                    dma_len,
+                    status,
+                },
+                Self::U64,
+            ) => {
+                let response = apple_dma_pci_map_resp64 {
+                    id,
+                    dma_addr,
+                    dma_len,
+                    status,
+                };
+                Some((0, response.as_slice().to_vec()))
+            }
+        }
+    }
+}
+
+/// Copies a structure of the wire out of exactly its bytes.
+fn object<T: ByteValued>(bytes: &[u8]) -> T {
+    let mut object = T::zeroed();
+    object.as_mut_slice().copy_from_slice(bytes);
+    object
+}
+
+/// What is fixed when a companion is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Layout of map requests and responses.
+    pub dialect: Dialect,
+    /// Most entries that a batch may hold.
+    pub max_batch: u32,
+    /// What VERSION reads as.
+    pub reg_version: u32,
+    /// What MANAGED_BDF reads as.
+    pub reg_bdf: u32,
+    /// What MAX_ENTRIES reads as.
+    pub reg_max_entries: u32,
+}
+
+/// What may be changed while the guest runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Microseconds that a doorbell takes before it does anything.
+    pub latency_us: u64,
+    /// How many of the next MAP entries are refused.
+    pub refuse_next: u64,
+    /// How many of the next UNMAP entries are refused.
+    pub refuse_unmap_next: u64,
+    /// Every Nth MAP entry is refused; 0 is none.
+    pub refuse_every: u64,
+    /// MAP entries since `refuse_every` was set.
+    pub seen: u64,
+    /// The lie that is told.
+    pub hostile: Hostile,
+    /// After how many lies the truth returns; `None` is never.
+    pub hostile_next: Option<u64>,
+}
+
+/// What the control socket shares with a companion.
+#[derive(Debug)]
+pub struct Shared {
+    /// Name for logs.
+    pub name: String,
+    /// The DART that the companion programs.
+    pub dart: Arc<RwLock<Dart>>,
+    /// Its counters. `live_*` are brought up to date by [`snapshot`](Self::snapshot).
+    pub stats: Mutex<CompanionStats>,
+    /// What may be changed.
+    pub settings: Mutex<Settings>,
+}
+
+impl Shared {
+    /// A companion that has done nothing yet.
+    pub fn new(name: &str, dart: Arc<RwLock<Dart>>, settings: Settings) -> Self {
+        Self {
+            name: name.to_owned(),
+            dart,
+            stats: Mutex::default(),
+            settings: Mutex::new(settings),
+        }
+    }
+
+    /// The counters as they are now.
+    pub fn snapshot(&self) -> CompanionStats {
+        let (live, bytes) = self.live();
+        let mut stats = lock(&self.stats);
+        stats.live_mappings = live;
+        stats.live_bytes = bytes;
+        stats.clone()
+    }
+
+    /// Sets all counters to 0 and the peaks to what is live.
+    pub fn clear(&self) {
+        let (live, bytes) = self.live();
+        *lock(&self.stats) = CompanionStats {
+            peak_mappings: live,
+            peak_bytes: bytes,
+            ..CompanionStats::default()
+        };
+    }
+
+    /// QEMU is gone, and its mappings with it.
+    pub fn disconnected(&self) {
+        let mut dart = self.dart.write().unwrap_or_else(|e| e.into_inner());
+        let live = dart.live();
+        dart.clear();
+        drop(dart);
+        if live != 0 {
+            log::info!("{}: {live} mappings were live at disconnect", self.name);
+        }
+        lock(&self.stats).live_at_disconnect = Some(live);
+    }
+
+    /// Counts something that a guest must not do.
+    pub fn violation(&self, what: String) {
+        lock(&self.stats).violations.add(&self.name, what);
+    }
+
+    fn live(&self) -> (u64, u64) {
+        let dart = self.dart.read().unwrap_or_else(|e| e.into_inner());
+        (dart.live(), dart.bytes())
+    }
+
+    /// The lie to tell now.
+    fn hostile(&self) -> Hostile {
+        lock(&self.settings).hostile
+    }
+
+    /// Notes that a lie was told.
+    fn lied(&self) {
+        lock(&self.stats).lies += 1;
+        let mut settings = lock(&self.settings);
+        if let Some(left) = &mut settings.hostile_next {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                settings.hostile = Hostile::None;
+                settings.hostile_next = None;
+            }
+        }
+    }
+}
+
+/// The device behind the companion's BAR.
+#[derive(Debug)]
+pub struct Companion {
+    shared: Arc<Shared>,
+    ram: Arc<GuestRam>,
+    config: Config,
+    master: bool,
+    cmd_gpa: u64,
+    status: u32,
+    /// A MAP batch was answered since reset.
+    answered: bool,
+}
+
+/// What the companion says about itself in configuration space.
+pub fn identity() -> Identity {
+    Identity {
+        vendor: APPLE_DMA_PCI_VENDOR_ID as u16,
+        device: APPLE_DMA_PCI_DEVICE_ID as u16,
+        class: 0x08_8000,
+        bars: vec![Bar {
+            index: APPLE_DMA_PCI_BAR as u8,
+            size: u64::from(APPLE_DMA_PCI_BAR_SIZE),
+            wide: false,
+        }],
+        msix: None,
+    }
+}
+
+impl Companion {
+    /// A companion that reaches guest RAM through `ram`.
+    pub fn new(shared: Arc<Shared>, ram: Arc<GuestRam>, config: Config) -> Self {
+        Self {
+            shared,
+            ram,
+            config,
+            master: false,
+            cmd_gpa: 0,
+            status: APPLE_DMA_PCI_STATUS_OK,
+            answered: false,
+        }
+    }
+
+    /// Says whether the guest lets the companion master the bus.
+    pub fn set_master(&mut self, on: bool) {
+        self.master = on;
+    }
+
+    /// A reset by the guest's machine: registers go back, mappings stay.
+    pub fn reset(&mut self) {
+        self.master = false;
+        self.cmd_gpa = 0;
+        self.status = APPLE_DMA_PCI_STATUS_OK;
+        self.answered = false;
+        lock(&self.shared.stats).resets += 1;
+    }
+
+    /// Reads from BAR0. What must not be read reads as ones.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
+        let value = match (register(offset, data.len()), self.config) {
+            (Some(APPLE_DMA_PCI_REG_VERSION), config) => config.reg_version,
+            (Some(APPLE_DMA_PCI_REG_MANAGED_BDF), config) => config.reg_bdf,
+            (Some(APPLE_DMA_PCI_REG_MAX_ENTRIES), config) => config.reg_max_entries,
+            (Some(APPLE_DMA_PCI_REG_STATUS), _) => self.status,
+            _ => {
+                let len = data.len();
+                self.shared
+                    .violation(format!("read of {len} bytes at BAR0 + {offset:#x}"));
+                data.fill(0xff);
+                return;
+            }
+        };
+        data.copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Writes to BAR0. Returns when all that follows from it is done.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        let value = data.try_into().map(u32::from_le_bytes).unwrap_or(0);
+        match register(offset, data.len()) {
+            Some(APPLE_DMA_PCI_REG_CMD_GPA_LO) => {
+                self.cmd_gpa = (self.cmd_gpa & !0xffff_ffff) | u64::from(value)
+            }
+            Some(APPLE_DMA_PCI_REG_CMD_GPA_HI) => {
+                self.cmd_gpa = (self.cmd_gpa & 0xffff_ffff) | (u64::from(value) << 32)
+            }
+            Some(APPLE_DMA_PCI_REG_DOORBELL) => {
+                let start = Instant::now();
+                self.doorbell();
+                let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                let mut stats = lock(&self.shared.stats);
+                stats.doorbells += 1;
+                stats.doorbell_ns = stats.doorbell_ns.saturating_add(ns);
+            }
+            _ => {
+                let len = data.len();
+                self.shared
+                    .violation(format!("write of {len} bytes at BAR0 + {offset:#x}"));
+            }
+        }
+    }
+
+    fn doorbell(&mut self) {
+        let latency = lock(&self.shared.settings).latency_us;
+        if latency != 0 {
+            std::thread::sleep(Duration::from_micros(latency));
+        }
+        if !self.master {
+            self.shared
+                .violation("doorbell without bus mastering".into());
+            self.status = APPLE_DMA_PCI_STATUS_IOERR;
+            return;
+        }
+        if self.shared.hostile() == Hostile::NeverCompletes {
+            self.shared.lied();
+            return;
+        }
+        let mut status = match self.batch() {
+            Ok(status) => Some(status),
+            Err(why) => {
+                log::debug!("{}: inval: {why}", self.shared.name);
+                let mut stats = lock(&self.shared.stats);
+                stats.inval_batches += 1;
+                stats.last_inval = Some(why);
+                Some(APPLE_DMA_PCI_STATUS_INVAL)
+            }
+        };
+        self.status = status.unwrap_or_default();
+        if status != Some(APPLE_DMA_PCI_STATUS_INVAL)
+            && self.shared.hostile().twist_batch(&mut status)
+        {
+            self.shared.lied();
+            self.status = status.unwrap_or(self.status);
+        }
+        if let Some(status) = status {
+            // When the block is not in RAM the status has nowhere to go; the
+            // register tells.
+            let at = offset_of!(apple_dma_pci_cmd, status) as u64;
+            if let Some(at) = Gpa(self.cmd_gpa).checked_add(at) {
+                let _ = self.ram.write_release(at, status);
+            }
+        }
+    }
+
+    /// Does what the command block asks for. The error says why it is INVAL.
+    fn batch(&mut self) -> Result<u32, String> {
+        let cmd: apple_dma_pci_cmd = self
+            .ram
+            .read_obj(Gpa(self.cmd_gpa))
+            .map_err(|e| format!("command block: {e}"))?;
+        if cmd.reserved != 0 {
+            self.shared
+                .violation(format!("reserved is {:#x} in a command", cmd.reserved));
+        }
+        if cmd.count == 0 || cmd.count > self.config.max_batch {
+            return Err(format!("count is {}", cmd.count));
+        }
+        if cmd.req_gpa == 0 || cmd.resp_gpa == 0 {
+            return Err("an array is at 0".into());
+        }
+        let dialect = self.config.dialect;
+        let (request, response) = match cmd.type_ {
+            APPLE_DMA_PCI_CMD_MAP => (dialect.request_size(), dialect.response_size()),
+            APPLE_DMA_PCI_CMD_UNMAP => (
+                size_of::<apple_dma_pci_unmap_req>(),
+                size_of::<apple_dma_pci_unmap_resp>(),
+            ),
+            other => return Err(format!("type is {other}")),
+        };
+        let count = cmd.count as usize;
+        let mut requests = vec![0; count * request];
+        self.ram
+            .read(Gpa(cmd.req_gpa), &mut requests)
+            .map_err(|e| format!("requests: {e}"))?;
+        if !self
+            .ram
+            .one_block(Gpa(cmd.resp_gpa), (count * response) as u64)
+        {
+            return Err(format!("responses: {} are not in RAM", Gpa(cmd.resp_gpa)));
+        }
+
+        let mut failed = false;
+        for (i, request) in requests.chunks_exact(request).enumerate() {
+            let responses = Array {
+                gpa: cmd.resp_gpa,
+                size: count * response,
+            };
+            failed |= match cmd.type_ {
+                APPLE_DMA_PCI_CMD_MAP => self.map(request, &responses, i),
+                _ => self.unmap(request, &responses, i),
+            };
+        }
+
+        let mut stats = lock(&self.shared.stats);
+        stats.largest_batch = stats.largest_batch.max(u64::from(cmd.count));
+        if cmd.type_ == APPLE_DMA_PCI_CMD_MAP {
+            stats.map_batches += 1;
+            self.answered = true;
+        } else {
+            stats.unmap_batches += 1;
+        }
+        Ok(match failed {
+            true => APPLE_DMA_PCI_STATUS_IOERR,
+            false => APPLE_DMA_PCI_STATUS_OK,
+        })
+    }
+
+    /// One MAP entry. Says whether it failed.
+    fn map(&mut self, request: &[u8], responses: &Array, i: usize) -> bool {
+        let dialect = self.config.dialect;
+        let (gpa, len, flags) = dialect.parse(request);
+        if flags != 0 {
+            self.shared
+                .violation(format!("flags are {flags:#x} in a map request"));
+        }
+        let outcome = self.try_map(Gpa(gpa), len);
+        let mut answer = match outcome {
+            Ok(mapping) => MapAnswer::Full {
+                id: mapping.gpa.0,
+                dma_addr: mapping.iova.0,
+                dma_len: mapping.len,
+                status: APPLE_DMA_PCI_STATUS_OK,
+            },
+            Err(why) => {
+                log::debug!("{}: map {gpa:#x}+{len:#x}: {why}", self.shared.name);
+                lock(&self.shared.stats).refusals.add(why);
+                MapAnswer::Failed(APPLE_DMA_PCI_STATUS_IOERR)
+            }
+        };
+        let hostile = self.shared.hostile();
+        if hostile != Hostile::None {
+            let dart = self.shared.dart.read().unwrap_or_else(|e| e.into_inner());
+            let lied = hostile.twist_map(&mut answer, &dart);
+            drop(dart);
+            if lied {
+                self.shared.lied();
+            }
+        }
+        let layout = match hostile {
+            Hostile::DialectChange if self.answered => {
+                self.shared.lied();
+                dialect.other()
+            }
+            _ => dialect,
+        };
+        if let Some((at, bytes)) = layout.render(answer) {
+            responses.write(&self.ram, i * layout.response_size() + at, &bytes);
+        }
+        outcome.is_err()
+    }
+
+    fn try_map(&self, gpa: Gpa, len: u64) -> Result<Mapping, Refusal> {
+        {
+            let mut settings = lock(&self.shared.settings);
+            settings.seen += 1;
+            if settings.refuse_next > 0 {
+                settings.refuse_next -= 1;
+                return Err(Refusal::Injected);
+            }
+            if settings.refuse_every != 0 && settings.seen % settings.refuse_every == 0 {
+                return Err(Refusal::Injected);
+            }
+        }
+        let mut dart = self.shared.dart.write().unwrap_or_else(|e| e.into_inner());
+        let mapping = dart.map(gpa, len, &*self.ram)?;
+        let (live, bytes) = (dart.live(), dart.bytes());
+        drop(dart);
+        let mut stats = lock(&self.shared.stats);
+        stats.entries_mapped += 1;
+        stats.peak_mappings = stats.peak_mappings.max(live);
+        stats.peak_bytes = stats.peak_bytes.max(bytes);
+        Ok(mapping)
+    }
+
+    /// One UNMAP entry. Says whether it failed.
+    fn unmap(&mut self, request: &[u8], responses: &Array, i: usize) -> bool {
+        let request: apple_dma_pci_unmap_req = object(request);
+        let outcome = self.try_unmap(Gpa(request.id), request.size);
+        let status = match outcome {
+            Ok(()) => APPLE_DMA_PCI_STATUS_OK,
+            Err(why) => {
+                log::debug!("{}: unmap {:#x}: {why}", self.shared.name, request.id);
+                lock(&self.shared.stats).refusals.add(why);
+                APPLE_DMA_PCI_STATUS_IOERR
+            }
+        };
+        let mut answer: UnmapAnswer = Some((request.id, status));
+        if self.shared.hostile().twist_unmap(&mut answer) {
+            self.shared.lied();
+        }
+        if let Some((id, status)) = answer {
+            let response = apple_dma_pci_unmap_resp {
+                id,
+                status,
+                reserved: 0,
+            };
+            let at = i * size_of::<apple_dma_pci_unmap_resp>();
+            responses.write(&self.ram, at, response.as_slice());
+        }
+        outcome.is_err()
+    }
+
+    fn try_unmap(&self, key: Gpa, size: u64) -> Result<(), Refusal> {
+        {
+            let mut settings = lock(&self.shared.settings);
+            if settings.refuse_unmap_next > 0 {
+                settings.refuse_unmap_next -= 1;
+                return Err(Refusal::Injected);
+            }
+        }
+        let mut dart = self.shared.dart.write().unwrap_or_else(|e| e.into_inner());
+        let mapping = dart.unmap(key, size)?;
+        drop(dart);
+        let mut stats = lock(&self.shared.stats);
+        stats.entries_unmapped += 1;
+        stats.unmap_size_mismatches += u64::from(mapping.len != size);
+        Ok(())
+    }
+}
+
+/// The register at `offset`, when the access has the one size that is allowed.
+fn register(offset: u64, len: usize) -> Option<u32> {
+    match len {
+        4 => u32::try_from(offset).ok(),
+        _ => None,
+    }
+}
+
+/// The response array of a batch.
+struct Array {
+    gpa: u64,
+    size: usize,
+}
+
+impl Array {
+    /// Writes `bytes` at offset `at`, never past the end of the array: the other
+    /// dialect's layout may be longer.
+    fn write(&self, ram: &GuestRam, at: usize, bytes: &[u8]) {
+        let room = self.size.saturating_sub(at);
+        let bytes = &bytes[..bytes.len().min(room)];
+        // The array was in RAM when the batch began. If QEMU took it away since,
+        // there is nobody left to tell.
+        if let Some(gpa) = Gpa(self.gpa).checked_add(at as u64) {
+            let _ = ram.write(gpa, bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

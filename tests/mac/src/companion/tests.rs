@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The companion against RAM of its own: both dialects, every error.
+
+use super::*;
+use crate::addr::granule_offset;
+use crate::addr::Iova;
+use crate::dart::Limits;
+use crate::dart::Mode;
+use crate::iova::IovaSpace;
+use crate::iova::Placement;
+
+const RAM: u64 = 0x4000_0000;
+const RAM_SIZE: u64 = 16 << 20;
+const CMD: u64 = RAM + 0x1000;
+const REQ: u64 = RAM + 0x2000;
+const RESP: u64 = RAM + 0x3_0000;
+const DATA: u64 = RAM + 0x10_0000;
+/// What a guest prefills; no status.
+const SENTINEL: u8 = 0xa5;
+const UNTOUCHED: u32 = 0xa5a5_a5a5;
+
+struct Guest {
+    companion: Companion,
+    shared: Arc<Shared>,
+    ram: Arc<GuestRam>,
+}
+
+fn guest(dialect: Dialect) -> Guest {
+    let ram = Arc::new(GuestRam::new());
+    ram.add_anonymous(Gpa(RAM), RAM_SIZE as usize).unwrap();
+    let space = IovaSpace::new(Iova(0x8001_0000_0000), 1 << 32, Placement::Low).unwrap();
+    let dart = Dart::new(Mode::Dext, Limits::default(), space);
+    let dart = Arc::new(RwLock::new(dart));
+    let shared = Arc::new(Shared::new("c", dart, Settings::default()));
+    let config = Config {
+        dialect,
+        max_batch: 8,
+        reg_version: APPLE_DMA_PCI_VERSION,
+        reg_bdf: 0x28,
+        reg_max_entries: 8,
+    };
+    let mut companion = Companion::new(shared.clone(), ram.clone(), config);
+    companion.set_master(true);
+    Guest {
+        companion,
+        shared,
+        ram,
+    }
+}
+
+impl Guest {
+    fn get(&mut self, register: u32) -> u32 {
+        let mut data = [0; 4];
+        self.companion.read(register.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn set(&mut self, register: u32, value: u32) {
+        self.companion.write(register.into(), &value.to_le_bytes());
+    }
+
+    /// Rings for a command block with these fields. Returns its status and the
+    /// STATUS register.
+    fn ring(&mut self, type_: u32, count: u32, req_gpa: u64, resp_gpa: u64) -> (u32, u32) {
+        let cmd = apple_dma_pci_cmd {
+            type_,
+            count,
+            status: UNTOUCHED,
+            reserved: 0,
+            req_gpa,
+            resp_gpa,
+        };
+        self.ram.write_obj(Gpa(CMD), &cmd).unwrap();
+        self.set(APPLE_DMA_PCI_REG_CMD_GPA_LO, CMD as u32);
+        self.set(APPLE_DMA_PCI_REG_CMD_GPA_HI, (CMD >> 32) as u32);
+        self.set(APPLE_DMA_PCI_REG_DOORBELL, 1);
+        let cmd: apple_dma_pci_cmd = self.ram.read_obj(Gpa(CMD)).unwrap();
+        (cmd.status, self.get(APPLE_DMA_PCI_REG_STATUS))
+    }
+
+    /// Maps ranges in one batch. Returns the status and the response bytes.
+    fn map(&mut self, ranges: &[(u64, u64)]) -> (u32, Vec<Vec<u8>>) {
+        let dialect = self.companion.config.dialect;
+        let mut requests = Vec::new();
+        for &(gpa, len) in ranges {
+            match dialect {
+                Dialect::U32 => requests.extend_from_slice(
+                    apple_dma_pci_map_req32 {
+                        gpa,
+                        len: len as u32,
+                        flags: 0,
+                    }
+                    .as_slice(),
+                ),
+                Dialect::U64 => requests
+                    .extend_from_slice(apple_dma_pci_map_req64 { gpa, len, flags: 0 }.as_slice()),
+            }
+        }
+        self.ram.write(Gpa(REQ), &requests).unwrap();
+        let size = dialect.response_size();
+        let mut responses = vec![SENTINEL; ranges.len() * size + 8];
+        self.ram.write(Gpa(RESP), &responses).unwrap();
+        let (status, register) = self.ring(APPLE_DMA_PCI_CMD_MAP, ranges.len() as u32, REQ, RESP);
+        if self.shared.hostile() == Hostile::None && self.shared.snapshot().lies == 0 {
+            assert_eq!(status, register);
+        }
+        self.ram.read(Gpa(RESP), &mut responses).unwrap();
+        let tail = responses.split_off(ranges.len() * size);
+        assert_eq!(tail, [SENTINEL; 8], "written past the array");
+        (status, responses.chunks(size).map(<[u8]>::to_vec).collect())
+    }
+
+    /// Unmaps keys in one batch. Returns the status and the responses.
+    fn unmap(&mut self, keys: &[(u64, u64)]) -> (u32, Vec<apple_dma_pci_unmap_resp>) {
+        for (i, &(id, size)) in keys.iter().enumerate() {
+            let request = apple_dma_pci_unmap_req { id, size };
+            self.ram
+                .write_obj(Gpa(REQ + 16 * i as u64), &request)
+                .unwrap();
+            self.ram
+                .write(Gpa(RESP + 16 * i as u64), &[SENTINEL; 16])
+                .unwrap();
+        }
+        let (status, _) = self.ring(APPLE_DMA_PCI_CMD_UNMAP, keys.len() as u32, REQ, RESP);
+        let responses = (0..keys.len() as u64)
+            .map(|i| self.ram.read_obj(Gpa(RESP + 16 * i)).unwrap())
+            .collect();
+        (status, responses)
+    }
+
+    fn violations(&self) -> u64 {
+        self.shared.snapshot().violations.count
+    }
+}
+
+/// (id, dma_addr, dma_len, status)
+fn fields(response: &[u8]) -> (u64, u64, u64, u32) {
+    match response.len() {
+        24 => {
+            let r: apple_dma_pci_map_resp32 = object(response);
+            (r.id, r.dma_addr, r.dma_len.into(), r.status)
+        }
+        _ => {
+            let r: apple_dma_pci_map_resp64 = object(response);
+            (r.id, r.dma_addr, r.dma_len, r.status)
+        }
+    }
+}
+
+#[test]
+fn registers_read_as_configured() {
+    let mut g = guest(Dialect::U32);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_VERSION), 2);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_MANAGED_BDF), 0x28);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_MAX_ENTRIES), 8);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_STATUS), 0);
+    assert_eq!(g.violations(), 0);
+}
+
+#[test]
+fn odd_accesses_are_violations() {
+    let mut g = guest(Dialect::U32);
+    for (offset, len) in [
+        (0, 1),
+        (0, 2),
+        (0, 8),
+        (2, 4),
+        (0x10, 4),
+        (0x1c, 4),
+        (0xffd, 4),
+    ] {
+        let mut data = vec![0; len];
+        g.companion.read(offset, &mut data);
+        assert_eq!(data, vec![0xff; len]);
+    }
+    assert_eq!(g.violations(), 7);
+    for (offset, len) in [
+        (0, 4),
+        (0x0c, 4),
+        (0x18, 1),
+        (0x18, 8),
+        (0x1c, 4),
+        (0x10, 0),
+    ] {
+        g.companion.write(offset, &vec![0; len]);
+    }
+    assert_eq!(g.violations(), 13);
+    assert_eq!(g.shared.snapshot().doorbells, 0);
+}
+
+#[test]
+fn map_and_unmap_in_both_dialects() {
+    for dialect in [Dialect::U32, Dialect::U64] {
+        let mut g = guest(dialect);
+        let (status, r) = g.map(&[(DATA, 0x1000), (DATA + 0x5006, 6)]);
+        assert_eq!(status, APPLE_DMA_PCI_STATUS_OK);
+        for (response, (gpa, len)) in r.iter().zip([(DATA, 0x1000), (DATA + 0x5006, 6)]) {
+            let (id, dma_addr, dma_len, status) = fields(response);
+            assert_eq!((id, dma_len, status), (gpa, len, 0));
+            assert_eq!(granule_offset(dma_addr), granule_offset(gpa));
+            let dart = g.shared.dart.read().unwrap();
+            assert_eq!(dart.translate(Iova(dma_addr), len), Ok(Gpa(gpa)));
+        }
+        let (status, r) = g.unmap(&[(DATA, 0x1000), (DATA + 0x5006, 6)]);
+        assert_eq!(status, APPLE_DMA_PCI_STATUS_OK);
+        assert_eq!((r[0].id, r[0].status, r[0].reserved), (DATA, 0, 0));
+        assert_eq!((r[1].id, r[1].status), (DATA + 0x5006, 0));
+        let s = g.shared.snapshot();
+        assert_eq!((s.entries_mapped, s.entries_unmapped), (2, 2));
+        assert_eq!((s.live_mappings, s.peak_mappings), (0, 2));
+        assert_eq!((s.map_batches, s.unmap_batches, s.doorbells), (1, 1, 2));
+        assert_eq!((s.largest_batch, s.unmap_size_mismatches), (2, 0));
+        assert_eq!(s.violations.count, 0);
+    }
+}
+
+#[test]
+fn one_entry_reads_the_same_in_both_dialects() {
+    // The request of the other dialect, with flags 0.
+    for dialect in [Dialect::U32, Dialect::U64] {
+        let mut g = guest(dialect);
+        let request = apple_dma_pci_map_req64 {
+            gpa: DATA,
+            len: 0x1000,
+            flags: 0,
+        };
+        g.ram.write_obj(Gpa(REQ), &request).unwrap();
+        g.ram.write(Gpa(RESP), &[SENTINEL; 28]).unwrap();
+        let (status, _) = g.ring(APPLE_DMA_PCI_CMD_MAP, 1, REQ, RESP);
+        assert_eq!(status, APPLE_DMA_PCI_STATUS_OK);
+        let mut response = [0; 28];
+        g.ram.read(Gpa(RESP), &mut response).unwrap();
+        let touched = response[24..] != [SENTINEL; 4];
+        assert_eq!(touched, dialect == Dialect::U64);
+        assert_eq!(g.violations(), 0);
+    }
+}
+
+#[test]
+fn a_failed_entry_has_only_its_status_written() {
+    for dialect in [Dialect::U32, Dialect::U64] {
+        let mut g = guest(dialect);
+        let (status, r) = g.map(&[
+            (DATA, 0x1000),
+            (DATA, 0x1000),
+            (RAM + RAM_SIZE - 1, 2),
+            (DATA + 0x1000, 0),
+            (DATA + 0x2000, 1),
+        ]);
+        assert_eq!(status, APPLE_DMA_PCI_STATUS_IOERR);
+        for failed in &r[1..4] {
+            let at = failed.len() - 4;
+            assert_eq!(failed[..at], vec![SENTINEL; at]);
+            assert_eq!(failed[at..], APPLE_DMA_PCI_STATUS_IOERR.to_le_bytes());
+        }
+        assert_eq!((fields(&r[0]).3, fields(&r[4]).3), (0, 0));
+        let s = g.shared.snapshot();
+        assert_eq!(s.live_mappings, 2);
+        assert_eq!(
+            (s.refusals.live_key, s.refusals.not_ram, s.refusals.bad_size),
+            (1, 1, 1)
+        );
+        let (status, r) = g.unmap(&[(DATA, 5), (DATA + 0x1000, 0)]);
+        assert_eq!(status, APPLE_DMA_PCI_STATUS_IOERR);
+        assert_eq!((r[0].status, r[1].status), (0, 1));
+        let s = g.shared.snapshot();
+        assert_eq!((s.refusals.unknown_key, s.unmap_size_mismatches), (1, 1));
+    }
+}
+
+#[test]
+fn inval_leaves_responses_untouched() {
+    for dialect in [Dialect::U32, Dialect::U64] {
+        let mut g = guest(dialect);
+        let end = RAM + RAM_SIZE;
+        let cases = [
+            (1, 0, REQ, RESP),
+            (1, 9, REQ, RESP),
+            (1, u32::MAX, REQ, RESP),
+            (1, 1, 0, RESP),
+            (1, 1, REQ, 0),
+            (0, 1, REQ, RESP),
+            (3, 1, REQ, RESP),
+            (1, 1, end - 15, RESP),
+            (1, 1, REQ, end - 23),
+            (2, 2, end - 16, RESP),
+            (2, 2, REQ, end - 16),
+            (1, 1, u64::MAX, RESP),
+            (1, 1, REQ, u64::MAX - 3),
+        ];
+        for (n, (type_, count, req, resp)) in cases.into_iter().enumerate() {
+            g.ram.write(Gpa(RESP), &[SENTINEL; 64]).unwrap();
+            g.ram.write(Gpa(end - 64), &[SENTINEL; 64]).unwrap();
+            let got = g.ring(type_, count, req, resp);
+            assert_eq!(
+                got,
+                (APPLE_DMA_PCI_STATUS_INVAL, APPLE_DMA_PCI_STATUS_INVAL),
+                "case {n}"
+            );
+            for gpa in [RESP, end - 64] {
+                let mut seen = [0; 64];
+                g.ram.read(Gpa(gpa), &mut seen).unwrap();
+                assert_eq!(seen, [SENTINEL; 64], "case {n}");
+            }
+            assert_eq!(g.shared.snapshot().inval_batches, n as u64 + 1);
+        }
+        assert_eq!(g.shared.snapshot().live_mappings, 0);
+    }
+}
+
+#[test]
+fn an_unreachable_command_block_is_inval() {
+    let mut g = guest(Dialect::U32);
+    for gpa in [0u64, RAM - 4, RAM + RAM_SIZE - 31, u64::MAX] {
+        g.set(APPLE_DMA_PCI_REG_CMD_GPA_LO, gpa as u32);
+        g.set(APPLE_DMA_PCI_REG_CMD_GPA_HI, (gpa >> 32) as u32);
+        g.set(APPLE_DMA_PCI_REG_DOORBELL, 0);
+        assert_eq!(g.get(APPLE_DMA_PCI_REG_STATUS), APPLE_DMA_PCI_STATUS_INVAL);
+    }
+}
+
+#[test]
+fn a_doorbell_needs_bus_mastering() {
+    let mut g = guest(Dialect::U32);
+    g.companion.set_master(false);
+    let got = g.ring(APPLE_DMA_PCI_CMD_MAP, 1, REQ, RESP);
+    assert_eq!(got, (UNTOUCHED, APPLE_DMA_PCI_STATUS_IOERR));
+    assert_eq!(g.violations(), 1);
+}
+
+#[test]
+fn reset_keeps_mappings() {
+    let mut g = guest(Dialect::U64);
+    g.map(&[(DATA, 0x1000)]);
+    g.companion.reset();
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_STATUS), 0);
+    g.companion.set_master(true);
+    let (status, _) = g.map(&[(DATA, 0x1000)]);
+    assert_eq!(status, APPLE_DMA_PCI_STATUS_IOERR);
+    assert_eq!(g.shared.snapshot().refusals.live_key, 1);
+    g.shared.disconnected();
+    let s = g.shared.snapshot();
+    assert_eq!((s.live_at_disconnect, s.live_mappings), (Some(1), 0));
+}
+
+#[test]
+fn nonzero_flags_and_reserved_are_violations_only() {
+    let mut g = guest(Dialect::U32);
+    let request = apple_dma_pci_map_req32 {
+        gpa: DATA,
+        len: 1,
+        flags: 1,
+    };
+    g.ram.write_obj(Gpa(REQ), &request).unwrap();
+    assert_eq!(g.ring(APPLE_DMA_PCI_CMD_MAP, 1, REQ, RESP).0, 0);
+    assert_eq!(g.violations(), 1);
+}
+
+#[test]
+fn refusals_on_demand() {
+    let mut g = guest(Dialect::U32);
+    lock(&g.shared.settings).refuse_next = 1;
+    lock(&g.shared.settings).refuse_unmap_next = 1;
+    let (status, r) = g.map(&[(DATA, 1), (DATA + 0x4000, 1)]);
+    assert_eq!(status, APPLE_DMA_PCI_STATUS_IOERR);
+    assert_eq!((fields(&r[0]).3, fields(&r[1]).3), (1, 0));
+    assert_eq!(g.unmap(&[(DATA + 0x4000, 1)]).0, 1);
+    assert_eq!(g.unmap(&[(DATA + 0x4000, 1)]).0, 0);
+
+    *lock(&g.shared.settings) = Settings {
+        refuse_every: 3,
+        ..Settings::default()
+    };
+    let ranges: Vec<_> = (0..6).map(|i| (DATA + i * 0x4000, 1)).collect();
+    let (_, r) = g.map(&ranges);
+    let statuses: Vec<_> = r.iter().map(|r| fields(r).3).collect();
+    assert_eq!(statuses, [0, 0, 1, 0, 0, 1]);
+    assert_eq!(g.shared.snapshot().refusals.injected, 4);
+}
+
+fn hostile(g: &Guest, hostile: Hostile) {
+    lock(&g.shared.settings).hostile = hostile;
+}
+
+#[test]
+fn lies_leave_the_dart_truthful() {
+    for dialect in [Dialect::U32, Dialect::U64] {
+        let mut g = guest(dialect);
+        hostile(&g, Hostile::WrongOffset);
+        let (status, r) = g.map(&[(DATA, 0x1000)]);
+        let (_, lie, ..) = fields(&r[0]);
+        assert_eq!(status, APPLE_DMA_PCI_STATUS_OK);
+        let dart = g.shared.dart.read().unwrap();
+        let truth = *dart.mappings().next().unwrap();
+        assert_eq!(truth.gpa, Gpa(DATA));
+        assert_eq!(lie, truth.iova.0 ^ 0x1000);
+        assert!(dart.translate(Iova(lie), 1).is_err());
+        drop(dart);
+        assert_eq!(g.shared.snapshot().lies, 1);
+    }
+}
+
+#[test]
+fn lies_about_batches() {
+    let mut g = guest(Dialect::U32);
+    hostile(&g, Hostile::NeverCompletes);
+    let (status, r) = g.map(&[(DATA, 1)]);
+    assert_eq!((status, &r[0][..]), (UNTOUCHED, &[SENTINEL; 24][..]));
+    assert_eq!(g.shared.snapshot().live_mappings, 0);
+
+    hostile(&g, Hostile::UntouchedBatchStatus);
+    let (status, r) = g.map(&[(DATA, 1)]);
+    assert_eq!((status, fields(&r[0]).3), (UNTOUCHED, 0));
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_STATUS), 0);
+    assert_eq!(g.shared.snapshot().live_mappings, 1);
+
+    hostile(&g, Hostile::OkThoughFailed);
+    let (status, r) = g.map(&[(DATA, 1)]);
+    assert_eq!((status, fields(&r[0]).3), (0, 1));
+
+    hostile(&g, Hostile::UntouchedResponse);
+    let (status, r) = g.map(&[(DATA + 0x4000, 1)]);
+    assert_eq!((status, &r[0][..]), (0, &[SENTINEL; 24][..]));
+}
+
+#[test]
+fn the_dialect_changes_only_after_the_first_batch() {
+    for dialect in [Dialect::U32, Dialect::U64] {
+        let mut g = guest(dialect);
+        hostile(&g, Hostile::DialectChange);
+        let (_, r) = g.map(&[(DATA, 0x1000)]);
+        assert_eq!(fields(&r[0]).3, 0);
+        assert_eq!(g.shared.snapshot().lies, 0);
+        // `map` sees to it that nothing goes past the array.
+        let (_, r) = g.map(&[(DATA + 0x4000, 0x1000)]);
+        assert_eq!(g.shared.snapshot().lies, 1);
+        if dialect == Dialect::U64 {
+            assert_eq!(r[0][24..], [SENTINEL; 4]);
+        } else {
+            // The upper half of a 64-bit length.
+            assert_eq!(r[0][20..], [0; 4]);
+        }
+    }
+}
+
+#[test]
+fn lies_end_when_told_so() {
+    let mut g = guest(Dialect::U32);
+    lock(&g.shared.settings).hostile_next = Some(2);
+    hostile(&g, Hostile::ZeroDmaAddr);
+    let (_, r) = g.map(&[(DATA, 1), (DATA + 1, 1), (DATA + 2, 1)]);
+    let zero: Vec<_> = r.iter().map(|r| fields(r).1 == 0).collect();
+    assert_eq!(zero, [true, true, false]);
+}
+
+#[test]
+fn latency_is_counted() {
+    let mut g = guest(Dialect::U32);
+    lock(&g.shared.settings).latency_us = 2000;
+    g.map(&[(DATA, 1)]);
+    assert!(g.shared.snapshot().doorbell_ns >= 2_000_000);
+    g.shared.clear();
+    let s = g.shared.snapshot();
+    assert_eq!((s.doorbells, s.peak_mappings, s.live_mappings), (0, 1, 1));
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The control socket: one JSON object per line in, one per line out.
+
+use std::io;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::Value;
+
+use crate::hostile::Hostile;
+use crate::mac::Mac;
+use crate::mac::Pair;
+use crate::stats::lock;
+
+/// A request. README.md says what each does.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "cmd", rename_all = "kebab-case", deny_unknown_fields)]
+enum Request {
+    Stats,
+    ResetStats,
+    Mappings { device: String },
+    Set(Box<Set>),
+    Quit,
+}
+
+/// What to change; what is absent stays.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Set {
+    device: String,
+    max_bytes: Option<u64>,
+    max_entries: Option<u64>,
+    latency_us: Option<u64>,
+    placement: Option<String>,
+    refuse_next: Option<u64>,
+    refuse_unmap_next: Option<u64>,
+    refuse_every: Option<u64>,
+    hostile: Option<Hostile>,
+    hostile_next: Option<u64>,
+}
+
+/// Answers one line.
+pub fn answer(mac: &Mac, line: &str) -> Value {
+    let outcome = serde_json::from_str(line)
+        .map_err(|e| e.to_string())
+        .and_then(|request| handle(mac, request));
+    outcome.unwrap_or_else(|error| json!({ "error": error }))
+}
+
+fn handle(mac: &Mac, request: Request) -> Result<Value, String> {
+    match request {
+        Request::Stats => serde_json::to_value(mac.stats()).map_err(|e| e.to_string()),
+        Request::ResetStats => {
+            mac.clear_stats();
+            Ok(json!({ "ok": true }))
+        }
+        Request::Mappings { device } => {
+            let pair = find(mac, &device)?;
+            let dart = pair.bus.dart.read().unwrap_or_else(|e| e.into_inner());
+            let mappings: Vec<_> = dart.mappings().copied().collect();
+            Ok(json!({ "mappings": mappings }))
+        }
+        Request::Set(set) => apply(find(mac, &set.device)?, &set),
+        Request::Quit => {
+            mac.quit();
+            Ok(json!({ "ok": true }))
+        }
+    }
+}
+
+fn find<'a>(mac: &'a Mac, name: &str) -> Result<&'a Pair, String> {
+    mac.pairs
+        .iter()
+        .find(|pair| pair.name == name)
+        .map(Arc::as_ref)
+        .ok_or_else(|| format!("no device '{name}'"))
+}
+
+fn apply(pair: &Pair, set: &Set) -> Result<Value, String> {
+    let placement = set.placement.as_deref().map(str::parse).transpose()?;
+    let shared = pair
+        .companion
+        .as_ref()
+        .ok_or_else(|| format!("device '{}' has no companion", pair.name))?;
+    {
+        let mut dart = pair.bus.dart.write().unwrap_or_else(|e| e.into_inner());
+        if let Some(n) = set.max_bytes {
+            dart.limits.max_bytes = n;
+        }
+        if let Some(n) = set.max_entries {
+            dart.limits.max_entries = n;
+        }
+        if let Some(placement) = placement {
+            dart.set_placement(placement);
+        }
+    }
+    let mut settings = lock(&shared.settings);
+    let copy = |target: &mut u64, value: Option<u64>| {
+        if let Some(value) = value {
+            *target = value;
+        }
+    };
+    copy(&mut settings.latency_us, set.latency_us);
+    copy(&mut settings.refuse_next, set.refuse_next);
+    copy(&mut settings.refuse_unmap_next, set.refuse_unmap_next);
+    if let Some(n) = set.refuse_every {
+        settings.refuse_every = n;
+        settings.seen = 0;
+    }
+    if let Some(hostile) = set.hostile {
+        settings.hostile = hostile;
+        settings.hostile_next = None;
+    }
+    if let Some(n) = set.hostile_next {
+        settings.hostile_next = Some(n).filter(|n| *n != 0);
+    }
+    Ok(json!({ "ok": true }))
+}
+
+/// Takes requests on `listener` from a thread of its own.
+pub fn serve(mac: Arc<Mac>, listener: UnixListener) -> io::Result<()> {
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            for stream in listener.incoming() {
+                let mac = mac.clone();
+                // A thread per client: one that stays connected keeps no other out.
+                let spawned = stream.and_then(|stream| {
+                    thread::Builder::new()
+                        .name("control-client".into())
+                        .spawn(move || talk(&mac, stream))
+                });
+                if let Err(e) = spawned {
+                    log::warn!("control: {e}");
+                }
+            }
+        })
+        .map(drop)
+}
+
+fn talk(mac: &Mac, stream: UnixStream) {
+    let outcome = stream.try_clone().and_then(|mut out| {
+        for line in BufReader::new(stream).lines() {
+            let line = line?;
+            if !line.trim().is_empty() {
+                writeln!(out, "{}", answer(mac, &line))?;
+            }
+        }
+        Ok(())
+    });
+    if let Err(e) = outcome {
+        log::debug!("control: client: {e}");
+    }
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Lies: how a hostile host falsifies its answers.
+//!
+//! Only answers are falsified. What the DART maps is what a truthful host would
+//! have mapped, so a guest that trusts a lie faults.
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::addr::granule_offset;
+use crate::addr::Gpa;
+use crate::addr::Iova;
+use crate::addr::GRANULE;
+use crate::dart::Dart;
+use crate::wire::companion::APPLE_DMA_PCI_STATUS_IOERR;
+use crate::wire::companion::APPLE_DMA_PCI_STATUS_OK;
+
+/// A status that the protocol does not know.
+const UNKNOWN_STATUS: u32 = 0x7777;
+
+/// One way to falsify answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hostile {
+    /// The truth.
+    #[default]
+    None,
+    /// Entries name the key of the next granule.
+    WrongId,
+    /// Mappings are said to be at IOVA 0.
+    ZeroDmaAddr,
+    /// The IOVA's offset in the granule is not the GPA's.
+    WrongOffset,
+    /// The IOVA is so high that the range runs past 2^64.
+    Wrap,
+    /// The IOVA is beyond what 32 bits (and 40 bits) hold.
+    Beyond32,
+    /// The IOVA is inside another live mapping, if there is one.
+    Overlap,
+    /// The length is one byte short.
+    ShortLen,
+    /// The length is one granule long.
+    LongLen,
+    /// Entries have a status that does not exist.
+    UnknownStatus,
+    /// Batches have a status that does not exist.
+    UnknownBatchStatus,
+    /// Responses are left as the guest prefilled them.
+    UntouchedResponse,
+    /// The command block's status is left as the guest prefilled it; all else is done.
+    UntouchedBatchStatus,
+    /// Batches with failed entries are said to be OK.
+    OkThoughFailed,
+    /// From the second batch on, MAP responses come in the other dialect's layout.
+    DialectChange,
+    /// Doorbells do nothing at all.
+    NeverCompletes,
+}
+
+/// The answer to one MAP entry, as it will be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapAnswer {
+    /// Nothing is written.
+    Untouched,
+    /// Only the status is written.
+    Failed(u32),
+    /// All fields are written.
+    Full {
+        /// Key of the mapping.
+        id: u64,
+        /// First IOVA.
+        dma_addr: u64,
+        /// Length in bytes.
+        dma_len: u64,
+        /// Status of the entry.
+        status: u32,
+    },
+}
+
+/// The answer to one UNMAP entry, as it will be written. `None`: nothing is.
+pub type UnmapAnswer = Option<(u64, u32)>;
+
+impl Hostile {
+    /// Falsifies a MAP answer. Says whether it did. `dart` holds the mapping
+    /// already, when there is one.
+    pub fn twist_map(self, answer: &mut MapAnswer, dart: &Dart) -> bool {
+        let before = *answer;
+        match (self, &mut *answer) {
+            (Self::UntouchedResponse, answer) => *answer = MapAnswer::Untouched,
+            (Self::UnknownStatus, MapAnswer::Failed(status) | MapAnswer::Full { status, .. }) => {
+                *status = UNKNOWN_STATUS
+            }
+            (
+                _,
+                MapAnswer::Full {
+                    id,
+                    dma_addr,
+                    dma_len,
+                    ..
+                },
+            ) => match self {
+                Self::WrongId => *id = id.wrapping_add(GRANULE),
+                Self::ZeroDmaAddr => *dma_addr = 0,
+                Self::WrongOffset => *dma_addr ^= 0x1000,
+                Self::Wrap => *dma_addr = wrapping_address(*dma_addr, *dma_len),
+                Self::Beyond32 => *dma_addr = (*dma_addr & 0xffff_ffff) | (0x00ff << 48),
+                Self::Overlap => {
+                    if let Some(iova) = another(dart, Gpa(*id)) {
+                        *dma_addr = iova.0 - granule_offset(iova.0) + granule_offset(*dma_addr);
+                    }
+                }
+                Self::ShortLen => *dma_len = dma_len.saturating_sub(1),
+                Self::LongLen => *dma_len = dma_len.saturating_add(GRANULE),
+                _ => (),
+            },
+            _ => (),
+        }
+        *answer != before
+    }
+
+    /// Falsifies an UNMAP answer. Says whether it did.
+    pub fn twist_unmap(self, answer: &mut UnmapAnswer) -> bool {
+        let before = *answer;
+        match (self, &mut *answer) {
+            (Self::UntouchedResponse, answer) => *answer = None,
+            (Self::UnknownStatus, Some((_, status))) => *status = UNKNOWN_STATUS,
+            (Self::WrongId, Some((id, _))) => *id = id.wrapping_add(GRANULE),
+            _ => (),
+        }
+        *answer != before
+    }
+
+    /// Falsifies the status of a batch that was not INVAL. Says whether it did.
+    pub fn twist_batch(self, status: &mut Option<u32>) -> bool {
+        let before = *status;
+        match self {
+            Self::UnknownBatchStatus => *status = Some(UNKNOWN_STATUS),
+            Self::UntouchedBatchStatus => *status = None,
+            Self::OkThoughFailed if *status == Some(APPLE_DMA_PCI_STATUS_IOERR) => {
+                *status = Some(APPLE_DMA_PCI_STATUS_OK)
+            }
+            _ => (),
+        }
+        *status != before
+    }
+}
+
+/// An address that makes `len` bytes run past 2^64, with the offset of `addr` in
+/// its granule when the length allows that.
+fn wrapping_address(addr: u64, len: u64) -> u64 {
+    let last = !(GRANULE - 1) | granule_offset(addr);
+    match last.checked_add(len) {
+        Some(_) => 0u64.wrapping_sub(len / 2),
+        None => last,
+    }
+}
+
+/// First IOVA of a live mapping with another key.
+fn another(dart: &Dart, key: Gpa) -> Option<Iova> {
+    dart.mappings().find(|m| m.gpa != key).map(|m| m.iova)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::fixture;
+    use crate::dart::Mode;
+
+    fn twist(kind: Hostile) -> Option<(u64, u64, u64, u32)> {
+        let bus = fixture::bus(Mode::Dext, 0);
+        let gpa = fixture::RAM + 0x1040;
+        let iova = fixture::map(&bus, gpa, 0x2000).0;
+        fixture::map(&bus, fixture::RAM + 0x10_0000, 0x4000);
+        let mut answer = MapAnswer::Full {
+            id: gpa,
+            dma_addr: iova,
+            dma_len: 0x2000,
+            status: 0,
+        };
+        let lied = kind.twist_map(&mut answer, &bus.dart.read().unwrap());
+        assert!(lied, "{kind:?}");
+        match answer {
+            MapAnswer::Full {
+                id,
+                dma_addr,
+                dma_len,
+                status,
+            } => Some((
+                id.wrapping_sub(gpa),
+                dma_addr.wrapping_sub(iova),
+                dma_len,
+                status,
+            )),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn every_kind_changes_its_field() {
+        let base = 0x8001_0000_1040u64;
+        assert_eq!(twist(Hostile::WrongId), Some((GRANULE, 0, 0x2000, 0)));
+        let at = |addr: u64| Some((0, addr.wrapping_sub(base), 0x2000, 0));
+        assert_eq!(twist(Hostile::ZeroDmaAddr), at(0));
+        assert_eq!(twist(Hostile::WrongOffset), at(base ^ 0x1000));
+        assert_eq!(twist(Hostile::Beyond32), at(0x00ff_0000_0000_1040));
+        assert_eq!(twist(Hostile::Overlap), at(base + 2 * GRANULE));
+        assert_eq!(twist(Hostile::ShortLen), Some((0, 0, 0x1fff, 0)));
+        assert_eq!(twist(Hostile::LongLen), Some((0, 0, 0x6000, 0)));
+        assert_eq!(
+            twist(Hostile::UnknownStatus),
+            Some((0, 0, 0x2000, UNKNOWN_STATUS))
+        );
+        assert_eq!(twist(Hostile::UntouchedResponse), None);
+    }
+
+    #[test]
+    fn wrap_wraps() {
+        for (addr, len) in [(0x8000_3000, 0x2000), (0x8000_0000, 8), (0x8000_0000, 2)] {
+            assert!(wrapping_address(addr, len).checked_add(len).is_none());
+        }
+        assert_eq!(granule_offset(wrapping_address(0x3000, 0x2000)), 0x3000);
+    }
+
+    #[test]
+    fn batches_and_unmaps() {
+        let mut status = Some(APPLE_DMA_PCI_STATUS_OK);
+        assert!(!Hostile::OkThoughFailed.twist_batch(&mut status));
+        status = Some(APPLE_DMA_PCI_STATUS_IOERR);
+        assert!(Hostile::OkThoughFailed.twist_batch(&mut status));
+        assert_eq!(status, Some(APPLE_DMA_PCI_STATUS_OK));
+        assert!(Hostile::UntouchedBatchStatus.twist_batch(&mut status));
+        assert_eq!(status, None);
+
+        let mut answer = Some((5, 0));
+        assert!(!Hostile::None.twist_unmap(&mut answer));
+        assert!(Hostile::WrongId.twist_unmap(&mut answer));
+        assert!(Hostile::UnknownStatus.twist_unmap(&mut answer));
+        assert_eq!(answer, Some((5 + GRANULE, UNKNOWN_STATUS)));
+    }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+//! MSI-X vectors as a device raises them: eventfds that QEMU hands over. The
+//! table and the masking are QEMU's.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Mutex;
+
+use crate::stats::lock;
+
+#[derive(Debug, Default)]
+struct Vector {
+    trigger: Option<File>,
+    /// Raised while there was no eventfd.
+    pending: bool,
+}
+
+/// The vectors of one device.
+#[derive(Debug)]
+pub struct Msix {
+    vectors: Vec<Mutex<Vector>>,
+}
+
+impl Msix {
+    /// `count` vectors, none of them connected.
+    pub fn new(count: u16) -> Self {
+        Self {
+            vectors: (0..count).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// How many vectors there are.
+    pub fn count(&self) -> u16 {
+        // `new` took it as u16.
+        self.vectors.len() as u16
+    }
+
+    /// Raises `vector`. One that does not exist is ignored, as a write to nowhere.
+    pub fn raise(&self, vector: u16) {
+        if let Some(vector) = self.vectors.get(usize::from(vector)) {
+            let mut vector = lock(vector);
+            vector.pending = !vector.fire();
+        }
+    }
+
+    /// Connects or disconnects one vector. What is pending is delivered.
+    pub fn connect(&self, vector: u32, trigger: Option<File>) {
+        if let Some(vector) = self.vectors.get(vector as usize) {
+            let mut vector = lock(vector);
+            vector.trigger = trigger;
+            if vector.pending {
+                vector.pending = !vector.fire();
+            }
+        }
+    }
+
+    /// Forgets what is pending, as a reset does. Connections are QEMU's to end.
+    pub fn clear_pending(&self) {
+        for vector in &self.vectors {
+            lock(vector).pending = false;
+        }
+    }
+
+    /// Disconnects all vectors.
+    pub fn disconnect(&self) {
+        for vector in &self.vectors {
+            *lock(vector) = Vector::default();
+        }
+    }
+}
+
+impl Vector {
+    /// Whether the interrupt could be delivered.
+    fn fire(&mut self) -> bool {
+        match &mut self.trigger {
+            // An eventfd takes 8 bytes at once. It can only fail when its counter is
+            // full, and then an interrupt is on its way anyhow.
+            Some(eventfd) => {
+                let _ = eventfd.write(&1u64.to_ne_bytes());
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn pending_is_delivered_on_connect() {
+        let msix = Msix::new(2);
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        msix.raise(1);
+        msix.raise(7);
+        msix.connect(1, Some(File::from(OwnedFd::from(theirs))));
+        let mut buf = [0; 32];
+        assert_eq!(ours.read(&mut buf).unwrap(), 8);
+        msix.raise(1);
+        assert_eq!(ours.read(&mut buf).unwrap(), 8);
+        msix.raise(0);
+        assert!(ours.read(&mut buf).is_err());
+        msix.clear_pending();
+        msix.disconnect();
+    }
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A simulated Mac for testing `apple-dma-pci`: PCI devices behind a DART, served
+//! over vfio-user to an unmodified QEMU.
+//!
+//! From the guest inwards: [`server`] speaks vfio-user and [`pci`] is
+//! configuration space. Behind them is either a [`companion`], which asks the
+//! [`dart`] for mappings, or a managed [`device`]: an [`nvme`] controller or a DMA
+//! [`engine`], which reaches guest memory through its [`bus`] and the DART alone.
+//! [`mac`] puts them together.
+
+#![warn(missing_docs)]
+
+pub mod addr;
+pub mod bus;
+pub mod cli;
+pub mod companion;
+pub mod control;
+pub mod dart;
+pub mod device;
+pub mod engine;
+pub mod hostile;
+pub mod iova;
+pub mod irq;
+pub mod mac;
+pub mod memory;
+pub mod nvme;
+pub mod pci;
+pub mod server;
+pub mod stats;
+pub mod wire;

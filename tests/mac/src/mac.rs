@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The whole machine: devices with their companions, sockets and threads.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::Sender;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::RwLock;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+
+use crate::bus::Bus;
+use crate::cli::Cli;
+use crate::cli::Kind;
+use crate::cli::Spec;
+use crate::companion;
+use crate::companion::Companion;
+use crate::companion::Settings;
+use crate::companion::Shared;
+use crate::control;
+use crate::dart::Dart;
+use crate::dart::Mode;
+use crate::device::Device;
+use crate::engine::Engine;
+use crate::iova::IovaSpace;
+use crate::memory::GuestRam;
+use crate::nvme;
+use crate::pci::Identity;
+use crate::server;
+use crate::server::Function;
+use crate::server::Managed;
+use crate::server::Port;
+use crate::server::Watcher;
+use crate::stats::lock;
+use crate::stats::PairStats;
+use crate::stats::Stats;
+
+/// Longest path of a socket in bytes: `sun_path` less its terminator.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// A reason to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody asked for it.
+    Quit,
+    /// The last connection was closed.
+    AllClosed,
+}
+
+/// A managed device and its companion.
+pub struct Pair {
+    /// Name of the managed device.
+    pub name: String,
+    /// The managed device.
+    pub device: Arc<dyn Device>,
+    /// Its bus, with the DART.
+    pub bus: Arc<Bus>,
+    /// Its companion, when it has one.
+    pub companion: Option<Arc<Shared>>,
+    companion_config: companion::Config,
+    /// Open connections of both.
+    connections: AtomicUsize,
+}
+
+/// The machine.
+pub struct Mac {
+    /// All devices.
+    pub pairs: Vec<Arc<Pair>>,
+    /// Open connections of all of them.
+    connections: AtomicUsize,
+    events: Sender<Event>,
+    sockets: Mutex<Vec<PathBuf>>,
+}
+
+/// Tells a pair and the machine about connections.
+struct Attendant {
+    mac: Arc<Mac>,
+    pair: Arc<Pair>,
+}
+
+impl Watcher for Attendant {
+    fn opened(&self) {
+        self.pair.connections.fetch_add(1, Ordering::SeqCst);
+        self.mac.connections.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn closed(&self) {
+        // Mappings go with the QEMU process, and that is gone when neither device nor
+        // companion is connected: whichever is last finds the device quiet.
+        if self.pair.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+            if let Some(companion) = &self.pair.companion {
+                companion.disconnected();
+            }
+        }
+        if self.mac.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let _ = self.mac.events.send(Event::AllClosed);
+        }
+    }
+}
+
+impl Pair {
+    fn new(spec: &Spec, cli: &Cli) -> Result<Self> {
+        let options = spec.options(&cli.options).map_err(|e| anyhow!(e))?;
+        let mode = match (cli.identity, cli.no_dext) {
+            (true, _) => Mode::Identity,
+            (_, true) => Mode::NoDext,
+            _ => Mode::Dext,
+        };
+        let space = IovaSpace::new(options.iova_base(), options.iova_size, options.placement)?;
+        let dart = Arc::new(RwLock::new(Dart::new(mode, options.limits(), space)));
+        let ram = Arc::new(GuestRam::new());
+        let delay = Duration::from_micros(options.device_delay_us);
+        let vectors = match &spec.kind {
+            Kind::Nvme { params, .. } => params.queues + 1,
+            Kind::Engine { channels } => *channels,
+        };
+        let bus = Arc::new(Bus::new(&spec.name, ram, dart.clone(), vectors));
+        let device: Arc<dyn Device> = match &spec.kind {
+            Kind::Nvme { file, params } => {
+                let disk = nvme::Disk::open(file, params.lba_shift)
+                    .with_context(|| format!("image {}", file.display()))?;
+                Arc::new(nvme::Controller::new(bus.clone(), disk, *params, delay)?)
+            }
+            Kind::Engine { .. } => Arc::new(Engine::new(bus.clone(), delay)?),
+        };
+        let settings = Settings {
+            latency_us: options.latency_us,
+            hostile: options.hostile,
+            ..Settings::default()
+        };
+        let companion = (spec.companion && mode != Mode::Identity).then(|| {
+            let name = format!("{}-companion", spec.name);
+            Arc::new(Shared::new(&name, dart, settings))
+        });
+        Ok(Self {
+            name: spec.name.clone(),
+            device,
+            bus,
+            companion,
+            companion_config: options.companion(spec.bdf),
+            connections: AtomicUsize::new(0),
+        })
+    }
+
+    fn stats(&self) -> PairStats {
+        PairStats {
+            kind: self.device.kind(),
+            device: self.bus.counters.snapshot(),
+            companion: self.companion.as_ref().map(|c| c.snapshot()),
+        }
+    }
+}
+
+impl Mac {
+    /// Makes the devices that the command line asks for. Nothing listens yet.
+    pub fn new(cli: &Cli, events: Sender<Event>) -> Result<Arc<Self>> {
+        let mut names = BTreeSet::new();
+        let mut pairs = Vec::new();
+        for spec in &cli.devices {
+            let sockets = [spec.name.clone(), format!("{}-companion", spec.name)];
+            for name in sockets {
+                if name == "control" || !names.insert(name.clone()) {
+                    bail!("device {}: {name}.sock is taken", spec.name);
+                }
+            }
+            let pair = Pair::new(spec, cli).with_context(|| format!("device {}", spec.name))?;
+            pairs.push(Arc::new(pair));
+        }
+        Ok(Arc::new(Self {
+            pairs,
+            connections: AtomicUsize::new(0),
+            events,
+            sockets: Mutex::default(),
+        }))
+    }
+
+    /// Makes all sockets in `dir` listen.
+    pub fn listen(self: &Arc<Self>, dir: &Path) -> Result<()> {
+        if !dir.is_dir() {
+            bail!("{} is no directory", dir.display());
+        }
+        for pair in &self.pairs {
+            let managed = Managed {
+                device: pair.device.clone(),
+                bus: pair.bus.clone(),
+            };
+            let identity = pair.device.identity();
+            let ram = pair.bus.ram.clone();
+            self.start(dir, pair, &pair.name, &identity, ram, managed)?;
+            if let Some(shared) = &pair.companion {
+                let ram = Arc::new(GuestRam::new());
+                let companion = Companion::new(shared.clone(), ram.clone(), pair.companion_config);
+                let identity = companion::identity();
+                self.start(dir, pair, &shared.name, &identity, ram, companion)?;
+            }
+        }
+        let path = self.claim(dir, "control")?;
+        let listener =
+            UnixListener::bind(&path).with_context(|| format!("socket {}", path.display()))?;
+        control::serve(self.clone(), listener)?;
+        Ok(())
+    }
+
+    fn start<P: Port + 'static>(
+        self: &Arc<Self>,
+        dir: &Path,
+        pair: &Arc<Pair>,
+        name: &str,
+        identity: &Identity,
+        ram: Arc<GuestRam>,
+        port: P,
+    ) -> Result<()> {
+        let path = self.claim(dir, name)?;
+        let irqs = server::irqs(identity);
+        let regions = server::regions(identity);
+        let server = vfio_user::Server::new(&path, true, irqs, regions)
+            .with_context(|| format!("socket {}", path.display()))?;
+        let attendant = Attendant {
+            mac: self.clone(),
+            pair: pair.clone(),
+        };
+        let function = Function::new(identity, ram, port, Arc::new(attendant));
+        let name = name.to_owned();
+        thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || function.serve(&name, &server))?;
+        Ok(())
+    }
+
+    /// The path of a socket, free to be bound.
+    fn claim(&self, dir: &Path, name: &str) -> Result<PathBuf> {
+        let path = dir.join(format!("{name}.sock"));
+        let len = path.as_os_str().len();
+        if len > MAX_SOCKET_PATH {
+            bail!(
+                "the path of a socket has at most {MAX_SOCKET_PATH} bytes, {} has {len}",
+                path.display()
+            );
+        }
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.file_type().is_socket() => {
+                fs::remove_file(&path).with_context(|| format!("stale {}", path.display()))?
+            }
+            Ok(_) => bail!("{} exists and is no socket", path.display()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (),
+            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        }
+        lock(&self.sockets).push(path.clone());
+        Ok(path)
+    }
+
+    /// Waits until there is a reason to end.
+    pub fn wait(&self, events: &Receiver<Event>, once: bool) {
+        while let Ok(event) = events.recv() {
+            if event == Event::Quit || once {
+                return;
+            }
+        }
+    }
+
+    /// Asks for the end.
+    pub fn quit(&self) {
+        let _ = self.events.send(Event::Quit);
+    }
+
+    /// Removes the sockets.
+    pub fn remove_sockets(&self) {
+        for path in lock(&self.sockets).drain(..) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// All counters as they are now.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            devices: self
+                .pairs
+                .iter()
+                .map(|pair| (pair.name.clone(), pair.stats()))
+                .collect(),
+        }
+    }
+
+    /// Sets all counters to 0; mappings stay.
+    pub fn clear_stats(&self) {
+        for pair in &self.pairs {
+            pair.bus.counters.clear();
+            if let Some(companion) = &pair.companion {
+                companion.clear();
+            }
+        }
+    }
+}

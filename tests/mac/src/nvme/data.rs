@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Moving a command's data, page by page, as long as its queue lives.
+
+use crate::bus::Bus;
+use crate::nvme::prp;
+use crate::nvme::prp::Segment;
+use crate::nvme::queue::SubmissionQueue;
+use crate::nvme::spec::Command;
+use crate::nvme::spec::Status;
+
+/// A command with its data pointer.
+pub struct Transfer<'a> {
+    /// The device's side of the bus.
+    pub bus: &'a Bus,
+    /// The queue that the command came from.
+    pub sq: &'a SubmissionQueue,
+    /// The command.
+    pub command: &'a Command,
+    /// Bytes of a page.
+    pub page: usize,
+}
+
+impl Transfer<'_> {
+    /// Gives the guest all of `data`.
+    pub fn to_guest(&self, data: &[u8]) -> Result<(), Status> {
+        let mut rest = data;
+        for segment in self.segments(data.len())? {
+            let (piece, tail) = rest.split_at(segment.len);
+            self.alive()?;
+            self.bus
+                .write(segment.iova, piece)
+                .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// Takes `len` bytes from the guest.
+    pub fn from_guest(&self, len: usize) -> Result<Vec<u8>, Status> {
+        let mut data = vec![0; len];
+        let mut rest = &mut data[..];
+        for segment in self.segments(len)? {
+            let (piece, tail) = rest.split_at_mut(segment.len);
+            self.alive()?;
+            self.bus
+                .read(segment.iova, piece)
+                .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            rest = tail;
+        }
+        Ok(data)
+    }
+
+    fn segments(&self, len: usize) -> Result<Vec<Segment>, Status> {
+        let (prp1, prp2) = (self.command.prp1(), self.command.prp2());
+        prp::segments(self.bus, prp1, prp2, len, self.page).map_err(|e| e.status())
+    }
+
+    /// A queue that is being deleted moves no more data.
+    fn alive(&self) -> Result<(), Status> {
+        match self.sq.stopped() {
+            true => Err(Status::ABORTED_SQ_DELETION),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Submission and completion queues: rings in guest memory, doorbells, phase tags.
+
+use std::sync::atomic::fence;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::addr::Iova;
+use crate::bus::Bus;
+use crate::bus::DmaError;
+use crate::nvme::spec::Command;
+use crate::nvme::spec::Status;
+use crate::nvme::spec::CQE_SIZE;
+use crate::nvme::spec::SQE_SIZE;
+use crate::stats::lock;
+
+/// Why a queue's thread has nothing more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The queue is deleted, or the controller disabled.
+    Asked,
+    /// Guest memory could not be reached.
+    Dma(DmaError),
+}
+
+impl From<DmaError> for Stop {
+    fn from(e: DmaError) -> Self {
+        Self::Dma(e)
+    }
+}
+
+#[derive(Debug)]
+struct CqState {
+    /// The next entry that the controller writes.
+    tail: u32,
+    phase: bool,
+    /// The next entry that the guest reads, as it last said.
+    head: u32,
+}
+
+/// A completion queue.
+#[derive(Debug)]
+pub struct CompletionQueue {
+    /// First entry.
+    base: Iova,
+    /// Entries.
+    size: u32,
+    /// The vector to raise.
+    vector: Option<u16>,
+    state: Mutex<CqState>,
+    room: Condvar,
+}
+
+impl CompletionQueue {
+    /// An empty queue.
+    pub fn new(base: Iova, size: u32, vector: Option<u16>) -> Self {
+        Self {
+            base,
+            size,
+            vector,
+            state: Mutex::new(CqState {
+                tail: 0,
+                phase: true,
+                head: 0,
+            }),
+            room: Condvar::new(),
+        }
+    }
+
+    /// The guest has read up to `head`. Says whether that can be.
+    pub fn set_head(&self, head: u32) -> bool {
+        let mut state = lock(&self.state);
+        let filled = (state.tail + self.size - state.head) % self.size;
+        if head >= self.size || (head + self.size - state.head) % self.size > filled {
+            return false;
+        }
+        state.head = head;
+        self.room.notify_all();
+        true
+    }
+
+    /// Writes a completion of a command from `sq` and raises the vector. Waits while
+    /// the queue is full.
+    fn post(
+        &self,
+        bus: &Bus,
+        sq: &SubmissionQueue,
+        cid: u16,
+        result: u32,
+        status: Status,
+    ) -> Result<(), Stop> {
+        let mut state = lock(&self.state);
+        while (state.tail + 1) % self.size == state.head {
+            if sq.stopped() {
+                return Err(Stop::Asked);
+            }
+            state = self.room.wait(state).unwrap_or_else(|e| e.into_inner());
+        }
+        let head = lock(&sq.state).head;
+        let ids = head | (u32::from(sq.id) << 16);
+        let last =
+            u32::from(cid) | (u32::from(state.phase) << 16) | (u32::from(status.field()) << 17);
+        let mut entry = [0; CQE_SIZE];
+        entry[0..4].copy_from_slice(&result.to_le_bytes());
+        entry[8..12].copy_from_slice(&ids.to_le_bytes());
+        // The guest polls the phase tag: the dword that holds it comes last.
+        let at = self
+            .base
+            .0
+            .wrapping_add(u64::from(state.tail) * CQE_SIZE as u64);
+        bus.write(Iova(at), &entry[..12])?;
+        fence(Ordering::Release);
+        bus.write(Iova(at.wrapping_add(12)), &last.to_le_bytes())?;
+        state.tail += 1;
+        if state.tail == self.size {
+            state.tail = 0;
+            state.phase = !state.phase;
+        }
+        drop(state);
+        if let Some(vector) = self.vector {
+            bus.interrupt(vector);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SqState {
+    /// The next entry that the controller reads.
+    head: u32,
+    /// The next entry that the guest writes, as it last said.
+    tail: u32,
+}
+
+/// A submission queue. One thread takes entries from it.
+#[derive(Debug)]
+pub struct SubmissionQueue {
+    /// Its number; 0 is the admin queue.
+    pub id: u16,
+    /// Where its completions go.
+    pub cq: Arc<CompletionQueue>,
+    /// Number of that queue.
+    pub cq_id: u16,
+    base: Iova,
+    size: u32,
+    state: Mutex<SqState>,
+    changed: Condvar,
+    stop: AtomicBool,
+}
+
+impl SubmissionQueue {
+    /// An empty queue.
+    pub fn new(id: u16, base: Iova, size: u32, cq: Arc<CompletionQueue>, cq_id: u16) -> Self {
+        Self {
+            id,
+            cq,
+            cq_id,
+            base,
+            size,
+            state: Mutex::new(SqState { head: 0, tail: 0 }),
+            changed: Condvar::new(),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// The guest has written entries up to `tail`. Says whether that can be.
+    pub fn set_tail(&self, tail: u32) -> bool {
+        if tail >= self.size {
+            return false;
+        }
+        lock(&self.state).tail = tail;
+        self.changed.notify_all();
+        true
+    }
+
+    /// Asks the queue's thread to end as soon as it can.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // Under the locks, so that nobody is between looking and waiting.
+        drop(lock(&self.state));
+        self.changed.notify_all();
+        drop(lock(&self.cq.state));
+        self.cq.room.notify_all();
+    }
+
+    /// Whether the thread was asked to end.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Waits for an entry and takes it.
+    pub fn next(&self, bus: &Bus) -> Result<Command, Stop> {
+        let mut state = lock(&self.state);
+        while state.head == state.tail {
+            if self.stopped() {
+                return Err(Stop::Asked);
+            }
+            state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+        }
+        let at = u64::from(state.head) * SQE_SIZE as u64;
+        drop(state);
+        if self.stopped() {
+            return Err(Stop::Asked);
+        }
+        let mut entry = [0; SQE_SIZE];
+        bus.read(Iova(self.base.0.wrapping_add(at)), &mut entry)?;
+        let mut state = lock(&self.state);
+        state.head = (state.head + 1) % self.size;
+        Ok(Command::new(&entry))
+    }
+
+    /// Completes a command.
+    pub fn complete(&self, bus: &Bus, cid: u16, result: u32, status: Status) -> Result<(), Stop> {
+        self.cq.post(bus, self, cid, result, status)
+    }
+
+    /// Lets `time` pass, or less when the thread is asked to end.
+    pub fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut state = lock(&self.state);
+        while !self.stopped() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(|e| e.into_inner())
+                .0;
+        }
+    }
+}
