@@ -1,1 +1,11 @@
-#[test] fn nothing(){}
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the pure parts, one topic per file, and the model host they run against.
+
+mod arena;
+mod host;
+mod maps;
+mod policy;
+mod property;
+mod rig;
+mod wire;
