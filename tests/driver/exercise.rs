@@ -6,10 +6,12 @@ mod after_unmap;
 mod alloc;
 mod coherent;
 mod copy;
+mod cost;
 mod export;
 mod hold;
 mod limits;
 mod many;
+mod mmap;
 mod pool;
 mod sg;
 mod single;
@@ -23,6 +25,10 @@ pub(crate) use self::{
     },
     coherent::Coherent,
     copy::Copy,
+    cost::{
+        Cost,
+        CostSg, //
+    },
     export::SgTable,
     hold::Hold,
     limits::{
@@ -31,6 +37,7 @@ pub(crate) use self::{
         Sizes, //
     },
     many::Many,
+    mmap::Mmap,
     pool::Pool,
     sg::Sg,
     single::{

@@ -44,7 +44,7 @@ use super::{
 };
 
 /// A place in a buffer of its own.
-struct Piece {
+pub(super) struct Piece {
     buffer: Buffer,
     offset: usize,
     len: usize,
@@ -120,6 +120,11 @@ impl Exercise<'_> for Hold {
 }
 
 impl Hold {
+    /// The places, for other exercises with many of them.
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
     fn allocate(spec: &Spec, rng: &mut Rng) -> Result<Self> {
         let size = spec.offset.high.saturating_add(spec.len.high);
         let count = rng.within(spec.count);
@@ -146,6 +151,11 @@ impl Hold {
 }
 
 impl Piece {
+    /// How many bytes there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     fn request(&self, direction: DataDirection) -> Request {
         Request {
             function: Function::Page,
@@ -156,7 +166,7 @@ impl Piece {
         }
     }
 
-    fn map<'a>(
+    pub(super) fn map<'a>(
         &'a self,
         dev: &'a Device<Bound>,
         direction: DataDirection,
@@ -169,7 +179,7 @@ impl Piece {
         })
     }
 
-    fn exchange(
+    pub(super) fn exchange(
         &self,
         direction: DataDirection,
     ) -> Exchange<impl Iterator<Item = Span<'_>> + Clone> {
