@@ -57,6 +57,11 @@ use crate::window::{
     Take,
     Window, //
 };
+use crate::whole::{
+    Piece,
+    Whole,
+    MAX_PIECES, //
+};
 use crate::wire::{
     MapOutcome,
     Reject,
@@ -76,6 +81,13 @@ const RECLAIM: usize = 64;
 /// How many windows are looked at under the lock at a time when idle ones are wanted.
 const SCAN: u32 = 4096;
 
+/// The largest piece of RAM that is asked for when all of it is mapped at once, in bytes: the most
+/// that is a power of two and that both dialects can say.
+const WHOLE_MAX: u64 = 2 << 30;
+
+/// The smallest such piece.
+const WHOLE_MIN: u64 = 64 << 20;
+
 /// One entry of a batch of map requests.
 #[derive(Clone, Copy)]
 pub(crate) struct MapEntry {
@@ -94,6 +106,17 @@ pub(crate) struct UnmapEntry {
     /// What the host said.
     pub(crate) outcome: UnmapOutcome,
     id: Id,
+}
+
+impl MapEntry {
+    /// An entry that has no window of the engine.
+    pub(crate) fn new(span: GpaSpan) -> Self {
+        Self {
+            span,
+            outcome: MapOutcome::Unknown,
+            id: NONE,
+        }
+    }
 }
 
 impl UnmapEntry {
@@ -167,6 +190,23 @@ pub(crate) enum MapError {
     NoKey,
 }
 
+impl MapError {
+    /// What is wrong, in words for a message.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            MapError::Invalid => "it is empty, or not plain memory",
+            MapError::Full(Limit::Bytes) => "no room in max_bytes, and nothing is idle",
+            MapError::Full(Limit::Entries) => "no room in max_entries, and nothing is idle",
+            MapError::Unreachable(_) => "the device does not reach the address it got",
+            MapError::Refused => "the host refuses",
+            MapError::Rejected(_) => "the host's answer is wrong",
+            MapError::NoAnswer => "the host does not answer",
+            MapError::NoMemory => "out of memory",
+            MapError::NoKey => "all keys are taken",
+        }
+    }
+}
+
 /// How the engine is set up.
 pub(crate) struct Config {
     /// Give windows back as soon as they are idle.
@@ -226,6 +266,8 @@ pub(crate) struct Engine<H, P> {
     max_entries: u32,
     ram: Ram,
     policy: P,
+    /// All of RAM, if it is mapped at once.
+    whole: Option<Whole>,
     windows: Arena<Window>,
     chunks: Chunks,
     /// Finds a window by a granule that it covers.
@@ -369,6 +411,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             max_entries: config.max_entries,
             ram: config.ram,
             policy,
+            whole: None,
             windows: Arena::new(entries.min(1 << 28))?,
             chunks: Arena::new(chunks)?,
             by_gpa: GranuleMap::new(bits)?,
@@ -383,14 +426,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 keys: Slab::new(1 << bits, Alloc::Sleep, |_| NONE)?,
                 retired: NONE,
                 hand: NONE,
-                map: Batch::new(
-                    batch,
-                    MapEntry {
-                        span: fill,
-                        outcome: MapOutcome::Unknown,
-                        id: NONE,
-                    },
-                )?,
+                map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,
                 suspects: Batch::new(batch, fill)?,
                 stats: Stats::default(),
@@ -416,6 +452,133 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 return Err(AllocError);
             }
         }
+    }
+
+    /// Maps all of RAM at once, if it fits the budgets with an eighth to spare for what is not RAM
+    /// yet, and if windows may stay mapped. Fails with nothing mapped. May sleep.
+    pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
+        let bytes = self
+            .ram
+            .blocks()
+            .iter()
+            .fold(0u64, |sum, block| sum.saturating_add(cost(block)));
+        let budget = self.max_bytes.saturating_sub(self.max_bytes / 8);
+        if self.strict || bytes > budget {
+            return Err(MapError::Full(Limit::Bytes));
+        }
+        let mut size = WHOLE_MAX;
+        loop {
+            match self.map_pieces(size) {
+                Ok(pieces) => {
+                    self.whole = Some(Whole::new(pieces));
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.release();
+                    // Perhaps the host can do it in smaller pieces, if only there are few.
+                    if error != MapError::Refused || size <= WHOLE_MIN {
+                        return Err(error);
+                    }
+                }
+            }
+            size /= 4;
+        }
+    }
+
+    /// Takes DMA addresses to be guest-physical addresses, for a host without a DART. There is
+    /// nothing to map then.
+    pub(crate) fn set_identity(&mut self) -> Result<(), AllocError> {
+        let piece = GpaSpan::from_bounds(0, u64::MAX)
+            .and_then(|all| Piece::new(all, Iova::new(0)))
+            .ok_or(AllocError)?;
+        self.whole = Some(Whole::new(Slab::new(1, Alloc::Sleep, |_| piece)?));
+        Ok(())
+    }
+
+    /// Maps all of RAM in pieces of `size` bytes. On failure some may be mapped.
+    fn map_pieces(&self, size: u64) -> Result<Slab<Piece>, MapError> {
+        let mut pieces: [Option<Piece>; MAX_PIECES] = [None; MAX_PIECES];
+        let mut count = 0;
+        for block in self.ram.blocks() {
+            let mut start = block.start().raw();
+            while start < block.end() {
+                let end = start.saturating_add(size).min(block.end());
+                let span = GpaSpan::from_bounds(start, end).ok_or(MapError::Invalid)?;
+                let (earlier, free) = pieces
+                    .split_at_mut_checked(count)
+                    .ok_or(MapError::Full(Limit::Entries))?;
+                let place = free.first_mut().ok_or(MapError::Full(Limit::Entries))?;
+                let piece = match self.map_piece(&span) {
+                    // An earlier kernel may have left a mapping with this key.
+                    Err(MapError::Refused) if self.recover() => self.map_piece(&span),
+                    result => result,
+                }?;
+                let taken = earlier.iter().flatten().any(|other| other.overlaps(&piece));
+                if taken {
+                    return Err(MapError::Rejected(Reject::Overlap));
+                }
+                *place = Some(piece);
+                count = count.saturating_add(1);
+                start = end;
+            }
+        }
+        let pieces = pieces.get(..count).unwrap_or(&[]);
+        let first = pieces.first().copied().flatten().ok_or(MapError::Invalid)?;
+        Slab::new(count, Alloc::Sleep, |index| {
+            pieces.get(index).copied().flatten().unwrap_or(first)
+        })
+        .map_err(|_| MapError::NoMemory)
+    }
+
+    /// Maps one piece of RAM for good.
+    fn map_piece(&self, span: &GpaSpan) -> Result<Piece, MapError> {
+        let mut slow = self.slow.lock();
+        let slow = &mut *slow;
+        let (id, window) = self.admit(slow, span, None).map_err(|obstacle| match obstacle {
+            Obstacle::Limit(limit) => MapError::Full(limit),
+            Obstacle::Fatal(error) => error,
+            Obstacle::Batch | Obstacle::Tables | Obstacle::Key => MapError::NoMemory,
+        })?;
+        slow.map.push(MapEntry {
+            span: *span,
+            outcome: MapOutcome::Unknown,
+            id,
+        });
+        bump(&mut slow.stats.doorbells);
+        slow.host.map(slow.map.filled_mut());
+        let outcome = slow.map.get(0).map(|entry| entry.outcome);
+        slow.map.clear();
+        let piece = match outcome {
+            Some(MapOutcome::Mapped(iova)) => Piece::new(*span, iova).map(|piece| (iova, piece)),
+            _ => None,
+        };
+        match (outcome, piece) {
+            (_, Some((iova, piece))) => {
+                bump(&mut slow.stats.mapped);
+                window.open(iova);
+                window.set_state(State::Fixed);
+                Ok(piece)
+            }
+            (Some(MapOutcome::Refused), None) => {
+                bump(&mut slow.stats.refused);
+                self.discard(slow, id, window);
+                slow.suspects.push(*span);
+                Err(MapError::Refused)
+            }
+            _ => {
+                bump(&mut slow.stats.unanswered);
+                self.quarantine(slow, id, window);
+                Err(MapError::NoAnswer)
+            }
+        }
+    }
+
+    /// Gives back what an earlier kernel left in the way of the last request; says whether it did.
+    fn recover(&self) -> bool {
+        let mut slow = self.slow.lock();
+        let stale = slow.stats.stale;
+        self.unmap_suspects(&mut slow);
+        slow.stats.stale != stale
     }
 
     /// Maps `span` where a device that reaches addresses up to `mask` can use it.
@@ -523,7 +686,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// The guest memory behind the mapping of `len` bytes at `iova`, which the caller holds.
     pub(crate) fn translate(&self, iova: Iova, len: u64) -> Option<Gpa> {
         let span = IovaSpan::new(iova, len)?;
-        self.window_at(&span)?.gpa_of(&span)
+        match self.whole.as_ref().and_then(|whole| whole.gpa_of(&span)) {
+            Some(gpa) => Some(gpa),
+            None => self.window_at(&span)?.gpa_of(&span),
+        }
     }
 
     /// What happened so far.
@@ -556,12 +722,16 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     window.force_close();
                     self.unlink(slow, done, window);
                 }
+                if window.state() == State::Fixed {
+                    window.force_close();
+                }
                 if window.state() != State::Free {
                     self.queue_unmap(slow, done, window);
                 }
             }
             self.ring_unmap(slow);
         }
+        self.slow.lock().suspects.clear();
         released.lost = self.slow.lock().stats.entries;
         released
     }
@@ -575,6 +745,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Takes a reference to a window that covers `span`. Lock-free; may miss one that is there.
     #[inline]
     fn hit(&self, span: &GpaSpan) -> Option<Iova> {
+        if let Some(whole) = &self.whole {
+            if let Some(iova) = whole.iova_of(span) {
+                return Some(iova);
+            }
+        }
         let granule = span.first_granule();
         match self.take(self.by_gpa.get(&self.chunks, granule), span) {
             Take::Hit(iova) => return Some(iova),
@@ -617,6 +792,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
     #[inline]
     fn put(&self, iova: Iova, len: u64) -> Result<bool, NotHeld> {
         let span = IovaSpan::new(iova, len).ok_or(NotHeld)?;
+        if let Some(whole) = &self.whole {
+            if whole.gpa_of(&span).is_some() {
+                return Ok(false);
+            }
+        }
         let id = self.by_iova.get(&self.chunks, span.first_granule());
         if let Some(window) = self.windows.get(id) {
             if let Ok(put) = window.put(&span, self.strict) {
@@ -1009,16 +1189,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             .with_free_key(slow, proposal, request, block)
             .ok_or(Obstacle::Key)?;
 
-        if span.len() > slow.host.len_max() {
-            return Err(Obstacle::Fatal(MapError::Refused));
-        }
-        let bytes = cost(&span);
-        if self.max_bytes.saturating_sub(slow.stats.bytes) < bytes {
-            return Err(Obstacle::Limit(Limit::Bytes));
-        }
-        if slow.stats.entries >= self.max_entries {
-            return Err(Obstacle::Limit(Limit::Entries));
-        }
+        self.check_limits(slow, &span)?;
         // Its IOVAs may begin anywhere in a chunk.
         let chunks = chunks_for(span.first_granule(), span.last_granule());
         let later = chunks.saturating_add(1);
@@ -1030,23 +1201,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
         if slow.free_chunks.len() < needed {
             return Err(Obstacle::Tables);
         }
-        let (id, window) = self
-            .windows
-            .take(&mut slow.free_windows)
-            .ok_or(Obstacle::Tables)?;
-
         let anchor = if tile {
             None
         } else {
             Some(request.first_granule())
         };
-        window.prepare(&span, anchor);
+        let (id, window) = self.admit(slow, &span, anchor)?;
         slow.reserved_chunks = slow.reserved_chunks.saturating_add(later);
-        slow.stats.bytes = slow.stats.bytes.saturating_add(bytes);
-        slow.stats.entries = slow.stats.entries.saturating_add(1);
-        slow.stats.peak_bytes = slow.stats.peak_bytes.max(slow.stats.bytes);
-        slow.stats.peak_entries = slow.stats.peak_entries.max(slow.stats.entries);
-        self.insert_key(slow, id, window);
         if self.link(slow, id, window).is_err() {
             // Cannot be: the chunks were counted before.
             self.unlink(slow, id, window);
@@ -1059,6 +1220,41 @@ impl<H: Host, P: Policy> Engine<H, P> {
             id,
         });
         Ok(())
+    }
+
+    /// Whether the limits have room for a window for `span`.
+    fn check_limits(&self, slow: &Slow<H>, span: &GpaSpan) -> Result<(), Obstacle> {
+        if span.len() > slow.host.len_max() {
+            return Err(Obstacle::Fatal(MapError::Refused));
+        }
+        if self.max_bytes.saturating_sub(slow.stats.bytes) < cost(span) {
+            return Err(Obstacle::Limit(Limit::Bytes));
+        }
+        if slow.stats.entries >= self.max_entries {
+            return Err(Obstacle::Limit(Limit::Entries));
+        }
+        Ok(())
+    }
+
+    /// Makes a pending window for `span`, with its key taken and counted against the limits.
+    fn admit(
+        &self,
+        slow: &mut Slow<H>,
+        span: &GpaSpan,
+        anchor: Option<u64>,
+    ) -> Result<(Id, &Window), Obstacle> {
+        self.check_limits(slow, span)?;
+        let (id, window) = self
+            .windows
+            .take(&mut slow.free_windows)
+            .ok_or(Obstacle::Tables)?;
+        window.prepare(span, anchor);
+        slow.stats.bytes = slow.stats.bytes.saturating_add(cost(span));
+        slow.stats.entries = slow.stats.entries.saturating_add(1);
+        slow.stats.peak_bytes = slow.stats.peak_bytes.max(slow.stats.bytes);
+        slow.stats.peak_entries = slow.stats.peak_entries.max(slow.stats.entries);
+        self.insert_key(slow, id, window);
+        Ok((id, window))
     }
 
     /// Rings for the batch of new windows and opens those that the host made; until
@@ -1142,6 +1338,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let Some(iovas) = IovaSpan::new(iova, span.len()) else {
             return MapOutcome::Rejected(Reject::Range);
         };
+        if self.whole.as_ref().is_some_and(|whole| whole.overlaps(&iovas)) {
+            return MapOutcome::Rejected(Reject::Overlap);
+        }
         let granules = iovas.first_granule()..=iovas.last_granule();
         for granule in granules.clone() {
             if self.by_iova.get_locked(&self.chunks, granule) != NONE {

@@ -113,6 +113,8 @@ pub(crate) enum State {
     Pending,
     /// Mapped.
     Live,
+    /// Mapped for good, as a piece of all of RAM: not in the maps, and never idle.
+    Fixed,
     /// To be given back; its key is in use until then.
     Retired,
     /// The host would not take it back, or never answered; its key may be in use.
@@ -232,6 +234,7 @@ impl Window {
         match self.state.load(Relaxed) {
             s if s == State::Pending as u32 => State::Pending,
             s if s == State::Live as u32 => State::Live,
+            s if s == State::Fixed as u32 => State::Fixed,
             s if s == State::Retired as u32 => State::Retired,
             s if s == State::Lost as u32 => State::Lost,
             _ => State::Free,

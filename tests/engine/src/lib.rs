@@ -17,6 +17,8 @@ mod granule_map;
 #[path = "../../../rust/policy.rs"]
 mod policy;
 mod sys;
+#[path = "../../../rust/whole.rs"]
+mod whole;
 #[path = "../../../rust/window.rs"]
 mod window;
 #[path = "../../../rust/wire.rs"]

@@ -34,6 +34,8 @@ impl Default for Link {
 }
 
 impl Linked for Object {
+    const SEGMENT: usize = 64;
+
     fn link(&self) -> &Atomic<u32> {
         &self.link.0
     }
