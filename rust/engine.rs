@@ -29,6 +29,7 @@ use crate::arena::{
     NONE, //
 };
 use crate::granule_map::{
+    chunks_anywhere,
     chunks_for,
     Chunks,
     GranuleMap, //
@@ -343,9 +344,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     pub(crate) fn new(host: H, policy: P, config: Config) -> Result<Self, AllocError> {
         let entries = usize::try_from(config.max_entries).unwrap_or(usize::MAX);
         let megabytes = usize::try_from(config.max_bytes >> 20).unwrap_or(usize::MAX);
-        // In the worst case every window has chunks of its own in all three maps.
+        // In the worst case every window has chunks of its own in all three maps: one where it is
+        // known by its start, two more than it has megabytes in each of the others.
         let chunks = entries
-            .saturating_mul(4)
+            .saturating_mul(5)
             .saturating_add(megabytes.saturating_mul(2))
             .min(1 << 28);
         let bits = (config.max_entries / 4).max(64).ilog2();
@@ -1019,9 +1021,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         if slow.stats.entries >= self.max_entries {
             return Err(Obstacle::Limit(Limit::Entries));
         }
-        // Its IOVAs may begin anywhere in a chunk.
         let chunks = chunks_for(span.first_granule(), span.last_granule());
-        let later = chunks.saturating_add(1);
+        let later = chunks_anywhere(span.granules());
         let needed = slow
             .reserved_chunks
             .saturating_add(later)
