@@ -542,21 +542,23 @@ impl<H: Host, P: Policy> Engine<H, P> {
             if done >= last {
                 break;
             }
-            while done < last && !slow.unmap.is_full() {
-                done = done.saturating_add(1);
-                let Some(window) = self.windows.get(done) else {
-                    continue;
-                };
-                if window.state() == State::Live {
-                    if window.users() != 0 {
-                        released.busy = released.busy.saturating_add(1);
+            while done < last {
+                let id = done.saturating_add(1);
+                let used = self.windows.get(id).filter(|w| w.state() != State::Free);
+                if let Some(window) = used {
+                    if slow.unmap.is_full() {
+                        break;
                     }
-                    window.force_close();
-                    self.unlink(slow, done, window);
+                    if window.state() == State::Live {
+                        if window.users() != 0 {
+                            released.busy = released.busy.saturating_add(1);
+                        }
+                        window.force_close();
+                        self.unlink(slow, id, window);
+                    }
+                    self.queue_unmap(slow, id, window);
                 }
-                if window.state() != State::Free {
-                    self.queue_unmap(slow, done, window);
-                }
+                done = id;
             }
             self.ring_unmap(slow);
         }
