@@ -1182,8 +1182,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     fn reclaim(&self, slow: &mut Slow<H>, scanned: &mut u32, error: MapError) -> Round {
         let last = slow.free_windows.last_id();
         let mut found: usize = 0;
-        for _ in 0..SCAN {
-            if found >= RECLAIM || slow.unmap.is_full() {
+        for looked in 0..SCAN {
+            // Another time around would find what was used lately.
+            let around = looked.checked_rem(last) == Some(0);
+            if (found != 0 && around) || found >= RECLAIM || slow.unmap.is_full() {
                 break;
             }
             *scanned = scanned.saturating_add(1);
