@@ -810,10 +810,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
                 Round::Again => {}
                 Round::Grow => {
-                    let windows = guard.free_windows.len() == 0;
+                    let missing = requests.clone().filter(|r| r.iova().is_none());
+                    let windows = missing.count().min(guard.map.entries.len());
                     drop(guard);
                     // The tables' memory comes from outside the lock.
-                    turn.may_grow = self.grow(windows, true, Alloc::Atomic);
+                    turn.may_grow = self.grow_for(windows);
                 }
                 Round::Failed(error) => {
                     result = Err(error);
@@ -845,6 +846,31 @@ impl<H: Host, P: Policy> Engine<H, P> {
         // One doorbell for each time that the lock is taken.
         drop(guard);
         self.unmap_suspects(&mut self.slow.lock());
+    }
+
+    /// Makes the tables larger, if it can, so large that `windows` more small windows go to the host
+    /// together. Says whether there is any use in trying again.
+    fn grow_for(&self, windows: usize) -> bool {
+        // Each in every map, by two chunks where it can be anywhere.
+        let chunks = windows.saturating_mul(5);
+        let mut chunk_grown = false;
+        loop {
+            let (few_windows, few_chunks) = {
+                let slow = self.slow.lock();
+                (
+                    slow.free_windows.len() < windows,
+                    // Large windows need more, so that one more never is too many.
+                    slow.free_chunks.len() < chunks || !chunk_grown,
+                )
+            };
+            if !few_windows && !few_chunks {
+                return true;
+            }
+            if !self.grow(few_windows, few_chunks, Alloc::Atomic) {
+                return chunk_grown;
+            }
+            chunk_grown = true;
+        }
     }
 
     /// Allocates what the tables lack. Says whether there is any use in trying again.
@@ -904,6 +930,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 Ok(()) => continue,
                 Err(obstacle) => obstacle,
             };
+            if matches!(obstacle, Obstacle::Tables) && turn.may_grow {
+                // All of it together, after that.
+                self.drop_batch(slow);
+                return Round::Grow;
+            }
             if !slow.map.is_empty() {
                 // First what is there already; the rest has its turn after it.
                 break;
@@ -911,7 +942,6 @@ impl<H: Host, P: Policy> Engine<H, P> {
             return match obstacle {
                 Obstacle::Batch => Round::Failed(MapError::Refused),
                 Obstacle::Fatal(error) => Round::Failed(error),
-                Obstacle::Tables if turn.may_grow => Round::Grow,
                 Obstacle::Tables => self.reclaim(slow, &mut turn.scanned, MapError::NoMemory),
                 Obstacle::Limit(limit) => {
                     self.reclaim(slow, &mut turn.scanned, MapError::Full(limit))
@@ -960,7 +990,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Gives up the windows that were prepared but not asked for.
-    fn abandon(&self, slow: &mut Slow<H>, error: MapError) -> Round {
+    fn drop_batch(&self, slow: &mut Slow<H>) {
         for index in 0..slow.map.len {
             if let Some(entry) = slow.map.get(index) {
                 if let Some(window) = self.windows.get(entry.id) {
@@ -971,6 +1001,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         slow.map.clear();
         slow.reserved_chunks = 0;
+    }
+
+    /// Ends the call before its batch went to the host.
+    fn abandon(&self, slow: &mut Slow<H>, error: MapError) -> Round {
+        self.drop_batch(slow);
         Round::Failed(error)
     }
 
