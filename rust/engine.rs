@@ -29,6 +29,7 @@ use crate::arena::{
     NONE, //
 };
 use crate::granule_map::{
+    chunks_anywhere,
     chunks_for,
     Chunks,
     GranuleMap, //
@@ -396,9 +397,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     pub(crate) fn new(host: H, policy: P, config: Config) -> Result<Self, AllocError> {
         let entries = usize::try_from(config.max_entries).unwrap_or(usize::MAX);
         let megabytes = usize::try_from(config.max_bytes >> 20).unwrap_or(usize::MAX);
-        // In the worst case every window has chunks of its own in all three maps.
+        // In the worst case every window has chunks of its own in all three maps: one where it is
+        // known by its start, two more than it has megabytes in each of the others.
         let chunks = entries
-            .saturating_mul(4)
+            .saturating_mul(5)
             .saturating_add(megabytes.saturating_mul(2))
             .min(1 << 28);
         let bits = (config.max_entries / 4).max(64).ilog2();
@@ -710,24 +712,25 @@ impl<H: Host, P: Policy> Engine<H, P> {
             if done >= last {
                 break;
             }
-            while done < last && !slow.unmap.is_full() {
-                done = done.saturating_add(1);
-                let Some(window) = self.windows.get(done) else {
-                    continue;
-                };
-                if window.state() == State::Live {
-                    if window.users() != 0 {
-                        released.busy = released.busy.saturating_add(1);
+            while done < last {
+                let id = done.saturating_add(1);
+                let used = self.windows.get(id).filter(|w| w.state() != State::Free);
+                if let Some(window) = used {
+                    if slow.unmap.is_full() {
+                        break;
                     }
-                    window.force_close();
-                    self.unlink(slow, done, window);
+                    if window.state() == State::Live {
+                        if window.users() != 0 {
+                            released.busy = released.busy.saturating_add(1);
+                        }
+                        window.force_close();
+                        self.unlink(slow, id, window);
+                    } else if window.state() == State::Fixed {
+                        window.force_close();
+                    }
+                    self.queue_unmap(slow, id, window);
                 }
-                if window.state() == State::Fixed {
-                    window.force_close();
-                }
-                if window.state() != State::Free {
-                    self.queue_unmap(slow, done, window);
-                }
+                done = id;
             }
             self.ring_unmap(slow);
         }
@@ -986,10 +989,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
                 Round::Again => {}
                 Round::Grow => {
-                    let windows = guard.free_windows.len() == 0;
+                    let missing = requests.clone().filter(|r| r.iova().is_none());
+                    let windows = missing.count().min(guard.map.entries.len());
                     drop(guard);
                     // The tables' memory comes from outside the lock.
-                    turn.may_grow = self.grow(windows, true, Alloc::Atomic);
+                    turn.may_grow = self.grow_for(windows);
                 }
                 Round::Failed(error) => {
                     result = Err(error);
@@ -1021,6 +1025,31 @@ impl<H: Host, P: Policy> Engine<H, P> {
         // One doorbell for each time that the lock is taken.
         drop(guard);
         self.unmap_suspects(&mut self.slow.lock());
+    }
+
+    /// Makes the tables larger, if it can, so large that `windows` more small windows go to the host
+    /// together. Says whether there is any use in trying again.
+    fn grow_for(&self, windows: usize) -> bool {
+        // Each in every map, by two chunks where it can be anywhere.
+        let chunks = windows.saturating_mul(5);
+        let mut chunk_grown = false;
+        loop {
+            let (few_windows, few_chunks) = {
+                let slow = self.slow.lock();
+                (
+                    slow.free_windows.len() < windows,
+                    // Large windows need more, so that one more never is too many.
+                    slow.free_chunks.len() < chunks || !chunk_grown,
+                )
+            };
+            if !few_windows && !few_chunks {
+                return true;
+            }
+            if !self.grow(few_windows, few_chunks, Alloc::Atomic) {
+                return chunk_grown;
+            }
+            chunk_grown = true;
+        }
     }
 
     /// Allocates what the tables lack. Says whether there is any use in trying again.
@@ -1080,6 +1109,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 Ok(()) => continue,
                 Err(obstacle) => obstacle,
             };
+            if matches!(obstacle, Obstacle::Tables) && turn.may_grow {
+                // All of it together, after that.
+                self.drop_batch(slow);
+                return Round::Grow;
+            }
             if !slow.map.is_empty() {
                 // First what is there already; the rest has its turn after it.
                 break;
@@ -1087,7 +1121,6 @@ impl<H: Host, P: Policy> Engine<H, P> {
             return match obstacle {
                 Obstacle::Batch => Round::Failed(MapError::Refused),
                 Obstacle::Fatal(error) => Round::Failed(error),
-                Obstacle::Tables if turn.may_grow => Round::Grow,
                 Obstacle::Tables => self.reclaim(slow, &mut turn.scanned, MapError::NoMemory),
                 Obstacle::Limit(limit) => {
                     self.reclaim(slow, &mut turn.scanned, MapError::Full(limit))
@@ -1136,7 +1169,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Gives up the windows that were prepared but not asked for.
-    fn abandon(&self, slow: &mut Slow<H>, error: MapError) -> Round {
+    fn drop_batch(&self, slow: &mut Slow<H>) {
         for index in 0..slow.map.len {
             if let Some(entry) = slow.map.get(index) {
                 if let Some(window) = self.windows.get(entry.id) {
@@ -1147,6 +1180,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         slow.map.clear();
         slow.reserved_chunks = 0;
+    }
+
+    /// Ends the call before its batch went to the host.
+    fn abandon(&self, slow: &mut Slow<H>, error: MapError) -> Round {
+        self.drop_batch(slow);
         Round::Failed(error)
     }
 
@@ -1190,9 +1228,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
             .ok_or(Obstacle::Key)?;
 
         self.check_limits(slow, &span)?;
-        // Its IOVAs may begin anywhere in a chunk.
         let chunks = chunks_for(span.first_granule(), span.last_granule());
-        let later = chunks.saturating_add(1);
+        let later = chunks_anywhere(span.granules());
         let needed = slow
             .reserved_chunks
             .saturating_add(later)
@@ -1378,8 +1415,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     fn reclaim(&self, slow: &mut Slow<H>, scanned: &mut u32, error: MapError) -> Round {
         let last = slow.free_windows.last_id();
         let mut found: usize = 0;
-        for _ in 0..SCAN {
-            if found >= RECLAIM || slow.unmap.is_full() {
+        for looked in 0..SCAN {
+            // Another time around would find what was used lately.
+            let around = looked.checked_rem(last) == Some(0);
+            if (found != 0 && around) || found >= RECLAIM || slow.unmap.is_full() {
                 break;
             }
             *scanned = scanned.saturating_add(1);

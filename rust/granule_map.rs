@@ -84,6 +84,11 @@ pub(crate) fn chunks_for(first: u64, last: u64) -> usize {
     usize::try_from(chunks).map_or(usize::MAX, |n| n.saturating_add(1))
 }
 
+/// How many chunks `granules` neighbouring granules can need, wherever they begin.
+pub(crate) fn chunks_anywhere(granules: u64) -> usize {
+    chunks_for(CHUNK as u64 - 1, granules.saturating_add(CHUNK as u64 - 2))
+}
+
 impl GranuleMap {
     /// An empty map with `1 << bits` buckets, `bits` from 1 to 31. May sleep.
     pub(crate) fn new(bits: u32) -> Result<Self, AllocError> {
