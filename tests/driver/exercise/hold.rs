@@ -30,7 +30,10 @@ use crate::{
         Mapping,
         Request, //
     },
-    rng::Rng,
+    rng::{
+        Bounds,
+        Rng, //
+    },
     span::Span,
     spec::{
         Key,
@@ -67,6 +70,10 @@ impl Exercise<'_> for Hold {
         Key::Spread,
     ];
     const ATOMIC: bool = false;
+
+    fn defaults(spec: &mut Spec) {
+        spec.count = Bounds::exactly(1000);
+    }
 
     fn prepare(_: &Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure> {
         Self::allocate(spec, rng).doing("allocating the memory to map")

@@ -43,6 +43,8 @@ impl Exercise<'_> for Mmap {
     const NAME: &'static str = "mmap";
     const KEYS: &'static [Key] = &[Key::Attr, Key::Len];
     const ATOMIC: bool = false;
+    // Other workers have no user space.
+    const ALONE: bool = true;
 
     fn prepare(_: &Device<Bound>, _: &Spec, _: &mut Rng) -> Result<Self, Failure> {
         Ok(Self)
