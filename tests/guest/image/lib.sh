@@ -13,10 +13,11 @@ done
 
 # --- talking to the runner --------------------------------------------------
 
-# say LINE: to the runner, and to the console for those who read its log.
+# say LINE: to the runner, and to the console for those who read its log. The port can
+# be open once at a time, hence the lock.
 say() {
 	printf '@@%s\n' "$*"
-	printf '%s\n' "$*" >"$lib_port"
+	flock /run/runner.lock sh -c 'printf "%s\n" "$1" >"$2"' sh "$*" "$lib_port"
 }
 
 ok() { say "ok $1"; }
@@ -35,10 +36,11 @@ info() {
 # ask QUESTION: prints the runner's answer, see src/channel.rs.
 ask() {
 	local answer
-	exec {lib_fd}<>"$lib_port"
-	printf '%s\n' "$*" >&"$lib_fd"
-	read -r answer <&"$lib_fd"
-	exec {lib_fd}>&-
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	answer=$(flock /run/runner.lock bash -c '
+		exec 3<>"$2"
+		printf "%s\n" "$1" >&3
+		head -n 1 <&3' bash "$*" "$lib_port")
 	printf '%s\n' "$answer"
 	[[ $answer != error:* ]]
 }
@@ -98,8 +100,11 @@ within() {
 
 # --- drivers and devices ----------------------------------------------------
 
-# load [PARAMETER]...: our module.
-load() { insmod /test/modules/apple_dma_pci.ko "$@"; }
+# load: our module, with the parameters that the scenario sets as MODULE.
+load() {
+	# shellcheck disable=SC2086 # words
+	insmod /test/modules/apple_dma_pci.ko ${MODULE:-}
+}
 
 unload() { rmmod apple_dma_pci; }
 
@@ -117,7 +122,7 @@ pci_ids() {
 # bound ADDRESS DRIVER: whether the driver has the device.
 bound() { [[ $(readlink "/sys/bus/pci/devices/$1/driver") == */"$2" ]]; }
 
-# disk ADDRESS: the block device of the NVMe controller at a PCI address.
+# disk ADDRESS: prints the block device of the NVMe controller at a PCI address.
 disk() {
 	local path
 	for path in /sys/bus/pci/devices/"$1"/nvme/nvme*/nvme*n*; do
@@ -125,13 +130,18 @@ disk() {
 		echo "/dev/${path##*/}"
 		return
 	done
+	echo "no disk at $1"
 	return 1
 }
 
-# disk_within SECONDS ADDRESS: waits for it, and prints it.
-disk_within() {
-	within "$1" disk "$2" >/dev/null && disk "$2"
+# await_disk SECONDS ADDRESS: waits for it, and prints it.
+await_disk() {
+	within "$1" disk "$2" >/dev/null
+	disk "$2"
 }
+
+# logged PATTERN: whether the kernel's log has a line that matches.
+logged() { dmesg | grep -E -- "$1"; }
 
 # load_engine: the test driver of DMA engines.
 load_engine() { insmod /test/modules/apple_dma_test.ko; }
