@@ -642,13 +642,22 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         if result.is_err() {
             bump(&mut self.slow.lock().stats.failed);
-            // These were just taken, so they are held.
-            let _ = self.unmap_all(requests.clone());
-            for request in requests {
-                request.set_iova(None);
-            }
+            self.let_go(requests);
         }
         result
+    }
+
+    /// Gives up what a call that is not done has taken.
+    fn let_go<'a, R, I>(&self, requests: I)
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
+        // These were just taken, so they are held.
+        let _ = self.unmap_all(requests.clone());
+        for request in requests {
+            request.set_iova(None);
+        }
     }
 
     /// Gives up the mapping of `len` bytes at `iova`.
@@ -1010,6 +1019,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     }
                     turn.choice = Choice::Smallest;
                     turn.scanned = 0;
+                    let some = requests.clone().any(|r| r.iova().is_some());
+                    if some && matches!(error, MapError::Full(_)) {
+                        // The larger windows that this call took are in the way of smaller ones.
+                        self.let_go(requests.clone());
+                        self.give_back_idle();
+                    }
                 }
             }
         }
@@ -1449,6 +1464,18 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         self.ring_unmap(slow);
         Round::Again
+    }
+
+    /// Gives back what is idle, for a call that cannot have all that it needs otherwise.
+    fn give_back_idle(&self) {
+        let mut scanned = 0;
+        for _ in 0..MAX_ROUNDS {
+            let mut slow = self.slow.lock();
+            // The error is nobody's.
+            if let Round::Failed(_) = self.reclaim(&mut slow, &mut scanned, MapError::Refused) {
+                return;
+            }
+        }
     }
 
     /// Makes a pending window known by the memory that it covers.

@@ -10,6 +10,7 @@ use crate::{
         NONE, //
     },
     granule_map::{
+        chunks_anywhere,
         chunks_for,
         Chunks,
         GranuleMap,
@@ -71,6 +72,10 @@ fn counting_chunks() {
     assert_eq!(chunks_for(63, 64), 2);
     assert_eq!(chunks_for(1, 128), 3);
     assert!(chunks_for(0, u64::MAX) >= 1 << 58);
+    for granules in 1..300 {
+        let most = (0..64).map(|at| chunks_for(at, at + granules - 1)).max();
+        assert_eq!(Some(chunks_anywhere(granules)), most, "{granules}");
+    }
 }
 
 #[test]
