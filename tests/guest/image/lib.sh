@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016 # what inner shells are given, they expand
 # What scenarios' scripts have in common: talking to the runner, assertions, and finding
-# and loading things. The runner's end is src/channel.rs.
+# and loading things. bash reads it before every script. The runner's end is src/channel.rs.
 
 # The port on which the runner listens and answers.
 for lib_port in /sys/class/virtio-ports/*; do
@@ -36,11 +36,10 @@ info() {
 # ask QUESTION: prints the runner's answer, see src/channel.rs.
 ask() {
 	local answer
-	# shellcheck disable=SC2016 # expanded by the inner shell
-	answer=$(flock /run/runner.lock bash -c '
+	answer=$(flock /run/runner.lock sh -c '
 		exec 3<>"$2"
 		printf "%s\n" "$1" >&3
-		head -n 1 <&3' bash "$*" "$lib_port")
+		head -n 1 <&3' sh "$*" "$lib_port")
 	printf '%s\n' "$answer"
 	[[ $answer != error:* ]]
 }
@@ -115,7 +114,9 @@ companions() { pci_ids 0x1b36 0x0015; }
 pci_ids() {
 	local device
 	for device in /sys/bus/pci/devices/*; do
-		[[ $(<"$device/vendor") != "$1" || $(<"$device/device") != "$2" ]] || echo "${device##*/}"
+		if [[ $(<"$device/vendor") == "$1" && $(<"$device/device") == "$2" ]]; then
+			echo "${device##*/}"
+		fi
 	done
 }
 

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The targets that set up and test; included by the top-level Makefile. All work is done by
+# the scripts in tests/env, in a root of its own: the machine needs apt, root and make.
+
+env := $(CURDIR)/tests/env
+in_root := $(env)/in-root
+
+.PHONY: setup update demo check check-unit check-guest lint test-help
+
+setup:
+	@$(env)/setup
+
+update:
+	@$(env)/setup --update
+
+demo: setup
+	@$(in_root) $(env)/build-modules arm64 >/dev/null
+	@$(in_root) cargo run --quiet --locked --manifest-path tests/Cargo.toml \
+		-p apple-dma-guest -- demo
+
+check: setup
+	@$(in_root) $(env)/check
+
+check-unit: setup
+	@$(in_root) $(env)/check unit
+
+# FILTER=REGEX picks cases by name, ARCH/SCENARIO.
+check-guest: setup
+	@$(in_root) $(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
+
+lint: setup
+	@$(in_root) $(env)/lint
+
+help: test-help
+test-help:
+	@echo 'make demo                 a disk in a guest without the module, and with it'
+	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
+	@echo 'make lint                 formatting, lints and style'
+	@echo 'make setup                what these need, which they do first; make update: newer packages'
