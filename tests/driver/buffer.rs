@@ -135,7 +135,7 @@ impl Buffer {
         self.guards(offset, len, from, to)
             .try_for_each(|(at, guard)| {
                 guard.check(
-                    "memory beside the mapping changed",
+                    "the buffer changed beside the mapping",
                     Pattern::new(GUARD_SEED),
                     at,
                 )

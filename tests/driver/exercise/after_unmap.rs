@@ -2,6 +2,8 @@
 
 //! `use_after_unmap`: the device keeps using what was unmapped, and must be stopped.
 
+use core::iter::once;
+
 use kernel::{
     device::{
         Bound,
@@ -10,8 +12,6 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*, //
 };
-
-use core::iter::once;
 
 use crate::{
     buffer::Buffer,

@@ -5,6 +5,8 @@
 //! One operation at a time is timed, and the median told: an interrupt costs a sample, not the
 //! result. Where the clock counts instructions (QEMU's `-icount shift=0`) so do these exercises.
 
+use core::iter::once;
+
 use kernel::{
     device::{
         Bound,
@@ -18,8 +20,6 @@ use kernel::{
         Monotonic, //
     },
 };
-
-use core::iter::once;
 
 use crate::{
     exchange::Segment,

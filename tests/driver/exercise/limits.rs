@@ -2,6 +2,8 @@
 
 //! `mask`, `sizes`, `resource`: what the DMA API says of itself, and what it has to refuse.
 
+use core::iter::once;
+
 use kernel::{
     bindings,
     device::{
@@ -17,8 +19,6 @@ use kernel::{
     pci,
     prelude::*, //
 };
-
-use core::iter::once;
 
 use crate::{
     bindings as uapi,

@@ -97,13 +97,14 @@ impl Exercise<'_> for Sg {
         let request = Self::request(turn);
 
         self.lay_out(turn.spec, turn.rng)?;
-        self.map_and_use(request, turn).at(|| Place {
-            len: self.total(),
-            offset: 0,
-            direction: request.direction,
-            iova: None,
-        })?;
-        self.check_guards()
+        self.map_and_use(request, turn)
+            .and_then(|()| self.check_guards())
+            .at(|| Place {
+                len: self.total(),
+                offset: 0,
+                direction: request.direction,
+                iova: None,
+            })
     }
 }
 
