@@ -584,7 +584,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Maps `span` where a device that reaches addresses up to `mask` can use it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn map(&self, span: GpaSpan, mask: u64) -> Result<Iova, MapError> {
         match self.hit(&span) {
             Some(iova) if reachable(iova, &span, mask) => Ok(iova),
@@ -661,7 +661,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Gives up the mapping of `len` bytes at `iova`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unmap(&self, iova: Iova, len: u64) -> Result<(), NotHeld> {
         let closed = self.put(iova, len)?;
         if closed {
@@ -755,7 +755,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Takes a reference to a window that covers `span`. Lock-free; may miss one that is there.
-    #[inline]
+    #[inline(always)]
     fn hit(&self, span: &GpaSpan) -> Option<Iova> {
         if let Some(whole) = &self.whole {
             if let Some(iova) = whole.iova_of(span) {
@@ -788,7 +788,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&self, id: Id, span: &GpaSpan) -> Take {
         let Some(window) = self.windows.get(id) else {
             return Take::Miss;
@@ -801,7 +801,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Gives back one reference; says whether a window was closed and waits to be given back.
-    #[inline]
+    #[inline(always)]
     fn put(&self, iova: Iova, len: u64) -> Result<bool, NotHeld> {
         let span = IovaSpan::new(iova, len).ok_or(NotHeld)?;
         if let Some(whole) = &self.whole {
@@ -831,7 +831,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         Ok(self.after_put(id, window, put))
     }
 
-    #[inline]
+    #[inline(always)]
     fn after_put(&self, id: Id, window: &Window, put: Put) -> bool {
         match put {
             Put::Open => false,

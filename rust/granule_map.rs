@@ -99,7 +99,7 @@ impl GranuleMap {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn bucket(&self, key: u64) -> Option<&Atomic<u32>> {
         // Multiplicative hashing by 2^64 divided by the golden ratio.
         let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift;
@@ -107,7 +107,7 @@ impl GranuleMap {
         self.buckets.get(hash as usize)
     }
 
-    #[inline]
+    #[inline(always)]
     fn chunk<'a>(&self, chunks: &'a Chunks, key: u64) -> Option<&'a Chunk> {
         let mut id = self.bucket(key)?.load(Acquire);
         for _ in 0..MAX_STEPS {
@@ -122,7 +122,7 @@ impl GranuleMap {
 
     /// The id of `granule`, or [`NONE`]. Lock-free; see the module's documentation for what a
     /// reader without the lock must expect.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, chunks: &Chunks, granule: u64) -> Id {
         match self.chunk(chunks, granule >> CHUNK_SHIFT) {
             Some(chunk) => chunk.slot(granule).load(Acquire),
@@ -219,7 +219,7 @@ impl GranuleMap {
 }
 
 impl Chunk {
-    #[inline]
+    #[inline(always)]
     fn slot(&self, granule: u64) -> &Atomic<u32> {
         // The mask keeps the index inside the array, and the compiler sees it.
         &self.slots[(granule & (CHUNK as u64 - 1)) as usize]

@@ -165,7 +165,7 @@ impl<'a> Instance<'a> {
     }
 
     /// Maps `size` bytes at `gpa` for a device that reaches addresses up to `limit`. Any context.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn map(&self, gpa: u64, size: usize, limit: u64) -> Result<Iova, MapError> {
         let result = match ops::span(gpa, size) {
             Some(span) => self.engine.map(span, limit),
@@ -191,7 +191,7 @@ impl<'a> Instance<'a> {
     }
 
     /// Gives up a streaming mapping. Any context.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unmap_streaming(&self, handle: u64, size: usize) {
         // CAST: `usize` has at most 64 bits.
         if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
@@ -239,6 +239,8 @@ impl<'a> Instance<'a> {
     }
 
     /// Says that MMIO cannot be mapped.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn refuse_mmio(&self, phys: u64, size: usize) {
         if self.failures.allows() {
             dev_err!(
@@ -253,6 +255,7 @@ impl<'a> Instance<'a> {
 
     /// Says why something could not be mapped. `size` is 0 for a scatterlist.
     #[cold]
+    #[inline(never)]
     fn report(&self, error: MapError, gpa: u64, size: usize, limit: u64) {
         if !self.failures.allows() {
             return;
@@ -314,6 +317,7 @@ impl<'a> Instance<'a> {
 
     /// Says that a driver gave up what it had not.
     #[cold]
+    #[inline(never)]
     fn report_misuse(&self, handle: u64, size: usize) {
         if self.misuse.allows() {
             dev_err!(

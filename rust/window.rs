@@ -61,7 +61,7 @@ impl Refs {
     const COUNT: u32 = Self::USED - 1;
 
     /// Takes a reference. Fails if the window is closed, or counts as many as it can.
-    #[inline]
+    #[inline(always)]
     fn get(&self) -> bool {
         let mut old = self.0.load(Relaxed);
         loop {
@@ -77,7 +77,7 @@ impl Refs {
     }
 
     /// Gives back a reference; closes the window if it was the last and `close` is set.
-    #[inline]
+    #[inline(always)]
     fn put(&self, close: bool) -> Result<Put, NotHeld> {
         let mut old = self.0.load(Relaxed);
         loop {
@@ -162,7 +162,7 @@ impl Linked for Window {
 impl Window {
     /// Takes a reference if the window is open and covers `want`; tells where `want` is mapped.
     /// Lock-free: the window may be any. `close` is as for [`Self::put`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, want: &GpaSpan, close: bool) -> Take {
         if !self.refs.get() {
             return Take::Miss;
@@ -181,7 +181,7 @@ impl Window {
 
     /// Gives back a reference for a mapping at `span`; closes the window if it was the last and
     /// `close` is set. Fails if the window is not one that `span` can be mapped by.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put(&self, span: &IovaSpan, close: bool) -> Result<Put, NotHeld> {
         match self.iova_span() {
             Some(all) if all.covers(span) => self.refs.put(close),
@@ -190,7 +190,7 @@ impl Window {
     }
 
     /// Where `want` is mapped, if the window covers it. The caller has a reference or owns it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn iova_of(&self, want: &GpaSpan) -> Option<Iova> {
         let offset = self.span()?.offset_of(want)?;
         // The end of the window's IOVAs was checked not to wrap around when it was opened.
@@ -205,13 +205,13 @@ impl Window {
     }
 
     /// The guest memory that the window covers.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn span(&self) -> Option<GpaSpan> {
         GpaSpan::new(Gpa::new(self.start.load(Relaxed)), self.len.load(Relaxed))
     }
 
     /// The IOVAs that the window covers.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn iova_span(&self) -> Option<IovaSpan> {
         IovaSpan::new(Iova::new(self.iova.load(Relaxed)), self.len.load(Relaxed))
     }
