@@ -1232,7 +1232,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
     fn reclaim(&self, slow: &mut Slow<H>, scanned: &mut u32, error: MapError) -> Round {
         let last = slow.free_windows.last_id();
         let mut found: usize = 0;
-        for looked in 0..SCAN {
+        // More than twice around finds no more.
+        let enough = last.saturating_mul(2).saturating_add(1);
+        for looked in 0..SCAN.min(enough) {
             // Another time around would find what was used lately.
             let around = looked.checked_rem(last) == Some(0);
             if (found != 0 && around) || found >= RECLAIM || slow.unmap.is_full() {
