@@ -362,9 +362,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
             policy,
             windows: Arena::new(entries.min(1 << 28))?,
             chunks: Arena::new(chunks)?,
-            by_gpa: GranuleMap::new(bits)?,
-            by_start: GranuleMap::new(bits)?,
-            by_iova: GranuleMap::new(bits)?,
+            by_gpa: GranuleMap::new(bits, 0)?,
+            by_start: GranuleMap::new(bits, 1)?,
+            by_iova: GranuleMap::new(bits, 2)?,
             retired: Atomic::new(NONE),
             slow: Lock::new(Slow {
                 host,
