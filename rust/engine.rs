@@ -416,9 +416,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
             whole: None,
             windows: Arena::new(entries.min(1 << 28))?,
             chunks: Arena::new(chunks)?,
-            by_gpa: GranuleMap::new(bits)?,
-            by_start: GranuleMap::new(bits)?,
-            by_iova: GranuleMap::new(bits)?,
+            by_gpa: GranuleMap::new(bits, 0)?,
+            by_start: GranuleMap::new(bits, 1)?,
+            by_iova: GranuleMap::new(bits, 2)?,
             retired: Atomic::new(NONE),
             slow: Lock::new(Slow {
                 host,
@@ -1430,7 +1430,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
     fn reclaim(&self, slow: &mut Slow<H>, scanned: &mut u32, error: MapError) -> Round {
         let last = slow.free_windows.last_id();
         let mut found: usize = 0;
-        for looked in 0..SCAN {
+        // More than twice around finds no more.
+        let enough = last.saturating_mul(2).saturating_add(1);
+        for looked in 0..SCAN.min(enough) {
             // Another time around would find what was used lately.
             let around = looked.checked_rem(last) == Some(0);
             if (found != 0 && around) || found >= RECLAIM || slow.unmap.is_full() {

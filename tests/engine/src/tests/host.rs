@@ -51,6 +51,8 @@ pub(crate) enum Placement {
     Random,
     /// Where the guest has it, as a host without an IOMMU does.
     Identity,
+    /// As far from where the guest has it, in bytes, as this.
+    Offset(u64),
 }
 
 /// What goes wrong with one entry of a map batch.
@@ -252,6 +254,10 @@ impl State {
         let end = self.iovas.end.checked_sub(count)?;
         let first = match self.placement {
             Placement::Identity => Some(span.start().raw() / GRANULE),
+            Placement::Offset(offset) => {
+                let first = (span.start().raw() + offset) / GRANULE;
+                self.is_free(first, count).then_some(first)
+            }
             Placement::Low => self.first_fit(count),
             Placement::High => {
                 let mut candidate = end;

@@ -84,6 +84,13 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Where it is mapped.
+    pub(crate) fn at(&self) -> Option<Iova> {
+        self.iova.get()
+    }
+}
+
 impl Request for Entry {
     fn span(&self) -> Option<GpaSpan> {
         self.span
