@@ -135,10 +135,13 @@ disk() {
 	return 1
 }
 
-# await_disk SECONDS ADDRESS: waits for it, and prints it.
+# await_disk ADDRESS: waits for it, and prints it.
 await_disk() {
-	within "$1" disk "$2" >/dev/null
-	disk "$2"
+	if ! within 30 disk "$1" >/dev/null; then
+		fail "disk at $1" 'it does not come up' >&2
+		return 1
+	fi
+	disk "$1"
 }
 
 # logged PATTERN: whether the kernel's log has a line that matches.
