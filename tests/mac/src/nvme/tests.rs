@@ -341,12 +341,14 @@ fn odd_accesses_are_violations() {
     assert_eq!(u64::from_le_bytes(data) as u32, g.get(reg::CAP));
     g.controller.read(0, 2, &mut data[..4]);
     g.controller.read(0, u64::MAX, &mut data[..3]);
+    g.controller.read(0, u64::MAX - 7, &mut data);
+    g.controller.write(0, 0x4000, &data);
     g.controller.write(0, 0x14, &[1]);
     g.controller.write(0, 0x16, &[0; 4]);
     g.controller.write(0, 0, &[0; 4]);
     g.controller.write(0, reg::DOORBELLS, &[0; 4]);
     g.controller.write(0, 0x1ffc, &[0; 4]);
-    assert_eq!(g.bus.counters.snapshot().violations.count, 7);
+    assert_eq!(g.bus.counters.snapshot().violations.count, 9);
     assert_eq!(g.get(reg::CC), 0);
 }
 
@@ -376,6 +378,7 @@ fn identifies_itself() {
     assert_eq!(n[130], 9);
     let d = g.identify(&mut admin, 3, 1).unwrap();
     assert_eq!((&d[..2], &d[4..20]), (&[2, 16][..], &n[104..120]));
+    assert_eq!((&d[20..22], d[40]), (&[3, 16][..], 0));
     let a = g.identify(&mut admin, 2, 0).unwrap();
     assert_eq!(a[..8], [1, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(g.identify(&mut admin, 2, 1).unwrap(), vec![0; 4096]);
