@@ -49,6 +49,8 @@ mod raw;
 mod scatterlist;
 #[path = "rust/sys.rs"]
 mod sys;
+#[path = "rust/whole.rs"]
+mod whole;
 #[path = "rust/window.rs"]
 mod window;
 #[path = "rust/wire.rs"]
@@ -89,6 +91,7 @@ impl pci::Driver for AppleDmaPci {
 fn params() -> Result<Params> {
     Params::new(
         *module_parameters::strict.value(),
+        *module_parameters::whole_ram.value(),
         *module_parameters::max_bytes.value(),
         *module_parameters::max_entries.value(),
     )
@@ -117,6 +120,10 @@ module! {
     description: "DMA of passed-through PCI devices on Apple Silicon hosts",
     license: "GPL",
     params: {
+        whole_ram: u8 {
+            default: 1,
+            description: "Map all of guest RAM at once if it fits max_bytes (0 or 1)",
+        },
         strict: u8 {
             default: 0,
             description: "Take memory away from the device as soon as it is unmapped (0 or 1)",

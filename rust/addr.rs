@@ -121,6 +121,12 @@ impl<A: Address> Span<A> {
         self.start.raw() <= other.start.raw() && other.end() <= self.end()
     }
 
+    /// Whether `self` and `other` share a byte.
+    #[inline]
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.start.raw() < other.end() && other.start.raw() < self.end()
+    }
+
     /// What `self` and `other` share.
     pub(crate) fn intersection(&self, other: &Self) -> Option<Self> {
         Self::from_bounds(

@@ -58,7 +58,7 @@ impl<T: Linked> Arena<T> {
     }
 
     /// The object with the number `id`, if the arena has grown that far. Lock-free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, id: Id) -> Option<&T> {
         // CAST: `usize` has at least 32 bits.
         let index = (id as usize).checked_sub(1)?;

@@ -12,7 +12,8 @@ use crate::addr::{
     Gpa,
     GpaSpan,
     Iova,
-    GRANULE, //
+    GRANULE,
+    PAGE, //
 };
 use crate::bindings as uapi;
 use crate::engine::{
@@ -170,6 +171,16 @@ enum Command {
     Unmap = uapi::APPLE_DMA_PCI_CMD_UNMAP as isize,
 }
 
+/// What the managed device's addresses are.
+#[derive(Clone, Copy)]
+pub(crate) enum Dart {
+    /// The DART assigns them; the first was this one.
+    Assigns(Iova),
+    /// There is no DART: a device uses guest-physical addresses. So it is with a host for
+    /// development, which has no DriverKit extension to talk to.
+    None,
+}
+
 /// See the module's documentation.
 pub(crate) struct Companion<'a> {
     dev: &'a pci::Device<Bound>,
@@ -188,8 +199,8 @@ impl<'a> Companion<'a> {
     /// Checks what the device says of itself, and finds out how its host speaks by mapping one
     /// granule. Says what is wrong if something is. May sleep.
     ///
-    /// Also returns where the host put that granule.
-    pub(crate) fn probe(dev: &'a pci::Device<Core<'_>>) -> Result<(Self, Iova)> {
+    /// Also returns what was learnt of the host's DART.
+    pub(crate) fn probe(dev: &'a pci::Device<Core<'_>>) -> Result<(Self, Dart)> {
         let enabled = Enabled::new(dev)?;
         let len = dev.resource_len(BAR)?;
         if len < BAR_SIZE as u64 {
@@ -235,8 +246,8 @@ impl<'a> Companion<'a> {
             _enabled: enabled,
         };
         companion.program();
-        let iova = companion.meet_host()?;
-        Ok((companion, iova))
+        let dart = companion.meet_host()?;
+        Ok((companion, dart))
     }
 
     /// The managed device's address, `bus << 8 | devfn`, as the host knows it.
@@ -259,7 +270,7 @@ impl<'a> Companion<'a> {
 
     /// Maps one granule and gives it back, which tells the dialect, and that the host does
     /// what it should at all.
-    fn meet_host(&mut self) -> Result<Iova> {
+    fn meet_host(&mut self) -> Result<Dart> {
         let dev = self.dev;
         // CAST: A granule is small.
         let page = SharedWords::new(dev, GRANULE as usize / size_of::<u32>())?;
@@ -289,11 +300,34 @@ impl<'a> Companion<'a> {
                 Err(EIO)
             }
         };
+        let dart = result.map(|iova| {
+            if iova.raw() == span.start().raw() && self.is_identity(&span) {
+                Dart::None
+            } else {
+                Dart::Assigns(iova)
+            }
+        });
         if outcome != MapOutcome::Refused && !self.unmap_first(&span) {
             dev_err!(dev, "the host would not take back the first mapping\n");
-            return result.and(Err(EIO));
+            return Err(EIO);
         }
-        result
+        dart
+    }
+
+    /// Whether the host answers the guest-physical address for a part of `span`, too, while `span`
+    /// is mapped there. A DART cannot map two things at one address, so there is none.
+    fn is_identity(&mut self, span: &GpaSpan) -> bool {
+        let start = span.start().raw().saturating_add(PAGE);
+        let Some(part) = GpaSpan::from_bounds(start, span.end()) else {
+            return false;
+        };
+        let mut batch = [MapEntry::new(part)];
+        self.map(&mut batch);
+        let [entry] = batch;
+        match entry.outcome {
+            MapOutcome::Mapped(iova) => self.unmap_first(&part) && iova.raw() == start,
+            _ => false,
+        }
     }
 
     /// Sends the first map request, which reads the same in both dialects, and learns from the

@@ -29,6 +29,7 @@ use crate::arena::{
     NONE, //
 };
 use crate::granule_map::{
+    chunks_anywhere,
     chunks_for,
     Chunks,
     GranuleMap, //
@@ -57,6 +58,11 @@ use crate::window::{
     Take,
     Window, //
 };
+use crate::whole::{
+    Piece,
+    Whole,
+    MAX_PIECES, //
+};
 use crate::wire::{
     MapOutcome,
     Reject,
@@ -76,6 +82,13 @@ const RECLAIM: usize = 64;
 /// How many windows are looked at under the lock at a time when idle ones are wanted.
 const SCAN: u32 = 4096;
 
+/// The largest piece of RAM that is asked for when all of it is mapped at once, in bytes: the most
+/// that is a power of two and that both dialects can say.
+const WHOLE_MAX: u64 = 2 << 30;
+
+/// The smallest such piece.
+const WHOLE_MIN: u64 = 64 << 20;
+
 /// One entry of a batch of map requests.
 #[derive(Clone, Copy)]
 pub(crate) struct MapEntry {
@@ -94,6 +107,17 @@ pub(crate) struct UnmapEntry {
     /// What the host said.
     pub(crate) outcome: UnmapOutcome,
     id: Id,
+}
+
+impl MapEntry {
+    /// An entry that has no window of the engine.
+    pub(crate) fn new(span: GpaSpan) -> Self {
+        Self {
+            span,
+            outcome: MapOutcome::Unknown,
+            id: NONE,
+        }
+    }
 }
 
 impl UnmapEntry {
@@ -167,6 +191,23 @@ pub(crate) enum MapError {
     NoKey,
 }
 
+impl MapError {
+    /// What is wrong, in words for a message.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            MapError::Invalid => "it is empty, or not plain memory",
+            MapError::Full(Limit::Bytes) => "no room in max_bytes, and nothing is idle",
+            MapError::Full(Limit::Entries) => "no room in max_entries, and nothing is idle",
+            MapError::Unreachable(_) => "the device does not reach the address it got",
+            MapError::Refused => "the host refuses",
+            MapError::Rejected(_) => "the host's answer is wrong",
+            MapError::NoAnswer => "the host does not answer",
+            MapError::NoMemory => "out of memory",
+            MapError::NoKey => "all keys are taken",
+        }
+    }
+}
+
 /// How the engine is set up.
 pub(crate) struct Config {
     /// Give windows back as soon as they are idle.
@@ -226,6 +267,8 @@ pub(crate) struct Engine<H, P> {
     max_entries: u32,
     ram: Ram,
     policy: P,
+    /// All of RAM, if it is mapped at once.
+    whole: Option<Whole>,
     windows: Arena<Window>,
     chunks: Chunks,
     /// Finds a window by a granule that it covers.
@@ -343,6 +386,8 @@ enum Obstacle {
     Limit(Limit),
     /// The tables have no room.
     Tables,
+    /// All keys that the window could have are taken.
+    Key,
     /// It will not get better.
     Fatal(MapError),
 }
@@ -352,9 +397,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     pub(crate) fn new(host: H, policy: P, config: Config) -> Result<Self, AllocError> {
         let entries = usize::try_from(config.max_entries).unwrap_or(usize::MAX);
         let megabytes = usize::try_from(config.max_bytes >> 20).unwrap_or(usize::MAX);
-        // In the worst case every window has chunks of its own in all three maps.
+        // In the worst case every window has chunks of its own in all three maps: one where it is
+        // known by its start, two more than it has megabytes in each of the others.
         let chunks = entries
-            .saturating_mul(4)
+            .saturating_mul(5)
             .saturating_add(megabytes.saturating_mul(2))
             .min(1 << 28);
         let bits = (config.max_entries / 4).max(64).ilog2();
@@ -367,11 +413,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
             max_entries: config.max_entries,
             ram: config.ram,
             policy,
+            whole: None,
             windows: Arena::new(entries.min(1 << 28))?,
             chunks: Arena::new(chunks)?,
-            by_gpa: GranuleMap::new(bits)?,
-            by_start: GranuleMap::new(bits)?,
-            by_iova: GranuleMap::new(bits)?,
+            by_gpa: GranuleMap::new(bits, 0)?,
+            by_start: GranuleMap::new(bits, 1)?,
+            by_iova: GranuleMap::new(bits, 2)?,
             retired: Atomic::new(NONE),
             slow: Lock::new(Slow {
                 host,
@@ -381,14 +428,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 keys: Slab::new(1 << bits, Alloc::Sleep, |_| NONE)?,
                 retired: NONE,
                 hand: NONE,
-                map: Batch::new(
-                    batch,
-                    MapEntry {
-                        span: fill,
-                        outcome: MapOutcome::Unknown,
-                        id: NONE,
-                    },
-                )?,
+                map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,
                 suspects: Batch::new(batch, fill)?,
                 stats: Stats::default(),
@@ -416,8 +456,135 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
     }
 
+    /// Maps all of RAM at once, if it fits the budgets with an eighth to spare for what is not RAM
+    /// yet, and if windows may stay mapped. Fails with nothing mapped. May sleep.
+    pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
+        let bytes = self
+            .ram
+            .blocks()
+            .iter()
+            .fold(0u64, |sum, block| sum.saturating_add(cost(block)));
+        let budget = self.max_bytes.saturating_sub(self.max_bytes / 8);
+        if self.strict || bytes > budget {
+            return Err(MapError::Full(Limit::Bytes));
+        }
+        let mut size = WHOLE_MAX;
+        loop {
+            match self.map_pieces(size) {
+                Ok(pieces) => {
+                    self.whole = Some(Whole::new(pieces));
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.release();
+                    // Perhaps the host can do it in smaller pieces, if only there are few.
+                    if error != MapError::Refused || size <= WHOLE_MIN {
+                        return Err(error);
+                    }
+                }
+            }
+            size /= 4;
+        }
+    }
+
+    /// Takes DMA addresses to be guest-physical addresses, for a host without a DART. There is
+    /// nothing to map then.
+    pub(crate) fn set_identity(&mut self) -> Result<(), AllocError> {
+        let piece = GpaSpan::from_bounds(0, u64::MAX)
+            .and_then(|all| Piece::new(all, Iova::new(0)))
+            .ok_or(AllocError)?;
+        self.whole = Some(Whole::new(Slab::new(1, Alloc::Sleep, |_| piece)?));
+        Ok(())
+    }
+
+    /// Maps all of RAM in pieces of `size` bytes. On failure some may be mapped.
+    fn map_pieces(&self, size: u64) -> Result<Slab<Piece>, MapError> {
+        let mut pieces: [Option<Piece>; MAX_PIECES] = [None; MAX_PIECES];
+        let mut count = 0;
+        for block in self.ram.blocks() {
+            let mut start = block.start().raw();
+            while start < block.end() {
+                let end = start.saturating_add(size).min(block.end());
+                let span = GpaSpan::from_bounds(start, end).ok_or(MapError::Invalid)?;
+                let (earlier, free) = pieces
+                    .split_at_mut_checked(count)
+                    .ok_or(MapError::Full(Limit::Entries))?;
+                let place = free.first_mut().ok_or(MapError::Full(Limit::Entries))?;
+                let piece = match self.map_piece(&span) {
+                    // An earlier kernel may have left a mapping with this key.
+                    Err(MapError::Refused) if self.recover() => self.map_piece(&span),
+                    result => result,
+                }?;
+                let taken = earlier.iter().flatten().any(|other| other.overlaps(&piece));
+                if taken {
+                    return Err(MapError::Rejected(Reject::Overlap));
+                }
+                *place = Some(piece);
+                count = count.saturating_add(1);
+                start = end;
+            }
+        }
+        let pieces = pieces.get(..count).unwrap_or(&[]);
+        let first = pieces.first().copied().flatten().ok_or(MapError::Invalid)?;
+        Slab::new(count, Alloc::Sleep, |index| {
+            pieces.get(index).copied().flatten().unwrap_or(first)
+        })
+        .map_err(|_| MapError::NoMemory)
+    }
+
+    /// Maps one piece of RAM for good.
+    fn map_piece(&self, span: &GpaSpan) -> Result<Piece, MapError> {
+        let mut slow = self.slow.lock();
+        let slow = &mut *slow;
+        let (id, window) = self.admit(slow, span, None).map_err(|obstacle| match obstacle {
+            Obstacle::Limit(limit) => MapError::Full(limit),
+            Obstacle::Fatal(error) => error,
+            Obstacle::Batch | Obstacle::Tables | Obstacle::Key => MapError::NoMemory,
+        })?;
+        slow.map.push(MapEntry {
+            span: *span,
+            outcome: MapOutcome::Unknown,
+            id,
+        });
+        bump(&mut slow.stats.doorbells);
+        slow.host.map(slow.map.filled_mut());
+        let outcome = slow.map.get(0).map(|entry| entry.outcome);
+        slow.map.clear();
+        let piece = match outcome {
+            Some(MapOutcome::Mapped(iova)) => Piece::new(*span, iova).map(|piece| (iova, piece)),
+            _ => None,
+        };
+        match (outcome, piece) {
+            (_, Some((iova, piece))) => {
+                bump(&mut slow.stats.mapped);
+                window.open(iova);
+                window.set_state(State::Fixed);
+                Ok(piece)
+            }
+            (Some(MapOutcome::Refused), None) => {
+                bump(&mut slow.stats.refused);
+                self.discard(slow, id, window);
+                slow.suspects.push(*span);
+                Err(MapError::Refused)
+            }
+            _ => {
+                bump(&mut slow.stats.unanswered);
+                self.quarantine(slow, id, window);
+                Err(MapError::NoAnswer)
+            }
+        }
+    }
+
+    /// Gives back what an earlier kernel left in the way of the last request; says whether it did.
+    fn recover(&self) -> bool {
+        let mut slow = self.slow.lock();
+        let stale = slow.stats.stale;
+        self.unmap_suspects(&mut slow);
+        slow.stats.stale != stale
+    }
+
     /// Maps `span` where a device that reaches addresses up to `mask` can use it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn map(&self, span: GpaSpan, mask: u64) -> Result<Iova, MapError> {
         match self.hit(&span) {
             Some(iova) if reachable(iova, &span, mask) => Ok(iova),
@@ -475,17 +642,26 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         if result.is_err() {
             bump(&mut self.slow.lock().stats.failed);
-            // These were just taken, so they are held.
-            let _ = self.unmap_all(requests.clone());
-            for request in requests {
-                request.set_iova(None);
-            }
+            self.let_go(requests);
         }
         result
     }
 
+    /// Gives up what a call that is not done has taken.
+    fn let_go<'a, R, I>(&self, requests: I)
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
+        // These were just taken, so they are held.
+        let _ = self.unmap_all(requests.clone());
+        for request in requests {
+            request.set_iova(None);
+        }
+    }
+
     /// Gives up the mapping of `len` bytes at `iova`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unmap(&self, iova: Iova, len: u64) -> Result<(), NotHeld> {
         let closed = self.put(iova, len)?;
         if closed {
@@ -521,7 +697,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// The guest memory behind the mapping of `len` bytes at `iova`, which the caller holds.
     pub(crate) fn translate(&self, iova: Iova, len: u64) -> Option<Gpa> {
         let span = IovaSpan::new(iova, len)?;
-        self.window_at(&span)?.gpa_of(&span)
+        match self.whole.as_ref().and_then(|whole| whole.gpa_of(&span)) {
+            Some(gpa) => Some(gpa),
+            None => self.window_at(&span)?.gpa_of(&span),
+        }
     }
 
     /// What happened so far.
@@ -542,24 +721,29 @@ impl<H: Host, P: Policy> Engine<H, P> {
             if done >= last {
                 break;
             }
-            while done < last && !slow.unmap.is_full() {
-                done = done.saturating_add(1);
-                let Some(window) = self.windows.get(done) else {
-                    continue;
-                };
-                if window.state() == State::Live {
-                    if window.users() != 0 {
-                        released.busy = released.busy.saturating_add(1);
+            while done < last {
+                let id = done.saturating_add(1);
+                let used = self.windows.get(id).filter(|w| w.state() != State::Free);
+                if let Some(window) = used {
+                    if slow.unmap.is_full() {
+                        break;
                     }
-                    window.force_close();
-                    self.unlink(slow, done, window);
+                    if window.state() == State::Live {
+                        if window.users() != 0 {
+                            released.busy = released.busy.saturating_add(1);
+                        }
+                        window.force_close();
+                        self.unlink(slow, id, window);
+                    } else if window.state() == State::Fixed {
+                        window.force_close();
+                    }
+                    self.queue_unmap(slow, id, window);
                 }
-                if window.state() != State::Free {
-                    self.queue_unmap(slow, done, window);
-                }
+                done = id;
             }
             self.ring_unmap(slow);
         }
+        self.slow.lock().suspects.clear();
         released.lost = self.slow.lock().stats.entries;
         released
     }
@@ -571,8 +755,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Takes a reference to a window that covers `span`. Lock-free; may miss one that is there.
-    #[inline]
+    #[inline(always)]
     fn hit(&self, span: &GpaSpan) -> Option<Iova> {
+        if let Some(whole) = &self.whole {
+            if let Some(iova) = whole.iova_of(span) {
+                return Some(iova);
+            }
+        }
         let granule = span.first_granule();
         match self.take(self.by_gpa.get(&self.chunks, granule), span) {
             Take::Hit(iova) => return Some(iova),
@@ -599,7 +788,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&self, id: Id, span: &GpaSpan) -> Take {
         let Some(window) = self.windows.get(id) else {
             return Take::Miss;
@@ -612,9 +801,14 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Gives back one reference; says whether a window was closed and waits to be given back.
-    #[inline]
+    #[inline(always)]
     fn put(&self, iova: Iova, len: u64) -> Result<bool, NotHeld> {
         let span = IovaSpan::new(iova, len).ok_or(NotHeld)?;
+        if let Some(whole) = &self.whole {
+            if whole.gpa_of(&span).is_some() {
+                return Ok(false);
+            }
+        }
         let id = self.by_iova.get(&self.chunks, span.first_granule());
         if let Some(window) = self.windows.get(id) {
             if let Ok(put) = window.put(&span, self.strict) {
@@ -637,7 +831,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         Ok(self.after_put(id, window, put))
     }
 
-    #[inline]
+    #[inline(always)]
     fn after_put(&self, id: Id, window: &Window, put: Put) -> bool {
         match put {
             Put::Open => false,
@@ -804,10 +998,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
                 Round::Again => {}
                 Round::Grow => {
-                    let windows = guard.free_windows.len() == 0;
+                    let missing = requests.clone().filter(|r| r.iova().is_none());
+                    let windows = missing.count().min(guard.map.entries.len());
                     drop(guard);
                     // The tables' memory comes from outside the lock.
-                    turn.may_grow = self.grow(windows, true, Alloc::Atomic);
+                    turn.may_grow = self.grow_for(windows);
                 }
                 Round::Failed(error) => {
                     result = Err(error);
@@ -824,6 +1019,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     }
                     turn.choice = Choice::Smallest;
                     turn.scanned = 0;
+                    let some = requests.clone().any(|r| r.iova().is_some());
+                    if some && matches!(error, MapError::Full(_)) {
+                        // The larger windows that this call took are in the way of smaller ones.
+                        self.let_go(requests.clone());
+                        self.give_back_idle();
+                    }
                 }
             }
         }
@@ -839,6 +1040,31 @@ impl<H: Host, P: Policy> Engine<H, P> {
         // One doorbell for each time that the lock is taken.
         drop(guard);
         self.unmap_suspects(&mut self.slow.lock());
+    }
+
+    /// Makes the tables larger, if it can, so large that `windows` more small windows go to the host
+    /// together. Says whether there is any use in trying again.
+    fn grow_for(&self, windows: usize) -> bool {
+        // Each in every map, by two chunks where it can be anywhere.
+        let chunks = windows.saturating_mul(5);
+        let mut chunk_grown = false;
+        loop {
+            let (few_windows, few_chunks) = {
+                let slow = self.slow.lock();
+                (
+                    slow.free_windows.len() < windows,
+                    // Large windows need more, so that one more never is too many.
+                    slow.free_chunks.len() < chunks || !chunk_grown,
+                )
+            };
+            if !few_windows && !few_chunks {
+                return true;
+            }
+            if !self.grow(few_windows, few_chunks, Alloc::Atomic) {
+                return chunk_grown;
+            }
+            chunk_grown = true;
+        }
     }
 
     /// Allocates what the tables lack. Says whether there is any use in trying again.
@@ -898,6 +1124,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 Ok(()) => continue,
                 Err(obstacle) => obstacle,
             };
+            if matches!(obstacle, Obstacle::Tables) && turn.may_grow {
+                // All of it together, after that.
+                self.drop_batch(slow);
+                return Round::Grow;
+            }
             if !slow.map.is_empty() {
                 // First what is there already; the rest has its turn after it.
                 break;
@@ -905,21 +1136,24 @@ impl<H: Host, P: Policy> Engine<H, P> {
             return match obstacle {
                 Obstacle::Batch => Round::Failed(MapError::Refused),
                 Obstacle::Fatal(error) => Round::Failed(error),
-                Obstacle::Tables if turn.may_grow => Round::Grow,
                 Obstacle::Tables => self.reclaim(slow, &mut turn.scanned, MapError::NoMemory),
                 Obstacle::Limit(limit) => {
                     self.reclaim(slow, &mut turn.scanned, MapError::Full(limit))
-                },
+                }
+                // Idle windows may have them.
+                Obstacle::Key => self.reclaim(slow, &mut turn.scanned, MapError::NoKey),
             };
         }
 
         if slow.map.is_empty() {
             return Round::Done;
         }
-        match self.ring_map(slow) {
+        let round = match self.ring_map(slow) {
             Some(error) => Round::Failed(error),
             None => self.resolve(requests, mask),
-        }
+        };
+        self.settle(slow);
+        round
     }
 
     /// Takes references to the windows that were just made, before the lock is let go.
@@ -950,7 +1184,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Gives up the windows that were prepared but not asked for.
-    fn abandon(&self, slow: &mut Slow<H>, error: MapError) -> Round {
+    fn drop_batch(&self, slow: &mut Slow<H>) {
         for index in 0..slow.map.len {
             if let Some(entry) = slow.map.get(index) {
                 if let Some(window) = self.windows.get(entry.id) {
@@ -961,6 +1195,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         slow.map.clear();
         slow.reserved_chunks = 0;
+    }
+
+    /// Ends the call before its batch went to the host.
+    fn abandon(&self, slow: &mut Slow<H>, error: MapError) -> Round {
+        self.drop_batch(slow);
         Round::Failed(error)
     }
 
@@ -1001,21 +1240,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
             .ok_or(Obstacle::Fatal(MapError::Invalid))?;
         let Proposal { span, tile } = self
             .with_free_key(slow, proposal, request, block)
-            .ok_or(Obstacle::Fatal(MapError::NoKey))?;
+            .ok_or(Obstacle::Key)?;
 
-        if span.len() > slow.host.len_max() {
-            return Err(Obstacle::Fatal(MapError::Refused));
-        }
-        let bytes = cost(&span);
-        if self.max_bytes.saturating_sub(slow.stats.bytes) < bytes {
-            return Err(Obstacle::Limit(Limit::Bytes));
-        }
-        if slow.stats.entries >= self.max_entries {
-            return Err(Obstacle::Limit(Limit::Entries));
-        }
-        // Its IOVAs may begin anywhere in a chunk.
+        self.check_limits(slow, &span)?;
         let chunks = chunks_for(span.first_granule(), span.last_granule());
-        let later = chunks.saturating_add(1);
+        let later = chunks_anywhere(span.granules());
         let needed = slow
             .reserved_chunks
             .saturating_add(later)
@@ -1024,23 +1253,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
         if slow.free_chunks.len() < needed {
             return Err(Obstacle::Tables);
         }
-        let (id, window) = self
-            .windows
-            .take(&mut slow.free_windows)
-            .ok_or(Obstacle::Tables)?;
-
         let anchor = if tile {
             None
         } else {
             Some(request.first_granule())
         };
-        window.prepare(&span, anchor);
+        let (id, window) = self.admit(slow, &span, anchor)?;
         slow.reserved_chunks = slow.reserved_chunks.saturating_add(later);
-        slow.stats.bytes = slow.stats.bytes.saturating_add(bytes);
-        slow.stats.entries = slow.stats.entries.saturating_add(1);
-        slow.stats.peak_bytes = slow.stats.peak_bytes.max(slow.stats.bytes);
-        slow.stats.peak_entries = slow.stats.peak_entries.max(slow.stats.entries);
-        self.insert_key(slow, id, window);
         if self.link(slow, id, window).is_err() {
             // Cannot be: the chunks were counted before.
             self.unlink(slow, id, window);
@@ -1055,8 +1274,44 @@ impl<H: Host, P: Policy> Engine<H, P> {
         Ok(())
     }
 
-    /// Rings for the batch of new windows and opens those that the host made. The error is that of a
-    /// batch that brought nothing at all.
+    /// Whether the limits have room for a window for `span`.
+    fn check_limits(&self, slow: &Slow<H>, span: &GpaSpan) -> Result<(), Obstacle> {
+        if span.len() > slow.host.len_max() {
+            return Err(Obstacle::Fatal(MapError::Refused));
+        }
+        if self.max_bytes.saturating_sub(slow.stats.bytes) < cost(span) {
+            return Err(Obstacle::Limit(Limit::Bytes));
+        }
+        if slow.stats.entries >= self.max_entries {
+            return Err(Obstacle::Limit(Limit::Entries));
+        }
+        Ok(())
+    }
+
+    /// Makes a pending window for `span`, with its key taken and counted against the limits.
+    fn admit(
+        &self,
+        slow: &mut Slow<H>,
+        span: &GpaSpan,
+        anchor: Option<u64>,
+    ) -> Result<(Id, &Window), Obstacle> {
+        self.check_limits(slow, span)?;
+        let (id, window) = self
+            .windows
+            .take(&mut slow.free_windows)
+            .ok_or(Obstacle::Tables)?;
+        window.prepare(span, anchor);
+        slow.stats.bytes = slow.stats.bytes.saturating_add(cost(span));
+        slow.stats.entries = slow.stats.entries.saturating_add(1);
+        slow.stats.peak_bytes = slow.stats.peak_bytes.max(slow.stats.bytes);
+        slow.stats.peak_entries = slow.stats.peak_entries.max(slow.stats.entries);
+        self.insert_key(slow, id, window);
+        Ok((id, window))
+    }
+
+    /// Rings for the batch of new windows and opens those that the host made; until
+    /// [`Self::settle`], the batch has a reference to each. The error is that of a batch that
+    /// brought nothing at all.
     fn ring_map(&self, slow: &mut Slow<H>) -> Option<MapError> {
         bump(&mut slow.stats.doorbells);
         slow.host.map(slow.map.filled_mut());
@@ -1098,12 +1353,29 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
             }
         }
-        slow.map.clear();
         if opened {
             None
         } else {
             error
         }
+    }
+
+    /// Gives up the batch's references to the windows that it opened. Those that serve nobody then
+    /// do not outlive the call in strict mode; and nobody could close one before those had it that
+    /// it was made for.
+    fn settle(&self, slow: &mut Slow<H>) {
+        for index in 0..slow.map.len {
+            let Some(entry) = slow.map.get(index) else {
+                break;
+            };
+            let Some(window) = self.windows.get(entry.id) else {
+                continue;
+            };
+            if window.state() == State::Live && window.settle(self.strict) == Ok(Put::Closed) {
+                self.retire(entry.id, window);
+            }
+        }
+        slow.map.clear();
     }
 
     /// Opens a window at the address that the host gave it, unless that is in use.
@@ -1118,6 +1390,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let Some(iovas) = IovaSpan::new(iova, span.len()) else {
             return MapOutcome::Rejected(Reject::Range);
         };
+        if self.whole.as_ref().is_some_and(|whole| whole.overlaps(&iovas)) {
+            return MapOutcome::Rejected(Reject::Overlap);
+        }
         let granules = iovas.first_granule()..=iovas.last_granule();
         for granule in granules.clone() {
             if self.by_iova.get_locked(&self.chunks, granule) != NONE {
@@ -1155,8 +1430,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
     fn reclaim(&self, slow: &mut Slow<H>, scanned: &mut u32, error: MapError) -> Round {
         let last = slow.free_windows.last_id();
         let mut found: usize = 0;
-        for _ in 0..SCAN {
-            if found >= RECLAIM || slow.unmap.is_full() {
+        // More than twice around finds no more.
+        let enough = last.saturating_mul(2).saturating_add(1);
+        for looked in 0..SCAN.min(enough) {
+            // Another time around would find what was used lately.
+            let around = looked.checked_rem(last) == Some(0);
+            if (found != 0 && around) || found >= RECLAIM || slow.unmap.is_full() {
                 break;
             }
             *scanned = scanned.saturating_add(1);
@@ -1187,6 +1466,18 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         self.ring_unmap(slow);
         Round::Again
+    }
+
+    /// Gives back what is idle, for a call that cannot have all that it needs otherwise.
+    fn give_back_idle(&self) {
+        let mut scanned = 0;
+        for _ in 0..MAX_ROUNDS {
+            let mut slow = self.slow.lock();
+            // The error is nobody's.
+            if let Round::Failed(_) = self.reclaim(&mut slow, &mut scanned, MapError::Refused) {
+                return;
+            }
+        }
     }
 
     /// Makes a pending window known by the memory that it covers.
@@ -1253,14 +1544,20 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         let start = span.start().raw();
         let lowest = block.map_or(start, |block| block.start().raw());
-        (1..=MAX_KEYS)
-            .map(|n| n * PAGE)
-            .flat_map(|step| [start.checked_add(step), start.checked_sub(step)])
-            .flatten()
-            .filter(|&start| start <= request.start().raw() && start >= lowest)
-            .filter(|&start| self.key_is_free(slow, Gpa::new(start)))
-            .find_map(|start| GpaSpan::from_bounds(start, span.end()))
-            .map(|span| Proposal { span, tile: false })
+        let mut step: u64 = 0;
+        for _ in 0..MAX_KEYS {
+            step = step.saturating_add(PAGE);
+            for start in [start.saturating_add(step), start.saturating_sub(step)] {
+                if start < lowest || start > request.start().raw() {
+                    continue;
+                }
+                if self.key_is_free(slow, Gpa::new(start)) {
+                    let span = GpaSpan::from_bounds(start, span.end())?;
+                    return Some(Proposal { span, tile: false });
+                }
+            }
+        }
+        None
     }
 
     fn key_is_free(&self, slow: &Slow<H>, key: Gpa) -> bool {

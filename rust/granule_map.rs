@@ -7,10 +7,10 @@
 //! also protects the [`Chunks`]' free list.
 //!
 //! A chunk that holds nothing any more is used again for other granules, maybe in another bucket
-//! or another map. A reader that stands on it at that moment may miss what it looks for, or find an
-//! id that means something else. Both are for the reader to bear: it checks what it finds, and looks
-//! again under the lock when it finds nothing. It is certain to find, though, what cannot change
-//! under it, unless a neighbour in the bucket goes at that moment.
+//! or another map. A reader that stands on it at that moment may miss what it looks for, and looks
+//! again under the lock when it finds nothing. It may also find an id that is out of date, and
+//! checks what it finds. But an id that does not change while it looks is what it finds, or
+//! nothing: chunks of different maps never have the same key.
 
 use crate::arena::{
     Arena,
@@ -35,12 +35,16 @@ const CHUNK_SHIFT: u32 = 6;
 /// Granules per chunk.
 pub(crate) const CHUNK: usize = 1 << CHUNK_SHIFT;
 
+/// Where the number of the map stands in a key. Granules' numbers have 50 bits, of which
+/// [`CHUNK_SHIFT`] are not part of it.
+const TAG_SHIFT: u32 = 60;
+
 /// How far a reader follows a bucket that writers change under it before it gives up.
 const MAX_STEPS: usize = 64;
 
 /// The ids of 64 neighbouring granules.
 pub(crate) struct Chunk {
-    /// Number of the first granule, divided by [`CHUNK`].
+    /// Number of the first granule divided by [`CHUNK`], with the number of the map above it.
     key: Atomic<u64>,
     /// The next chunk in the bucket, or in the free list.
     link: Atomic<u32>,
@@ -76,6 +80,8 @@ pub(crate) struct GranuleMap {
     buckets: Slab<Atomic<u32>>,
     /// What a hash is shifted by to become a bucket's number.
     shift: u32,
+    /// The number of the map, above the bits of a granule's number.
+    tag: u64,
 }
 
 /// How many chunks the granules `first..=last` can need.
@@ -84,17 +90,30 @@ pub(crate) fn chunks_for(first: u64, last: u64) -> usize {
     usize::try_from(chunks).map_or(usize::MAX, |n| n.saturating_add(1))
 }
 
+/// How many chunks `granules` neighbouring granules can need, wherever they begin.
+pub(crate) fn chunks_anywhere(granules: u64) -> usize {
+    chunks_for(CHUNK as u64 - 1, granules.saturating_add(CHUNK as u64 - 2))
+}
+
 impl GranuleMap {
-    /// An empty map with `1 << bits` buckets, `bits` from 1 to 31. May sleep.
-    pub(crate) fn new(bits: u32) -> Result<Self, AllocError> {
+    /// An empty map with `1 << bits` buckets, `bits` from 1 to 31. Maps that share their chunks
+    /// differ in `number`, which is below 16. May sleep.
+    pub(crate) fn new(bits: u32, number: u8) -> Result<Self, AllocError> {
         let bits = bits.clamp(1, 31);
         Ok(Self {
             buckets: Slab::new(1 << bits, Alloc::Sleep, |_| Atomic::new(NONE))?,
             shift: u64::BITS - bits,
+            tag: u64::from(number) << TAG_SHIFT,
         })
     }
 
-    #[inline]
+    /// The key of the chunk that `granule` belongs to.
+    #[inline(always)]
+    fn key(&self, granule: u64) -> u64 {
+        (granule >> CHUNK_SHIFT) | self.tag
+    }
+
+    #[inline(always)]
     fn bucket(&self, key: u64) -> Option<&Atomic<u32>> {
         // Multiplicative hashing by 2^64 divided by the golden ratio.
         let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift;
@@ -102,7 +121,7 @@ impl GranuleMap {
         self.buckets.get(hash as usize)
     }
 
-    #[inline]
+    #[inline(always)]
     fn chunk<'a>(&self, chunks: &'a Chunks, key: u64) -> Option<&'a Chunk> {
         let mut id = self.bucket(key)?.load(Acquire);
         for _ in 0..MAX_STEPS {
@@ -117,9 +136,9 @@ impl GranuleMap {
 
     /// The id of `granule`, or [`NONE`]. Lock-free; see the module's documentation for what a
     /// reader without the lock must expect.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, chunks: &Chunks, granule: u64) -> Id {
-        match self.chunk(chunks, granule >> CHUNK_SHIFT) {
+        match self.chunk(chunks, self.key(granule)) {
             Some(chunk) => chunk.slot(granule).load(Acquire),
             None => NONE,
         }
@@ -127,7 +146,7 @@ impl GranuleMap {
 
     /// As [`Self::get`], certain to find what is there. The caller holds the lock.
     pub(crate) fn get_locked(&self, chunks: &Chunks, granule: u64) -> Id {
-        let (_, chunk) = self.find_locked(chunks, granule >> CHUNK_SHIFT);
+        let (_, chunk) = self.find_locked(chunks, self.key(granule));
         match chunk.and_then(|id| chunks.get(id)) {
             Some(chunk) => chunk.slot(granule).load(Relaxed),
             None => NONE,
@@ -160,7 +179,7 @@ impl GranuleMap {
         granule: u64,
         id: Id,
     ) -> Result<(), AllocError> {
-        let key = granule >> CHUNK_SHIFT;
+        let key = self.key(granule);
         let (_, found) = self.find_locked(chunks, key);
         let chunk = match found.and_then(|id| chunks.get(id)) {
             Some(chunk) => chunk,
@@ -185,7 +204,7 @@ impl GranuleMap {
 
     /// Takes `granule`'s id away if it is `id`. The caller holds the lock.
     pub(crate) fn clear(&self, chunks: &Chunks, free: &mut FreeList, granule: u64, id: Id) {
-        let key = granule >> CHUNK_SHIFT;
+        let key = self.key(granule);
         let (before, found) = self.find_locked(chunks, key);
         let Some((number, chunk)) = found.and_then(|id| Some((id, chunks.get(id)?))) else {
             return;
@@ -214,7 +233,7 @@ impl GranuleMap {
 }
 
 impl Chunk {
-    #[inline]
+    #[inline(always)]
     fn slot(&self, granule: u64) -> &Atomic<u32> {
         // The mask keeps the index inside the array, and the compiler sees it.
         &self.slots[(granule & (CHUNK as u64 - 1)) as usize]

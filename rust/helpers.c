@@ -2,12 +2,12 @@
 /*
  * C helpers; see helpers.h.
  */
+#include "helpers.h"
+
 #include <linux/iommu-dma.h>
 #include <linux/memremap.h>
 #include <linux/ratelimit.h>
 #include <linux/spinlock.h>
-
-#include "helpers.h"
 
 void apple_dma_helper_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
 					 struct lock_class_key *key)

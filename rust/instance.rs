@@ -14,11 +14,13 @@ use crate::addr::{
     IovaSpan,
     GRANULE, //
 };
-use crate::companion::Companion;
+use crate::companion::{
+    Companion,
+    Dart, //
+};
 use crate::engine::{
     Config,
     Engine,
-    Limit,
     MapError, //
 };
 use crate::managed::{
@@ -65,6 +67,7 @@ pub(crate) struct Instance<'a> {
     dev: &'a pci::Device<Bound>,
     managed: ARef<pci::Device>,
     max_bytes: u64,
+    max_entries: u32,
     len_max: u64,
     /// The end of the first mapping: the DART's addresses are at least that large.
     first_last: u64,
@@ -88,7 +91,7 @@ impl<'a> Instance<'a> {
         params: &Params,
     ) -> Result<Pin<KBox<Self>>> {
         managed::check_bus(dev)?;
-        let (companion, iova) = Companion::probe(dev)?;
+        let (companion, dart) = Companion::probe(dev)?;
         let managed = managed::find(dev, companion.managed_bdf())?;
         let dialect = companion.dialect();
         let config = Config {
@@ -97,18 +100,32 @@ impl<'a> Instance<'a> {
             max_entries: params.max_entries,
             ram: ram::blocks()?,
         };
-        let engine = Engine::new(companion, Aligned::new(WINDOW_SHIFT), config)?;
+        let mut engine = Engine::new(companion, Aligned::new(WINDOW_SHIFT), config)?;
         engine.reserve(RESERVE.min(params.max_entries as usize))?;
+        let mode = match dart {
+            Dart::None => {
+                engine.set_identity()?;
+                dev_warn!(dev, "the host has no DART: addresses are guest-physical ones\n");
+                "identity"
+            }
+            Dart::Assigns(_) if params.strict => "strict",
+            Dart::Assigns(_) if params.whole_ram && Self::map_whole(dev, &mut engine) => "whole-RAM",
+            Dart::Assigns(_) => "lazy",
+        };
+        let first = match dart {
+            Dart::None => None,
+            Dart::Assigns(iova) => IovaSpan::new(iova, GRANULE),
+        };
         dev_info!(
             dev,
             "manages {}: {} mode, {} dialect, addresses like {:#x}, at most {} MiB in {} mappings\n",
             managed::name(&managed),
-            if params.strict { "strict" } else { "lazy" },
+            mode,
             match dialect {
                 Dialect::U32 => "u32",
                 Dialect::U64 => "u64",
             },
-            iova.raw(),
+            first.map_or(0, |span| span.start().raw()),
             params.max_bytes >> 20,
             params.max_entries
         );
@@ -120,13 +137,26 @@ impl<'a> Instance<'a> {
                 dev,
                 managed,
                 max_bytes: params.max_bytes,
+                max_entries: params.max_entries,
                 len_max: dialect.max_len(),
-                first_last: IovaSpan::new(iova, GRANULE).map_or(u64::MAX, |span| span.last()),
+                first_last: first.map_or(0, |span| span.last()),
                 failures <- RateLimit::new(),
                 misuse <- RateLimit::new(),
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Maps all of RAM at once if that is possible; says if the host would not.
+    fn map_whole(dev: &pci::Device<Bound>, engine: &mut Engine<Companion<'_>, Aligned>) -> bool {
+        match engine.map_whole() {
+            Ok(()) => true,
+            Err(MapError::Full(_)) => false,
+            Err(error) => {
+                dev_info!(dev, "cannot map all of RAM at once: {}\n", error.as_str());
+                false
+            }
+        }
     }
 
     /// `struct device` of the companion, whose memory is plain guest memory.
@@ -135,7 +165,7 @@ impl<'a> Instance<'a> {
     }
 
     /// Maps `size` bytes at `gpa` for a device that reaches addresses up to `limit`. Any context.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn map(&self, gpa: u64, size: usize, limit: u64) -> Result<Iova, MapError> {
         let result = match ops::span(gpa, size) {
             Some(span) => self.engine.map(span, limit),
@@ -161,7 +191,7 @@ impl<'a> Instance<'a> {
     }
 
     /// Gives up a streaming mapping. Any context.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unmap_streaming(&self, handle: u64, size: usize) {
         // CAST: `usize` has at most 64 bits.
         if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
@@ -209,6 +239,8 @@ impl<'a> Instance<'a> {
     }
 
     /// Says that MMIO cannot be mapped.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn refuse_mmio(&self, phys: u64, size: usize) {
         if self.failures.allows() {
             dev_err!(
@@ -223,6 +255,7 @@ impl<'a> Instance<'a> {
 
     /// Says why something could not be mapped. `size` is 0 for a scatterlist.
     #[cold]
+    #[inline(never)]
     fn report(&self, error: MapError, gpa: u64, size: usize, limit: u64) {
         if !self.failures.allows() {
             return;
@@ -234,100 +267,57 @@ impl<'a> Instance<'a> {
         } else {
             ("bytes", size)
         };
+        let stats = self.engine.stats();
         match error {
-            MapError::Full(Limit::Bytes) => {
-                let stats = self.engine.stats();
-                dev_err!(
-                    dev,
-                    "{}: cannot map {} {} at {:#x}: {} of max_bytes={} mapped, none idle\n",
-                    name,
-                    size,
-                    what,
-                    gpa,
-                    stats.bytes,
-                    self.max_bytes
-                );
-            }
-            MapError::Full(Limit::Entries) => {
-                let stats = self.engine.stats();
-                dev_err!(
-                    dev,
-                    "{}: cannot map {} {} at {:#x}: all {} of max_entries mapped, none idle\n",
-                    name,
-                    size,
-                    what,
-                    gpa,
-                    stats.entries
-                );
-            }
-            MapError::Unreachable(iova) => {
-                dev_err!(
-                    dev,
-                    "{}: {} {} at {:#x} mapped at {:#x}, but the device reaches {:#x} only\n",
-                    name,
-                    size,
-                    what,
-                    gpa,
-                    iova.raw(),
-                    limit
-                );
-            }
-            MapError::Rejected(reject) => {
-                dev_err!(
-                    dev,
-                    "{}: cannot map {} {} at {:#x}: the host's answer is wrong: {}\n",
-                    name,
-                    size,
-                    what,
-                    gpa,
-                    reject.as_str()
-                );
-            }
-            MapError::Refused | MapError::NoKey => {
-                dev_err!(
-                    dev,
-                    "{}: cannot map {} {} at {:#x}: the host refuses\n",
-                    name,
-                    size,
-                    what,
-                    gpa
-                );
-            }
-            MapError::NoAnswer => {
-                dev_err!(
-                    dev,
-                    "{}: cannot map {} {} at {:#x}: the host does not answer\n",
-                    name,
-                    size,
-                    what,
-                    gpa
-                );
-            }
-            MapError::NoMemory => {
-                dev_err!(
-                    dev,
-                    "{}: cannot map {} {} at {:#x}: out of memory\n",
-                    name,
-                    size,
-                    what,
-                    gpa
-                );
-            }
-            MapError::Invalid => {
-                dev_err!(
-                    dev,
-                    "{}: cannot map {} {} at {:#x}: empty, or not plain memory\n",
-                    name,
-                    size,
-                    what,
-                    gpa
-                );
-            }
+            MapError::Full(_) => dev_err!(
+                dev,
+                "{}: cannot map {} {} at {:#x}: {}: {} of max_bytes={} and {} of max_entries={} used\n",
+                name,
+                size,
+                what,
+                gpa,
+                error.as_str(),
+                stats.bytes,
+                self.max_bytes,
+                stats.entries,
+                self.max_entries
+            ),
+            MapError::Unreachable(iova) => dev_err!(
+                dev,
+                "{}: cannot map {} {} at {:#x}: {}: {:#x} is beyond {:#x}\n",
+                name,
+                size,
+                what,
+                gpa,
+                error.as_str(),
+                iova.raw(),
+                limit
+            ),
+            MapError::Rejected(reject) => dev_err!(
+                dev,
+                "{}: cannot map {} {} at {:#x}: {}: {}\n",
+                name,
+                size,
+                what,
+                gpa,
+                error.as_str(),
+                reject.as_str()
+            ),
+            error => dev_err!(
+                dev,
+                "{}: cannot map {} {} at {:#x}: {}\n",
+                name,
+                size,
+                what,
+                gpa,
+                error.as_str()
+            ),
         }
     }
 
     /// Says that a driver gave up what it had not.
     #[cold]
+    #[inline(never)]
     fn report_misuse(&self, handle: u64, size: usize) {
         if self.misuse.allows() {
             dev_err!(

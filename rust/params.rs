@@ -16,6 +16,8 @@ pub(crate) const MAX_ENTRIES: u32 = 61440;
 pub(crate) struct Params {
     /// Give windows back as soon as they are idle.
     pub(crate) strict: bool,
+    /// Map all of guest RAM at once if it fits.
+    pub(crate) whole_ram: bool,
     /// Most bytes to have mapped at a time.
     pub(crate) max_bytes: u64,
     /// Most mappings to have at a time.
@@ -24,9 +26,18 @@ pub(crate) struct Params {
 
 impl Params {
     /// Checks the parameters; says which is wrong and what it may be.
-    pub(crate) fn new(strict: u8, max_bytes: u64, max_entries: u32) -> Result<Self> {
+    pub(crate) fn new(
+        strict: u8,
+        whole_ram: u8,
+        max_bytes: u64,
+        max_entries: u32,
+    ) -> Result<Self> {
         if strict > 1 {
             pr_err!("strict={} is neither 0 nor 1\n", strict);
+            return Err(EINVAL);
+        }
+        if whole_ram > 1 {
+            pr_err!("whole_ram={} is neither 0 nor 1\n", whole_ram);
             return Err(EINVAL);
         }
         if !(64 * GRANULE..=1 << 50).contains(&max_bytes) {
@@ -39,6 +50,7 @@ impl Params {
         }
         Ok(Self {
             strict: strict == 1,
+            whole_ram: whole_ram == 1,
             max_bytes,
             max_entries,
         })

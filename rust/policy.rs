@@ -22,6 +22,11 @@ impl Ram {
         Self(blocks)
     }
 
+    /// All blocks.
+    pub(crate) fn blocks(&self) -> &[GpaSpan] {
+        &self.0
+    }
+
     /// The block that all of `span` lies in. Constant in practice: guests have a few blocks.
     pub(crate) fn block_of(&self, span: &GpaSpan) -> Option<&GpaSpan> {
         let index = self

@@ -9,27 +9,169 @@ use crate::irq_lock::{
     RawIrqGuard,
     RawIrqLock, //
 };
+use core::{
+    cell::UnsafeCell,
+    mem::MaybeUninit, //
+};
 use kernel::{
     c_str,
     prelude::*,
-    static_lock_class, //
+    static_lock_class,
+    sync::atomic::{
+        ordering::AcquireOrRelaxed,
+        Atomic as KernelAtomic,
+        AtomicType, //
+    }, //
 };
 
 pub(crate) use kernel::{
     alloc::AllocError,
-    sync::{
-        atomic::{
-            ordering::{
-                Acquire,
-                Full,
-                Relaxed,
-                Release, //
-            },
-            Atomic, //
-        },
-        SetOnce, //
+    sync::atomic::ordering::{
+        Acquire,
+        Full,
+        Relaxed,
+        Release, //
     },
 };
+
+/// The kernel crate's atomic, with loads that are no function calls.
+///
+/// Without `CONFIG_RUST_INLINE_HELPERS` every operation of the kernel crate's `Atomic` calls a
+/// helper. A look-up loads a dozen words, and the calls would be most of what it costs.
+pub(crate) struct Atomic<T: AtomicType>(KernelAtomic<T>);
+
+/// The orderings that a load can have.
+pub(crate) trait LoadOrdering: AcquireOrRelaxed {
+    /// Whether what comes after the load stays after it.
+    const ACQUIRE: bool;
+}
+
+impl LoadOrdering for Relaxed {
+    const ACQUIRE: bool = false;
+}
+
+impl LoadOrdering for Acquire {
+    const ACQUIRE: bool = true;
+}
+
+impl<T: AtomicType> Atomic<T> {
+    /// An atomic with the value `value`.
+    pub(crate) const fn new(value: T) -> Self {
+        Self(KernelAtomic::new(value))
+    }
+
+    /// Loads the value.
+    #[inline(always)]
+    pub(crate) fn load<O: LoadOrdering>(&self, _: O) -> T {
+        // SAFETY: The pointer is that of an atomic, whose value is a valid `T`. In the kernel's
+        // memory model a volatile load of a word is a relaxed atomic load, READ_ONCE().
+        let value = unsafe { self.0.as_ptr().read_volatile() };
+        if O::ACQUIRE {
+            // `smp_load_acquire()` is such a load, and this.
+            load_barrier();
+        }
+        value
+    }
+}
+
+impl<T: AtomicType> core::ops::Deref for Atomic<T> {
+    type Target = KernelAtomic<T>;
+
+    #[inline(always)]
+    fn deref(&self) -> &KernelAtomic<T> {
+        &self.0
+    }
+}
+
+/// Keeps all loads before it apart from all accesses after it.
+#[inline(always)]
+fn load_barrier() {
+    // SAFETY: The barrier has no operands. As it may access memory for all that the compiler knows,
+    // the compiler keeps accesses apart, too.
+    #[cfg(CONFIG_ARM64)]
+    unsafe {
+        core::arch::asm!("dmb ishld", options(nostack, preserves_flags))
+    };
+    // The processor keeps loads apart from what comes after them.
+    //
+    // SAFETY: There are no instructions.
+    #[cfg(CONFIG_X86_64)]
+    unsafe {
+        core::arch::asm!("", options(nostack, preserves_flags))
+    };
+    #[cfg(not(any(CONFIG_ARM64, CONFIG_X86_64)))]
+    kernel::sync::barrier::smp_mb();
+}
+
+/// A value that is set once: the kernel crate's `SetOnce` on our [`Atomic`], so that finding the
+/// value is no function call.
+///
+/// # Invariants
+///
+/// `state` only grows. `value` is initialised, and does not change any more, if it is
+/// [`SetOnce::SET`]; while it is [`SetOnce::BUSY`] only the one who made it so touches `value`.
+pub(crate) struct SetOnce<T> {
+    state: Atomic<u32>,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+// SAFETY: It owns the value.
+unsafe impl<T: Send> Send for SetOnce<T> {}
+
+// SAFETY: The value is shared once it is set, and may be dropped by another thread than the one that
+// set it.
+unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
+
+impl<T> SetOnce<T> {
+    const EMPTY: u32 = 0;
+    const BUSY: u32 = 1;
+    const SET: u32 = 2;
+
+    /// No value yet.
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: Nothing is initialised yet.
+        Self {
+            state: Atomic::new(Self::EMPTY),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        }
+    }
+
+    /// The value, if it is set. Any context.
+    #[inline(always)]
+    pub(crate) fn as_ref(&self) -> Option<&T> {
+        if self.state.load(Acquire) != Self::SET {
+            return None;
+        }
+        // SAFETY: By the type invariants the value is initialised and does not change.
+        Some(unsafe { (*self.value.get()).assume_init_ref() })
+    }
+
+    /// Sets the value, unless there is one. Says whether it did. Any context.
+    pub(crate) fn populate(&self, value: T) -> bool {
+        // INVARIANT: Only one can succeed in this.
+        if self
+            .state
+            .cmpxchg(Self::EMPTY, Self::BUSY, Relaxed)
+            .is_err()
+        {
+            return false;
+        }
+        // SAFETY: By the type invariants nobody else touches the value.
+        unsafe { (*self.value.get()).write(value) };
+        // INVARIANT: It is initialised. Release: whoever finds it set finds it so.
+        self.state.store(Self::SET, Release);
+        true
+    }
+}
+
+impl<T> Drop for SetOnce<T> {
+    fn drop(&mut self) {
+        if self.state.load(Relaxed) == Self::SET {
+            // SAFETY: By the type invariants the value is initialised; it is not used any more.
+            unsafe { self.value.get_mut().assume_init_drop() };
+        }
+    }
+}
 
 /// Whether an allocation may sleep.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -61,7 +61,7 @@ impl Refs {
     const COUNT: u32 = Self::USED - 1;
 
     /// Takes a reference. Fails if the window is closed, or counts as many as it can.
-    #[inline]
+    #[inline(always)]
     fn get(&self) -> bool {
         let mut old = self.0.load(Relaxed);
         loop {
@@ -77,7 +77,7 @@ impl Refs {
     }
 
     /// Gives back a reference; closes the window if it was the last and `close` is set.
-    #[inline]
+    #[inline(always)]
     fn put(&self, close: bool) -> Result<Put, NotHeld> {
         let mut old = self.0.load(Relaxed);
         loop {
@@ -113,6 +113,8 @@ pub(crate) enum State {
     Pending,
     /// Mapped.
     Live,
+    /// Mapped for good, as a piece of all of RAM: not in the maps, and never idle.
+    Fixed,
     /// To be given back; its key is in use until then.
     Retired,
     /// The host would not take it back, or never answered; its key may be in use.
@@ -160,7 +162,7 @@ impl Linked for Window {
 impl Window {
     /// Takes a reference if the window is open and covers `want`; tells where `want` is mapped.
     /// Lock-free: the window may be any. `close` is as for [`Self::put`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, want: &GpaSpan, close: bool) -> Take {
         if !self.refs.get() {
             return Take::Miss;
@@ -179,7 +181,7 @@ impl Window {
 
     /// Gives back a reference for a mapping at `span`; closes the window if it was the last and
     /// `close` is set. Fails if the window is not one that `span` can be mapped by.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put(&self, span: &IovaSpan, close: bool) -> Result<Put, NotHeld> {
         match self.iova_span() {
             Some(all) if all.covers(span) => self.refs.put(close),
@@ -188,7 +190,7 @@ impl Window {
     }
 
     /// Where `want` is mapped, if the window covers it. The caller has a reference or owns it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn iova_of(&self, want: &GpaSpan) -> Option<Iova> {
         let offset = self.span()?.offset_of(want)?;
         // The end of the window's IOVAs was checked not to wrap around when it was opened.
@@ -203,13 +205,13 @@ impl Window {
     }
 
     /// The guest memory that the window covers.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn span(&self) -> Option<GpaSpan> {
         GpaSpan::new(Gpa::new(self.start.load(Relaxed)), self.len.load(Relaxed))
     }
 
     /// The IOVAs that the window covers.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn iova_span(&self) -> Option<IovaSpan> {
         IovaSpan::new(Iova::new(self.iova.load(Relaxed)), self.len.load(Relaxed))
     }
@@ -232,6 +234,7 @@ impl Window {
         match self.state.load(Relaxed) {
             s if s == State::Pending as u32 => State::Pending,
             s if s == State::Live as u32 => State::Live,
+            s if s == State::Fixed as u32 => State::Fixed,
             s if s == State::Retired as u32 => State::Retired,
             s if s == State::Lost as u32 => State::Lost,
             _ => State::Free,
@@ -253,12 +256,18 @@ impl Window {
         self.set_state(State::Pending);
     }
 
-    /// Opens a pending window, mapped from `iova` on, with no references. Lock.
+    /// Opens a pending window, mapped from `iova` on, with one reference, which [`Self::settle`]
+    /// gives back. Lock.
     pub(crate) fn open(&self, iova: Iova) {
         self.iova.store(iova.raw(), Relaxed);
         self.set_state(State::Live);
         // Release: whoever takes a reference sees the above.
-        self.refs.0.store(Refs::USED, Release);
+        self.refs.0.store(Refs::USED | 1, Release);
+    }
+
+    /// Gives back the reference that the window was opened with; `close` is as for [`Self::put`].
+    pub(crate) fn settle(&self, close: bool) -> Result<Put, NotHeld> {
+        self.refs.put(close)
     }
 
     /// Closes the window if nobody uses it; the caller then owns it.

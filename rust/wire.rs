@@ -91,7 +91,7 @@ impl<const N: usize> Record<N> {
     }
 
     fn get64(&self, offset: usize) -> u64 {
-        u64::from(self.get32(offset)) | u64::from(self.get32(offset.saturating_add(4))) << 32
+        u64::from(self.get32(offset)) | (u64::from(self.get32(offset.saturating_add(4))) << 32)
     }
 }
 

@@ -33,11 +33,12 @@ const GUARD_SEED: u64 = 0x6775_6172_6473;
 ///
 /// # Invariants
 ///
-/// `page` is the first page of an allocation of `2^order` pages that this value owns, `base` its
-/// address in the kernel's linear mapping. Only [`Span`]s access the memory.
+/// `page` is the first page of an allocation of `2^order` pages, `len` bytes, that this value owns,
+/// `base` its address in the kernel's linear mapping. Only [`Span`]s access the memory.
 pub(crate) struct Buffer {
     page: NonNull<bindings::page>,
     base: NonNull<u8>,
+    len: usize,
     order: u32,
 }
 
@@ -51,7 +52,9 @@ impl Buffer {
     /// Allocates at least `len` bytes; may sleep.
     pub(crate) fn new(len: usize) -> Result<Self> {
         let pages = len.div_ceil(PAGE_SIZE).max(1);
-        let order = pages.checked_next_power_of_two().ok_or(ENOMEM)?.ilog2();
+        let pages = pages.checked_next_power_of_two().ok_or(ENOMEM)?;
+        let len = pages.checked_mul(PAGE_SIZE).ok_or(ENOMEM)?;
+        let order = pages.ilog2();
         if order > bindings::MAX_PAGE_ORDER {
             return Err(ENOMEM);
         }
@@ -64,12 +67,17 @@ impl Buffer {
         let base = NonNull::new(base.cast()).ok_or(ENOMEM)?;
 
         // INVARIANT: The pages were just allocated, and this is their address.
-        Ok(Self { page, base, order })
+        Ok(Self {
+            page,
+            base,
+            len,
+            order,
+        })
     }
 
     /// How many bytes there are.
     pub(crate) fn len(&self) -> usize {
-        PAGE_SIZE << self.order
+        self.len
     }
 
     /// All of the memory.
@@ -127,7 +135,7 @@ impl Buffer {
         self.guards(offset, len, from, to)
             .try_for_each(|(at, guard)| {
                 guard.check(
-                    "memory beside the mapping changed",
+                    "the buffer changed beside the mapping",
                     Pattern::new(GUARD_SEED),
                     at,
                 )

@@ -4,7 +4,10 @@
 //!
 //! `kernel::dma::Coherent` always has a kernel mapping and sleeps where it likes.
 
-use core::ptr::NonNull;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 
 use kernel::{
     bindings,
@@ -12,7 +15,8 @@ use kernel::{
         Bound,
         Device, //
     },
-    prelude::*, //
+    prelude::*,
+    uaccess::UserSlice, //
 };
 
 use crate::{
@@ -54,8 +58,8 @@ impl<'d> Coherent<'d> {
         gfp: bindings::gfp_t,
         attrs: Attrs,
     ) -> Result<Self, Failure> {
-        // The failure is reported as such; a warning would say no more. `dma_alloc_coherent` couples
-        // the two in the same way.
+        // The failure is reported as such, a warning would say no more. `dma_alloc_coherent`
+        // couples the two in the same way.
         let gfp = gfp | bindings::__GFP_NOWARN;
         let attrs = attrs | bindings::DMA_ATTR_NO_WARN as Attrs;
         let mut iova = 0;
@@ -125,6 +129,66 @@ impl<'d> Coherent<'d> {
             table,
             _memory: self,
         })
+    }
+}
+
+impl Coherent<'_> {
+    /// Maps the memory into the calling process; may sleep.
+    pub(crate) fn map_to_user(&self) -> Result<UserView<'_>, Failure> {
+        // SAFETY: By the type's invariant, the allocation is of this device; it outlives the
+        // mapping.
+        let address = unsafe {
+            helpers::dma_test_mmap(
+                raw(self.dev),
+                self.cpu.as_ptr(),
+                self.iova.value(),
+                self.len,
+                self.attrs,
+            )
+        };
+
+        // INVARIANT: If this is no error, it was just mapped.
+        Ok(UserView {
+            memory: self,
+            address: to_address(address).doing("mapping coherent memory to user space")?,
+            _not_send: PhantomData,
+        })
+    }
+}
+
+/// The address that `value` is, unless it is an error number.
+fn to_address(value: usize) -> Result<usize> {
+    // CAST: Error numbers are the topmost addresses, negative if taken for signed.
+    match c_int::try_from(value as isize) {
+        Ok(errno) if errno < 0 => Err(Error::from_errno(errno)),
+        _ => Ok(value),
+    }
+}
+
+/// Coherent memory as the calling process sees it, unmapped when dropped.
+///
+/// # Invariants
+///
+/// `memory` is mapped at `address` of the process that made this value.
+pub(crate) struct UserView<'a> {
+    memory: &'a Coherent<'a>,
+    address: usize,
+    /// Another process has something else at the address.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl UserView<'_> {
+    /// The memory, for accesses that check as those of a system call do.
+    pub(crate) fn slice(&self) -> UserSlice {
+        UserSlice::new(UserPtr::from_addr(self.address), self.memory.len)
+    }
+}
+
+impl Drop for UserView<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant, that is our mapping; this is the process that made it,
+        // since the value cannot be sent away.
+        unsafe { bindings::vm_munmap(self.address as c_ulong, self.memory.len) };
     }
 }
 

@@ -22,12 +22,15 @@ use crate::{
     },
 };
 
+/// Runs an exercise, and returns what it has to say.
+type Drive = fn(&pci::Device<Bound>, &Engine, &Spec) -> Result<Option<CString>, Report>;
+
 /// A command.
 pub(crate) struct Command {
     name: &'static str,
     keys: &'static [Key],
     defaults: fn(&mut Spec),
-    drive: for<'d> fn(&'d pci::Device<Bound>, &Engine, &Spec) -> Result<Option<CString>, Report>,
+    drive: Drive,
 }
 
 impl Command {
@@ -88,5 +91,8 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Sizes<'_>),
     command!(exercise::Resource),
     command!(exercise::AfterUnmap),
+    command!(exercise::Mmap),
+    command!(exercise::Cost),
+    command!(exercise::CostSg),
     command!(exercise::Stress<'_>),
 ];

@@ -6,10 +6,12 @@ mod after_unmap;
 mod alloc;
 mod coherent;
 mod copy;
+mod cost;
 mod export;
 mod hold;
 mod limits;
 mod many;
+mod mmap;
 mod pool;
 mod sg;
 mod single;
@@ -23,6 +25,10 @@ pub(crate) use self::{
     },
     coherent::Coherent,
     copy::Copy,
+    cost::{
+        Cost,
+        CostSg, //
+    },
     export::SgTable,
     hold::Hold,
     limits::{
@@ -31,6 +37,7 @@ pub(crate) use self::{
         Sizes, //
     },
     many::Many,
+    mmap::Mmap,
     pool::Pool,
     sg::Sg,
     single::{
@@ -69,6 +76,7 @@ use crate::{
     },
     rng::Rng,
     spec::{
+        Choice,
         Key,
         Spec, //
     },
@@ -90,6 +98,8 @@ pub(crate) trait Exercise<'d>: Sized + Send {
     const KEYS: &'static [Key];
     /// Whether turns work where sleeping is forbidden.
     const ATOMIC: bool = true;
+    /// Whether nothing else may go on meanwhile.
+    const ALONE: bool = false;
 
     /// Changes what a command that says nothing asks for.
     fn defaults(_spec: &mut Spec) {}
@@ -142,6 +152,16 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// A failure of the command as a whole.
+    fn of_command(failure: Failure) -> Self {
+        Self {
+            failure,
+            worker: 0,
+            turn: 0,
+            context: Context::Process,
+        }
+    }
+
     /// The error number that stands for it.
     pub(crate) fn errno(&self) -> Error {
         self.failure.errno()
@@ -188,6 +208,7 @@ pub(crate) fn drive<'d, E: Exercise<'d>>(
     engine: &Engine,
     spec: &Spec,
 ) -> Result<Option<CString>, Report> {
+    check_fitness::<E>(spec)?;
     pin_init::stack_pin_init!(let outcome = pin_init!(Outcome {
         failure <- new_mutex!(None),
         remark <- new_mutex!(None),
@@ -204,14 +225,24 @@ pub(crate) fn drive<'d, E: Exercise<'d>>(
     if let Some(report) = outcome.failure.lock().take() {
         return Err(report);
     }
-    started.map_err(|error| Report {
-        failure: Failure::call("starting the workers", error),
-        worker: 0,
-        turn: 0,
-        context: Context::Process,
-    })?;
+    started
+        .doing("starting the workers")
+        .map_err(Report::of_command)?;
     let remark = outcome.remark.lock().take();
     Ok(remark)
+}
+
+/// Fails if `spec` asks for what `E` cannot do, rather than doing less.
+fn check_fitness<'d, E: Exercise<'d>>(spec: &Spec) -> Result<(), Report> {
+    let unfit = |what| Err(Report::of_command(Failure::call(what, EINVAL)));
+
+    if !E::ATOMIC && spec.context != Choice::Is(Context::Process) {
+        return unfit("sleeping in an atomic context");
+    }
+    if E::ALONE && spec.workers != 1 {
+        return unfit("running alone on several CPUs");
+    }
+    Ok(())
 }
 
 /// All turns of one worker, unless another one fails meanwhile.
@@ -239,11 +270,10 @@ fn work<'d, E: Exercise<'d>>(
         if outcome.failure.lock().is_some() {
             return Ok(());
         }
-        let context = match E::ATOMIC {
-            true => spec.context.pick(&mut rng, &Context::ALL),
-            false => None,
-        }
-        .unwrap_or(Context::Process);
+        let context = spec
+            .context
+            .pick(&mut rng, &Context::ALL)
+            .unwrap_or(Context::Process);
 
         channel.set_wait(match context.may_sleep() {
             true => spec.wait,

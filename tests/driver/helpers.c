@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/anon_inodes.h>
 #include <linux/completion.h>
 #include <linux/cpumask.h>
 #include <linux/dma-mapping.h>
+#include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/irq_work.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/module.h>
+#include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
@@ -89,6 +95,55 @@ struct page *dma_test_sg_page(struct scatterlist *sg)
 	return sg_page(sg);
 }
 
+struct mmap_call {
+	struct device *dev;
+	void *cpu_addr;
+	dma_addr_t addr;
+	size_t size;
+	unsigned long attrs;
+};
+
+static int mmap_call(struct file *file, struct vm_area_struct *vma)
+{
+	struct mmap_call *call = file->private_data;
+
+	vm_flags_set(vma, VM_DONTCOPY | VM_DONTEXPAND);
+	return dma_mmap_attrs(call->dev, vma, call->cpu_addr, call->addr,
+			      call->size, call->attrs);
+}
+
+static const struct file_operations mmap_fops = {
+	.owner = THIS_MODULE,
+	.mmap = mmap_call,
+};
+
+unsigned long dma_test_mmap(struct device *dev, void *cpu_addr, dma_addr_t addr,
+			    size_t size, unsigned long attrs)
+{
+	struct mmap_call call = {
+		.dev = dev,
+		.cpu_addr = cpu_addr,
+		.addr = addr,
+		.size = size,
+		.attrs = attrs,
+	};
+	unsigned long user;
+	struct file *file;
+
+	/* No other thread shall get at the mapping. */
+	if (!current->mm || get_nr_threads(current) != 1)
+		return (unsigned long)-EBUSY;
+
+	file = anon_inode_getfile("[apple_dma_test]", &mmap_fops, &call, O_RDWR);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	user = vm_mmap(file, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, 0);
+	/* The mapping keeps the file, which must not lead back here. */
+	file->private_data = NULL;
+	fput(file);
+	return user;
+}
+
 struct softirq_call {
 	struct work_struct work;
 	void (*fn)(void *arg);
@@ -116,7 +171,7 @@ void dma_test_in_softirq(void (*fn)(void *arg), void *arg)
 void dma_test_in_irqoff(void (*fn)(void *arg), void *arg)
 {
 	unsigned long flags;
-	spinlock_t lock;
+	spinlock_t lock; /* Protects nothing but its holder's context. */
 
 	spin_lock_init(&lock);
 	spin_lock_irqsave(&lock, flags);

@@ -42,6 +42,14 @@ void dma_test_sg_set_page(struct scatterlist *sg, struct page *page,
 struct page *dma_test_sg_page(struct scatterlist *sg);
 
 /*
+ * Maps a coherent allocation into the calling process, which must have one
+ * thread only. Returns the address, or an error as vm_mmap() does. The mapping
+ * is to be undone with vm_munmap() before the allocation is freed.
+ */
+unsigned long dma_test_mmap(struct device *dev, void *cpu_addr, dma_addr_t addr,
+			    size_t size, unsigned long attrs);
+
+/*
  * Each of these calls @fn(@arg) once, in the context its name says, and returns
  * after @fn did. To be called where sleeping is allowed.
  */

@@ -2,7 +2,10 @@
 
 //! DMA pools: small coherent blocks.
 
-use core::ptr::NonNull;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 
 use kernel::{
     bindings,
@@ -12,8 +15,6 @@ use kernel::{
     },
     prelude::*, //
 };
-
-use core::marker::PhantomData;
 
 use crate::{
     device::raw,

@@ -69,8 +69,16 @@ impl Rng {
 
     /// Puts `items` into random order.
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last.saturating_add(1)));
+        let mut rest = items;
+
+        while let Some((last, others)) = rest.split_last_mut() {
+            // The one past the others is the last itself.
+            let chosen = self.below(others.len().saturating_add(1));
+
+            if let Some(other) = others.get_mut(chosen) {
+                core::mem::swap(last, other);
+            }
+            rest = others;
         }
     }
 }

@@ -92,6 +92,35 @@ impl Drop for List {
     }
 }
 
+/// A list that describes memory.
+///
+/// # Invariants
+///
+/// The first `used` entries of `list` have pages, which stay for `'a`.
+pub(crate) struct Described<'a> {
+    list: &'a mut List,
+    used: c_uint,
+    _buffers: PhantomData<&'a [Buffer]>,
+}
+
+impl<'a> Described<'a> {
+    /// Writes `entries`, which lie in `buffers`, into `list`. Works in any context.
+    pub(crate) fn new(
+        list: &'a mut List,
+        entries: &[Entry],
+        buffers: &'a [Buffer],
+    ) -> Result<Self, Failure> {
+        let used = describe(list, entries, buffers).doing("describing the scatterlist")?;
+
+        // INVARIANT: As many entries were just written.
+        Ok(Self {
+            list,
+            used,
+            _buffers: PhantomData,
+        })
+    }
+}
+
 /// What to map, and how.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
@@ -110,24 +139,21 @@ pub(crate) struct Mapping<'a> {
     dev: &'a Device<Bound>,
     request: Request,
     table: bindings::sg_table,
-    /// Neither the list nor the memory goes away while it is mapped.
-    _list: PhantomData<(&'a mut List, &'a Buffer)>,
+    /// Neither the list nor the memory changes hands while it is mapped.
+    _list: PhantomData<&'a mut List>,
 }
 
 impl<'a> Mapping<'a> {
-    /// Maps `entries`, which lie in `buffers`, for `dev`; describes them in `list` for that.
+    /// Maps what `described` describes for `dev`.
     pub(crate) fn new(
         dev: &'a Device<Bound>,
-        list: &'a mut List,
-        entries: &[Entry],
-        buffers: &'a [Buffer],
+        described: &'a mut Described<'_>,
         request: Request,
     ) -> Result<Self, Failure> {
-        let used = describe(list, entries, buffers).doing("describing the scatterlist")?;
         let mut table = bindings::sg_table {
-            sgl: list.table.sgl,
-            nents: used,
-            orig_nents: used,
+            sgl: described.list.table.sgl,
+            nents: described.used,
+            orig_nents: described.used,
         };
 
         map(dev, &mut table, request)?;

@@ -60,6 +60,7 @@ pub(crate) enum Key {
     Layout,
     Len,
     Off,
+    Samples,
     SkipSync,
     Spread,
     Sync,
@@ -90,6 +91,8 @@ pub(crate) struct Spec {
     /// Whether the kernel is to refuse.
     pub(crate) expect_failure: bool,
     pub(crate) layout: Choice<Layout>,
+    /// Timed operations of a turn.
+    pub(crate) samples: usize,
     /// Whether to map and unmap with `DMA_ATTR_SKIP_CPU_SYNC`.
     pub(crate) skip_sync: bool,
     /// One of this many pages is kept of what is allocated.
@@ -120,6 +123,7 @@ impl Spec {
         direction: Choice::Is(DataDirection::Bidirectional),
         expect_failure: false,
         layout: Choice::Any,
+        samples: 1000,
         skip_sync: false,
         spread: 1,
         syncs: 0,
@@ -160,6 +164,7 @@ impl Spec {
             Key::Layout => self.layout = layout(value)?,
             Key::Len => self.len = bounds(value)?,
             Key::Off => self.offset = bounds(value)?,
+            Key::Samples => self.samples = size(value)?,
             Key::SkipSync => self.skip_sync = number(value)? != 0,
             Key::Spread => self.spread = size(value)?,
             Key::Sync => self.syncs = size(value)?,
@@ -182,6 +187,7 @@ fn own_key(name: &str) -> Option<Key> {
         "layout" => Key::Layout,
         "len" => Key::Len,
         "off" => Key::Off,
+        "samples" => Key::Samples,
         "skip_sync" => Key::SkipSync,
         "spread" => Key::Spread,
         "sync" => Key::Sync,

@@ -2,6 +2,8 @@
 
 //! `use_after_unmap`: the device keeps using what was unmapped, and must be stopped.
 
+use core::iter::once;
+
 use kernel::{
     device::{
         Bound,
@@ -10,8 +12,6 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*, //
 };
-
-use core::iter::once;
 
 use crate::{
     buffer::Buffer,
@@ -48,6 +48,8 @@ pub(crate) struct AfterUnmap(Buffer);
 impl Exercise<'_> for AfterUnmap {
     const NAME: &'static str = "use_after_unmap";
     const KEYS: &'static [Key] = &[Key::Dir, Key::Len, Key::Off];
+    // What another worker maps may rightly get the same address.
+    const ALONE: bool = true;
 
     fn prepare(_: &Device<Bound>, spec: &Spec, _: &mut Rng) -> Result<Self, Failure> {
         let len = PAGE_SIZE

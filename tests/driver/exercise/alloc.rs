@@ -2,6 +2,8 @@
 
 //! `pages`, `noncontig`: memory from the DMA API that still has to be synchronized.
 
+use core::iter::once;
+
 use kernel::{
     device::{
         Bound,
@@ -11,8 +13,6 @@ use kernel::{
     page::page_align,
     prelude::*, //
 };
-
-use core::iter::once;
 
 use crate::{
     exchange::{

@@ -2,6 +2,8 @@
 
 //! `coherent`: memory that is mapped for as long as it exists, with and without a kernel mapping.
 
+use core::iter::once;
+
 use kernel::{
     device::{
         Bound,
@@ -10,8 +12,6 @@ use kernel::{
     dma::DataDirection,
     prelude::*, //
 };
-
-use core::iter::once;
 
 use crate::{
     coherent::Coherent as Memory,

@@ -2,6 +2,11 @@
 
 //! `sgtable`: coherent memory described by its pages, and mapped once more by them.
 
+use core::iter::{
+    empty,
+    once, //
+};
+
 use kernel::{
     device::{
         Bound,
@@ -10,11 +15,6 @@ use kernel::{
     dma::DataDirection,
     page::page_align,
     prelude::*, //
-};
-
-use core::iter::{
-    empty,
-    once, //
 };
 
 use crate::{

@@ -2,6 +2,8 @@
 
 //! `hold`: very many mappings of memory of their own, all live at once.
 
+use core::iter::once;
+
 use kernel::{
     device::{
         Bound,
@@ -10,8 +12,6 @@ use kernel::{
     dma::DataDirection,
     prelude::*, //
 };
-
-use core::iter::once;
 
 use crate::{
     buffer::Buffer,
@@ -30,7 +30,10 @@ use crate::{
         Mapping,
         Request, //
     },
-    rng::Rng,
+    rng::{
+        Bounds,
+        Rng, //
+    },
     span::Span,
     spec::{
         Key,
@@ -44,7 +47,7 @@ use super::{
 };
 
 /// A place in a buffer of its own.
-struct Piece {
+pub(super) struct Piece {
     buffer: Buffer,
     offset: usize,
     len: usize,
@@ -67,6 +70,10 @@ impl Exercise<'_> for Hold {
         Key::Spread,
     ];
     const ATOMIC: bool = false;
+
+    fn defaults(spec: &mut Spec) {
+        spec.count = Bounds::exactly(1000);
+    }
 
     fn prepare(_: &Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure> {
         Self::allocate(spec, rng).doing("allocating the memory to map")
@@ -120,6 +127,11 @@ impl Exercise<'_> for Hold {
 }
 
 impl Hold {
+    /// The places, for other exercises with many of them.
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
     fn allocate(spec: &Spec, rng: &mut Rng) -> Result<Self> {
         let size = spec.offset.high.saturating_add(spec.len.high);
         let count = rng.within(spec.count);
@@ -146,6 +158,11 @@ impl Hold {
 }
 
 impl Piece {
+    /// How many bytes there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     fn request(&self, direction: DataDirection) -> Request {
         Request {
             function: Function::Page,
@@ -156,7 +173,7 @@ impl Piece {
         }
     }
 
-    fn map<'a>(
+    pub(super) fn map<'a>(
         &'a self,
         dev: &'a Device<Bound>,
         direction: DataDirection,
@@ -169,7 +186,7 @@ impl Piece {
         })
     }
 
-    fn exchange(
+    pub(super) fn exchange(
         &self,
         direction: DataDirection,
     ) -> Exchange<impl Iterator<Item = Span<'_>> + Clone> {

@@ -2,6 +2,8 @@
 
 //! `mask`, `sizes`, `resource`: what the DMA API says of itself, and what it has to refuse.
 
+use core::iter::once;
+
 use kernel::{
     bindings,
     device::{
@@ -17,8 +19,6 @@ use kernel::{
     pci,
     prelude::*, //
 };
-
-use core::iter::once;
 
 use crate::{
     bindings as uapi,
@@ -63,12 +63,10 @@ impl<'d> Exercise<'d> for Mask<'d> {
     const NAME: &'static str = "mask";
     const KEYS: &'static [Key] = &[Key::Bits, Key::Expect, Key::Len];
     const ATOMIC: bool = false;
+    // Masks are not to be changed while something is being mapped.
+    const ALONE: bool = true;
 
     fn prepare(dev: &'d Device<Bound>, spec: &Spec, _: &mut Rng) -> Result<Self, Failure> {
-        // Masks are not to be changed while something is being mapped.
-        if spec.workers != 1 {
-            return Err(Failure::call("sharing the DMA mask", EINVAL));
-        }
         Ok(Self {
             dev,
             buffer: Buffer::new(spec.len.high).doing("allocating the memory to map")?,
@@ -148,8 +146,8 @@ impl Mask<'_> {
 }
 
 fn set_mask(dev: &Device<Bound>, mask: DmaMask) -> Result {
-    // SAFETY: `dev` is bound. Commands run one at a time, and this one has one worker, so nothing
-    // is being mapped.
+    // SAFETY: `dev` is bound. Commands run one at a time and this one runs alone, so nothing is
+    // being mapped.
     to_result(unsafe { bindings::dma_set_mask_and_coherent(raw(dev), mask.value()) })
 }
 

@@ -2,6 +2,8 @@
 
 //! `pool`: many small coherent blocks at once.
 
+use core::iter::once;
+
 use kernel::{
     device::{
         Bound,
@@ -10,8 +12,6 @@ use kernel::{
     dma::DataDirection,
     prelude::*, //
 };
-
-use core::iter::once;
 
 use crate::{
     exchange::{

@@ -28,6 +28,7 @@ use crate::{
         Rng, //
     },
     scatterlist::{
+        Described,
         Entry,
         Function,
         List,
@@ -93,29 +94,17 @@ impl Exercise<'_> for Sg {
     }
 
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
-        let request = Request {
-            function: turn
-                .spec
-                .api
-                .pick(turn.rng, &FUNCTIONS)
-                .unwrap_or(Function::Sg),
-            direction: turn.direction(),
-            attrs: match turn.spec.skip_sync {
-                // CAST: `unsigned long` is at least as wide.
-                true => bindings::DMA_ATTR_SKIP_CPU_SYNC as Attrs,
-                false => 0,
-            },
-        };
+        let request = Self::request(turn);
 
-        self.lay_out(turn.spec, turn.rng)
-            .doing("laying out the scatterlist")?;
-        self.map_and_use(request, turn).at(|| Place {
-            len: self.total(),
-            offset: 0,
-            direction: request.direction,
-            iova: None,
-        })?;
-        self.check_guards()
+        self.lay_out(turn.spec, turn.rng)?;
+        self.map_and_use(request, turn)
+            .and_then(|()| self.check_guards())
+            .at(|| Place {
+                len: self.total(),
+                offset: 0,
+                direction: request.direction,
+                iova: None,
+            })
     }
 }
 
@@ -141,8 +130,30 @@ impl Sg {
             .fold(0, |sum, entry| sum.wrapping_add(entry.len))
     }
 
+    /// Chooses how to map.
+    pub(super) fn request(turn: &mut Turn<'_, '_, '_>) -> Request {
+        Request {
+            function: turn
+                .spec
+                .api
+                .pick(turn.rng, &FUNCTIONS)
+                .unwrap_or(Function::Sg),
+            direction: turn.direction(),
+            attrs: match turn.spec.skip_sync {
+                // CAST: `unsigned long` is at least as wide.
+                true => bindings::DMA_ATTR_SKIP_CPU_SYNC as Attrs,
+                false => 0,
+            },
+        }
+    }
+
+    /// Describes the layout for mapping.
+    pub(super) fn describe(&mut self) -> Result<Described<'_>, Failure> {
+        Described::new(&mut self.list, &self.entries, &self.buffers)
+    }
+
     /// Chooses where the entries are.
-    fn lay_out(&mut self, spec: &Spec, rng: &mut Rng) -> Result {
+    pub(super) fn lay_out(&mut self, spec: &Spec, rng: &mut Rng) -> Result<(), Failure> {
         let mut buffer = 0;
         let mut end = 0;
 
@@ -169,7 +180,8 @@ impl Sg {
                     offset: end,
                     len,
                 })
-                .map_err(|_| ENOMEM)?;
+                .map_err(|_| ENOMEM)
+                .doing("laying out the scatterlist")?;
             end = end.saturating_add(len);
         }
         Ok(())
@@ -197,7 +209,8 @@ impl Sg {
         }
         exchange.stage();
         {
-            let mapping = Mapping::new(turn.dev, list, entries, buffers, request)?;
+            let mut described = Described::new(list, entries, buffers)?;
+            let mapping = Mapping::new(turn.dev, &mut described, request)?;
 
             lengths.clear();
             for segment in mapping.segments() {

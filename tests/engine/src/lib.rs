@@ -16,7 +16,20 @@ mod engine;
 mod granule_map;
 #[path = "../../../rust/policy.rs"]
 mod policy;
+/// Atomics and locks.
+mod sync {
+    pub(crate) use std::sync::{
+        atomic::{
+            AtomicU32,
+            AtomicU64, //
+        },
+        Mutex,
+        MutexGuard, //
+    };
+}
 mod sys;
+#[path = "../../../rust/whole.rs"]
+mod whole;
 #[path = "../../../rust/window.rs"]
 mod window;
 #[path = "../../../rust/wire.rs"]

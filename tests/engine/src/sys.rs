@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the engine needs of the system, in user space: the interface of the module's `rust/sys.rs`
-//! on the standard library, with allocations that can be made to fail.
+//! with allocations that can be made to fail.
+//!
+//! Atomics and locks are those of `crate::sync`: the standard library's, or those of a checker that
+//! decides itself when threads take turns.
 
+use crate::sync::{
+    AtomicU32,
+    AtomicU64,
+    Mutex,
+    MutexGuard, //
+};
 use std::{
     cell::Cell,
     sync::{
         atomic as std_atomic,
-        Mutex,
-        MutexGuard,
         OnceLock, //
     },
 };
@@ -169,10 +176,10 @@ impl<T: Integer> Atomic<T> {
 macro_rules! integer {
     ($($int:ty => $atomic:ident;)*) => {$(
         impl Integer for $int {
-            type Atomic = std_atomic::$atomic;
+            type Atomic = $atomic;
 
             fn new(value: Self) -> Self::Atomic {
-                std_atomic::$atomic::new(value)
+                $atomic::new(value)
             }
 
             fn load(atomic: &Self::Atomic, ordering: std_atomic::Ordering) -> Self {

@@ -27,15 +27,20 @@ pub struct Cli {
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
 
-    /// A device to serve; may be given several times.
+    /// A device to serve; may be given several times. SPEC is one of
     ///
-    /// nvme:name=NAME,bdf=BUS:DEV.FN,file=IMAGE[,lba=512|4096][,mdts=BYTES][,queues=N]
-    /// engine:name=NAME,bdf=BUS:DEV.FN[,channels=N]
+    ///   nvme:name=NAME,bdf=BUS:DEV.FN,file=IMAGE[,lba=512|4096][,mdts=BYTES][,queues=N]
+    ///   engine:name=NAME,bdf=BUS:DEV.FN[,channels=N]
     ///
     /// NAME is made of letters, digits, '-' and '_'. Common to both: companion=no for a
-    /// device without one, and any of the options under "Every device" without its dashes
-    /// (dialect=u64, max-bytes=64M, ...) to override it for this device.
-    #[arg(long = "device", value_name = "SPEC", required = true)]
+    /// device without one, and any of the options under "Every device" without its
+    /// dashes (dialect=u64, max-bytes=64M, ...) to override it for this device.
+    #[arg(
+        long = "device",
+        value_name = "SPEC",
+        required = true,
+        verbatim_doc_comment
+    )]
     pub devices: Vec<Spec>,
 
     /// Write the statistics to this file on exit.

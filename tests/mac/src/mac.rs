@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::RwLock;
 use std::thread;
@@ -52,6 +53,9 @@ use crate::stats::Stats;
 /// Longest path of a socket in bytes: `sun_path` less its terminator.
 const MAX_SOCKET_PATH: usize = 107;
 
+/// How long a closed connection waits for its sibling to be closed, too.
+const SIBLING_GRACE: Duration = Duration::from_millis(500);
+
 /// A reason to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -72,8 +76,17 @@ pub struct Pair {
     /// Its companion, when it has one.
     pub companion: Option<Arc<Shared>>,
     companion_config: companion::Config,
-    /// Open connections of both.
-    connections: AtomicUsize,
+    connections: Mutex<Connections>,
+    /// The last of them was closed.
+    closed: Condvar,
+}
+
+/// Connections of a pair.
+#[derive(Default)]
+struct Connections {
+    open: usize,
+    /// How often the last one was closed.
+    epoch: u64,
 }
 
 /// The machine.
@@ -94,18 +107,12 @@ struct Attendant {
 
 impl Watcher for Attendant {
     fn opened(&self) {
-        self.pair.connections.fetch_add(1, Ordering::SeqCst);
+        lock(&self.pair.connections).open += 1;
         self.mac.connections.fetch_add(1, Ordering::SeqCst);
     }
 
     fn closed(&self) {
-        // Mappings go with the QEMU process, and that is gone when neither device nor
-        // companion is connected: whichever is last finds the device quiet.
-        if self.pair.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
-            if let Some(companion) = &self.pair.companion {
-                companion.disconnected();
-            }
-        }
+        self.pair.closed();
         if self.mac.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
             let _ = self.mac.events.send(Event::AllClosed);
         }
@@ -152,8 +159,31 @@ impl Pair {
             bus,
             companion,
             companion_config: options.companion(spec.bdf),
-            connections: AtomicUsize::new(0),
+            connections: Mutex::default(),
+            closed: Condvar::new(),
         })
+    }
+
+    /// A connection has ended. Mappings go with the QEMU process, and that is gone when
+    /// neither device nor companion is connected: whichever is last finds the device quiet.
+    fn closed(&self) {
+        let mut connections = lock(&self.connections);
+        connections.open -= 1;
+        if connections.open == 0 {
+            connections.epoch += 1;
+            if let Some(companion) = &self.companion {
+                companion.disconnected();
+            }
+            self.closed.notify_all();
+            return;
+        }
+        // A process that ends closes both at once. The next QEMU must not get in before the
+        // other end was noticed: it would inherit the mappings.
+        let epoch = connections.epoch;
+        let waited = self
+            .closed
+            .wait_timeout_while(connections, SIBLING_GRACE, |c| c.epoch == epoch);
+        drop(waited);
     }
 
     fn stats(&self) -> PairStats {

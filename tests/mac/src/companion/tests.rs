@@ -309,6 +309,32 @@ fn inval_leaves_responses_untouched() {
 }
 
 #[test]
+fn an_array_at_0_is_inval_even_in_ram() {
+    let mut g = guest(Dialect::U32);
+    g.ram.add_anonymous(Gpa(0), 0x10000).unwrap();
+    for type_ in [APPLE_DMA_PCI_CMD_MAP, APPLE_DMA_PCI_CMD_UNMAP] {
+        for (req, resp) in [(0, RESP), (REQ, 0)] {
+            let (status, _) = g.ring(type_, 1, req, resp);
+            assert_eq!(status, APPLE_DMA_PCI_STATUS_INVAL);
+        }
+    }
+    // A command block may be there: nothing forbids it.
+    g.set(APPLE_DMA_PCI_REG_CMD_GPA_LO, 0);
+    g.set(APPLE_DMA_PCI_REG_CMD_GPA_HI, 0);
+    let cmd = apple_dma_pci_cmd {
+        type_: APPLE_DMA_PCI_CMD_UNMAP,
+        count: 1,
+        status: UNTOUCHED,
+        reserved: 0,
+        req_gpa: REQ,
+        resp_gpa: RESP,
+    };
+    g.ram.write_obj(Gpa(0), &cmd).unwrap();
+    g.set(APPLE_DMA_PCI_REG_DOORBELL, 0);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_STATUS), APPLE_DMA_PCI_STATUS_IOERR);
+}
+
+#[test]
 fn an_unreachable_command_block_is_inval() {
     let mut g = guest(Dialect::U32);
     for gpa in [0u64, RAM - 4, RAM + RAM_SIZE - 31, u64::MAX] {

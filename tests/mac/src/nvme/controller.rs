@@ -160,6 +160,11 @@ impl Controller {
     }
 }
 
+/// Whether there is anything at `offset`. What is aligned to its size ends inside, too.
+fn inside(bar: u8, offset: u64) -> bool {
+    bar == 0 && offset < BAR_SIZE
+}
+
 /// CAP: 1024 entries, contiguous queues, 10 s to get ready, the NVM command set, pages
 /// of 4 KiB to 64 KiB.
 fn capabilities() -> u64 {
@@ -192,7 +197,7 @@ impl Device for Controller {
 
     fn read(&self, bar: u8, offset: u64, data: &mut [u8]) {
         let len = data.len() as u64;
-        let good = bar == 0 && matches!(len, 1 | 2 | 4 | 8) && offset % len == 0;
+        let good = inside(bar, offset) && matches!(len, 1 | 2 | 4 | 8) && offset % len == 0;
         if !good {
             self.violation(format!("read of {len} bytes at BAR{bar} + {offset:#x}"));
             data.fill(0xff);
@@ -206,7 +211,7 @@ impl Device for Controller {
 
     fn write(&self, bar: u8, offset: u64, data: &[u8]) {
         let len = data.len() as u64;
-        let good = bar == 0 && matches!(len, 4 | 8) && offset % len == 0;
+        let good = inside(bar, offset) && matches!(len, 4 | 8) && offset % len == 0;
         if !good {
             self.violation(format!("write of {len} bytes at BAR{bar} + {offset:#x}"));
             return;

@@ -95,10 +95,12 @@ pub fn namespace(name: &str, disk: &Disk) -> Vec<u8> {
 /// Identifiers of the namespace (CNS 03h).
 pub fn descriptors(name: &str) -> Vec<u8> {
     let mut p = vec![0; SIZE];
-    // NGUID, 16 bytes.
-    p[0] = 2;
-    p[1] = 16;
-    put(&mut p, 4, nguid(name));
+    // NGUID and UUID, 16 bytes each after a header of 4.
+    for (at, kind, id) in [(0, 2, nguid(name)), (20, 3, uuid(name))] {
+        p[at] = kind;
+        p[at + 1] = 16;
+        put(&mut p, at + 4, id);
+    }
     p
 }
 
@@ -116,6 +118,14 @@ fn nguid(name: &str) -> [u8; 16] {
     let mut id = *b"apple-dma-mac\0\0\0";
     let hash = crc32fast::hash(name.as_bytes());
     id[12..].copy_from_slice(&hash.to_be_bytes());
+    id
+}
+
+/// The same as a UUID: version 8, the kind that vendors define.
+fn uuid(name: &str) -> [u8; 16] {
+    let mut id = nguid(name);
+    id[6] = (id[6] & 0x0f) | 0x80;
+    id[8] = (id[8] & 0x3f) | 0x80;
     id
 }
 

@@ -65,7 +65,11 @@ pub fn execute(core: &Core, sq: &SubmissionQueue, command: &Command) -> Result<(
         }
         io::VERIFY => {
             let (offset, len) = blocks(core, command, false)?;
-            fetch(core, offset, len as usize).map(drop)
+            for at in (0..len).step_by(core.params.mdts) {
+                let piece = (len - at).min(core.params.mdts as u64);
+                fetch(core, offset + at, piece as usize)?;
+            }
+            Ok(())
         }
         io::WRITE_ZEROES => {
             let (offset, len) = blocks(core, command, false)?;

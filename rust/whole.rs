@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All of guest RAM mapped at once, in a few pieces.
+//!
+//! Where that fits the budgets, a driver's mapping needs no window of its own: its address is that of
+//! its piece plus an offset. There is nothing to count and nothing to give back, so drivers' mistakes
+//! go unnoticed, and the device reaches all of RAM at all times. Pure code, any context; look-ups are
+//! linear in the number of pieces, which is at most [`MAX_PIECES`].
+
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    IovaSpan, //
+};
+use crate::sys::Slab;
+
+/// Most pieces, so that looking one up is next to nothing.
+pub(crate) const MAX_PIECES: usize = 8;
+
+/// A part of guest RAM and where it is mapped.
+///
+/// # Invariants
+///
+/// Both spans have the same length.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    gpa: GpaSpan,
+    iova: IovaSpan,
+}
+
+impl Piece {
+    /// The part `gpa`, mapped from `iova` on; [`None`] if the addresses would wrap around.
+    pub(crate) fn new(gpa: GpaSpan, iova: Iova) -> Option<Self> {
+        // INVARIANT: The second span is made with the length of the first.
+        Some(Self {
+            gpa,
+            iova: IovaSpan::new(iova, gpa.len())?,
+        })
+    }
+
+    /// Whether the two are mapped at the same addresses in part.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.iova.overlaps(&other.iova)
+    }
+}
+
+/// See the module's documentation.
+pub(crate) struct Whole(Slab<Piece>);
+
+impl Whole {
+    /// RAM that is mapped in `pieces`.
+    pub(crate) fn new(pieces: Slab<Piece>) -> Self {
+        Self(pieces)
+    }
+
+    /// Where `span` is mapped, if it lies in one piece.
+    #[inline]
+    pub(crate) fn iova_of(&self, span: &GpaSpan) -> Option<Iova> {
+        self.0.iter().find_map(|piece| {
+            let offset = piece.gpa.offset_of(span)?;
+            // By the type invariant the sum lies in the piece's IOVAs.
+            Some(Iova::new(piece.iova.start().raw().wrapping_add(offset)))
+        })
+    }
+
+    /// What is mapped at `span`, if it lies in one piece.
+    #[inline]
+    pub(crate) fn gpa_of(&self, span: &IovaSpan) -> Option<Gpa> {
+        self.0.iter().find_map(|piece| {
+            let offset = piece.iova.offset_of(span)?;
+            // By the type invariant the sum lies in the piece's guest memory.
+            Some(Gpa::new(piece.gpa.start().raw().wrapping_add(offset)))
+        })
+    }
+
+    /// Whether one of the pieces is mapped at a part of `span`.
+    pub(crate) fn overlaps(&self, span: &IovaSpan) -> bool {
+        self.0.iter().any(|piece| piece.iova.overlaps(span))
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The limits, and what the engine does to stay within them: idle windows go first, those that
+//! were not used lately before others, many with one doorbell; then windows become smaller.
+
+use super::{
+    host::Placement,
+    rig::{
+        list,
+        Rig,
+        Setup,
+        TestPolicy,
+        ALL,
+        BASE,
+        KIB,
+        MIB, //
+    },
+};
+use std::collections::BTreeSet;
+
+/// Maps and unmaps a page in each of `windows`, megabytes from the base on.
+fn touch(rig: &Rig, windows: impl IntoIterator<Item = u64>) {
+    for n in windows {
+        let iova = rig.map(BASE + n * MIB, 4096).expect("room");
+        rig.unmap(BASE + n * MIB, 4096, iova);
+    }
+}
+
+/// Which of these windows the host has.
+fn windows(rig: &Rig) -> BTreeSet<u64> {
+    let state = rig.host.look();
+    state
+        .mappings
+        .keys()
+        .map(|key| (key - BASE) / MIB)
+        .collect()
+}
+
+#[test]
+fn idle_windows_go_many_at_a_time() {
+    let rig = Rig::with_ram(
+        Setup {
+            max_entries: 100,
+            ..Setup::default()
+        },
+        &[(BASE, 256 * MIB)],
+    );
+    touch(&rig, 0..100);
+    assert_eq!(rig.host.look().unmap_doorbells, 0);
+    touch(&rig, 100..164);
+    assert_eq!(rig.host.look().unmap_batches, [64]);
+    assert_eq!(rig.engine.stats().unmapped, 64);
+    assert_eq!(rig.engine.stats().peak_entries, 100);
+    rig.release();
+}
+
+#[test]
+fn what_was_used_lately_stays() {
+    let rig = Rig::with_ram(
+        Setup {
+            max_entries: 100,
+            ..Setup::default()
+        },
+        &[(BASE, 256 * MIB)],
+    );
+    touch(&rig, 0..100);
+    // 64 go; the other idle ones have not been used since.
+    rig.map(BASE + 100 * MIB, 4096).expect("room");
+    let idle: Vec<_> = windows(&rig).into_iter().filter(|n| *n < 100).collect();
+    assert_eq!(idle.len(), 36);
+    let (used, unused) = idle.split_at(10);
+    touch(&rig, used.iter().copied());
+    for n in 101..164 {
+        rig.map(BASE + n * MIB, 4096).expect("room");
+    }
+    assert_eq!(rig.engine.stats().entries, 100);
+    rig.map(BASE + 164 * MIB, 4096).expect("room");
+    let now = windows(&rig);
+    for n in unused {
+        assert!(!now.contains(n), "{n} was not used");
+    }
+    for n in used {
+        assert!(now.contains(n), "{n} was used");
+    }
+    rig.release();
+}
+
+#[test]
+fn busy_windows_stay() {
+    let rig = Rig::new(Setup {
+        max_entries: 10,
+        ..Setup::default()
+    });
+    let busy = rig.map(BASE, 4096).expect("room");
+    for _ in 0..3 {
+        touch(&rig, 1..20);
+    }
+    assert!(windows(&rig).contains(&0));
+    rig.unmap(BASE, 4096, busy);
+    touch(&rig, 1..20);
+    rig.release();
+}
+
+#[test]
+fn windows_become_smaller_when_bytes_are_short() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Aligned(20),
+        max_bytes: MIB + 32 * KIB,
+        ..Setup::default()
+    });
+    let mut held = Vec::new();
+    for n in 0..3 {
+        let start = BASE + n * MIB;
+        held.push((start, rig.map(start, 4096).expect("a smaller one fits")));
+    }
+    assert_eq!(rig.engine.stats().bytes, MIB + 32 * KIB);
+    for (start, iova) in held {
+        rig.unmap(start, 4096, iova);
+    }
+    rig.release();
+}
+
+#[test]
+fn a_list_becomes_smaller_as_a_whole() {
+    // Three large windows do not fit, three small ones do. What the list took before it found
+    // that out must not be in its way.
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Aligned(20),
+        max_bytes: 2 * MIB,
+        ..Setup::default()
+    });
+    let entries = list(&[(BASE, 4096), (BASE + MIB, 4096), (BASE + 2 * MIB, 4096)]);
+    rig.map_all(&entries, ALL).expect("small windows fit");
+    rig.unmap_all(&entries);
+    rig.release();
+}
+
+#[test]
+fn windows_across_table_edges_fit_as_the_limits_say() {
+    // Every window touches two chunks of the tables by its memory and two by its addresses, and
+    // shares none of them.
+    for entries in [1u32, 13, 64] {
+        let rig = Rig::with_ram(
+            Setup {
+                policy: TestPolicy::Smallest,
+                max_bytes: u64::from(entries) * 32 * KIB,
+                max_entries: entries,
+                placement: Placement::Identity,
+                ..Setup::default()
+            },
+            &[(BASE, 256 * MIB)],
+        );
+        for n in 0..u64::from(entries) {
+            let start = BASE + (2 * n + 1) * MIB - 16 * KIB;
+            rig.map(start, 32 * KIB).expect("within the limits");
+        }
+        rig.release();
+    }
+}
+
+#[test]
+fn the_limits_count_whole_granules() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Mute,
+        max_bytes: 48 * KIB,
+        ..Setup::default()
+    });
+    rig.map(BASE + 16 * KIB - 1, 2).expect("two granules");
+    assert_eq!(rig.engine.stats().bytes, 32 * KIB);
+    rig.map(BASE + MIB, 1).expect("one more");
+    assert_eq!(rig.engine.stats().bytes, 48 * KIB);
+    rig.map(BASE + 2 * MIB, 1).expect_err("no more");
+    rig.release();
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Every way in which a mapping can fail, and that nothing is left behind by it.
+
+use super::{
+    host::{
+        span,
+        MapFault,
+        UnmapFault, //
+    },
+    rig::{
+        list,
+        Entry,
+        Rig,
+        Setup,
+        TestPolicy,
+        ALL,
+        BASE,
+        KIB,
+        MIB,
+        RAM, //
+    },
+};
+use crate::{
+    addr::{
+        Address,
+        Gpa,
+        GpaSpan,
+        Iova, //
+    },
+    engine::{
+        Limit,
+        MapError, //
+    },
+    sys::fail_atomic_allocations,
+    wire::Reject, //
+};
+
+const REJECTS: [Reject; 6] = [
+    Reject::Status,
+    Reject::Id,
+    Reject::Length,
+    Reject::Offset,
+    Reject::Range,
+    Reject::Overlap,
+];
+
+#[test]
+fn invalid() {
+    let rig = Rig::new(Setup::default());
+    // What is empty or wraps around cannot be a span, but a list may hold it.
+    let bad = [
+        Entry::new(Some(span(BASE, 4096))),
+        Entry::new(None),
+        Entry::new(Some(span(BASE + MIB, 4096))),
+    ];
+    assert_eq!(rig.map_all(&bad, ALL), Err(MapError::Invalid));
+    assert_eq!(rig.host.doorbells(), 0);
+    // No page is large enough for the last address.
+    let top = GpaSpan::new(Gpa::new(u64::MAX - 2), 2).expect("it does not wrap");
+    assert_eq!(rig.map_masked(top, ALL), Err(MapError::Invalid));
+    assert_eq!(rig.host.doorbells(), 0);
+    assert_eq!(rig.engine.stats().failed, 2);
+    rig.release();
+}
+
+#[test]
+fn full() {
+    for strict in [false, true] {
+        let rig = Rig::new(Setup {
+            policy: TestPolicy::Smallest,
+            strict,
+            max_bytes: 64 * KIB,
+            max_entries: 3,
+            ..Setup::default()
+        });
+        let a = rig.map(BASE, 48 * KIB).expect("it fits");
+        assert_eq!(
+            rig.map(BASE + MIB, 16 * KIB + 1),
+            Err(MapError::Full(Limit::Bytes))
+        );
+        let b = rig.map(BASE + MIB, 16 * KIB).expect("it fits exactly");
+        rig.unmap(BASE, 48 * KIB, a);
+        let c = rig.map(BASE + 2 * MIB, 1).expect("room again");
+        let d = rig.map(BASE + 3 * MIB, 1).expect("room again");
+        assert_eq!(
+            rig.map(BASE + 4 * MIB, 1),
+            Err(MapError::Full(Limit::Entries))
+        );
+        rig.unmap(BASE + MIB, 16 * KIB, b);
+        rig.unmap(BASE + 2 * MIB, 1, c);
+        rig.unmap(BASE + 3 * MIB, 1, d);
+        assert_eq!(rig.engine.stats().failed, 2);
+        rig.release();
+    }
+}
+
+#[test]
+fn unreachable() {
+    for strict in [false, true] {
+        let rig = Rig::new(Setup {
+            strict,
+            ..Setup::default()
+        });
+        let first = 0x8000_0000;
+        // To the last byte, and one less.
+        let request = span(BASE + 256 * KIB, 100);
+        let iova = rig.map_masked(request, first + 99).expect("within");
+        assert_eq!(iova.raw(), first);
+        // By the window that is there.
+        assert_eq!(
+            rig.map_masked(request, first + 98),
+            Err(MapError::Unreachable(iova))
+        );
+        rig.unmap(request.start().raw(), 100, iova);
+        // By a new one, when the list has others, reachable or not.
+        let entries = list(&[
+            (BASE + MIB, 1),
+            (BASE + 2 * MIB, 256 * KIB),
+            (BASE + 3 * MIB, 1),
+            (BASE + 4 * MIB, 1),
+        ]);
+        let mask = first + 512 * KIB;
+        assert!(matches!(
+            rig.map_all(&entries, mask),
+            Err(MapError::Unreachable(_))
+        ));
+        assert_eq!(rig.host.look().mappings.is_empty(), strict);
+        rig.release();
+    }
+}
+
+#[test]
+fn refused() {
+    let rig = Rig::new(Setup::default());
+    let (start, len) = RAM[0];
+    for request in [
+        // Over the end of RAM, over its start, nowhere in it.
+        (start + len - 1, 2),
+        (start - 1, 2),
+        (0x1000, 0x1000),
+    ] {
+        let doorbells = rig.host.look().map_doorbells;
+        assert_eq!(rig.map(request.0, request.1), Err(MapError::Refused));
+        assert!(rig.host.look().map_doorbells - doorbells <= 2);
+    }
+    // One entry of many.
+    let entries = list(&[(BASE, 1), (0x1000, 1), (BASE + MIB, 1)]);
+    assert_eq!(rig.map_all(&entries, ALL), Err(MapError::Refused));
+    assert!(rig.engine.stats().refused >= 4);
+    assert_eq!(rig.engine.stats().stale, 0);
+    rig.release();
+}
+
+#[test]
+fn longer_than_the_host_can_be_asked_for() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Aligned(20),
+        len_max: 256 * KIB,
+        ..Setup::default()
+    });
+    rig.map(BASE, 4096).expect("a smaller window serves");
+    assert_eq!(rig.map(BASE + MIB, 300 * KIB), Err(MapError::Refused));
+    rig.release();
+}
+
+#[test]
+fn rejected() {
+    for strict in [false, true] {
+        for reject in REJECTS {
+            for mapped in [false, true] {
+                let rig = Rig::new(Setup {
+                    strict,
+                    ..Setup::default()
+                });
+                let fault = if mapped {
+                    MapFault::RejectMapped(reject)
+                } else {
+                    MapFault::RejectEmpty(reject)
+                };
+                // The second try is for the smallest window.
+                rig.host.look().map_faults.extend([fault; 2]);
+                assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::Rejected(reject)));
+                let stats = rig.engine.stats();
+                assert_eq!(stats.rejected, 2);
+                assert!(rig.host.look().mappings.is_empty(), "it is given back");
+                assert_eq!(stats.entries, if mapped { 0 } else { 2 });
+                assert_eq!(stats.lost, if mapped { 0 } else { 2 });
+                rig.map(BASE + MIB, 4096).expect("the host is well again");
+                rig.release();
+            }
+        }
+    }
+}
+
+#[test]
+fn believable_but_in_use() {
+    for fault in [MapFault::Overlap, MapFault::Wrap] {
+        let rig = Rig::new(Setup::default());
+        let iova = rig.map(BASE, 256 * KIB).expect("no fault yet");
+        rig.host.look().map_faults.extend([fault; 2]);
+        let expected = match fault {
+            MapFault::Overlap => Reject::Overlap,
+            _ => Reject::Range,
+        };
+        assert_eq!(
+            rig.map(BASE + MIB, 16 * KIB),
+            Err(MapError::Rejected(expected))
+        );
+        // The one that was there first is as it was.
+        assert_eq!(
+            rig.engine.translate(iova, 256 * KIB),
+            Some(Gpa::new(BASE)),
+            "{fault:?}"
+        );
+        assert_eq!(rig.host.look().mappings.len(), 1);
+        rig.unmap(BASE, 256 * KIB, iova);
+        rig.release();
+    }
+}
+
+#[test]
+fn no_answer() {
+    for (fault, left) in [(MapFault::SilentMapped, 0), (MapFault::SilentEmpty, 2)] {
+        let rig = Rig::new(Setup::default());
+        rig.host.look().map_faults.extend([fault; 2]);
+        assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::NoAnswer));
+        assert_eq!(rig.engine.stats().unanswered, 2);
+        assert!(rig.host.look().mappings.is_empty(), "it is given back");
+        // The host did not know of it, so who can tell?
+        assert_eq!(rig.engine.stats().lost, left);
+        rig.map(BASE + MIB, 4096).expect("the host is well again");
+        rig.release();
+    }
+}
+
+#[test]
+fn no_memory() {
+    let rig = Rig::new(Setup::default());
+    fail_atomic_allocations(true);
+    assert_eq!(rig.map(BASE, 4096), Err(MapError::NoMemory));
+    assert_eq!(rig.host.doorbells(), 0);
+    // What may sleep was not told to fail.
+    rig.engine.reserve(100).expect("memory");
+    for n in 0..100 {
+        rig.map(BASE + n * 256 * KIB, 4096)
+            .expect("tables are there");
+    }
+    fail_atomic_allocations(false);
+    rig.release();
+}
+
+#[test]
+fn no_memory_but_idle_windows() {
+    let rig = Rig::new(Setup {
+        max_entries: 1000,
+        ..Setup::default()
+    });
+    rig.engine.reserve(1).expect("memory");
+    fail_atomic_allocations(true);
+    for n in 0..200 {
+        // The tables hold fewer windows than that.
+        let start = BASE + n * 256 * KIB;
+        let iova = rig.map(start, 1).expect("an idle one gives way");
+        rig.unmap(start, 1, iova);
+    }
+    fail_atomic_allocations(false);
+    rig.release();
+}
+
+#[test]
+fn reserving_more_than_can_be() {
+    let rig = Rig::new(Setup {
+        max_entries: 10,
+        ..Setup::default()
+    });
+    assert!(rig.engine.reserve(10).is_ok());
+    assert!(rig.engine.reserve(10_000).is_err());
+    rig.map(BASE, 1).expect("it still works");
+    rig.release();
+}
+
+#[test]
+fn no_key() {
+    // A request for the first byte of a block has one key.
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        ..Setup::default()
+    });
+    let first = rig.map(BASE, 4096).expect("the key is free");
+    assert_eq!(rig.map(BASE, 64 * KIB), Err(MapError::NoKey));
+    let other = rig
+        .map(BASE + 4096, 64 * KIB)
+        .expect("there are other keys");
+    rig.unmap(BASE, 4096, first);
+    let all = rig
+        .map(BASE, 64 * KIB)
+        .expect("an idle window gives its key");
+    rig.unmap(BASE, 64 * KIB, all);
+    rig.unmap(BASE + 4096, 64 * KIB, other);
+    rig.release();
+}
+
+#[test]
+fn no_batch() {
+    // Nothing can be asked for, but all calls return.
+    let rig = Rig::new(Setup {
+        batch_max: 0,
+        ..Setup::default()
+    });
+    rig.engine.reserve(1).expect("memory");
+    assert!(rig.map(BASE, 4096).is_err());
+    rig.release();
+}
+
+#[test]
+fn no_budget() {
+    let rig = Rig::new(Setup {
+        max_bytes: 0,
+        max_entries: 0,
+        ..Setup::default()
+    });
+    assert!(matches!(rig.map(BASE, 4096), Err(MapError::Full(_))));
+    assert_eq!(rig.host.doorbells(), 0);
+    rig.release();
+}
+
+#[test]
+fn a_failed_list_leaves_what_was_mapped_before() {
+    let rig = Rig::new(Setup {
+        strict: true,
+        ..Setup::default()
+    });
+    let iova = rig.map(BASE, 4096).expect("room");
+    let entries = list(&[(BASE, 4096), (BASE + MIB, 4096), (0x1000, 1), (BASE, 6)]);
+    assert_eq!(rig.map_all(&entries, ALL), Err(MapError::Refused));
+    assert_eq!(rig.host.look().mappings.len(), 1);
+    rig.unmap(BASE, 4096, iova);
+    assert_eq!(rig.host.look().mappings.len(), 0);
+    rig.release();
+}
+
+#[test]
+fn what_is_not_held_cannot_be_given_up() {
+    let rig = Rig::new(Setup::default());
+    assert!(rig.engine.unmap(Iova::new(0x8000_0000), 1).is_err());
+    let iova = rig.map(BASE, 4096).expect("room");
+    assert!(rig.engine.unmap(iova, 0).is_err());
+    assert!(rig.engine.unmap(iova, 256 * KIB + 1).is_err());
+    assert!(rig.engine.unmap(iova, u64::MAX).is_err());
+    assert!(rig.engine.unmap(Iova::new(u64::MAX), 1).is_err());
+    rig.unmap(BASE, 4096, iova);
+    // Twice.
+    assert!(rig.engine.unmap(iova, 4096).is_err());
+    // In a list, with others that are held.
+    let iova = rig.map(BASE, 4096).expect("room");
+    rig.host.look().let_go(span(BASE, 4096), iova);
+    let entries = [
+        Entry::mapped(span(BASE, 1), Iova::new(0x4000)),
+        Entry::mapped(span(BASE, 4096), iova),
+    ];
+    assert!(rig.engine.unmap_all(entries.iter()).is_err());
+    assert!(rig.engine.unmap(iova, 4096).is_err(), "it was given up");
+    rig.release();
+}
+
+#[test]
+fn what_the_host_keeps_is_lost() {
+    for fault in [
+        UnmapFault::Refuse,
+        UnmapFault::SilentKept,
+        UnmapFault::SilentGone,
+    ] {
+        let rig = Rig::new(Setup {
+            policy: TestPolicy::Smallest,
+            strict: true,
+            max_entries: 3,
+            ..Setup::default()
+        });
+        let iova = rig.map(BASE, 4096).expect("room");
+        rig.host.look().unmap_faults.push_back(fault);
+        rig.unmap(BASE, 4096, iova);
+        let stats = rig.engine.stats();
+        assert_eq!((stats.lost, stats.entries), (1, 1));
+        assert_eq!(stats.bytes, 16 * KIB);
+        // It serves nobody, and its key is not used again: the model would object.
+        assert_eq!(rig.engine.translate(iova, 1), None);
+        assert!(rig.engine.unmap(iova, 1).is_err());
+        assert_eq!(rig.map(BASE, 4096), Err(MapError::NoKey));
+        rig.map(BASE + 4096, 4096).expect("another key");
+        rig.map(BASE + MIB, 4096).expect("room");
+        assert_eq!(
+            rig.map(BASE + 2 * MIB, 4096),
+            Err(MapError::Full(Limit::Entries))
+        );
+        // At the end it is asked for once more.
+        let gone = fault == UnmapFault::SilentGone;
+        let host = rig.host.clone();
+        rig.release();
+        assert_eq!(host.look().view.len(), usize::from(gone));
+        assert!(host.look().mappings.is_empty());
+    }
+}

@@ -1,0 +1,579 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A model of the host, strict about the protocol: what it is asked must be allowed, and what it
+//! answers can be made wrong on purpose.
+//!
+//! It also keeps a list of the mappings that drivers hold, and refuses to see one of them go. It
+//! knows nothing of how the engine finds windows; that is what makes it a judge.
+
+use crate::{
+    addr::{
+        Address,
+        Gpa,
+        GpaSpan,
+        Iova,
+        GRANULE,
+        GRANULE_SHIFT, //
+    },
+    engine::{
+        Host,
+        MapEntry,
+        UnmapEntry, //
+    },
+    wire::{
+        MapOutcome,
+        Reject,
+        UnmapOutcome, //
+    },
+};
+use std::{
+    collections::{
+        BTreeMap,
+        BTreeSet,
+        VecDeque, //
+    },
+    sync::{
+        Arc,
+        Mutex,
+        MutexGuard,
+        PoisonError, //
+    },
+};
+
+/// Where the host puts mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// At the lowest free granules.
+    Low,
+    /// At the highest free granules.
+    High,
+    /// Anywhere.
+    Random,
+    /// Where the guest has it, as a host without an IOMMU does.
+    Identity,
+    /// As far from where the guest has it, in bytes, as this.
+    Offset(u64),
+}
+
+/// What goes wrong with one entry of a map batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapFault {
+    /// Nothing.
+    None,
+    /// It is refused for no reason.
+    Refuse,
+    /// It is mapped, but the answer cannot be believed.
+    RejectMapped(Reject),
+    /// It is not mapped, and the answer cannot be believed.
+    RejectEmpty(Reject),
+    /// It is mapped, and there is no answer.
+    SilentMapped,
+    /// It is not mapped, and there is no answer.
+    SilentEmpty,
+    /// It is mapped, but the answer names an address that another mapping has.
+    Overlap,
+    /// It is mapped, but the answer names an address from which the range wraps around.
+    Wrap,
+}
+
+/// What goes wrong with one entry of an unmap batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UnmapFault {
+    /// Nothing.
+    None,
+    /// It stays mapped, and the host says so.
+    Refuse,
+    /// It goes, and there is no answer.
+    SilentGone,
+    /// It stays mapped, and there is no answer.
+    SilentKept,
+}
+
+/// One mapping of the host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapping {
+    /// What is mapped.
+    pub(crate) span: GpaSpan,
+    /// Where it is mapped.
+    pub(crate) iova: u64,
+}
+
+/// What the engine has to assume of a key that it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// The answer said where it is, and could be believed.
+    Open,
+    /// The answer could not be believed.
+    Doubtful,
+    /// It was asked for back, in vain.
+    Lost,
+}
+
+/// A mapping that a driver holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// What the driver asked for.
+    pub(crate) span: GpaSpan,
+    /// What the driver was told.
+    pub(crate) iova: u64,
+}
+
+/// All that the host knows.
+pub(crate) struct State {
+    /// Blocks of guest RAM.
+    pub(crate) ram: Vec<GpaSpan>,
+    pub(crate) batch_max: usize,
+    pub(crate) len_max: u64,
+    /// The host's own limits.
+    pub(crate) max_bytes: u64,
+    pub(crate) max_entries: usize,
+    pub(crate) placement: Placement,
+    /// The granules of IOVAs that can be used.
+    pub(crate) iovas: std::ops::Range<u64>,
+    /// What the engine was told to stay within: bytes in whole granules, and entries.
+    pub(crate) budget: (u64, u32),
+    /// Faults of the map entries to come, one each.
+    pub(crate) map_faults: VecDeque<MapFault>,
+    /// Faults of the unmap entries to come, one each.
+    pub(crate) unmap_faults: VecDeque<UnmapFault>,
+    /// Refuses every so many map entries.
+    pub(crate) refuse_every: Option<u64>,
+
+    /// Mappings, by their keys.
+    pub(crate) mappings: BTreeMap<u64, Mapping>,
+    /// First granule and number of granules of the IOVAs in use.
+    used: BTreeMap<u64, u64>,
+    /// Keys that the engine must think are in use.
+    pub(crate) view: BTreeMap<u64, (GpaSpan, View)>,
+    /// Keys that were refused; the engine may try to unmap them.
+    refused_keys: BTreeSet<u64>,
+    /// Mappings of drivers.
+    pub(crate) held: Vec<Held>,
+
+    pub(crate) map_doorbells: u64,
+    pub(crate) unmap_doorbells: u64,
+    pub(crate) map_entries: u64,
+    /// Faults that were injected so far.
+    pub(crate) injected: u64,
+    /// Map entries that were refused because an earlier kernel has the key.
+    pub(crate) refused_stale: u64,
+    /// Map entries that were refused for another good reason.
+    pub(crate) refused_fairly: u64,
+    /// The sizes of the map batches so far.
+    pub(crate) map_batches: Vec<usize>,
+    /// The sizes of the unmap batches so far.
+    pub(crate) unmap_batches: Vec<usize>,
+    rng: u64,
+}
+
+/// See the module's documentation. Clones are the same host.
+#[derive(Clone)]
+pub(crate) struct ModelHost(Arc<Mutex<State>>);
+
+/// Bytes that a mapping of `span` costs.
+pub(crate) fn cost(span: &GpaSpan) -> u64 {
+    let first = span.start().raw() / GRANULE;
+    let last = (span.start().raw() + (span.len() - 1)) / GRANULE;
+    (last - first + 1) * GRANULE
+}
+
+/// A span of guest memory that is known to be good.
+pub(crate) fn span(start: u64, len: u64) -> GpaSpan {
+    GpaSpan::new(Gpa::new(start), len).expect("a good span")
+}
+
+impl ModelHost {
+    /// A host without faults for a guest with `ram`.
+    pub(crate) fn new(ram: &[(u64, u64)]) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            ram: ram.iter().map(|&(start, len)| span(start, len)).collect(),
+            batch_max: 64,
+            len_max: u64::MAX,
+            max_bytes: u64::MAX,
+            max_entries: usize::MAX,
+            placement: Placement::Low,
+            iovas: 0x8000_0000 >> GRANULE_SHIFT..0x2_0000_0000 >> GRANULE_SHIFT,
+            budget: (u64::MAX, u32::MAX),
+            map_faults: VecDeque::new(),
+            unmap_faults: VecDeque::new(),
+            refuse_every: None,
+            mappings: BTreeMap::new(),
+            used: BTreeMap::new(),
+            view: BTreeMap::new(),
+            refused_keys: BTreeSet::new(),
+            held: Vec::new(),
+            map_doorbells: 0,
+            unmap_doorbells: 0,
+            map_entries: 0,
+            injected: 0,
+            refused_stale: 0,
+            refused_fairly: 0,
+            map_batches: Vec::new(),
+            unmap_batches: Vec::new(),
+            rng: 0x1234_5678_9abc_def1,
+        })))
+    }
+
+    /// Everything the host knows.
+    pub(crate) fn look(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the doorbell rang.
+    pub(crate) fn doorbells(&self) -> u64 {
+        let state = self.look();
+        state.map_doorbells + state.unmap_doorbells
+    }
+}
+
+impl State {
+    /// A random number.
+    fn random(&mut self) -> u64 {
+        // Xorshift.
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng
+    }
+
+    /// Starts the random placement from `seed`.
+    pub(crate) fn seed(&mut self, seed: u64) {
+        self.rng = seed | 1;
+    }
+
+    fn is_free(&self, first: u64, count: u64) -> bool {
+        self.used
+            .range(..first + count)
+            .next_back()
+            .is_none_or(|(&start, &len)| start + len <= first)
+    }
+
+    fn place(&mut self, span: &GpaSpan) -> Option<u64> {
+        let count = cost(span) / GRANULE;
+        let offset = span.start().raw() % GRANULE;
+        let end = self.iovas.end.checked_sub(count)?;
+        let first = match self.placement {
+            Placement::Identity => Some(span.start().raw() / GRANULE),
+            Placement::Offset(offset) => {
+                let first = (span.start().raw() + offset) / GRANULE;
+                self.is_free(first, count).then_some(first)
+            }
+            Placement::Low => self.first_fit(count),
+            Placement::High => {
+                let mut candidate = end;
+                loop {
+                    if candidate < self.iovas.start {
+                        break None;
+                    }
+                    match self.used.range(..candidate + count).next_back() {
+                        Some((&start, &len)) if start + len > candidate => {
+                            candidate = start.checked_sub(count)?;
+                        }
+                        _ => break Some(candidate),
+                    }
+                }
+            }
+            Placement::Random => {
+                let room = end.checked_sub(self.iovas.start)? + 1;
+                let start = self.iovas.start;
+                let tries: [u64; 8] = std::array::from_fn(|_| start + self.random() % room);
+                tries
+                    .into_iter()
+                    .find(|&first| self.is_free(first, count))
+                    .or_else(|| self.first_fit(count))
+            }
+        }?;
+        if self.placement != Placement::Identity {
+            assert!(self.is_free(first, count), "the model's own allocator");
+            self.used.insert(first, count);
+        }
+        Some(first * GRANULE + offset)
+    }
+
+    fn first_fit(&self, count: u64) -> Option<u64> {
+        let mut candidate = self.iovas.start;
+        for (&start, &len) in &self.used {
+            if start >= candidate + count {
+                break;
+            }
+            candidate = candidate.max(start + len);
+        }
+        (candidate + count <= self.iovas.end).then_some(candidate)
+    }
+
+    fn make(&mut self, span: &GpaSpan) -> Option<u64> {
+        let bytes: u64 = self.mappings.values().map(|m| cost(&m.span)).sum();
+        let in_ram = self.ram.iter().any(|block| block.covers(span));
+        if !in_ram
+            || span.len() > self.len_max
+            || self.mappings.len() >= self.max_entries
+            || bytes.saturating_add(cost(span)) > self.max_bytes
+        {
+            return None;
+        }
+        let iova = self.place(span)?;
+        let old = self
+            .mappings
+            .insert(span.start().raw(), Mapping { span: *span, iova });
+        assert!(old.is_none());
+        Some(iova)
+    }
+
+    fn drop_mapping(&mut self, key: u64) -> bool {
+        let Some(mapping) = self.mappings.remove(&key) else {
+            return false;
+        };
+        if self.placement != Placement::Identity {
+            self.used.remove(&(mapping.iova / GRANULE));
+        }
+        true
+    }
+
+    /// Leaves a mapping behind as an earlier kernel would have.
+    pub(crate) fn leave_stale(&mut self, span: &GpaSpan) {
+        let key = span.start().raw();
+        if !self.mappings.contains_key(&key) && !self.view.contains_key(&key) {
+            let _ = self.make(span);
+        }
+    }
+
+    /// Mappings that an earlier kernel left, that the engine has not met.
+    pub(crate) fn stale(&self) -> usize {
+        self.mappings
+            .keys()
+            .filter(|key| !self.view.contains_key(key))
+            .count()
+    }
+
+    /// The mapping of the host, known as such to the engine, that `held` is backed by.
+    pub(crate) fn backing(&self, held: &Held) -> Option<&Mapping> {
+        self.mappings.values().find(|m| {
+            m.iova <= held.iova
+                && held.iova + held.span.len() <= m.iova + m.span.len()
+                && held.span.start().raw().wrapping_sub(m.span.start().raw()) == held.iova - m.iova
+                && m.span.covers(&held.span)
+                && matches!(
+                    self.view.get(&m.span.start().raw()),
+                    Some((_, View::Open)) //
+                )
+        })
+    }
+
+    /// Notes that a driver holds a mapping, which must be backed.
+    #[track_caller]
+    pub(crate) fn hold(&mut self, span: GpaSpan, iova: Iova) {
+        let held = Held {
+            span,
+            iova: iova.raw(),
+        };
+        assert_eq!(
+            (span.start().raw() ^ iova.raw()) % GRANULE,
+            0,
+            "{held:?}: wrong offset in the granule"
+        );
+        assert!(self.backing(&held).is_some(), "{held:?} is not backed");
+        self.held.push(held);
+    }
+
+    /// Notes that a driver is about to give a mapping up; it must have been backed to the end.
+    #[track_caller]
+    pub(crate) fn let_go(&mut self, span: GpaSpan, iova: Iova) {
+        let held = Held {
+            span,
+            iova: iova.raw(),
+        };
+        assert!(self.backing(&held).is_some(), "{held:?} is not backed");
+        let index = self.held.iter().position(|h| *h == held);
+        self.held.swap_remove(index.expect("the driver holds it"));
+    }
+
+    /// Keys of the mappings that drivers' mappings are backed by.
+    #[track_caller]
+    pub(crate) fn busy(&self) -> BTreeSet<u64> {
+        self.held
+            .iter()
+            .map(|held| match self.backing(held) {
+                Some(mapping) => mapping.span.start().raw(),
+                None => panic!("{held:?} is not backed"),
+            })
+            .collect()
+    }
+
+    /// Bytes in whole granules and entries that the engine has to count.
+    pub(crate) fn counted(&self) -> (u64, u32) {
+        (
+            self.view.values().map(|(span, _)| cost(span)).sum(),
+            u32::try_from(self.view.len()).expect("few entries"),
+        )
+    }
+
+    fn map_one(&mut self, span: &GpaSpan) -> MapOutcome {
+        let key = span.start().raw();
+        let fault = self.map_faults.pop_front().unwrap_or(MapFault::None);
+        self.map_entries += 1;
+        let unlucky = self
+            .refuse_every
+            .is_some_and(|n| self.map_entries % n.max(1) == 0);
+        if fault == MapFault::Refuse || unlucky {
+            self.injected += 1;
+            return MapOutcome::Refused;
+        }
+        if self.mappings.contains_key(&key) {
+            // The engine does not use it, so an earlier kernel did.
+            self.refused_stale += 1;
+            return MapOutcome::Refused;
+        }
+        if fault != MapFault::None {
+            self.injected += 1;
+        }
+        match fault {
+            MapFault::RejectEmpty(reject) => return MapOutcome::Rejected(reject),
+            MapFault::SilentEmpty => return MapOutcome::Unknown,
+            _ => {}
+        }
+        let Some(iova) = self.make(span) else {
+            self.refused_fairly += 1;
+            return MapOutcome::Refused;
+        };
+        let offset = iova % GRANULE;
+        match fault {
+            MapFault::RejectMapped(reject) => MapOutcome::Rejected(reject),
+            MapFault::SilentMapped => MapOutcome::Unknown,
+            MapFault::Wrap => {
+                let wrong = (u64::MAX - (GRANULE - 1)) | offset;
+                match wrong.checked_add(span.len()) {
+                    Some(_) => MapOutcome::Rejected(Reject::Range),
+                    None => MapOutcome::Mapped(Iova::new(wrong)),
+                }
+            }
+            MapFault::Overlap => {
+                let open: Vec<_> = self
+                    .view
+                    .iter()
+                    .filter(|(_, (_, view))| *view == View::Open)
+                    .filter_map(|(key, _)| self.mappings.get(key))
+                    .map(|m| m.iova - m.iova % GRANULE)
+                    .collect();
+                match open.len() {
+                    0 => MapOutcome::Rejected(Reject::Overlap),
+                    n => {
+                        let pick = self.random() as usize % n;
+                        MapOutcome::Mapped(Iova::new(open[pick] | offset))
+                    }
+                }
+            }
+            _ => MapOutcome::Mapped(Iova::new(iova)),
+        }
+    }
+
+    fn map_batch(&mut self, batch: &mut [MapEntry]) {
+        assert!(!batch.is_empty(), "an empty batch");
+        assert!(batch.len() <= self.batch_max, "a batch too long");
+        self.map_doorbells += 1;
+        self.map_batches.push(batch.len());
+        // All that is asked for counts from the moment that it is asked for.
+        let (mut bytes, mut entries) = self.counted();
+        for entry in batch.iter() {
+            bytes += cost(&entry.span);
+            entries += 1;
+            assert!(entry.span.len() <= self.len_max, "a request too long");
+        }
+        assert!(bytes <= self.budget.0, "{bytes} bytes are over the budget");
+        assert!(
+            entries <= self.budget.1,
+            "{entries} entries are over the budget"
+        );
+        for entry in batch {
+            let key = entry.span.start().raw();
+            assert!(
+                !self.view.contains_key(&key),
+                "key {key:#x} is asked for, but may be in use"
+            );
+            entry.outcome = self.map_one(&entry.span);
+            let right = self.mappings.get(&key).map(|m| m.iova);
+            let view = match entry.outcome {
+                MapOutcome::Refused => {
+                    self.refused_keys.insert(key);
+                    continue;
+                }
+                MapOutcome::Mapped(iova) if Some(iova.raw()) == right => {
+                    if self.placement == Placement::Identity && self.overlaps(&entry.span) {
+                        View::Doubtful
+                    } else {
+                        View::Open
+                    }
+                }
+                _ => View::Doubtful,
+            };
+            self.view.insert(key, (entry.span, view));
+        }
+    }
+
+    /// Whether a mapping at the same addresses as `span` shares a granule with an open one.
+    fn overlaps(&self, span: &GpaSpan) -> bool {
+        self.view.values().any(|(other, view)| {
+            *view == View::Open
+                && other.first_granule() <= span.last_granule()
+                && span.first_granule() <= other.last_granule()
+        })
+    }
+
+    fn unmap_batch(&mut self, batch: &mut [UnmapEntry]) {
+        assert!(!batch.is_empty(), "an empty batch");
+        assert!(batch.len() <= self.batch_max, "a batch too long");
+        self.unmap_doorbells += 1;
+        self.unmap_batches.push(batch.len());
+        for entry in batch {
+            let key = entry.span.start().raw();
+            match self.view.get(&key) {
+                Some((span, _)) => assert_eq!(*span, entry.span, "another size was mapped"),
+                None => assert!(
+                    self.refused_keys.contains(&key),
+                    "key {key:#x} was never asked for"
+                ),
+            }
+            let fault = self.unmap_faults.pop_front().unwrap_or(UnmapFault::None);
+            if fault != UnmapFault::None {
+                self.injected += 1;
+            }
+            if let Some(held) = self.held.iter().find(|held| {
+                self.backing(held)
+                    .is_some_and(|mapping| mapping.span.start().raw() == key)
+            }) {
+                panic!("{:x?} is taken from under {held:x?}", entry.span);
+            }
+            entry.outcome = match fault {
+                UnmapFault::None if self.drop_mapping(key) => UnmapOutcome::Unmapped,
+                UnmapFault::None | UnmapFault::Refuse => UnmapOutcome::Refused,
+                UnmapFault::SilentGone => {
+                    self.drop_mapping(key);
+                    UnmapOutcome::Unknown
+                }
+                UnmapFault::SilentKept => UnmapOutcome::Unknown,
+            };
+            if entry.outcome == UnmapOutcome::Unmapped {
+                self.view.remove(&key);
+            } else if let Some((_, view)) = self.view.get_mut(&key) {
+                *view = View::Lost;
+            }
+        }
+    }
+}
+
+impl Host for ModelHost {
+    fn batch_max(&self) -> usize {
+        self.look().batch_max
+    }
+
+    fn len_max(&self) -> u64 {
+        self.look().len_max
+    }
+
+    fn map(&mut self, batch: &mut [MapEntry]) {
+        self.look().map_batch(batch);
+    }
+
+    fn unmap(&mut self, batch: &mut [UnmapEntry]) {
+        self.look().unmap_batch(batch);
+    }
+}

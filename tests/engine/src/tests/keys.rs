@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Keys: one for each window, and those that an earlier kernel left.
+
+use super::{
+    host::{
+        span,
+        UnmapFault, //
+    },
+    rig::{
+        list,
+        Rig,
+        Setup,
+        TestPolicy,
+        ALL,
+        BASE,
+        KIB,
+        MIB, //
+    },
+};
+use crate::engine::MapError;
+
+#[test]
+fn a_taken_key_is_stepped_aside_from() {
+    for strict in [false, true] {
+        let rig = Rig::new(Setup {
+            policy: TestPolicy::Smallest,
+            strict,
+            ..Setup::default()
+        });
+        // Windows that begin in the same granule, each longer than the one before.
+        let start = BASE + MIB;
+        let mut held = Vec::new();
+        for n in 1..40 {
+            let len = n * 16 * KIB;
+            held.push((len, rig.map(start, len).expect("a key")));
+        }
+        let state = rig.host.look();
+        assert_eq!(state.mappings.len(), 39);
+        assert!(state
+            .mappings
+            .values()
+            .all(|m| m.span.covers(&span(start, 1))));
+        drop(state);
+        for (len, iova) in held {
+            rig.unmap(start, len, iova);
+        }
+        assert_eq!(rig.host.look().mappings.is_empty(), strict);
+        rig.release();
+    }
+}
+
+#[test]
+fn what_an_earlier_kernel_left_is_given_back() {
+    for policy in [TestPolicy::Smallest, TestPolicy::Aligned(18)] {
+        let rig = Rig::new(Setup {
+            policy,
+            ..Setup::default()
+        });
+        for n in 0..10 {
+            // Of any size.
+            rig.host
+                .look()
+                .leave_stale(&span(BASE + n * MIB, (n + 1) * 4096));
+        }
+        let entries: Vec<_> = (0..20).map(|n| (BASE + n * MIB, 4096)).collect();
+        let entries = list(&entries);
+        rig.map_all(&entries, ALL).expect("they are no obstacle");
+        assert_eq!(rig.host.look().stale(), 0);
+        assert_eq!(rig.engine.stats().stale, 10);
+        assert_eq!(rig.engine.stats().refused, 20, "ten of them, tried twice");
+        // The misses, those refused again, the stale ones, and once more.
+        assert_eq!(rig.host.doorbells(), 4);
+        rig.unmap_all(&entries);
+        rig.release();
+    }
+}
+
+#[test]
+fn what_an_earlier_kernel_left_may_outnumber_a_batch() {
+    let rig = Rig::new(Setup {
+        batch_max: 3,
+        ..Setup::default()
+    });
+    for n in 0..10 {
+        rig.host.look().leave_stale(&span(BASE + n * MIB, 4096));
+    }
+    let entries: Vec<_> = (0..10).map(|n| (BASE + n * MIB, 4096)).collect();
+    rig.map_all(&list(&entries), ALL).expect("no obstacle");
+    assert_eq!(rig.host.look().stale(), 0);
+    rig.release();
+}
+
+#[test]
+fn what_an_earlier_kernel_left_may_stay() {
+    // The host will not give it back: the request fails, and the engine goes on.
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        ..Setup::default()
+    });
+    rig.host.look().leave_stale(&span(BASE + MIB, 4096));
+    rig.host.look().unmap_faults.extend([UnmapFault::Refuse; 4]);
+    assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::Refused));
+    assert_eq!(rig.engine.stats().stale, 0);
+    assert_eq!(rig.engine.stats().entries, 0);
+    rig.map(BASE + 2 * MIB, 4096)
+        .expect("another has a key of its own");
+    rig.host.look().unmap_faults.clear();
+    rig.map(BASE + MIB, 4096).expect("now it went");
+    assert_eq!(rig.engine.stats().stale, 1);
+    rig.release();
+}

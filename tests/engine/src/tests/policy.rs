@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Spans, blocks of guest RAM, and what the policies propose for them.
+
+use super::host::span;
+use crate::{
+    addr::{
+        Address,
+        Gpa,
+        GpaSpan,
+        GRANULE,
+        PAGE, //
+    },
+    policy::{
+        smallest,
+        Aligned,
+        Policy,
+        Ram, //
+    },
+    sys::{
+        Alloc,
+        Slab, //
+    },
+};
+use proptest::prelude::*;
+
+fn any_span() -> impl Strategy<Value = GpaSpan> {
+    let start = prop_oneof![0u64..0x10_0000, any::<u64>(), u64::MAX - 0x10_0000..];
+    let len = prop_oneof![1u64..0x10_0000, any::<u64>()];
+    (start, len).prop_filter_map("a span", |(start, len)| GpaSpan::new(Gpa::new(start), len))
+}
+
+#[test]
+fn spans_are_not_empty_and_do_not_wrap() {
+    assert!(GpaSpan::new(Gpa::new(5), 0).is_none());
+    assert!(GpaSpan::new(Gpa::new(u64::MAX), 1).is_none());
+    assert!(GpaSpan::new(Gpa::new(u64::MAX - 1), 1).is_some());
+    assert!(GpaSpan::new(Gpa::new(0), u64::MAX).is_some());
+    assert!(GpaSpan::from_bounds(5, 5).is_none());
+    assert!(GpaSpan::from_bounds(6, 5).is_none());
+}
+
+#[test]
+fn blocks() {
+    let blocks = [
+        span(0x1000, 0x1000),
+        span(0x2000, 0x1000),
+        span(0x8000, 0x100),
+    ];
+    let ram = Ram::new(Slab::new(3, Alloc::Sleep, |i| blocks[i]).expect("memory"));
+    let at = |start, len| ram.block_of(&span(start, len)).copied();
+    assert_eq!(at(0x1000, 0x1000), Some(blocks[0]));
+    assert_eq!(at(0x1fff, 1), Some(blocks[0]));
+    assert_eq!(at(0x2000, 1), Some(blocks[1]));
+    assert_eq!(at(0x80ff, 1), Some(blocks[2]));
+    // Before, between, behind, over an edge, and over two blocks that touch.
+    for (start, len) in [
+        (0, 1),
+        (0xfff, 2),
+        (0x3000, 1),
+        (0x7fff, 2),
+        (0x80ff, 2),
+        (0x8100, 1),
+        (0x1fff, 2),
+    ] {
+        assert_eq!(at(start, len), None, "{start:#x}");
+    }
+    let empty = Ram::new(Slab::new(0, Alloc::Sleep, |_| blocks[0]).expect("memory"));
+    assert_eq!(empty.block_of(&blocks[0]), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn span_arithmetic(a in any_span(), b in any_span(), shift in 0u32..40) {
+        let (start, end) = (u128::from(a.start().raw()), u128::from(a.end()));
+        let (other, other_end) = (u128::from(b.start().raw()), u128::from(b.end()));
+        prop_assert_eq!(u128::from(a.len()), end - start);
+        prop_assert_eq!(a.covers(&b), start <= other && other_end <= end);
+        let common = start.max(other)..end.min(other_end);
+        prop_assert_eq!(a.overlaps(&b), !common.is_empty());
+        prop_assert_eq!(
+            a.intersection(&b).map(|s| (u128::from(s.start().raw()), u128::from(s.end()))),
+            (!common.is_empty()).then_some((common.start, common.end))
+        );
+        prop_assert_eq!(
+            a.offset_of(&b),
+            a.covers(&b).then(|| b.start().raw() - a.start().raw())
+        );
+        prop_assert_eq!(u128::from(a.granules()), end.div_ceil(0x4000) - start / 0x4000);
+
+        let block = 1u128 << shift;
+        let out = end.div_ceil(block) * block;
+        match a.round_out(1 << shift) {
+            Some(r) => {
+                prop_assert_eq!(u128::from(r.start().raw()), start / block * block);
+                prop_assert_eq!(u128::from(r.end()), out);
+            }
+            None => prop_assert!(out > u128::from(u64::MAX)),
+        }
+    }
+
+    #[test]
+    fn proposals(
+        block_start in 0u64..1 << 20,
+        pages in 1u64..1 << 12,
+        at: u64,
+        len: u64,
+        shift in 0u32..70,
+    ) {
+        let block = span(block_start * PAGE, pages * PAGE);
+        let start = at % block.len();
+        let request = span(block.start().raw() + start, 1 + len % (block.len() - start));
+
+        let small = smallest(&request, Some(&block)).expect("it is in the block");
+        prop_assert!(small.span.covers(&request) && block.covers(&small.span));
+        prop_assert!(!small.tile);
+        prop_assert_eq!(small.span.granules(), request.granules());
+
+        let proposal = Aligned::new(shift).propose(&request, &block);
+        let size = 1u128 << shift;
+        if size > 1 << 63 {
+            // No such size; whole granules it is.
+            return Ok(());
+        }
+        let size = size.max(u128::from(GRANULE));
+        let proposal = proposal.expect("no wrap-around");
+        prop_assert!(proposal.span.covers(&request) && block.covers(&proposal.span));
+        let tile = |addr: u64| u128::from(addr) / size;
+        if tile(request.start().raw()) == tile(request.last()) {
+            prop_assert!(proposal.tile);
+            // All of the tile that is in the block.
+            let first = tile(request.start().raw()) * size;
+            let last = first + size;
+            prop_assert_eq!(
+                u128::from(proposal.span.start().raw()),
+                first.max(u128::from(block.start().raw()))
+            );
+            prop_assert_eq!(u128::from(proposal.span.end()), last.min(u128::from(block.end())));
+        } else {
+            prop_assert_eq!(proposal, small);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An engine on the model host, driven as a driver would, with every step checked.
+//!
+//! Every mapping made through a [`Rig`] is entered in the host's list of what drivers hold, and
+//! must be backed from then on until it is given up through the rig.
+
+use super::host::{
+    cost,
+    span,
+    Held,
+    ModelHost,
+    Placement,
+    View, //
+};
+use crate::{
+    addr::{
+        Address,
+        Gpa,
+        GpaSpan,
+        Iova, //
+    },
+    engine::{
+        Config,
+        Engine,
+        MapError,
+        Request, //
+    },
+    policy::{
+        smallest,
+        Aligned,
+        Policy,
+        Proposal,
+        Ram, //
+    },
+    sys::{
+        Alloc,
+        Slab, //
+    },
+};
+use std::{
+    cell::Cell,
+    collections::BTreeSet, //
+};
+
+pub(crate) const KIB: u64 = 1 << 10;
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// A mask that every address is within.
+pub(crate) const ALL: u64 = u64::MAX;
+
+/// The guest RAM of most tests: two blocks with a hole between, one of them off the granules.
+pub(crate) const RAM: &[(u64, u64)] = &[
+    (0x4000_0000, 16 * MIB),
+    (0x4200_1000, 2 * MIB + 36 * KIB),
+    (0x8000_0000, 64 * MIB),
+];
+
+/// Where most tests map.
+pub(crate) const BASE: u64 = 0x8000_0000;
+
+/// One entry of a list for `map_all`.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    span: Option<GpaSpan>,
+    iova: Cell<Option<Iova>>,
+}
+
+impl Entry {
+    pub(crate) fn new(span: Option<GpaSpan>) -> Self {
+        Self {
+            span,
+            // What is there before a call means nothing.
+            iova: Cell::new(Some(Iova::new(0x6b6b_6b6b))),
+        }
+    }
+
+    /// One that is mapped.
+    pub(crate) fn mapped(span: GpaSpan, iova: Iova) -> Self {
+        Self {
+            span: Some(span),
+            iova: Cell::new(Some(iova)),
+        }
+    }
+}
+
+impl Entry {
+    /// Where it is mapped.
+    pub(crate) fn at(&self) -> Option<Iova> {
+        self.iova.get()
+    }
+}
+
+impl Request for Entry {
+    fn span(&self) -> Option<GpaSpan> {
+        self.span
+    }
+
+    fn iova(&self) -> Option<Iova> {
+        self.iova.get()
+    }
+
+    fn set_iova(&self, iova: Option<Iova>) {
+        self.iova.set(iova);
+    }
+}
+
+/// A list for `map_all`.
+pub(crate) fn list(spans: &[(u64, u64)]) -> Vec<Entry> {
+    spans
+        .iter()
+        .map(|&(start, len)| Entry::new(GpaSpan::new(Gpa::new(start), len)))
+        .collect()
+}
+
+/// Policies for tests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TestPolicy {
+    /// The module's.
+    Aligned(u32),
+    /// The smallest windows.
+    Smallest,
+    /// No proposals.
+    Mute,
+    /// Anything, right or wrong, depending on the request and the seed.
+    Wild(u64),
+}
+
+impl Policy for TestPolicy {
+    fn propose(&self, request: &GpaSpan, block: &GpaSpan) -> Option<Proposal> {
+        match *self {
+            TestPolicy::Aligned(shift) => Aligned::new(shift).propose(request, block),
+            TestPolicy::Smallest => smallest(request, Some(block)),
+            TestPolicy::Mute => None,
+            TestPolicy::Wild(seed) => {
+                let mut x = (seed ^ request.start().raw() ^ request.len().rotate_left(32)) | 1;
+                let mut next = |below: u64| {
+                    x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).rotate_left(29) | 1;
+                    (x >> 8) % below
+                };
+                let before = next(96 * KIB) & !(next(8) * 512);
+                let after = next(96 * KIB) & !0xfff;
+                let start = request.start().raw().wrapping_sub(before);
+                let end = request.end().wrapping_add(after);
+                let span = match next(8) {
+                    0 => return None,
+                    // Not over the request.
+                    1 => GpaSpan::from_bounds(request.end(), end)?,
+                    2 => GpaSpan::new(request.start(), request.len().div_ceil(2))?,
+                    // Not in the block.
+                    3 => GpaSpan::from_bounds(start, block.end().wrapping_add(4096))?,
+                    4 => *block,
+                    _ => GpaSpan::from_bounds(start.max(block.start().raw()), end)?
+                        .intersection(block)?,
+                };
+                Some(Proposal {
+                    span,
+                    tile: next(4) == 0,
+                })
+            }
+        }
+    }
+}
+
+/// How a [`Rig`] is set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) policy: TestPolicy,
+    pub(crate) strict: bool,
+    pub(crate) max_bytes: u64,
+    pub(crate) max_entries: u32,
+    pub(crate) batch_max: usize,
+    pub(crate) len_max: u64,
+    pub(crate) placement: Placement,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            policy: TestPolicy::Aligned(18),
+            strict: false,
+            max_bytes: 64 * MIB,
+            max_entries: 256,
+            batch_max: 64,
+            len_max: u64::MAX,
+            placement: Placement::Low,
+        }
+    }
+}
+
+/// See the module's documentation.
+pub(crate) struct Rig {
+    pub(crate) engine: Engine<ModelHost, TestPolicy>,
+    pub(crate) host: ModelHost,
+    pub(crate) setup: Setup,
+}
+
+impl Rig {
+    pub(crate) fn new(setup: Setup) -> Self {
+        Self::with_ram(setup, RAM)
+    }
+
+    pub(crate) fn with_ram(setup: Setup, ram: &[(u64, u64)]) -> Self {
+        let host = ModelHost::new(ram);
+        {
+            let mut state = host.look();
+            state.batch_max = setup.batch_max;
+            state.len_max = setup.len_max;
+            state.placement = setup.placement;
+            state.budget = (setup.max_bytes, setup.max_entries);
+        }
+        let blocks = Slab::new(ram.len(), Alloc::Sleep, |i| span(ram[i].0, ram[i].1));
+        let config = Config {
+            strict: setup.strict,
+            max_bytes: setup.max_bytes,
+            max_entries: setup.max_entries,
+            ram: Ram::new(blocks.expect("memory")),
+        };
+        let engine = Engine::new(host.clone(), setup.policy, config).expect("memory");
+        Self {
+            engine,
+            host,
+            setup,
+        }
+    }
+
+    /// Maps `len` bytes from `start` on.
+    #[track_caller]
+    pub(crate) fn map(&self, start: u64, len: u64) -> Result<Iova, MapError> {
+        self.map_masked(span(start, len), ALL)
+    }
+
+    #[track_caller]
+    pub(crate) fn map_masked(&self, span: GpaSpan, mask: u64) -> Result<Iova, MapError> {
+        let result = self.engine.map(span, mask);
+        if let Ok(iova) = result {
+            assert!(iova.raw() + (span.len() - 1) <= mask, "beyond the mask");
+            self.host.look().hold(span, iova);
+        }
+        self.check();
+        result
+    }
+
+    #[track_caller]
+    pub(crate) fn map_all(&self, list: &[Entry], mask: u64) -> Result<(), MapError> {
+        let result = self.engine.map_all(list.iter(), mask);
+        for entry in list {
+            match (result, entry.span, entry.iova.get()) {
+                (Ok(()), Some(span), Some(iova)) => {
+                    assert!(iova.raw() + (span.len() - 1) <= mask, "beyond the mask");
+                    self.host.look().hold(span, iova);
+                }
+                (Err(_), _, None) => {}
+                (result, span, iova) => panic!("{result:?}, but {span:x?} is at {iova:x?}"),
+            }
+        }
+        self.check();
+        result
+    }
+
+    /// Gives up what was mapped at `iova`.
+    #[track_caller]
+    pub(crate) fn unmap(&self, start: u64, len: u64, iova: Iova) {
+        self.host.look().let_go(span(start, len), iova);
+        assert_eq!(self.engine.unmap(iova, len), Ok(()), "it was held");
+        self.check();
+    }
+
+    /// Gives up a list that was mapped.
+    #[track_caller]
+    pub(crate) fn unmap_all(&self, list: &[Entry]) {
+        for entry in list {
+            if let (Some(span), Some(iova)) = (entry.span, entry.iova.get()) {
+                self.host.look().let_go(span, iova);
+            }
+        }
+        assert_eq!(self.engine.unmap_all(list.iter()), Ok(()), "all were held");
+        self.check();
+    }
+
+    /// Gives up a mapping that a driver holds.
+    #[track_caller]
+    pub(crate) fn unmap_held(&self, held: &Held) {
+        self.unmap(
+            held.span.start().raw(),
+            held.span.len(),
+            Iova::new(held.iova),
+        );
+    }
+
+    /// What must hold between any two calls.
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        let stats = self.engine.stats();
+        let (held, busy) = {
+            let state = self.host.look();
+            assert_eq!(
+                (stats.bytes, stats.entries),
+                state.counted(),
+                "the engine counts what the host may have"
+            );
+            assert!(stats.bytes <= stats.peak_bytes && stats.peak_bytes <= self.setup.max_bytes);
+            assert!(
+                stats.entries <= stats.peak_entries && stats.peak_entries <= self.setup.max_entries
+            );
+            assert_eq!(
+                stats.doorbells,
+                state.map_doorbells + state.unmap_doorbells,
+                "doorbells"
+            );
+            let busy = state.busy();
+            if self.setup.strict {
+                let idle: Vec<_> = state
+                    .view
+                    .iter()
+                    .filter(|(key, (_, view))| *view == View::Open && !busy.contains(key))
+                    .collect();
+                assert!(idle.is_empty(), "idle in strict mode: {idle:x?}");
+            }
+            let doubtful = state.view.values().any(|(_, view)| *view == View::Doubtful);
+            assert!(!doubtful, "what is doubtful is given back at once");
+            (state.held.clone(), busy)
+        };
+        // The engine's own view of every mapping.
+        for held in &held {
+            assert_eq!(
+                self.engine.translate(Iova::new(held.iova), held.span.len()),
+                Some(held.span.start()),
+                "{held:x?}"
+            );
+        }
+        drop(busy);
+    }
+
+    /// Keys of the mappings that are in use, or lost; with what they cost together.
+    pub(crate) fn stuck(&self) -> (u64, u32, BTreeSet<u64>) {
+        let state = self.host.look();
+        let busy = state.busy();
+        let stuck: Vec<_> = state
+            .view
+            .iter()
+            .filter(|(key, (_, view))| *view != View::Open || busy.contains(key))
+            .collect();
+        (
+            stuck.iter().map(|(_, (span, _))| cost(span)).sum(),
+            u32::try_from(stuck.len()).expect("few entries"),
+            stuck.iter().map(|(key, _)| **key).collect(),
+        )
+    }
+
+    /// Ends the engine; the host must have nothing of it any more, but for what was lost.
+    #[track_caller]
+    pub(crate) fn release(self) {
+        let busy = u32::try_from(self.host.look().busy().len()).expect("few entries");
+        self.host.look().held.clear();
+        let released = self.engine.release();
+        assert_eq!(released.busy, busy, "windows that drivers had not unmapped");
+        let state = self.host.look();
+        let (_, entries) = state.counted();
+        assert_eq!(released.lost, entries, "windows that were not taken back");
+        assert!(
+            state.view.values().all(|(_, view)| *view == View::Lost),
+            "all was asked for back"
+        );
+        let ours = state
+            .mappings
+            .keys()
+            .filter(|key| state.view.contains_key(key))
+            .count();
+        assert!(ours <= released.lost as usize);
+    }
+}

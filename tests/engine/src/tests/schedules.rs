@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What CPUs do to each other's windows.
+
+use super::{
+    host::{
+        span,
+        Placement, //
+    },
+    rig::{
+        list,
+        Rig,
+        Setup,
+        TestPolicy,
+        ALL,
+        BASE,
+        KIB,
+        MIB, //
+    },
+};
+use crate::{
+    addr::{
+        Address,
+        Gpa,
+        Iova, //
+    },
+    arena::{
+        FreeList,
+        Segment,
+        NONE, //
+    },
+    engine::MapError,
+    granule_map::{
+        Chunks,
+        GranuleMap,
+        CHUNK, //
+    },
+    sys::Alloc,
+};
+use shuttle::{
+    scheduler::{
+        PctScheduler,
+        RandomScheduler, //
+    },
+    sync::Arc,
+    thread,
+    Config,
+    FailurePersistence,
+    Runner, //
+};
+
+/// Runs `test` in `count` random schedules, and as many unlucky ones.
+fn explore(count: usize, test: impl Fn() + Send + Sync + 'static) {
+    let test = std::sync::Arc::new(test);
+    let config = || {
+        let mut config = Config::new();
+        config.failure_persistence = FailurePersistence::None;
+        config.stack_size = 1 << 18;
+        config.silence_warnings = true;
+        config
+    };
+    // Seeds are fixed, so that a failure comes back.
+    for seed in 0..2 {
+        let run = test.clone();
+        let random = RandomScheduler::new_from_seed(seed, count / 2);
+        Runner::new(random, config()).run(move || run());
+        let run = test.clone();
+        let pct = PctScheduler::new_from_seed(seed, 3, count / 2);
+        Runner::new(pct, config()).run(move || run());
+    }
+}
+
+/// An engine for a test, with tables that need not grow.
+fn rig(setup: Setup) -> Arc<Rig> {
+    let rig = Rig::with_ram(setup, &[(BASE, 256 * MIB)]);
+    rig.engine.reserve(8).expect("memory");
+    Arc::new(rig)
+}
+
+fn few() -> Setup {
+    Setup {
+        policy: TestPolicy::Aligned(14),
+        max_entries: 8,
+        batch_max: 4,
+        max_bytes: 4 * MIB,
+        ..Setup::default()
+    }
+}
+
+/// Maps, as a driver does, and looks at what it got. Limits may be reached because of the others.
+fn map(rig: &Rig, start: u64, len: u64) -> Option<Iova> {
+    match rig.engine.map(span(start, len), ALL) {
+        Ok(iova) => {
+            rig.host.look().hold(span(start, len), iova);
+            Some(iova)
+        }
+        Err(MapError::Full(_)) => None,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+fn unmap(rig: &Rig, start: u64, len: u64, iova: Iova) {
+    rig.host.look().let_go(span(start, len), iova);
+    assert_eq!(rig.engine.unmap(iova, len), Ok(()));
+}
+
+/// Maps and unmaps one after the other.
+fn use_all(rig: &Rig, wants: &[(u64, u64)]) {
+    for &(start, len) in wants {
+        if let Some(iova) = map(rig, start, len) {
+            assert_eq!(rig.engine.translate(iova, len), Some(Gpa::new(start)));
+            unmap(rig, start, len, iova);
+        }
+    }
+}
+
+/// Runs one thread for each of `lists`, to the end.
+fn in_parallel(rig: &Arc<Rig>, lists: &[&'static [(u64, u64)]]) {
+    let threads: Vec<_> = lists
+        .iter()
+        .map(|&wants| {
+            let rig = rig.clone();
+            thread::spawn(move || use_all(&rig, wants))
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("it ran");
+    }
+}
+
+/// When all is given up: nobody has a reference, and what is counted is there.
+fn finish(rig: Arc<Rig>) {
+    rig.check();
+    assert!(rig.host.look().held.is_empty());
+    if rig.setup.strict {
+        let state = rig.host.look();
+        assert!(state.mappings.is_empty(), "{:x?}", state.mappings);
+    }
+    let released = rig.engine.release();
+    assert_eq!((released.busy, released.lost), (0, 0));
+    assert!(rig.host.look().mappings.is_empty());
+}
+
+const A: u64 = BASE + MIB;
+const B: u64 = BASE + 2 * MIB;
+const C: u64 = BASE + 3 * MIB;
+
+#[test]
+fn a_reference_against_the_reclaimer() {
+    explore(200, || {
+        let rig = rig(Setup {
+            max_entries: 1,
+            ..few()
+        });
+        in_parallel(&rig, &[&[(A, 1), (A, 1)], &[(B, 1), (A, 1), (B, 1)]]);
+        finish(rig);
+    });
+}
+
+#[test]
+fn a_look_up_against_the_end_of_a_window_and_its_number_used_again() {
+    for strict in [false, true] {
+        explore(150, move || {
+            let rig = rig(Setup {
+                strict,
+                max_entries: 2,
+                ..few()
+            });
+            in_parallel(
+                &rig,
+                &[&[(A, 1), (A, 1)], &[(B, 1), (C, 1)], &[(A, 1), (B, 1)]],
+            );
+            finish(rig);
+        });
+    }
+}
+
+#[test]
+fn looking_at_another_window_in_passing() {
+    // In one granule begin a tile and two windows that are not; each is looked at for the others.
+    explore(200, || {
+        let rig = rig(Setup {
+            strict: true,
+            ..few()
+        });
+        in_parallel(
+            &rig,
+            &[
+                &[(A, 4 * KIB), (A, 20 * KIB)],
+                &[(A, 20 * KIB), (A, 40 * KIB)],
+                &[(A, 40 * KIB)],
+            ],
+        );
+        finish(rig);
+    });
+}
+
+#[test]
+fn two_miss_the_same_window() {
+    explore(200, || {
+        let rig = rig(few());
+        let threads: Vec<_> = (0..3)
+            .map(|n| {
+                let rig = rig.clone();
+                thread::spawn(move || {
+                    let start = A + n * 4 * KIB;
+                    let iova = map(&rig, start, 4 * KIB).expect("room");
+                    unmap(&rig, start, 4 * KIB, iova);
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("it ran");
+        }
+        assert_eq!(rig.host.look().map_entries, 1, "made once");
+        assert_eq!(rig.host.doorbells(), 1);
+        finish(rig);
+    });
+}
+
+#[test]
+fn strict_means_gone_when_unmap_returns() {
+    explore(150, || {
+        let rig = rig(Setup {
+            strict: true,
+            ..few()
+        });
+        let threads: Vec<_> = [A, B, C]
+            .into_iter()
+            .map(|start| {
+                let rig = rig.clone();
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        let iova = map(&rig, start, 1).expect("room");
+                        unmap(&rig, start, 1, iova);
+                        let state = rig.host.look();
+                        assert!(!state.mappings.contains_key(&start), "still mapped");
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("it ran");
+        }
+        finish(rig);
+    });
+}
+
+#[test]
+fn lists_that_share_windows() {
+    for strict in [false, true] {
+        explore(100, move || {
+            let rig = rig(Setup {
+                strict,
+                batch_max: 2,
+                ..few()
+            });
+            let threads: Vec<_> = [[A, B, C], [C, A, B]]
+                .into_iter()
+                .map(|starts| {
+                    let rig = rig.clone();
+                    thread::spawn(move || {
+                        let spans = starts.map(|start| (start, 4096));
+                        let entries = list(&spans);
+                        rig.engine.map_all(entries.iter(), ALL).expect("room");
+                        let held: Vec<_> = entries
+                            .iter()
+                            .zip(starts)
+                            .map(|(entry, start)| (start, entry.at().expect("mapped")))
+                            .collect();
+                        for (start, iova) in &held {
+                            rig.host.look().hold(span(*start, 4096), *iova);
+                        }
+                        for (start, iova) in &held {
+                            rig.host.look().let_go(span(*start, 4096), *iova);
+                        }
+                        assert!(rig.engine.unmap_all(entries.iter()).is_ok());
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().expect("it ran");
+            }
+            finish(rig);
+        });
+    }
+}
+
+/// How far the addresses are from the memory in the tests of chunks.
+const AWAY: u64 = 64 * MIB;
+
+/// The bucket, of 64, that the chunk of an address goes to in the map of addresses.
+fn bucket(addr: u64) -> u64 {
+    ((addr / MIB) | (2 << 60)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58
+}
+
+/// Megabytes of memory whose addresses go to the same bucket as those of `first`.
+fn neighbours(first: u64) -> impl Iterator<Item = u64> {
+    (1..192)
+        .map(move |n| BASE + n * MIB)
+        .filter(move |start| *start != first && bucket(*start + AWAY) == bucket(first + AWAY))
+        .filter(move |start| *start != first + AWAY)
+}
+
+#[test]
+fn chunks_come_and_go_under_a_reader() {
+    // A window stays while those whose chunks share its bucket come and go, and while a chunk
+    // that was in the map of addresses becomes one in the map of memory, for the same number.
+    explore(200, || {
+        let rig = rig(Setup {
+            strict: true,
+            placement: Placement::Offset(AWAY),
+            ..few()
+        });
+        let kept = map(&rig, A, 4096).expect("room");
+        let other = neighbours(A).next().expect("a neighbour");
+        let late = Iova::new(other + AWAY);
+        // In front of the one that stays.
+        let first = map(&rig, other, 4096).expect("room");
+        assert_eq!(first, late);
+
+        let reader = {
+            let rig = rig.clone();
+            thread::spawn(move || {
+                for _ in 0..3 {
+                    assert_eq!(
+                        rig.engine.translate(kept, 4096),
+                        Some(Gpa::new(A)),
+                        "what is held can be found"
+                    );
+                    let again = map(&rig, A, 100).expect("a hit");
+                    assert_eq!(again, kept, "one window serves");
+                    unmap(&rig, A, 100, again);
+                }
+            })
+        };
+        let writer = {
+            let rig = rig.clone();
+            thread::spawn(move || {
+                unmap(&rig, other, 4096, first);
+                // Memory with the number that the other's addresses have.
+                use_all(&rig, &[(A + AWAY, 4096), (other, 4096), (A + AWAY, 1)]);
+            })
+        };
+        reader.join().expect("it ran");
+        writer.join().expect("it ran");
+        unmap(&rig, A, 4096, kept);
+        finish(rig);
+    });
+}
+
+#[test]
+fn an_id_that_stays_is_found_or_missed() {
+    // Two maps on one pool. In the first, a granule keeps its id while its neighbour in the bucket
+    // goes; the neighbour's chunk then serves the other map, for the same granules.
+    explore(1000, || {
+        let maps = Arc::new([0, 1].map(|n| GranuleMap::new(1, n).expect("memory")));
+        let chunks = Arc::new(Chunks::new(64).expect("memory"));
+        let mut free = FreeList::new();
+        assert!(chunks.grow(&mut free, Segment::new(Alloc::Sleep).expect("memory")));
+        // In a map of two buckets, these two share one.
+        let (kept, gone) = (0, 2 * CHUNK as u64);
+        maps[0].set(&chunks, &mut free, kept, 1).expect("room");
+        maps[0].set(&chunks, &mut free, gone, 2).expect("room");
+        let reader = {
+            let (maps, chunks) = (maps.clone(), chunks.clone());
+            thread::spawn(move || {
+                let id = maps[0].get(&chunks, kept);
+                assert!(id == 1 || id == NONE, "id {id} is of the other map");
+            })
+        };
+        maps[0].clear(&chunks, &mut free, gone, 2);
+        maps[1].set(&chunks, &mut free, kept, 3).expect("room");
+        reader.join().expect("it ran");
+        assert_eq!(maps[0].get(&chunks, kept), 1);
+    });
+}
+
+#[test]
+fn tables_grow_under_readers() {
+    explore(100, || {
+        let rig = Arc::new(Rig::with_ram(few(), &[(BASE, 256 * MIB)]));
+        in_parallel(&rig, &[&[(A, 1), (B, 1)], &[(B, 1), (A, 1)]]);
+        finish(rig);
+    });
+}
