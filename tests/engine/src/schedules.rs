@@ -31,6 +31,8 @@ mod sync {
     };
 }
 mod sys;
+#[path = "../../../rust/whole.rs"]
+mod whole;
 #[path = "../../../rust/window.rs"]
 mod window;
 #[path = "../../../rust/wire.rs"]
