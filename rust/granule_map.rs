@@ -65,15 +65,13 @@ impl Default for Chunk {
 }
 
 impl Linked for Chunk {
-    const SEGMENT: usize = 15;
-
     fn link(&self) -> &Atomic<u32> {
         &self.link
     }
 }
 
 /// Where the chunks of several maps come from.
-pub(crate) type Chunks = Arena<Chunk>;
+pub(crate) type Chunks = Arena<Chunk, 15>;
 
 /// See the module's documentation.
 pub(crate) struct GranuleMap {
@@ -195,7 +193,9 @@ impl GranuleMap {
         };
         let slot = chunk.slot(granule);
         if slot.load(Relaxed) == NONE {
-            chunk.used.store(chunk.used.load(Relaxed).saturating_add(1), Relaxed);
+            chunk
+                .used
+                .store(chunk.used.load(Relaxed).saturating_add(1), Relaxed);
         }
         // Release: a reader that finds the id finds the object as it was prepared.
         slot.store(id, Release);

@@ -69,7 +69,10 @@ impl Refs {
                 return false;
             }
             // Acquire: what is read of the window after this is what it was opened with.
-            match self.0.cmpxchg(old, old.wrapping_add(1) | Self::USED, Acquire) {
+            match self
+                .0
+                .cmpxchg(old, old.wrapping_add(1) | Self::USED, Acquire)
+            {
                 Ok(_) => return true,
                 Err(now) => old = now,
             }
@@ -85,7 +88,11 @@ impl Refs {
                 return Err(NotHeld);
             }
             let closes = close && old & Self::COUNT == 1;
-            let new = if closes { Self::CLOSED } else { old.wrapping_sub(1) };
+            let new = if closes {
+                Self::CLOSED
+            } else {
+                old.wrapping_sub(1)
+            };
             // Release: all that was done with the window comes before it is closed. Acquire: what
             // the others did with it came before, too.
             match self.0.cmpxchg(old, new, Full) {
@@ -99,8 +106,7 @@ impl Refs {
     /// Closes the window if nobody has a reference.
     fn close(&self) -> bool {
         let old = self.0.load(Relaxed);
-        old & (Self::CLOSED | Self::COUNT) == 0
-            && self.0.cmpxchg(old, Self::CLOSED, Full).is_ok()
+        old & (Self::CLOSED | Self::COUNT) == 0 && self.0.cmpxchg(old, Self::CLOSED, Full).is_ok()
     }
 }
 
@@ -152,8 +158,6 @@ impl Default for Window {
 }
 
 impl Linked for Window {
-    const SEGMENT: usize = 64;
-
     fn link(&self) -> &Atomic<u32> {
         &self.link
     }
@@ -183,16 +187,16 @@ impl Window {
     /// `close` is set. Fails if the window is not one that `span` can be mapped by.
     #[inline(always)]
     pub(crate) fn put(&self, span: &IovaSpan, close: bool) -> Result<Put, NotHeld> {
-        match self.iova_span() {
-            Some(all) if all.covers(span) => self.refs.put(close),
-            _ => Err(NotHeld),
+        match span.offset_in(self.iova.load(Relaxed), self.len.load(Relaxed)) {
+            Some(_) => self.refs.put(close),
+            None => Err(NotHeld),
         }
     }
 
     /// Where `want` is mapped, if the window covers it. The caller has a reference or owns it.
     #[inline(always)]
     pub(crate) fn iova_of(&self, want: &GpaSpan) -> Option<Iova> {
-        let offset = self.span()?.offset_of(want)?;
+        let offset = want.offset_in(self.start.load(Relaxed), self.len.load(Relaxed))?;
         // The end of the window's IOVAs was checked not to wrap around when it was opened.
         Some(Iova::new(self.iova.load(Relaxed).wrapping_add(offset)))
     }

@@ -84,6 +84,8 @@ fn few() -> Setup {
         max_entries: 8,
         batch_max: 4,
         max_bytes: 4 * MIB,
+        // All in chunks, whose life is the harder one.
+        table_max: 0,
         ..Setup::default()
     }
 }
