@@ -4,8 +4,8 @@
 //!
 //! The engine knows which windows the host has, finds the one that serves a request, asks for new
 //! ones in batches and gives idle ones back. It is pure: what it needs of the system is in
-//! [`crate::sys`], what it needs of the host in [`Host`], so the same code runs in the kernel and in
-//! user-space tests.
+//! [`crate::sys`], what it needs of the host in [`Host`], so the same code runs in the kernel and
+//! in user-space tests.
 //!
 //! All entry points may be called in any context unless they say otherwise. A request that existing
 //! windows serve takes no lock, allocates nothing and does not go to the host. Everything else runs
@@ -313,8 +313,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
     }
 
-    /// Maps `span` if a window serves that is found at the first look, as most are; [`Self::map`] is
-    /// for the rest. Small, so that its callers are.
+    /// Maps `span` if a window serves that is found at the first look, as most are; [`Self::map`]
+    /// is for the rest. Small, so that its callers are.
     #[inline(always)]
     pub(crate) fn map_hit(&self, span: &GpaSpan, mask: u64) -> Option<Iova> {
         let id = self.by_gpa.get(&self.chunks, span.first_granule());

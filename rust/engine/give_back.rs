@@ -43,8 +43,8 @@ const RECLAIM: usize = 64;
 const SCAN: u32 = 4096;
 
 impl<H: Host, P: Policy> Engine<H, P> {
-    /// Gives every window back, used or not, and says what was wrong. For the end, when no driver can
-    /// use a mapping any more. Interrupts are off for a batch at a time.
+    /// Gives every window back, used or not, and says what was wrong. For the end, when no driver
+    /// can use a mapping any more. Interrupts are off for a batch at a time.
     pub(crate) fn release(&self) -> Released {
         let mut released = Released::default();
         let mut done: Id = 0;

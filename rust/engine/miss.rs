@@ -44,8 +44,8 @@ use crate::wire::{
     Reject, //
 };
 
-/// Rounds of the slow path before a request is given up. Every round but the last makes progress, so
-/// this bounds what a host can do that keeps us busy, not what a driver can map.
+/// Rounds of the slow path before a request is given up. Every round but the last makes progress,
+/// so this bounds what a host can do that keeps us busy, not what a driver can map.
 pub(super) const MAX_ROUNDS: usize = 4096;
 
 /// How windows are chosen for what is still missing.
@@ -137,8 +137,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         result
     }
 
-    /// Makes the tables larger, if it can, so large that `windows` more small windows go to the host
-    /// together. Says whether there is any use in trying again.
+    /// Makes the tables larger, if it can, so large that `windows` more small windows go to the
+    /// host together. Says whether there is any use in trying again.
     pub(super) fn grow_for(&self, windows: usize) -> bool {
         // Each in every map, by two chunks where it can be anywhere.
         let chunks = windows.saturating_mul(5);

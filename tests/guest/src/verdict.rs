@@ -287,7 +287,8 @@ mod tests {
                 "doorbells": 1, "entries_mapped": 1, "entries_unmapped": 1,
                 "unmap_size_mismatches": 0, "inval_batches": 0, "largest_batch": 1,
                 "live_mappings": 0, "peak_mappings": 1, "peak_bytes": 16384,
-                "live_at_disconnect": 0, "refusals": { "bytes": 0, "slots": 0 }, "violations": violations,
+                "live_at_disconnect": 0, "refusals": { "bytes": 0, "slots": 0 },
+                "violations": violations,
             },
         } } })
     }
