@@ -107,6 +107,9 @@ pub enum Mode {
     /// All of RAM at once, the module's default where it fits.
     #[serde(rename = "whole-RAM")]
     WholeRam,
+    /// Guest-physical addresses, which the module finds out by itself that the host uses.
+    #[serde(rename = "identity")]
+    Identity,
 }
 
 impl Mode {
@@ -116,6 +119,7 @@ impl Mode {
             Mode::Lazy => "lazy",
             Mode::Strict => "strict",
             Mode::WholeRam => "whole-RAM",
+            Mode::Identity => "identity",
         }
     }
 
@@ -124,7 +128,7 @@ impl Mode {
         match self {
             Mode::Lazy => "whole_ram=0",
             Mode::Strict => "strict=1",
-            Mode::WholeRam => "",
+            Mode::WholeRam | Mode::Identity => "",
         }
     }
 }
