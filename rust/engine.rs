@@ -51,17 +51,17 @@ use crate::sys::{
     Release,
     Slab, //
 };
+use crate::whole::{
+    Piece,
+    Whole,
+    MAX_PIECES, //
+};
 use crate::window::{
     NotHeld,
     Put,
     State,
     Take,
     Window, //
-};
-use crate::whole::{
-    Piece,
-    Whole,
-    MAX_PIECES, //
 };
 use crate::wire::{
     MapOutcome,
@@ -536,11 +536,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
     fn map_piece(&self, span: &GpaSpan) -> Result<Piece, MapError> {
         let mut slow = self.slow.lock();
         let slow = &mut *slow;
-        let (id, window) = self.admit(slow, span, None).map_err(|obstacle| match obstacle {
-            Obstacle::Limit(limit) => MapError::Full(limit),
-            Obstacle::Fatal(error) => error,
-            Obstacle::Batch | Obstacle::Tables | Obstacle::Key => MapError::NoMemory,
-        })?;
+        let (id, window) = self
+            .admit(slow, span, None)
+            .map_err(|obstacle| match obstacle {
+                Obstacle::Limit(limit) => MapError::Full(limit),
+                Obstacle::Fatal(error) => error,
+                Obstacle::Batch | Obstacle::Tables | Obstacle::Key => MapError::NoMemory,
+            })?;
         slow.map.push(MapEntry {
             span: *span,
             outcome: MapOutcome::Unknown,
@@ -1086,13 +1088,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// One turn under the lock, with one doorbell at most.
-    fn round<'a, R, I>(
-        &self,
-        slow: &mut Slow<H>,
-        requests: I,
-        mask: u64,
-        turn: &mut Turn,
-    ) -> Round
+    fn round<'a, R, I>(&self, slow: &mut Slow<H>, requests: I, mask: u64, turn: &mut Turn) -> Round
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
@@ -1217,12 +1213,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Adds a window that serves `request` to the batch.
-    fn add(
-        &self,
-        slow: &mut Slow<H>,
-        request: &GpaSpan,
-        choice: Choice,
-    ) -> Result<(), Obstacle> {
+    fn add(&self, slow: &mut Slow<H>, request: &GpaSpan, choice: Choice) -> Result<(), Obstacle> {
         if slow.map.is_full() {
             return Err(Obstacle::Batch);
         }
@@ -1390,7 +1381,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let Some(iovas) = IovaSpan::new(iova, span.len()) else {
             return MapOutcome::Rejected(Reject::Range);
         };
-        if self.whole.as_ref().is_some_and(|whole| whole.overlaps(&iovas)) {
+        if self
+            .whole
+            .as_ref()
+            .is_some_and(|whole| whole.overlaps(&iovas))
+        {
             return MapOutcome::Rejected(Reject::Overlap);
         }
         let granules = iovas.first_granule()..=iovas.last_granule();
@@ -1561,7 +1556,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     fn key_is_free(&self, slow: &Slow<H>, key: Gpa) -> bool {
-        let mut id = slow.keys.get(key_bucket(slow, key)).copied().unwrap_or(NONE);
+        let mut id = slow
+            .keys
+            .get(key_bucket(slow, key))
+            .copied()
+            .unwrap_or(NONE);
         while let Some(window) = self.windows.get(id) {
             if window.span().is_some_and(|span| span.start() == key) {
                 return false;

@@ -195,7 +195,9 @@ impl GranuleMap {
         };
         let slot = chunk.slot(granule);
         if slot.load(Relaxed) == NONE {
-            chunk.used.store(chunk.used.load(Relaxed).saturating_add(1), Relaxed);
+            chunk
+                .used
+                .store(chunk.used.load(Relaxed).saturating_add(1), Relaxed);
         }
         // Release: a reader that finds the id finds the object as it was prepared.
         slot.store(id, Release);

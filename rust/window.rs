@@ -69,7 +69,10 @@ impl Refs {
                 return false;
             }
             // Acquire: what is read of the window after this is what it was opened with.
-            match self.0.cmpxchg(old, old.wrapping_add(1) | Self::USED, Acquire) {
+            match self
+                .0
+                .cmpxchg(old, old.wrapping_add(1) | Self::USED, Acquire)
+            {
                 Ok(_) => return true,
                 Err(now) => old = now,
             }
@@ -85,7 +88,11 @@ impl Refs {
                 return Err(NotHeld);
             }
             let closes = close && old & Self::COUNT == 1;
-            let new = if closes { Self::CLOSED } else { old.wrapping_sub(1) };
+            let new = if closes {
+                Self::CLOSED
+            } else {
+                old.wrapping_sub(1)
+            };
             // Release: all that was done with the window comes before it is closed. Acquire: what
             // the others did with it came before, too.
             match self.0.cmpxchg(old, new, Full) {
@@ -99,8 +106,7 @@ impl Refs {
     /// Closes the window if nobody has a reference.
     fn close(&self) -> bool {
         let old = self.0.load(Relaxed);
-        old & (Self::CLOSED | Self::COUNT) == 0
-            && self.0.cmpxchg(old, Self::CLOSED, Full).is_ok()
+        old & (Self::CLOSED | Self::COUNT) == 0 && self.0.cmpxchg(old, Self::CLOSED, Full).is_ok()
     }
 }
 

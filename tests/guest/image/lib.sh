@@ -159,3 +159,29 @@ engine() {
 	cat "$run"
 	[[ ! $failed ]]
 }
+
+# --- measuring --------------------------------------------------------------
+
+# figure GROUP MODE CASE KEY=VALUE...: something that was measured, see src/bench/.
+figure() { say "figure $*"; }
+
+# reload PARAMETER...: our module anew, with a host that has nothing mapped; waits until the test
+# driver has the managed engine.
+reload() {
+	! grep -q '^apple_dma_pci ' /proc/modules || unload
+	MODULE=$* load
+	within 20 bound "$managed" apple_dma_test
+}
+
+# doorbells: how often the managed engine's companion was called so far.
+doorbells() { counter managed companion/doorbells; }
+
+# field NAME TEXT: the value of NAME=VALUE in the text.
+field() {
+	local text=" $2"
+	text=${text##* "$1"=}
+	echo "${text%% *}"
+}
+
+# per COUNT NUMBER: how many of COUNT there are for each of NUMBER, with four digits.
+per() { awk -v count="$1" -v number="$2" 'BEGIN { printf "%.4f\n", count / number }'; }
