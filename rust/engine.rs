@@ -157,6 +157,11 @@ pub(crate) trait Request {
     /// Where it is mapped, once it is.
     fn iova(&self) -> Option<Iova>;
 
+    /// The addresses that it is mapped at, once it is.
+    fn mapped(&self) -> Option<IovaSpan> {
+        IovaSpan::new(self.iova()?, self.span()?.len())
+    }
+
     /// Notes where it is mapped, or that it is not.
     fn set_iova(&self, iova: Option<Iova>);
 }
@@ -665,7 +670,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Gives up the mapping of `len` bytes at `iova`.
     #[inline(always)]
     pub(crate) fn unmap(&self, iova: Iova, len: u64) -> Result<(), NotHeld> {
-        let closed = self.put(iova, len)?;
+        let closed = self.put(&IovaSpan::new(iova, len).ok_or(NotHeld)?)?;
         if closed {
             self.give_back_retired();
         }
@@ -682,10 +687,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let mut result = Ok(());
         let mut closed = false;
         for request in requests {
-            let (Some(iova), Some(span)) = (request.iova(), request.span()) else {
+            let Some(span) = request.mapped() else {
                 continue;
             };
-            match self.put(iova, span.len()) {
+            match self.put(&span) {
                 Ok(last) => closed |= last,
                 Err(error) => result = Err(error),
             }
@@ -804,20 +809,19 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Gives back one reference; says whether a window was closed and waits to be given back.
     #[inline(always)]
-    fn put(&self, iova: Iova, len: u64) -> Result<bool, NotHeld> {
-        let span = IovaSpan::new(iova, len).ok_or(NotHeld)?;
+    fn put(&self, span: &IovaSpan) -> Result<bool, NotHeld> {
         if let Some(whole) = &self.whole {
-            if whole.gpa_of(&span).is_some() {
+            if whole.gpa_of(span).is_some() {
                 return Ok(false);
             }
         }
         let id = self.by_iova.get(&self.chunks, span.first_granule());
         if let Some(window) = self.windows.get(id) {
-            if let Ok(put) = window.put(&span, self.strict) {
+            if let Ok(put) = window.put(span, self.strict) {
                 return Ok(self.after_put(id, window, put));
             }
         }
-        self.put_slow(&span)
+        self.put_slow(span)
     }
 
     /// [`Self::put`] for what was not found without the lock.

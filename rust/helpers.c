@@ -111,13 +111,11 @@ int apple_dma_helper_pci_domain_nr(struct pci_bus *bus)
 	return pci_domain_nr(bus);
 }
 
-struct scatterlist *apple_dma_helper_sg_next(struct scatterlist *sg)
+/* Where the entry is in RAM; PHYS_ADDR_MAX if it is memory of another device. */
+phys_addr_t apple_dma_helper_sg_ram(struct scatterlist *sg)
 {
-	return sg_next(sg);
-}
-
-phys_addr_t apple_dma_helper_sg_phys(struct scatterlist *sg)
-{
+	if (is_pci_p2pdma_page(sg_page(sg)))
+		return PHYS_ADDR_MAX;
 	return sg_phys(sg);
 }
 

@@ -44,8 +44,7 @@ bool apple_dma_helper_is_translated(struct device *dev);
 int apple_dma_helper_pci_domain_nr(struct pci_bus *bus);
 
 /* linux/scatterlist.h, linux/pci-p2pdma.h */
-struct scatterlist *apple_dma_helper_sg_next(struct scatterlist *sg);
-phys_addr_t apple_dma_helper_sg_phys(struct scatterlist *sg);
+phys_addr_t apple_dma_helper_sg_ram(struct scatterlist *sg);
 bool apple_dma_helper_sg_is_p2pdma(struct scatterlist *sg);
 
 #endif /* _APPLE_DMA_PCI_HELPERS_H */

@@ -9,12 +9,16 @@ use crate::addr::{
     Address,
     Gpa,
     GpaSpan,
-    Iova, //
+    Iova,
+    IovaSpan, //
 };
 use crate::bindings;
 use crate::engine::Request;
 use core::marker::PhantomData;
-use kernel::types::Opaque;
+use kernel::{
+    ffi::c_ulong,
+    types::Opaque, //
+};
 
 /// What the kernel calls `DMA_MAPPING_ERROR`.
 pub(crate) const DMA_MAPPING_ERROR: kernel::bindings::dma_addr_t = !0;
@@ -33,12 +37,10 @@ impl Entry {
 
 impl Request for Entry {
     fn span(&self) -> Option<GpaSpan> {
-        if self.is_p2pdma() {
-            return None;
-        }
         let sg = self.0.get();
         // SAFETY: By the contract of `Entries` this is a valid entry with a page.
-        let (phys, len) = unsafe { (bindings::apple_dma_helper_sg_phys(sg), (*sg).length) };
+        let (phys, len) = unsafe { (bindings::apple_dma_helper_sg_ram(sg), (*sg).length) };
+        // Memory of another device has the highest address, so that the span wraps around.
         GpaSpan::new(Gpa::new(phys), u64::from(len))
     }
 
@@ -46,6 +48,17 @@ impl Request for Entry {
         // SAFETY: By the contract of `Entries` the entry is valid.
         let addr = unsafe { (*self.0.get()).dma_address };
         (addr != DMA_MAPPING_ERROR).then_some(Iova::new(addr))
+    }
+
+    fn mapped(&self) -> Option<IovaSpan> {
+        let sg = self.0.get();
+        // SAFETY: By the contract of `Entries` the entry is valid.
+        #[cfg(CONFIG_NEED_SG_DMA_LENGTH)]
+        let len = unsafe { (*sg).dma_length };
+        // SAFETY: As above.
+        #[cfg(not(CONFIG_NEED_SG_DMA_LENGTH))]
+        let len = unsafe { (*sg).length };
+        IovaSpan::new(self.iova()?, u64::from(len))
     }
 
     fn set_iova(&self, iova: Option<Iova>) {
@@ -63,6 +76,33 @@ impl Request for Entry {
                 (*sg).dma_flags = 0;
             }
         }
+    }
+}
+
+/// The entry after `entry`: what `sg_next()` does, without a call for each of hundreds of entries.
+///
+/// # Safety
+///
+/// `entry` is a valid entry of a scatterlist, and not the last one.
+#[inline]
+unsafe fn successor(
+    entry: *mut kernel::bindings::scatterlist,
+) -> *mut kernel::bindings::scatterlist {
+    // Flags in the low bits of `page_link`; see `linux/scatterlist.h`.
+    const SG_CHAIN: c_ulong = 1;
+    const SG_PAGE_LINK_MASK: c_ulong = 3;
+
+    // SAFETY: By the safety requirements there is another entry behind this one, which may be a link
+    // to where the list goes on.
+    let (next, link) = unsafe {
+        let next = entry.add(1);
+        (next, (*next).page_link)
+    };
+    if link & SG_CHAIN == 0 {
+        next
+    } else {
+        // CAST: The kernel keeps the pointer in an `unsigned long`.
+        (link & !SG_PAGE_LINK_MASK) as *mut kernel::bindings::scatterlist
     }
 }
 
@@ -96,7 +136,7 @@ impl<'a> Iterator for Entries<'a> {
         let entry = self.next;
         if self.left != 0 {
             // SAFETY: By the contract of `new`, `entry` has a successor.
-            self.next = unsafe { bindings::apple_dma_helper_sg_next(entry) };
+            self.next = unsafe { successor(entry) };
         }
         // SAFETY: By the contract of `new`, `entry` is valid for `'a`. `Entry` is a transparent
         // wrapper.

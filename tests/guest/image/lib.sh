@@ -99,10 +99,11 @@ within() {
 
 # --- drivers and devices ----------------------------------------------------
 
-# load: our module, with the parameters that the scenario sets as MODULE.
+# load: our module, with the parameters that the scenario sets as MODULE. By default RAM is not
+# mapped as a whole, which would leave next to nothing to test.
 load() {
 	# shellcheck disable=SC2086 # words
-	insmod /test/modules/apple_dma_pci.ko ${MODULE:-}
+	insmod /test/modules/apple_dma_pci.ko ${MODULE-whole_ram=0}
 }
 
 unload() { rmmod apple_dma_pci; }
