@@ -373,12 +373,18 @@ impl Exercise<'_> for CostSg {
         })
     }
 
-    /// Maps and unmaps the same list over and over, or with `fresh` one that was never mapped.
+    /// Maps and unmaps a list that was mapped before over and over, or with `fresh` ones that were
+    /// not.
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let count = turn.spec.count.high;
 
+        self.choose(0, count).doing("laying out the scatterlist")?;
+        self.check(turn)?;
         for sample in 0..turn.spec.samples {
-            let number = if turn.spec.fresh { sample } else { 0 };
+            let number = match turn.spec.fresh {
+                true => sample.saturating_add(1),
+                false => 0,
+            };
 
             self.choose(number, count)
                 .doing("laying out the scatterlist")?;
@@ -391,7 +397,7 @@ impl Exercise<'_> for CostSg {
             self.samples.unmap.add(mapping.unmap_timed())?;
         }
         self.samples.sort();
-        self.choose(0, count).doing("laying out the scatterlist")?;
+        // What was timed did work.
         self.check(turn)
     }
 

@@ -110,6 +110,20 @@ impl Figures {
             .find(|f| f.group == group && f.mode == mode && f.case == case)
     }
 
+    /// The sum of a number of all figures of this name.
+    pub fn sum(&self, group: &str, mode: &str, case: &str, key: &str) -> Option<f64> {
+        self.find(group, mode, case)
+            .filter_map(|f| f.value(key))
+            .reduce(|a, b| a + b)
+    }
+
+    /// The least of a number of all figures of this name.
+    pub fn least(&self, group: &str, mode: &str, case: &str, key: &str) -> Option<f64> {
+        self.find(group, mode, case)
+            .filter_map(|f| f.value(key))
+            .min_by(f64::total_cmp)
+    }
+
     /// The median of what `of` makes of the figures of this name.
     pub fn median(
         &self,
