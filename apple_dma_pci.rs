@@ -41,6 +41,8 @@ mod params;
 mod policy;
 #[path = "rust/ram.rs"]
 mod ram;
+#[path = "rust/ram_map.rs"]
+mod ram_map;
 #[path = "rust/ratelimit.rs"]
 mod ratelimit;
 #[path = "rust/raw.rs"]

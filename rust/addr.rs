@@ -165,12 +165,18 @@ impl<A: Address> Span<A> {
     }
 
     /// The offset of `inner`'s first address in `self`, if `self` covers `inner`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn offset_of(&self, inner: &Self) -> Option<u64> {
-        if self.covers(inner) {
-            Some(inner.start.raw().wrapping_sub(self.start.raw()))
-        } else {
-            None
-        }
+        inner.offset_in(self.start.raw(), self.len)
+    }
+
+    /// The offset of the first address in the `len` bytes from `start`, if all of `self` is in
+    /// them. For look-ups: `start` and `len` may be anything, and it is two comparisons.
+    #[inline(always)]
+    pub(crate) fn offset_in(&self, start: u64, len: u64) -> Option<u64> {
+        // What begins before `start` has an offset that is too large.
+        let offset = self.start.raw().wrapping_sub(start);
+        let room = len.checked_sub(offset)?;
+        (self.len <= room).then_some(offset)
     }
 }

@@ -12,8 +12,8 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
+    OnceArray,
     Relaxed,
-    SetOnce,
     Slab, //
 };
 
@@ -25,21 +25,19 @@ pub(crate) const NONE: Id = 0;
 
 /// An object that can be part of one list, by ids.
 pub(crate) trait Linked: Default {
-    /// Objects per segment, so that a segment fits a page: it is allocated where memory is scarce.
-    const SEGMENT: usize;
-
     /// The id of the next object in the list that the object is in.
     fn link(&self) -> &Atomic<u32>;
 }
 
-/// See the module's documentation.
-pub(crate) struct Arena<T> {
-    segments: Slab<SetOnce<Slab<T>>>,
+/// See the module's documentation. It grows by `N` objects at a time; they should fit a page, since
+/// that is allocated where memory is scarce.
+pub(crate) struct Arena<T, const N: usize = 64> {
+    segments: Slab<OnceArray<T, N>>,
 }
 
 /// A segment that is allocated but not yet part of an arena. Allocation and growth are apart so
 /// that no memory is allocated under the lock.
-pub(crate) struct Segment<T>(Slab<T>);
+pub(crate) struct Segment<T, const N: usize = 64>(Slab<T>);
 
 /// The ids of an [`Arena`] that are not in use.
 pub(crate) struct FreeList {
@@ -49,11 +47,11 @@ pub(crate) struct FreeList {
     last: Id,
 }
 
-impl<T: Linked> Arena<T> {
+impl<T: Linked, const N: usize> Arena<T, N> {
     /// An arena that can grow to at least `max` objects and has none yet. May sleep.
     pub(crate) fn new(max: usize) -> Result<Self, AllocError> {
         Ok(Self {
-            segments: Slab::new(max.div_ceil(T::SEGMENT), Alloc::Sleep, |_| SetOnce::new())?,
+            segments: Slab::new(max.div_ceil(N), Alloc::Sleep, |_| OnceArray::new())?,
         })
     }
 
@@ -62,14 +60,11 @@ impl<T: Linked> Arena<T> {
     pub(crate) fn get(&self, id: Id) -> Option<&T> {
         // CAST: `usize` has at least 32 bits.
         let index = (id as usize).checked_sub(1)?;
-        self.segments
-            .get(index / T::SEGMENT)?
-            .as_ref()?
-            .get(index % T::SEGMENT)
+        self.segments.get(index / N)?.as_ref()?.get(index % N)
     }
 
     /// Makes `segment` part of the arena and its objects free. Says whether it still could grow.
-    pub(crate) fn grow(&self, list: &mut FreeList, segment: Segment<T>) -> bool {
+    pub(crate) fn grow(&self, list: &mut FreeList, segment: Segment<T, N>) -> bool {
         let Some(slot) = self.segments.get(list.segments) else {
             return false;
         };
@@ -79,7 +74,7 @@ impl<T: Linked> Arena<T> {
         list.segments = list.segments.saturating_add(1);
         let before = list.last;
         // CAST: The number of objects was bounded to 32 bits when the arena was made.
-        list.last = list.segments.saturating_mul(T::SEGMENT) as Id;
+        list.last = list.segments.saturating_mul(N) as Id;
         for id in (before..list.last).rev() {
             self.free(list, id.saturating_add(1));
         }
@@ -105,10 +100,10 @@ impl<T: Linked> Arena<T> {
     }
 }
 
-impl<T: Linked> Segment<T> {
+impl<T: Linked, const N: usize> Segment<T, N> {
     /// Allocates a segment. May sleep if `alloc` says so.
     pub(crate) fn new(alloc: Alloc) -> Result<Self, AllocError> {
-        Ok(Self(Slab::new(T::SEGMENT, alloc, |_| T::default())?))
+        Ok(Self(Slab::new(N, alloc, |_| T::default())?))
     }
 }
 

@@ -204,7 +204,13 @@ impl<'a> Companion<'a> {
         let enabled = Enabled::new(dev)?;
         let len = dev.resource_len(BAR)?;
         if len < BAR_SIZE as u64 {
-            dev_err!(dev, "BAR {} has {:#x} bytes, not {:#x}\n", BAR, len, BAR_SIZE);
+            dev_err!(
+                dev,
+                "BAR {} has {:#x} bytes, not {:#x}\n",
+                BAR,
+                len,
+                BAR_SIZE
+            );
             return Err(ENODEV);
         }
         let bar = dev.iomap_region_sized::<BAR_SIZE>(BAR, c"apple_dma_pci")?;
@@ -225,7 +231,11 @@ impl<'a> Companion<'a> {
         }
         let max_entries = bar.read32(REG_MAX_ENTRIES);
         if max_entries == 0 || max_entries == GONE {
-            dev_err!(dev, "MAX_ENTRIES is {:#x}: no batch can be sent\n", max_entries);
+            dev_err!(
+                dev,
+                "MAX_ENTRIES is {:#x}: no batch can be sent\n",
+                max_entries
+            );
             return Err(ENODEV);
         }
         let batch_max = max_entries.min(BATCH_MAX) as usize;
@@ -292,7 +302,11 @@ impl<'a> Companion<'a> {
                 Err(EIO)
             }
             MapOutcome::Rejected(reject) => {
-                dev_err!(dev, "the host's first answer is wrong: {}\n", reject.as_str());
+                dev_err!(
+                    dev,
+                    "the host's first answer is wrong: {}\n",
+                    reject.as_str()
+                );
                 Err(EIO)
             }
             MapOutcome::Unknown => {
@@ -377,12 +391,18 @@ impl<'a> Companion<'a> {
             (offset_of!(uapi::apple_dma_pci_cmd, type_), command as u32),
             (offset_of!(uapi::apple_dma_pci_cmd, count), count as u32),
             (offset_of!(uapi::apple_dma_pci_cmd, status), SENTINEL),
-            (offset_of!(uapi::apple_dma_pci_cmd, req_gpa), requests as u32),
+            (
+                offset_of!(uapi::apple_dma_pci_cmd, req_gpa),
+                requests as u32,
+            ),
             (
                 offset_of!(uapi::apple_dma_pci_cmd, req_gpa) + 4,
                 (requests >> 32) as u32,
             ),
-            (offset_of!(uapi::apple_dma_pci_cmd, resp_gpa), responses as u32),
+            (
+                offset_of!(uapi::apple_dma_pci_cmd, resp_gpa),
+                responses as u32,
+            ),
             (
                 offset_of!(uapi::apple_dma_pci_cmd, resp_gpa) + 4,
                 (responses >> 32) as u32,
@@ -505,7 +525,10 @@ impl Drop for Companion<'_> {
         self.bar.write32(0, REG_CMD_GPA_LO);
         self.bar.write32(0, REG_CMD_GPA_HI);
         if self.dead {
-            dev_warn!(self.dev, "memory that the host may still write to is not freed\n");
+            dev_warn!(
+                self.dev,
+                "memory that the host may still write to is not freed\n"
+            );
             return;
         }
         // SAFETY: Nothing uses the memory after this, neither here nor, as every batch was

@@ -38,8 +38,11 @@ use crate::policy::{
     smallest,
     Policy,
     Proposal,
-    Ram, //
+    Ram,
+    Room,
+    View, //
 };
+use crate::ram_map::RamMap;
 use crate::sys::{
     Acquire,
     Alloc,
@@ -223,6 +226,8 @@ pub(crate) struct Config {
     pub(crate) max_entries: u32,
     /// The blocks of guest RAM.
     pub(crate) ram: Ram,
+    /// Most granules of RAM that have a place in a flat table.
+    pub(crate) table_max: usize,
 }
 
 /// What happened so far. Costs the fast path nothing: it is counted under the lock.
@@ -277,7 +282,7 @@ pub(crate) struct Engine<H, P> {
     windows: Arena<Window>,
     chunks: Chunks,
     /// Finds a window by a granule that it covers.
-    by_gpa: GranuleMap,
+    by_gpa: RamMap,
     /// Finds a window that is not a tile by the granule that its request began in.
     by_start: GranuleMap,
     /// Finds a window by a granule of its IOVAs.
@@ -412,6 +417,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let batch = host.batch_max();
         let fill = GpaSpan::new(Gpa::new(0), 1).ok_or(AllocError)?;
 
+        let by_gpa = RamMap::new(&config.ram, config.table_max, GranuleMap::new(bits, 0)?)?;
+
         Ok(Self {
             strict: config.strict,
             max_bytes: config.max_bytes,
@@ -421,7 +428,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             whole: None,
             windows: Arena::new(entries.min(1 << 28))?,
             chunks: Arena::new(chunks)?,
-            by_gpa: GranuleMap::new(bits, 0)?,
+            by_gpa,
             by_start: GranuleMap::new(bits, 1)?,
             by_iova: GranuleMap::new(bits, 2)?,
             retired: Atomic::new(NONE),
@@ -505,7 +512,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Maps all of RAM in pieces of `size` bytes. On failure some may be mapped.
     fn map_pieces(&self, size: u64) -> Result<Slab<Piece>, MapError> {
         let mut pieces: [Option<Piece>; MAX_PIECES] = [None; MAX_PIECES];
-        let mut count = 0;
+        let mut count: usize = 0;
         for block in self.ram.blocks() {
             let mut start = block.start().raw();
             while start < block.end() {
@@ -590,8 +597,74 @@ impl<H: Host, P: Policy> Engine<H, P> {
         slow.stats.stale != stale
     }
 
-    /// Maps `span` where a device that reaches addresses up to `mask` can use it.
+    /// Maps `span` if that takes no more than an addition: all of RAM is mapped, and the device
+    /// reaches the address. There is nothing to unmap then.
     #[inline(always)]
+    pub(crate) fn map_at_once(&self, span: &GpaSpan, mask: u64) -> Option<Iova> {
+        self.in_whole(span)
+            .filter(|iova| reachable(*iova, span, mask))
+    }
+
+    /// Whether there is nothing to do to unmap `span`: it belongs to RAM that is mapped as a whole.
+    #[inline(always)]
+    pub(crate) fn is_whole(&self, span: &IovaSpan) -> bool {
+        match &self.whole {
+            Some(whole) => whole.gpa_of(span).is_some(),
+            None => false,
+        }
+    }
+
+    /// Maps `span` if a window serves that is found at the first look, as most are; [`Self::map`] is
+    /// for the rest. Small, so that its callers are.
+    #[inline(always)]
+    pub(crate) fn map_hit(&self, span: &GpaSpan, mask: u64) -> Option<Iova> {
+        let id = self.by_gpa.get(&self.chunks, span.first_granule());
+        match self.take(id, span) {
+            Take::Hit(iova) if reachable(iova, span, mask) => Some(iova),
+            Take::Miss => None,
+            take => self.not_hit(take, span),
+        }
+    }
+
+    /// Undoes what [`Self::map_hit`] does not want.
+    #[cold]
+    #[inline(never)]
+    fn not_hit(&self, take: Take, span: &GpaSpan) -> Option<Iova> {
+        match take {
+            // It was just taken, so it is held.
+            Take::Hit(iova) => drop(self.unmap(iova, span.len())),
+            Take::Closed => self.give_back_retired(),
+            Take::Miss => {}
+        }
+        None
+    }
+
+    /// Gives up a mapping at `span` if its window is found at the first look, and says whether it
+    /// was; [`Self::unmap`] is for the rest.
+    #[inline(always)]
+    pub(crate) fn unmap_hit(&self, span: &IovaSpan) -> bool {
+        let id = self.by_iova.get(&self.chunks, span.first_granule());
+        let Some(window) = self.windows.get(id) else {
+            return false;
+        };
+        match window.put(span, self.strict) {
+            Ok(Put::Open) => true,
+            Ok(Put::Closed) => {
+                self.retire_now(id, window);
+                true
+            }
+            Err(NotHeld) => false,
+        }
+    }
+
+    /// Gives back a window that the caller closed.
+    #[inline(never)]
+    fn retire_now(&self, id: Id, window: &Window) {
+        self.retire(id, window);
+        self.give_back_retired();
+    }
+
+    /// Maps `span` where a device that reaches addresses up to `mask` can use it.
     pub(crate) fn map(&self, span: GpaSpan, mask: u64) -> Result<Iova, MapError> {
         match self.hit(&span) {
             Some(iova) if reachable(iova, &span, mask) => Ok(iova),
@@ -668,7 +741,6 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Gives up the mapping of `len` bytes at `iova`.
-    #[inline(always)]
     pub(crate) fn unmap(&self, iova: Iova, len: u64) -> Result<(), NotHeld> {
         let closed = self.put(&IovaSpan::new(iova, len).ok_or(NotHeld)?)?;
         if closed {
@@ -764,35 +836,60 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Takes a reference to a window that covers `span`. Lock-free; may miss one that is there.
     #[inline(always)]
     fn hit(&self, span: &GpaSpan) -> Option<Iova> {
-        if let Some(whole) = &self.whole {
-            if let Some(iova) = whole.iova_of(span) {
-                return Some(iova);
+        if let Some(iova) = self.in_whole(span) {
+            return Some(iova);
+        }
+        let id = self.by_gpa.get(&self.chunks, span.first_granule());
+        match self.take(id, span) {
+            Take::Hit(iova) => Some(iova),
+            take => self.hit_by_start(span, take),
+        }
+    }
+
+    /// [`Self::hit`] for what the first look gave `take`.
+    #[inline(never)]
+    fn hit_by_start(&self, span: &GpaSpan, take: Take) -> Option<Iova> {
+        if take == Take::Closed {
+            self.give_back_retired();
+        }
+        let id = self.by_start.get(&self.chunks, span.first_granule());
+        match self.take(id, span) {
+            Take::Hit(iova) => Some(iova),
+            Take::Miss => None,
+            Take::Closed => {
+                self.give_back_retired();
+                None
             }
         }
-        let granule = span.first_granule();
-        match self.take(self.by_gpa.get(&self.chunks, granule), span) {
-            Take::Hit(iova) => return Some(iova),
-            Take::Miss => {}
-            Take::Closed => self.give_back_retired(),
-        }
-        match self.take(self.by_start.get(&self.chunks, granule), span) {
-            Take::Hit(iova) => return Some(iova),
-            Take::Miss => {}
-            Take::Closed => self.give_back_retired(),
-        }
-        None
+    }
+
+    /// Where `span` is if all of RAM is mapped.
+    #[inline(always)]
+    fn in_whole(&self, span: &GpaSpan) -> Option<Iova> {
+        self.whole.as_ref()?.iova_of(span)
     }
 
     /// As [`Self::hit`], certain to find a window that is there. The caller holds the lock.
     fn hit_locked(&self, span: &GpaSpan) -> Option<Iova> {
-        let granule = span.first_granule();
-        [&self.by_gpa, &self.by_start].iter().find_map(|map| {
-            match self.take(map.get_locked(&self.chunks, granule), span) {
+        if let Some(iova) = self.in_whole(span) {
+            return Some(iova);
+        }
+        self.candidates(span)
+            .iter()
+            .find_map(|id| match self.take(*id, span) {
                 Take::Hit(iova) => Some(iova),
                 // What was closed is in the queue, and those who hold the lock look there.
                 Take::Miss | Take::Closed => None,
-            }
-        })
+            })
+    }
+
+    /// The windows that may serve `span`. The caller holds the lock.
+    fn candidates(&self, span: &GpaSpan) -> [Id; 2] {
+        let granule = span.first_granule();
+        [
+            self.by_gpa.get_locked(&self.chunks, granule),
+            self.by_start.get_locked(&self.chunks, granule),
+        ]
     }
 
     #[inline(always)]
@@ -810,10 +907,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Gives back one reference; says whether a window was closed and waits to be given back.
     #[inline(always)]
     fn put(&self, span: &IovaSpan) -> Result<bool, NotHeld> {
-        if let Some(whole) = &self.whole {
-            if whole.gpa_of(span).is_some() {
-                return Ok(false);
-            }
+        if self.is_whole(span) {
+            return Ok(false);
         }
         let id = self.by_iova.get(&self.chunks, span.first_granule());
         if let Some(window) = self.windows.get(id) {
@@ -1205,14 +1300,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Whether a window that will serve `span` is in the batch.
     fn is_pending(&self, span: &GpaSpan) -> bool {
-        let granule = span.first_granule();
-        [&self.by_gpa, &self.by_start].iter().any(|map| {
-            self.windows
-                .get(map.get_locked(&self.chunks, granule))
-                .is_some_and(|window| {
-                    window.state() == State::Pending
-                        && window.span().is_some_and(|all| all.covers(span))
-                })
+        self.candidates(span).iter().any(|id| {
+            self.windows.get(*id).is_some_and(|window| {
+                window.state() == State::Pending
+                    && window.span().is_some_and(|all| all.covers(span))
+            })
         })
     }
 
@@ -1226,7 +1318,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let proposal = match (choice, block) {
             (Choice::Policy, Some(block)) => self
                 .policy
-                .propose(request, block)
+                .propose(
+                    request,
+                    block,
+                    &self.view(slow, &|granule| self.len_at(granule)),
+                )
                 .filter(|p| p.span.covers(request) && block.covers(&p.span)),
             _ => None,
         };
@@ -1267,6 +1363,27 @@ impl<H: Host, P: Policy> Engine<H, P> {
             id,
         });
         Ok(())
+    }
+
+    /// What the policy may know.
+    fn view<'a>(&'a self, slow: &Slow<H>, len_at: &'a dyn Fn(u64) -> Option<u64>) -> View<'a> {
+        View {
+            len_at,
+            bytes: Room {
+                left: self.max_bytes.saturating_sub(slow.stats.bytes),
+                max: self.max_bytes,
+            },
+            entries: Room {
+                left: u64::from(self.max_entries.saturating_sub(slow.stats.entries)),
+                max: u64::from(self.max_entries),
+            },
+        }
+    }
+
+    /// The length of the window that covers `granule`, if there is one.
+    fn len_at(&self, granule: u64) -> Option<u64> {
+        let id = self.by_gpa.get_locked(&self.chunks, granule);
+        Some(self.windows.get(id)?.span()?.len())
     }
 
     /// Whether the limits have room for a window for `span`.
@@ -1643,7 +1760,8 @@ fn cost(span: &GpaSpan) -> u64 {
 /// Whether a device that reaches addresses up to `mask` can use all of `span` at `iova`.
 #[inline]
 fn reachable(iova: Iova, span: &GpaSpan, mask: u64) -> bool {
-    IovaSpan::new(iova, span.len()).is_some_and(|span| span.last() <= mask)
+    // No window's addresses wrap around.
+    iova.raw().wrapping_add(span.len().wrapping_sub(1)) <= mask
 }
 
 fn key_bucket<H>(slow: &Slow<H>, key: Gpa) -> usize {

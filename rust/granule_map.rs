@@ -65,15 +65,13 @@ impl Default for Chunk {
 }
 
 impl Linked for Chunk {
-    const SEGMENT: usize = 15;
-
     fn link(&self) -> &Atomic<u32> {
         &self.link
     }
 }
 
 /// Where the chunks of several maps come from.
-pub(crate) type Chunks = Arena<Chunk>;
+pub(crate) type Chunks = Arena<Chunk, 15>;
 
 /// See the module's documentation.
 pub(crate) struct GranuleMap {

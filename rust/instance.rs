@@ -12,7 +12,8 @@ use crate::addr::{
     Gpa,
     Iova,
     IovaSpan,
-    GRANULE, //
+    GRANULE,
+    GRANULE_SHIFT, //
 };
 use crate::companion::{
     Companion,
@@ -33,11 +34,14 @@ use crate::ops::{
     OPS, //
 };
 use crate::params::Params;
-use crate::policy::Aligned;
+use crate::policy::Adaptive;
 use crate::ram;
-use crate::raw;
 use crate::ratelimit::RateLimit;
-use crate::scatterlist::Entries;
+use crate::raw;
+use crate::scatterlist::{
+    Entries,
+    DMA_MAPPING_ERROR, //
+};
 use crate::wire::Dialect;
 use kernel::{
     device::{
@@ -50,9 +54,13 @@ use kernel::{
     types::Opaque, //
 };
 
-/// log2 of the size of a window in bytes. Memory that a driver maps lies in clusters: a window of
-/// this size saves most requests to the host, and wastes little of the byte budget.
+/// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and cost
+/// more of the byte budget where a cluster ends.
 const WINDOW_SHIFT: u32 = 18;
+
+/// Most granules of RAM that have a place in a flat table, 4 bytes each: enough for 256 GiB of RAM, which
+/// take 64 MiB.
+const TABLE_MAX: usize = 1 << 24;
 
 /// Windows that memory for the tables is there for from the beginning.
 const RESERVE: usize = 512;
@@ -63,7 +71,7 @@ pub(crate) struct Instance<'a> {
     /// What the managed device's `dma_ops` points to.
     #[pin]
     pub(crate) ops: Ops,
-    engine: Engine<Companion<'a>, Aligned>,
+    engine: Engine<Companion<'a>, Adaptive>,
     dev: &'a pci::Device<Bound>,
     managed: ARef<pci::Device>,
     max_bytes: u64,
@@ -86,10 +94,7 @@ unsafe impl Send for Instance<'_> {}
 
 impl<'a> Instance<'a> {
     /// Sets up everything that is needed to manage `managed`. May sleep.
-    fn new(
-        dev: &'a pci::Device<Core<'_>>,
-        params: &Params,
-    ) -> Result<Pin<KBox<Self>>> {
+    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Pin<KBox<Self>>> {
         managed::check_bus(dev)?;
         let (companion, dart) = Companion::probe(dev)?;
         let managed = managed::find(dev, companion.managed_bdf())?;
@@ -99,17 +104,29 @@ impl<'a> Instance<'a> {
             max_bytes: params.max_bytes,
             max_entries: params.max_entries,
             ram: ram::blocks()?,
+            table_max: TABLE_MAX,
         };
-        let mut engine = Engine::new(companion, Aligned::new(WINDOW_SHIFT), config)?;
+        // In strict mode the device is to reach as little as possible.
+        let shift = if params.strict {
+            GRANULE_SHIFT
+        } else {
+            WINDOW_SHIFT
+        };
+        let mut engine = Engine::new(companion, Adaptive::new(shift), config)?;
         engine.reserve(RESERVE.min(params.max_entries as usize))?;
         let mode = match dart {
             Dart::None => {
                 engine.set_identity()?;
-                dev_warn!(dev, "the host has no DART: addresses are guest-physical ones\n");
+                dev_warn!(
+                    dev,
+                    "the host has no DART: addresses are guest-physical ones\n"
+                );
                 "identity"
             }
             Dart::Assigns(_) if params.strict => "strict",
-            Dart::Assigns(_) if params.whole_ram && Self::map_whole(dev, &mut engine) => "whole-RAM",
+            Dart::Assigns(_) if params.whole_ram && Self::map_whole(dev, &mut engine) => {
+                "whole-RAM"
+            }
             Dart::Assigns(_) => "lazy",
         };
         let first = match dart {
@@ -148,7 +165,7 @@ impl<'a> Instance<'a> {
     }
 
     /// Maps all of RAM at once if that is possible; says if the host would not.
-    fn map_whole(dev: &pci::Device<Bound>, engine: &mut Engine<Companion<'_>, Aligned>) -> bool {
+    fn map_whole(dev: &pci::Device<Bound>, engine: &mut Engine<Companion<'_>, Adaptive>) -> bool {
         match engine.map_whole() {
             Ok(()) => true,
             Err(MapError::Full(_)) => false,
@@ -164,8 +181,36 @@ impl<'a> Instance<'a> {
         raw::device(self.dev)
     }
 
-    /// Maps `size` bytes at `gpa` for a device that reaches addresses up to `limit`. Any context.
+    /// Maps `size` bytes at `gpa` for a streaming mapping; all-ones says that it did not work. Any
+    /// context.
+    ///
+    /// What is done at once needs no stack frame, which would be a good part of the cost.
     #[inline(always)]
+    pub(crate) fn map_streaming(&self, gpa: u64, size: usize, limit: u64) -> u64 {
+        match ops::span(gpa, size).and_then(|span| self.engine.map_at_once(&span, limit)) {
+            Some(iova) => iova.raw(),
+            None => self.map_window(gpa, size, limit),
+        }
+    }
+
+    /// [`Self::map_streaming`] by a window that is there.
+    #[inline(never)]
+    fn map_window(&self, gpa: u64, size: usize, limit: u64) -> u64 {
+        match ops::span(gpa, size).and_then(|span| self.engine.map_hit(&span, limit)) {
+            Some(iova) => iova.raw(),
+            None => self.map_new(gpa, size, limit),
+        }
+    }
+
+    /// [`Self::map_streaming`] by whatever it takes.
+    #[cold]
+    #[inline(never)]
+    fn map_new(&self, gpa: u64, size: usize, limit: u64) -> u64 {
+        self.map(gpa, size, limit)
+            .map_or(DMA_MAPPING_ERROR, Iova::raw)
+    }
+
+    /// Maps `size` bytes at `gpa` for a device that reaches addresses up to `limit`. Any context.
     pub(crate) fn map(&self, gpa: u64, size: usize, limit: u64) -> Result<Iova, MapError> {
         let result = match ops::span(gpa, size) {
             Some(span) => self.engine.map(span, limit),
@@ -193,6 +238,27 @@ impl<'a> Instance<'a> {
     /// Gives up a streaming mapping. Any context.
     #[inline(always)]
     pub(crate) fn unmap_streaming(&self, handle: u64, size: usize) {
+        // CAST: `usize` has at most 64 bits.
+        let span = IovaSpan::new(Iova::new(handle), size as u64);
+        if !span.is_some_and(|span| self.engine.is_whole(&span)) {
+            self.unmap_window(handle, size);
+        }
+    }
+
+    /// [`Self::unmap_streaming`] by a window.
+    #[inline(never)]
+    fn unmap_window(&self, handle: u64, size: usize) {
+        // CAST: `usize` has at most 64 bits.
+        let span = IovaSpan::new(Iova::new(handle), size as u64);
+        if !span.is_some_and(|span| self.engine.unmap_hit(&span)) {
+            self.unmap_hard(handle, size);
+        }
+    }
+
+    /// [`Self::unmap_streaming`] for what is not found easily, or not at all.
+    #[cold]
+    #[inline(never)]
+    fn unmap_hard(&self, handle: u64, size: usize) {
         // CAST: `usize` has at most 64 bits.
         if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
             self.report_misuse(handle, size);
@@ -238,10 +304,10 @@ impl<'a> Instance<'a> {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
-    /// Says that MMIO cannot be mapped.
+    /// Says that MMIO cannot be mapped, which is not to be.
     #[cold]
     #[inline(never)]
-    pub(crate) fn refuse_mmio(&self, phys: u64, size: usize) {
+    pub(crate) fn refuse_mmio(&self, phys: u64, size: usize) -> u64 {
         if self.failures.allows() {
             dev_err!(
                 self.dev,
@@ -251,6 +317,7 @@ impl<'a> Instance<'a> {
                 phys
             );
         }
+        DMA_MAPPING_ERROR
     }
 
     /// Says why something could not be mapped. `size` is 0 for a scatterlist.
@@ -378,10 +445,7 @@ pub(crate) struct Binding<'a> {
 
 impl<'a> Binding<'a> {
     /// Sets up the companion and attaches its managed device.
-    pub(crate) fn new(
-        dev: &'a pci::Device<Core<'_>>,
-        params: &Params,
-    ) -> Result<Self> {
+    pub(crate) fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Self> {
         let instance = Instance::new(dev, params)?;
         // SAFETY: The operations live as long as the instance, which outlives the attachment. This
         // is the last step of the companion's probe, so both live until its driver unbinds.

@@ -35,7 +35,11 @@ pub(crate) fn find(companion: &pci::Device<Bound>, bdf: u32) -> Result<ARef<pci:
     let function = devfn & 7;
 
     if bdf > 0xffff {
-        dev_err!(companion, "MANAGED_BDF is {:#x}: not an address of a device\n", bdf);
+        dev_err!(
+            companion,
+            "MANAGED_BDF is {:#x}: not an address of a device\n",
+            bdf
+        );
         return Err(ENODEV);
     }
     if bdf >> 8 != number {
@@ -62,7 +66,11 @@ pub(crate) fn find(companion: &pci::Device<Bound>, bdf: u32) -> Result<ARef<pci:
     // SAFETY: `pci::Device` is a transparent wrapper of `struct pci_dev`, and we own a reference.
     let found: ARef<pci::Device> = unsafe { ARef::from_raw(found.cast()) };
     if ptr::eq(raw::pci_dev(&found), pdev) {
-        dev_err!(companion, "MANAGED_BDF {:#x} is the companion's own address\n", bdf);
+        dev_err!(
+            companion,
+            "MANAGED_BDF {:#x} is the companion's own address\n",
+            bdf
+        );
         return Err(ENODEV);
     }
     Ok(found)
@@ -88,15 +96,24 @@ pub(crate) fn check_bus(companion: &pci::Device<Bound>) -> Result {
         return Err(ENODEV);
     }
     if !coherent {
-        dev_err!(companion, "DMA is not cache-coherent on this bus: not supported\n");
+        dev_err!(
+            companion,
+            "DMA is not cache-coherent on this bus: not supported\n"
+        );
         return Err(ENODEV);
     }
     if iommu {
-        dev_err!(companion, "the guest has an IOMMU on this bus: not supported\n");
+        dev_err!(
+            companion,
+            "the guest has an IOMMU on this bus: not supported\n"
+        );
         return Err(ENODEV);
     }
     if translated {
-        dev_err!(companion, "DMA addresses are translated on this bus: not supported\n");
+        dev_err!(
+            companion,
+            "DMA addresses are translated on this bus: not supported\n"
+        );
         return Err(ENODEV);
     }
     Ok(())

@@ -11,19 +11,11 @@
 //! `opt_mapping_size`, since no size is better than another, and `get_merge_boundary`, since
 //! entries of a scatterlist are never merged.
 
-use crate::addr::{
-    Address,
-    Gpa,
-    GpaSpan,
-    Iova, //
-};
+use crate::addr::{Address, Gpa, GpaSpan};
 use crate::bindings;
 use crate::engine::MapError;
 use crate::instance::Instance;
-use crate::scatterlist::{
-    Entries,
-    DMA_MAPPING_ERROR, //
-};
+use crate::scatterlist::Entries;
 use core::ptr;
 use kernel::{
     bindings::{
@@ -315,11 +307,9 @@ unsafe extern "C" fn map_phys(
     // SAFETY: By the safety requirements.
     let (this, limit) = unsafe { (instance(dev), streaming_limit(dev)) };
     if attrs & MMIO != 0 {
-        this.refuse_mmio(phys, size);
-        return DMA_MAPPING_ERROR;
+        return this.refuse_mmio(phys, size);
     }
-    this.map(phys, size, limit)
-        .map_or(DMA_MAPPING_ERROR, Iova::raw)
+    this.map_streaming(phys, size, limit)
 }
 
 /// # Safety

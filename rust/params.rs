@@ -26,12 +26,7 @@ pub(crate) struct Params {
 
 impl Params {
     /// Checks the parameters; says which is wrong and what it may be.
-    pub(crate) fn new(
-        strict: u8,
-        whole_ram: u8,
-        max_bytes: u64,
-        max_entries: u32,
-    ) -> Result<Self> {
+    pub(crate) fn new(strict: u8, whole_ram: u8, max_bytes: u64, max_entries: u32) -> Result<Self> {
         if strict > 1 {
             pr_err!("strict={} is neither 0 nor 1\n", strict);
             return Err(EINVAL);
@@ -45,7 +40,10 @@ impl Params {
             return Err(EINVAL);
         }
         if !(16..=1 << 20).contains(&max_entries) {
-            pr_err!("max_entries={} is not between 16 and 1048576\n", max_entries);
+            pr_err!(
+                "max_entries={} is not between 16 and 1048576\n",
+                max_entries
+            );
             return Err(EINVAL);
         }
         Ok(Self {

@@ -10,7 +10,9 @@ use kernel::{
 };
 
 /// `struct pci_dev` of a device, valid as long as `dev` is.
-pub(crate) fn pci_dev<Ctx: device::DeviceContext>(dev: &pci::Device<Ctx>) -> *mut bindings::pci_dev {
+pub(crate) fn pci_dev<Ctx: device::DeviceContext>(
+    dev: &pci::Device<Ctx>,
+) -> *mut bindings::pci_dev {
     // `pci::Device` is a transparent wrapper of it.
     ptr::from_ref(dev).cast_mut().cast()
 }

@@ -9,10 +9,7 @@ use crate::irq_lock::{
     RawIrqGuard,
     RawIrqLock, //
 };
-use core::{
-    cell::UnsafeCell,
-    mem::MaybeUninit, //
-};
+use core::ptr;
 use kernel::{
     c_str,
     prelude::*,
@@ -103,72 +100,60 @@ fn load_barrier() {
     kernel::sync::barrier::smp_mb();
 }
 
-/// A value that is set once: the kernel crate's `SetOnce` on our [`Atomic`], so that finding the
-/// value is no function call.
+/// A place for an array of `N` elements that is set once, and then found by one load.
 ///
 /// # Invariants
 ///
-/// `state` only grows. `value` is initialised, and does not change any more, if it is
-/// [`SetOnce::SET`]; while it is [`SetOnce::BUSY`] only the one who made it so touches `value`.
-pub(crate) struct SetOnce<T> {
-    state: Atomic<u32>,
-    value: UnsafeCell<MaybeUninit<T>>,
-}
+/// The pointer is null, or that of the `N` elements of a [`Slab`] of just that length and capacity,
+/// which belongs to this and does not change any more.
+pub(crate) struct OnceArray<T, const N: usize>(Atomic<*mut T>);
 
-// SAFETY: It owns the value.
-unsafe impl<T: Send> Send for SetOnce<T> {}
+// SAFETY: It owns the elements.
+unsafe impl<T: Send, const N: usize> Send for OnceArray<T, N> {}
 
-// SAFETY: The value is shared once it is set, and may be dropped by another thread than the one that
-// set it.
-unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
+// SAFETY: The elements are shared once they are there, and may be dropped by another thread than
+// the one that put them there.
+unsafe impl<T: Send + Sync, const N: usize> Sync for OnceArray<T, N> {}
 
-impl<T> SetOnce<T> {
-    const EMPTY: u32 = 0;
-    const BUSY: u32 = 1;
-    const SET: u32 = 2;
-
-    /// No value yet.
+impl<T, const N: usize> OnceArray<T, N> {
+    /// No array yet.
     pub(crate) const fn new() -> Self {
-        // INVARIANT: Nothing is initialised yet.
-        Self {
-            state: Atomic::new(Self::EMPTY),
-            value: UnsafeCell::new(MaybeUninit::uninit()),
-        }
+        // INVARIANT: The pointer is null.
+        Self(Atomic::new(ptr::null_mut()))
     }
 
-    /// The value, if it is set. Any context.
+    /// The array, if it is set. Any context.
     #[inline(always)]
-    pub(crate) fn as_ref(&self) -> Option<&T> {
-        if self.state.load(Acquire) != Self::SET {
-            return None;
-        }
-        // SAFETY: By the type invariants the value is initialised and does not change.
-        Some(unsafe { (*self.value.get()).assume_init_ref() })
+    pub(crate) fn as_ref(&self) -> Option<&[T; N]> {
+        // SAFETY: By the type invariants this is null or an array that lives as long as this.
+        unsafe { self.0.load(Acquire).cast::<[T; N]>().as_ref() }
     }
 
-    /// Sets the value, unless there is one. Says whether it did. Any context.
-    pub(crate) fn populate(&self, value: T) -> bool {
-        // INVARIANT: Only one can succeed in this.
-        if self
-            .state
-            .cmpxchg(Self::EMPTY, Self::BUSY, Relaxed)
-            .is_err()
-        {
+    /// Sets the array, unless there is one or `slab` has another length. Says whether it did. Any
+    /// context if it does.
+    pub(crate) fn populate(&self, slab: Slab<T>) -> bool {
+        if slab.len() != N || slab.0.capacity() != N {
             return false;
         }
-        // SAFETY: By the type invariants nobody else touches the value.
-        unsafe { (*self.value.get()).write(value) };
-        // INVARIANT: It is initialised. Release: whoever finds it set finds it so.
-        self.state.store(Self::SET, Release);
-        true
+        let (elements, length, capacity) = slab.0.into_raw_parts();
+        // INVARIANT: The length and the capacity were just checked. Release: whoever finds the
+        // array finds it as it was made.
+        let set = self.0.cmpxchg(ptr::null_mut(), elements, Release).is_ok();
+        if !set {
+            // SAFETY: These are the parts of a vector that nobody else knows of.
+            drop(unsafe { KVVec::from_raw_parts(elements, length, capacity) });
+        }
+        set
     }
 }
 
-impl<T> Drop for SetOnce<T> {
+impl<T, const N: usize> Drop for OnceArray<T, N> {
     fn drop(&mut self) {
-        if self.state.load(Relaxed) == Self::SET {
-            // SAFETY: By the type invariants the value is initialised; it is not used any more.
-            unsafe { self.value.get_mut().assume_init_drop() };
+        let elements = self.0.load(Relaxed);
+        if !elements.is_null() {
+            // SAFETY: By the type invariants these were the parts of a vector, and nobody uses them
+            // any more.
+            drop(unsafe { KVVec::from_raw_parts(elements, N, N) });
         }
     }
 }

@@ -158,8 +158,6 @@ impl Default for Window {
 }
 
 impl Linked for Window {
-    const SEGMENT: usize = 64;
-
     fn link(&self) -> &Atomic<u32> {
         &self.link
     }
@@ -189,16 +187,16 @@ impl Window {
     /// `close` is set. Fails if the window is not one that `span` can be mapped by.
     #[inline(always)]
     pub(crate) fn put(&self, span: &IovaSpan, close: bool) -> Result<Put, NotHeld> {
-        match self.iova_span() {
-            Some(all) if all.covers(span) => self.refs.put(close),
-            _ => Err(NotHeld),
+        match span.offset_in(self.iova.load(Relaxed), self.len.load(Relaxed)) {
+            Some(_) => self.refs.put(close),
+            None => Err(NotHeld),
         }
     }
 
     /// Where `want` is mapped, if the window covers it. The caller has a reference or owns it.
     #[inline(always)]
     pub(crate) fn iova_of(&self, want: &GpaSpan) -> Option<Iova> {
-        let offset = self.span()?.offset_of(want)?;
+        let offset = want.offset_in(self.start.load(Relaxed), self.len.load(Relaxed))?;
         // The end of the window's IOVAs was checked not to wrap around when it was opened.
         Some(Iova::new(self.iova.load(Relaxed).wrapping_add(offset)))
     }

@@ -27,6 +27,8 @@ mod sync {
         MutexGuard, //
     };
 }
+#[path = "../../../rust/ram_map.rs"]
+mod ram_map;
 mod sys;
 #[path = "../../../rust/whole.rs"]
 mod whole;

@@ -20,6 +20,8 @@ mod engine;
 mod granule_map;
 #[path = "../../../rust/policy.rs"]
 mod policy;
+#[path = "../../../rust/ram_map.rs"]
+mod ram_map;
 mod sync {
     pub(crate) use shuttle::sync::{
         atomic::{
@@ -31,6 +33,8 @@ mod sync {
     };
 }
 mod sys;
+#[path = "../../../rust/whole.rs"]
+mod whole;
 #[path = "../../../rust/window.rs"]
 mod window;
 #[path = "../../../rust/wire.rs"]

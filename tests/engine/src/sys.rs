@@ -72,20 +72,22 @@ impl<T> std::ops::DerefMut for Slab<T> {
     }
 }
 
-/// A value that is set once.
-pub(crate) struct SetOnce<T>(OnceLock<T>);
+/// A place for an array that is set once.
+pub(crate) struct OnceArray<T, const N: usize>(OnceLock<Box<[T; N]>>);
 
-impl<T> SetOnce<T> {
+impl<T, const N: usize> OnceArray<T, N> {
     pub(crate) fn new() -> Self {
         Self(OnceLock::new())
     }
 
-    pub(crate) fn as_ref(&self) -> Option<&T> {
-        self.0.get()
+    pub(crate) fn as_ref(&self) -> Option<&[T; N]> {
+        self.0.get().map(|array| &**array)
     }
 
-    pub(crate) fn populate(&self, value: T) -> bool {
-        self.0.set(value).is_ok()
+    pub(crate) fn populate(&self, slab: Slab<T>) -> bool {
+        slab.0
+            .try_into()
+            .is_ok_and(|array| self.0.set(array).is_ok())
     }
 }
 

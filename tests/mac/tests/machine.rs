@@ -86,6 +86,8 @@ struct Qemu {
 impl Qemu {
     fn new(dir: &Dir, name: &str) -> Self {
         let path = dir.0.join("ram");
+        // Every QEMU has RAM of its own.
+        let _ = fs::remove_file(&path);
         let ram = File::options()
             .read(true)
             .write(true)
@@ -278,6 +280,8 @@ fn a_guest_maps_and_a_device_reaches() {
     // The next QEMU finds everything new.
     let mut q = Qemu::new(&dir, "dma0");
     assert_eq!(q.map(DATA, 0x100), APPLE_DMA_PCI_STATUS_OK);
+    assert_eq!(q.fill(q.iova(), 0x100, 0), DMA_ENGINE_STATUS_DONE);
+    assert_eq!(q.word(DATA), 0x7b1d_cdaf);
     drop(q);
     closed(&inbox);
     mac.remove_sockets();

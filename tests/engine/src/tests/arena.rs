@@ -34,8 +34,6 @@ impl Default for Link {
 }
 
 impl Linked for Object {
-    const SEGMENT: usize = 64;
-
     fn link(&self) -> &Atomic<u32> {
         &self.link.0
     }

@@ -13,9 +13,11 @@ use crate::{
     },
     policy::{
         smallest,
-        Aligned,
+        Adaptive,
         Policy,
-        Ram, //
+        Ram,
+        Room,
+        View, //
     },
     sys::{
         Alloc,
@@ -107,7 +109,6 @@ proptest! {
         pages in 1u64..1 << 12,
         at: u64,
         len: u64,
-        shift in 0u32..70,
     ) {
         let block = span(block_start * PAGE, pages * PAGE);
         let start = at % block.len();
@@ -118,28 +119,95 @@ proptest! {
         prop_assert!(!small.tile);
         prop_assert_eq!(small.span.granules(), request.granules());
 
-        let proposal = Aligned::new(shift).propose(&request, &block);
-        let size = 1u128 << shift;
-        if size > 1 << 63 {
-            // No such size; whole granules it is.
+    }
+
+    #[test]
+    fn windows_grow_with_their_cluster(
+        block_start in 0u64..1 << 8,
+        pages in 1u64..1 << 10,
+        at: u64,
+        len in prop_oneof![1u64..0x4000, 1u64..0x10_0000],
+        shift in 0u32..24,
+        mapped in proptest::collection::hash_map(0u64..0x140, 1u64..16, 0..40),
+        bytes_left in 0u64..100,
+        entries_left in 0u64..100,
+    ) {
+        let block = span(block_start * PAGE, pages * PAGE);
+        let start = at % block.len();
+        let request = span(
+            block.start().raw() + start,
+            1 + (len - 1) % (block.len() - start),
+        );
+        let len_at = |granule: u64| mapped.get(&granule).map(|granules| granules * GRANULE);
+        let view = View {
+            len_at: &len_at,
+            bytes: Room { left: bytes_left, max: 100 },
+            entries: Room { left: entries_left, max: 100 },
+        };
+        let proposal = Adaptive::new(shift)
+            .propose(&request, &block, &view)
+            .expect("no wrap-around");
+        prop_assert!(proposal.span.covers(&request) && block.covers(&proposal.span));
+        let small = smallest(&request, Some(&block)).expect("it is in the block");
+        if !proposal.tile {
+            prop_assert_eq!(proposal, small);
             return Ok(());
         }
-        let size = size.max(u128::from(GRANULE));
-        let proposal = proposal.expect("no wrap-around");
-        prop_assert!(proposal.span.covers(&request) && block.covers(&proposal.span));
-        let tile = |addr: u64| u128::from(addr) / size;
-        if tile(request.start().raw()) == tile(request.last()) {
-            prop_assert!(proposal.tile);
-            // All of the tile that is in the block.
-            let first = tile(request.start().raw()) * size;
-            let last = first + size;
-            prop_assert_eq!(
-                u128::from(proposal.span.start().raw()),
-                first.max(u128::from(block.start().raw()))
-            );
-            prop_assert_eq!(u128::from(proposal.span.end()), last.min(u128::from(block.end())));
-        } else {
-            prop_assert_eq!(proposal, small);
+
+        // A tile: what is in the block of something aligned to its size, with nothing mapped in it.
+        let max = (1u64 << shift).max(GRANULE);
+        let size = (0..)
+            .map(|n| GRANULE << n)
+            .find(|size| request.round_out(*size).is_some_and(|tile| tile.covers(&proposal.span)))
+            .expect("some power of two");
+        prop_assert!(size <= max);
+        let tile = request.round_out(size).expect("no wrap-around");
+        prop_assert_eq!(Some(proposal.span), tile.intersection(&block));
+        let touched = proposal.span.first_granule()..=proposal.span.last_granule();
+        prop_assert!(touched.clone().all(|granule| len_at(granule).is_none()));
+
+        // It is larger than it must be only beside windows half its size, or if mappings are short.
+        let least = small.span.granules().next_power_of_two() * GRANULE;
+        if size > least && tile == proposal.span {
+            prop_assert!(bytes_left >= 25);
+            let beside = [touched.start().checked_sub(1), Some(touched.end() + 1)]
+                .into_iter()
+                .flatten()
+                .filter_map(len_at)
+                .max();
+            prop_assert!(entries_left < 25 || beside.is_some_and(|len| len >= size / 2));
         }
     }
+}
+
+#[test]
+fn a_cluster_costs_few_windows() {
+    // Neighbouring granules, one after the other: how many windows, and how long?
+    let block = span(0, 64 << 20);
+    let mut mapped = std::collections::HashMap::new();
+    let mut sizes = Vec::new();
+    for granule in 0..64u64 {
+        if mapped.contains_key(&granule) {
+            continue;
+        }
+        let len_at = |granule: u64| mapped.get(&granule).copied();
+        let room = Room {
+            left: 100,
+            max: 100,
+        };
+        let view = View {
+            len_at: &len_at,
+            bytes: room,
+            entries: room,
+        };
+        let window = Adaptive::new(18)
+            .propose(&span(granule * GRANULE, PAGE), &block, &view)
+            .expect("it is in the block")
+            .span;
+        sizes.push(window.len() / GRANULE);
+        for granule in window.first_granule()..=window.last_granule() {
+            assert_eq!(mapped.insert(granule, window.len()), None);
+        }
+    }
+    assert_eq!(sizes, [1, 1, 2, 4, 8, 16, 16, 16]);
 }

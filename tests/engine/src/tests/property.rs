@@ -237,7 +237,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 fn setups() -> impl Strategy<Value = Setup> {
     let policy = prop_oneof![
-        4 => (14u32..22).prop_map(TestPolicy::Aligned),
+        4 => (14u32..22).prop_map(TestPolicy::Adaptive),
+        2 => (14u32..22).prop_map(TestPolicy::Aligned),
         1 => (0u32..70).prop_map(TestPolicy::Aligned),
         2 => Just(TestPolicy::Smallest),
         1 => Just(TestPolicy::Mute),
@@ -264,16 +265,20 @@ fn setups() -> impl Strategy<Value = Setup> {
         batch_max,
         len_max,
         placement,
+        prop_oneof![2 => Just(1usize << 20), 1 => 0usize..2000, 1 => Just(0)],
     )
         .prop_map(
-            |(policy, strict, max_bytes, max_entries, batch_max, len_max, placement)| Setup {
-                policy,
-                strict,
-                max_bytes,
-                max_entries,
-                batch_max,
-                len_max,
-                placement,
+            |(policy, strict, max_bytes, max_entries, batch_max, len_max, placement, table_max)| {
+                Setup {
+                    policy,
+                    strict,
+                    max_bytes,
+                    max_entries,
+                    batch_max,
+                    len_max,
+                    placement,
+                    table_max,
+                }
             },
         )
 }
@@ -353,9 +358,8 @@ fn excused(
                 let (Some(want), Some(small)) = (want, small) else {
                     continue;
                 };
-                let proposed = block_of(want)
-                    .and_then(|block| rig.setup.policy.propose(want, &block))
-                    .map_or(0, |proposal| cost(&proposal.span));
+                let proposed =
+                    block_of(want).map_or(0, |block| rig.setup.policy.most(want, &block));
                 need += if single {
                     cost(small)
                 } else {

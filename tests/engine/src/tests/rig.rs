@@ -18,7 +18,8 @@ use crate::{
         Address,
         Gpa,
         GpaSpan,
-        Iova, //
+        Iova,
+        GRANULE, //
     },
     engine::{
         Config,
@@ -28,10 +29,12 @@ use crate::{
     },
     policy::{
         smallest,
-        Aligned,
+        Adaptive,
         Policy,
         Proposal,
-        Ram, //
+        Ram,
+        Room,
+        View as Surroundings, //
     },
     sys::{
         Alloc,
@@ -113,10 +116,34 @@ pub(crate) fn list(spans: &[(u64, u64)]) -> Vec<Entry> {
         .collect()
 }
 
+/// Windows of one size, aligned to it; for a request that no such window covers, the smallest.
+pub(crate) struct Aligned(u64);
+
+impl Aligned {
+    /// Windows of `1 << shift` bytes, at least a granule.
+    pub(crate) fn new(shift: u32) -> Self {
+        Self(1u64.checked_shl(shift).unwrap_or(0).max(GRANULE))
+    }
+
+    pub(crate) fn propose(&self, request: &GpaSpan, block: &GpaSpan) -> Option<Proposal> {
+        let tile = request.round_out(self.0)?;
+        if tile.len() == self.0 {
+            Some(Proposal {
+                span: tile.intersection(block)?,
+                tile: true,
+            })
+        } else {
+            smallest(request, Some(block))
+        }
+    }
+}
+
 /// Policies for tests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TestPolicy {
     /// The module's.
+    Adaptive(u32),
+    /// Windows of one size.
     Aligned(u32),
     /// The smallest windows.
     Smallest,
@@ -126,9 +153,31 @@ pub(crate) enum TestPolicy {
     Wild(u64),
 }
 
+impl TestPolicy {
+    /// The most that a window for `request` can cost, in bytes.
+    pub(crate) fn most(&self, request: &GpaSpan, block: &GpaSpan) -> u64 {
+        if let TestPolicy::Adaptive(shift) = *self {
+            return cost(request).max(1u64.checked_shl(shift).unwrap_or(0));
+        }
+        let nothing = Surroundings {
+            len_at: &|_| None,
+            bytes: Room { left: 1, max: 1 },
+            entries: Room { left: 1, max: 1 },
+        };
+        self.propose(request, block, &nothing)
+            .map_or(0, |proposal| cost(&proposal.span))
+    }
+}
+
 impl Policy for TestPolicy {
-    fn propose(&self, request: &GpaSpan, block: &GpaSpan) -> Option<Proposal> {
+    fn propose(
+        &self,
+        request: &GpaSpan,
+        block: &GpaSpan,
+        view: &Surroundings<'_>,
+    ) -> Option<Proposal> {
         match *self {
+            TestPolicy::Adaptive(shift) => Adaptive::new(shift).propose(request, block, view),
             TestPolicy::Aligned(shift) => Aligned::new(shift).propose(request, block),
             TestPolicy::Smallest => smallest(request, Some(block)),
             TestPolicy::Mute => None,
@@ -172,6 +221,7 @@ pub(crate) struct Setup {
     pub(crate) batch_max: usize,
     pub(crate) len_max: u64,
     pub(crate) placement: Placement,
+    pub(crate) table_max: usize,
 }
 
 impl Default for Setup {
@@ -184,6 +234,7 @@ impl Default for Setup {
             batch_max: 64,
             len_max: u64::MAX,
             placement: Placement::Low,
+            table_max: 4096,
         }
     }
 }
@@ -215,6 +266,7 @@ impl Rig {
             max_bytes: setup.max_bytes,
             max_entries: setup.max_entries,
             ram: Ram::new(blocks.expect("memory")),
+            table_max: setup.table_max,
         };
         let engine = Engine::new(host.clone(), setup.policy, config).expect("memory");
         Self {

@@ -94,6 +94,12 @@ impl Controller {
         })
     }
 
+    /// How many threads of queues there are.
+    #[cfg(test)]
+    pub fn threads(&self) -> usize {
+        Arc::strong_count(&self.core) - 1
+    }
+
     fn violation(&self, what: String) {
         let bus = &self.core.bus;
         bus.counters.violation(&bus.name, what);

@@ -169,6 +169,19 @@ mod tests {
         assert_eq!(e, PrpError::Offset);
     }
 
+    #[test]
+    fn the_last_entry_of_a_page_is_data_when_it_is_the_last() {
+        let bus = fixture::bus(Mode::Identity, 0);
+        let list = RAM + PAGE as u64 - 16;
+        for (i, page) in [0x5000u64, 0x7000].into_iter().enumerate() {
+            let at = Gpa(list + 8 * i as u64);
+            bus.ram.write(at, &page.to_le_bytes()).unwrap();
+        }
+        let got = segments(&bus, Iova(0x1000), Iova(list), 3 * PAGE, PAGE);
+        let expected = vec![seg(0x1000, PAGE), seg(0x5000, PAGE), seg(0x7000, PAGE)];
+        assert_eq!(got, Ok(expected));
+    }
+
     proptest! {
         /// Builds lists as a driver does, starting anywhere in a page and chained
         /// where they must be, and expects the pages back.

@@ -798,8 +798,11 @@ fn disable_and_deletion_end_what_is_going_on() {
             let done = g.status(&mut admin, admin::DELETE_SQ, |d| d[10] = 1);
             assert_eq!(done, Status::SUCCESS);
             assert_eq!(g.bus.counters.snapshot().written_bytes, before + 16);
+            assert_eq!(g.controller.threads(), 1);
         } else {
+            assert_eq!(g.controller.threads(), 2);
             g.set(reg::CC, 0);
+            assert_eq!(g.controller.threads(), 0);
             assert_eq!(g.bus.counters.snapshot().written_bytes, before);
         }
         assert!(start.elapsed() < Duration::from_secs(60));

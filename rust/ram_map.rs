@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A map from granules of guest memory to ids, read without a lock.
+//!
+//! Guest RAM is known and dense, so its granules have a flat table: 4 bytes for 16 KiB. What is
+//! not in the table, such as memory that was added later, is in a [`GranuleMap`].
+
+use crate::arena::{
+    FreeList,
+    Id,
+    NONE, //
+};
+use crate::granule_map::{
+    Chunks,
+    GranuleMap, //
+};
+use crate::policy::Ram;
+use crate::sys::{
+    Acquire,
+    Alloc,
+    AllocError,
+    Atomic,
+    Relaxed,
+    Release,
+    Slab, //
+};
+
+/// See the module's documentation.
+pub(crate) struct RamMap {
+    /// The granule of the first slot.
+    first: u64,
+    slots: Slab<Atomic<u32>>,
+    beyond: GranuleMap,
+}
+
+impl RamMap {
+    /// An empty map with a table for the first `max` granules from the lowest of `ram` on, and
+    /// `beyond` for the rest. May sleep.
+    pub(crate) fn new(ram: &Ram, max: usize, beyond: GranuleMap) -> Result<Self, AllocError> {
+        let (first, granules) = match (ram.blocks().first(), ram.blocks().last()) {
+            (Some(low), Some(high)) => {
+                let first = low.first_granule();
+                let granules = high.last_granule().wrapping_sub(first).wrapping_add(1);
+                (first, usize::try_from(granules).unwrap_or(usize::MAX))
+            }
+            _ => (0, 0),
+        };
+        Ok(Self {
+            first,
+            slots: Slab::new(granules.min(max), Alloc::Sleep, |_| Atomic::new(NONE))?,
+            beyond,
+        })
+    }
+
+    #[inline(always)]
+    fn slot(&self, granule: u64) -> Option<&Atomic<u32>> {
+        // What is below the table has an index that is too large. CAST: So is what does not fit.
+        self.slots.get(granule.wrapping_sub(self.first) as usize)
+    }
+
+    /// The id of `granule`, or [`NONE`]. Lock-free; as [`GranuleMap::get`].
+    #[inline(always)]
+    pub(crate) fn get(&self, chunks: &Chunks, granule: u64) -> Id {
+        match self.slot(granule) {
+            Some(slot) => slot.load(Acquire),
+            None => self.beyond.get(chunks, granule),
+        }
+    }
+
+    /// As [`Self::get`], certain to find what is there. The caller holds the lock.
+    pub(crate) fn get_locked(&self, chunks: &Chunks, granule: u64) -> Id {
+        match self.slot(granule) {
+            Some(slot) => slot.load(Relaxed),
+            None => self.beyond.get_locked(chunks, granule),
+        }
+    }
+
+    /// Gives `granule` the id `id`, which is not [`NONE`]; as [`GranuleMap::set`].
+    pub(crate) fn set(
+        &self,
+        chunks: &Chunks,
+        free: &mut FreeList,
+        granule: u64,
+        id: Id,
+    ) -> Result<(), AllocError> {
+        match self.slot(granule) {
+            Some(slot) => {
+                // Release: a reader that finds the id finds the object as it was prepared.
+                slot.store(id, Release);
+                Ok(())
+            }
+            None => self.beyond.set(chunks, free, granule, id),
+        }
+    }
+
+    /// Takes `granule`'s id away if it is `id`; as [`GranuleMap::clear`].
+    pub(crate) fn clear(&self, chunks: &Chunks, free: &mut FreeList, granule: u64, id: Id) {
+        match self.slot(granule) {
+            Some(slot) => {
+                if slot.load(Relaxed) == id {
+                    slot.store(NONE, Relaxed);
+                }
+            }
+            None => self.beyond.clear(chunks, free, granule, id),
+        }
+    }
+}
