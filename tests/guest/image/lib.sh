@@ -166,16 +166,18 @@ engine() {
 # figure GROUP MODE CASE KEY=VALUE...: something that was measured, see src/bench/.
 figure() { say "figure $*"; }
 
-# reload PARAMETER...: our module anew, with a host that has nothing mapped; waits until the test
-# driver has the managed engine.
+# reload ENGINE PARAMETER...: our module anew, with a host that has nothing mapped; waits until the
+# test driver has the engine at that PCI address.
 reload() {
+	local engine=$1
+	shift
 	! grep -q '^apple_dma_pci ' /proc/modules || unload
 	MODULE=$* load
-	within 20 bound "$managed" apple_dma_test
+	within 20 bound "$engine" apple_dma_test
 }
 
-# doorbells: how often the managed engine's companion was called so far.
-doorbells() { counter managed companion/doorbells; }
+# doorbells DEVICE: how often the device's companion was called so far.
+doorbells() { counter "$1" companion/doorbells; }
 
 # field NAME TEXT: the value of NAME=VALUE in the text.
 field() {

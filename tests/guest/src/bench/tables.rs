@@ -137,8 +137,8 @@ fn summary(figures: &Figures) -> String {
     let mut table = Table::new("Targets", &["", "target", "measured", "reached"]);
     for target in targets::all(figures) {
         let bound = match target.bound {
-            Bound::AtMost => "at most",
-            Bound::AtLeast => "at least",
+            Bound::Ceiling => "at most",
+            Bound::Floor => "at least",
         };
         let digits = if target.target >= 10.0 { 0 } else { 3 };
         table.row([

@@ -17,10 +17,10 @@ pub const BUDGET: f64 = 1_342_177_280.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bound {
-    /// No more than the target.
-    AtMost,
-    /// No less.
-    AtLeast,
+    /// It is to be no more than the target.
+    Ceiling,
+    /// It is to be no less.
+    Floor,
 }
 
 /// A figure and what it should be.
@@ -54,8 +54,8 @@ pub fn with(figures: &Figures) -> Report<'_> {
 
 /// The targets.
 pub fn all(figures: &Figures) -> Vec<Target> {
-    use Bound::AtLeast;
-    use Bound::AtMost;
+    use Bound::Ceiling;
+    use Bound::Floor;
 
     let calls = |mode: &str, case: &str| figures.one("calls", mode, case).and_then(Figure::pair);
     let hits = LIVE.map(|live| calls("hit", &format!("page-{live}")));
@@ -91,56 +91,56 @@ pub fn all(figures: &Figures) -> Vec<Target> {
         target,
         measured,
         reached: measured.is_some_and(|measured| match bound {
-            AtMost => measured <= target,
-            AtLeast => measured >= target,
+            Ceiling => measured <= target,
+            Floor => measured >= target,
         }),
     };
     vec![
         target(
             "doorbells per call in steady state",
-            AtMost,
+            Ceiling,
             0.0,
             highest(&bells),
         ),
         target(
             "doorbells per NVMe I/O after warm-up",
-            AtMost,
+            Ceiling,
             0.001,
             highest(&disk_bells),
         ),
         target(
             "hit path, map and unmap, to direct mapping",
-            AtMost,
+            Ceiling,
             2.0,
             ratio(calls("hit", "page-10"), calls("direct", "page-10")),
         ),
         target(
             "hit path, most to least from 10 to 50,000 live, less 1",
-            AtMost,
+            Ceiling,
             0.1,
             spread,
         ),
         target(
             "whole-RAM mode, map and unmap, to direct mapping",
-            AtMost,
+            Ceiling,
             1.3,
             ratio(calls("whole", "page-10"), calls("direct-small", "page-10")),
         ),
         target(
             "scattered 4 KiB pages live at once",
-            AtLeast,
+            Floor,
             60_000.0,
             capacity("pages-64k", "mapped"),
         ),
         target(
             "GPU-like trace, part of max_bytes live at once",
-            AtLeast,
+            Floor,
             0.95,
             ratio(lowest(&gpu), Some(BUDGET)),
         ),
         target(
             "NVMe throughput to that of direct mapping",
-            AtLeast,
+            Floor,
             0.9,
             lowest(&throughput),
         ),
