@@ -548,6 +548,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
     fn map_piece(&self, span: &GpaSpan) -> Result<Piece, MapError> {
         let mut slow = self.slow.lock();
         let slow = &mut *slow;
+        if slow.map.is_full() {
+            return Err(MapError::NoMemory);
+        }
         let (id, window) = self
             .admit(slow, span, None)
             .map_err(|obstacle| match obstacle {

@@ -12,4 +12,5 @@ mod maps;
 mod policy;
 mod property;
 mod rig;
+mod whole;
 mod wire;

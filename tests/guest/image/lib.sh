@@ -99,11 +99,10 @@ within() {
 
 # --- drivers and devices ----------------------------------------------------
 
-# load: our module, with the parameters that the scenario sets as MODULE. By default RAM is not
-# mapped as a whole, which would leave next to nothing to test.
+# load: our module, as the scenario wants it.
 load() {
 	# shellcheck disable=SC2086 # words
-	insmod /test/modules/apple_dma_pci.ko ${MODULE-whole_ram=0}
+	insmod /test/modules/apple_dma_pci.ko $PARAMETERS
 }
 
 unload() { rmmod apple_dma_pci; }

@@ -120,13 +120,13 @@ impl Assets {
     }
 
     /// Writes an initial root file system to `path`: the base of `arch`, the scripts
-    /// of image/, the named modules, and `parameters` as shell assignments.
+    /// of image/, the named modules, and `variables` as shell assignments.
     pub fn initrd(
         &self,
         path: &Path,
         arch: Arch,
         modules: &[String],
-        parameters: &[(String, String)],
+        variables: &[(String, String)],
     ) -> Result<()> {
         let base = self.guest(arch).join("base.cpio");
         let mut out = File::create(path).with_context(|| path.display().to_string())?;
@@ -155,7 +155,7 @@ impl Assets {
             let module = read(&self.module(arch, name)?)?;
             archive.file(&format!("test/modules/{name}.ko"), &module)?;
         }
-        archive.file("test/parameters", assignments(parameters).as_bytes())?;
+        archive.file("test/variables", assignments(variables).as_bytes())?;
         archive.finish()?;
         Ok(())
     }
@@ -166,9 +166,9 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Shell assignments, quoted.
-fn assignments(parameters: &[(String, String)]) -> String {
+fn assignments(variables: &[(String, String)]) -> String {
     let mut text = String::new();
-    for (name, value) in parameters {
+    for (name, value) in variables {
         text.push_str(&format!("{name}='{}'\n", value.replace('\'', r"'\''")));
     }
     text
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn assignments_survive_quotes() {
-        let parameters = [("A".to_owned(), "it's $x".to_owned())];
-        assert_eq!(assignments(&parameters), "A='it'\\''s $x'\n");
+        let variables = [("A".to_owned(), "it's $x".to_owned())];
+        assert_eq!(assignments(&variables), "A='it'\\''s $x'\n");
     }
 }

@@ -65,11 +65,10 @@ pub fn run(
     fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
 
     let initrd = run.join("initrd");
-    let mut parameters: Vec<_> = scenario.set.clone().into_iter().collect();
-    parameters.push(("SCENARIO".to_owned(), case.script().to_owned()));
+    let mut variables = case.variables();
     let last_words = scenario.timeout.saturating_sub(LAST_WORDS);
-    parameters.push(("LAST_WORDS".to_owned(), last_words.to_string()));
-    assets.initrd(&initrd, case.arch, &scenario.modules, &parameters)?;
+    variables.push(("LAST_WORDS".to_owned(), last_words.to_string()));
+    assets.initrd(&initrd, case.arch, &scenario.modules, &variables)?;
 
     // A socket's path may have no more than 107 bytes.
     let sockets = tempfile::Builder::new().prefix("adp").tempdir()?;

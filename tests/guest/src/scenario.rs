@@ -13,6 +13,9 @@ use serde::Deserialize;
 
 use crate::assets::Arch;
 
+/// The module that all of this is about.
+const MODULE: &str = "apple_dma_pci";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -49,6 +52,12 @@ pub struct Scenario {
     /// Our modules, put into /test/modules.
     #[serde(default = "default_modules")]
     pub modules: Vec<String>,
+    /// The mode that the module is to be in, and must say it is in.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Further parameters of the module.
+    #[serde(default)]
+    pub parameters: String,
     /// Guest RAM in MiB.
     #[serde(default = "default_memory")]
     pub memory: u32,
@@ -73,9 +82,52 @@ pub struct Scenario {
     /// Devices that must have had DART faults; all others must have none.
     #[serde(default)]
     pub faulty: Vec<String>,
+    /// Devices whose companions may have refused requests; no other may.
+    #[serde(default)]
+    pub refused: Vec<String>,
     /// Devices that need not have moved data; all others must have, through mappings.
     #[serde(default)]
     pub idle: Vec<String>,
+}
+
+/// A mode of the module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Mode {
+    /// Windows that stay mapped while they are idle. Most scenarios want it: with all of RAM
+    /// mapped at once there is next to nothing left to test.
+    #[default]
+    #[serde(rename = "lazy")]
+    Lazy,
+    /// Windows that are given back at once.
+    #[serde(rename = "strict")]
+    Strict,
+    /// All of RAM at once, the module's default where it fits.
+    #[serde(rename = "whole-RAM")]
+    WholeRam,
+    /// Guest-physical addresses, which the module finds out by itself that the host uses.
+    #[serde(rename = "identity")]
+    Identity,
+}
+
+impl Mode {
+    /// As the module calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Lazy => "lazy",
+            Mode::Strict => "strict",
+            Mode::WholeRam => "whole-RAM",
+            Mode::Identity => "identity",
+        }
+    }
+
+    /// The parameter that asks for it.
+    fn parameter(self) -> &'static str {
+        match self {
+            Mode::Lazy => "whole_ram=0",
+            Mode::Strict => "strict=1",
+            Mode::WholeRam | Mode::Identity => "",
+        }
+    }
 }
 
 fn default_disk() -> u64 {
@@ -83,7 +135,7 @@ fn default_disk() -> u64 {
 }
 
 fn default_modules() -> Vec<String> {
-    vec!["apple_dma_pci".to_owned()]
+    vec![MODULE.to_owned()]
 }
 
 fn default_memory() -> u32 {
@@ -115,6 +167,22 @@ impl Case {
             .script
             .as_deref()
             .unwrap_or(&self.scenario.name)
+    }
+
+    /// Variables for the script: those of the scenario, and what every script may use.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let scenario = &self.scenario;
+        let parameters = [scenario.mode.parameter(), &scenario.parameters].join(" ");
+        let mut variables: Vec<_> = scenario.set.clone().into_iter().collect();
+        variables.push(("SCENARIO".to_owned(), self.script().to_owned()));
+        variables.push(("MODE".to_owned(), scenario.mode.name().to_owned()));
+        variables.push(("PARAMETERS".to_owned(), parameters.trim().to_owned()));
+        variables
+    }
+
+    /// Whether our module is part of it.
+    pub fn has_module(&self) -> bool {
+        self.scenario.modules.iter().any(|name| name == MODULE)
     }
 
     /// How long the guest may take.

@@ -55,6 +55,13 @@ pub fn judge(case: &Case, outcome: &Outcome) -> Vec<Assertion> {
     all.push(("script came to its end".into(), came_to_its_end(outcome)));
     all.push(("QEMU ended well".into(), qemu(scenario, outcome)));
     all.push(("kernel is content".into(), kernel(scenario, outcome)));
+    if case.has_module() {
+        let mode = scenario.mode.name();
+        all.push((
+            format!("module is in {mode} mode"),
+            logged(&format!("manages .*: {mode} mode"), &outcome.console),
+        ));
+    }
     for pattern in &scenario.log {
         all.push((
             format!("log has '{pattern}'"),
@@ -164,6 +171,7 @@ pub struct Companion {
     pub peak_mappings: u64,
     pub peak_bytes: u64,
     pub live_at_disconnect: Option<u64>,
+    pub refusals: BTreeMap<String, u64>,
     pub violations: Violations,
 }
 
@@ -229,6 +237,11 @@ fn judge_pair(scenario: &Scenario, name: &str, pair: &Pair, all: &mut Vec<Assert
         .unwrap_or(companion.live_mappings);
     let empty = ensure(left == 0, || format!("{left} mappings left"));
     assert("companion: nothing mapped at the end", empty);
+    if !scenario.refused.iter().any(|refused| refused == name) {
+        let refused = companion.refusals.iter().find(|(_, count)| **count > 0);
+        let none = refused.map_or(Ok(()), |(why, count)| Err(format!("{count} by {why}")));
+        assert("companion: refused nothing", none);
+    }
     let sizes = ensure(companion.unmap_size_mismatches == 0, || {
         format!("{} were not", companion.unmap_size_mismatches)
     });
@@ -274,7 +287,7 @@ mod tests {
                 "doorbells": 1, "entries_mapped": 1, "entries_unmapped": 1,
                 "unmap_size_mismatches": 0, "inval_batches": 0, "largest_batch": 1,
                 "live_mappings": 0, "peak_mappings": 1, "peak_bytes": 16384,
-                "live_at_disconnect": 0, "violations": violations,
+                "live_at_disconnect": 0, "refusals": { "bytes": 0, "slots": 0 }, "violations": violations,
             },
         } } })
     }
@@ -282,7 +295,7 @@ mod tests {
     fn good() -> Outcome {
         Outcome {
             events: vec![Event::Ok("x".into()), Event::Done],
-            console: "Linux version\napple_dma_pci: hello\n".into(),
+            console: "Linux version\nmanages d: lazy mode, hello\n".into(),
             qemu: Some(ExitStatus::from_raw(0)),
             stats: Ok(good_stats()),
             duration: Duration::ZERO,
@@ -353,6 +366,11 @@ mod tests {
                 "/companion/live_at_disconnect",
                 1,
                 "d: companion: nothing mapped at the end",
+            ),
+            (
+                "/companion/refusals/slots",
+                1,
+                "d: companion: refused nothing",
             ),
             (
                 "/companion/unmap_size_mismatches",

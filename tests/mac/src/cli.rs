@@ -55,8 +55,7 @@ pub struct Cli {
     #[arg(long, conflicts_with = "no_dext")]
     pub identity: bool,
 
-    /// Answer an IOVA that is the GPA, as QEMU without a dext does. Devices still reach
-    /// only what is mapped.
+    /// Answer an IOVA that is the GPA, as QEMU without a dext does. Devices reach all of RAM.
     #[arg(long)]
     pub no_dext: bool,
 

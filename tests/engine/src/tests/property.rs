@@ -40,10 +40,7 @@ use crate::{
         Limit,
         MapError, //
     },
-    policy::{
-        smallest,
-        Policy, //
-    },
+    policy::smallest,
     sys::fail_atomic_allocations,
     wire::Reject, //
 };
@@ -360,11 +357,11 @@ fn excused(
                 };
                 let proposed =
                     block_of(want).map_or(0, |block| rig.setup.policy.most(want, &block));
-                need += if single {
+                need = need.saturating_add(if single {
                     cost(small)
                 } else {
-                    cost(small).max(proposed) + 4 * GRANULE
-                };
+                    cost(small).max(proposed).saturating_add(4 * GRANULE)
+                });
             }
             // A window whose key was taken begins a little elsewhere.
             let moved = small
@@ -372,10 +369,10 @@ fn excused(
                 .flatten()
                 .any(|small| keys.contains(&small.start().raw()));
             if moved {
-                need += MIB;
+                need = need.saturating_add(MIB);
             }
             match limit {
-                Limit::Bytes => bytes + need > rig.setup.max_bytes,
+                Limit::Bytes => bytes.saturating_add(need) > rig.setup.max_bytes,
                 Limit::Entries => {
                     let need = u32::try_from(wants.len()).expect("few");
                     entries + need > rig.setup.max_entries
@@ -548,6 +545,7 @@ fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), TestCase
 
 proptest! {
     #![proptest_config(ProptestConfig {
+        // Each takes a millisecond or two; more are to be had by the environment.
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

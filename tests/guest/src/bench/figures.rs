@@ -123,19 +123,6 @@ impl Figures {
             .filter_map(|f| f.value(key))
             .min_by(f64::total_cmp)
     }
-
-    /// The median of what `of` makes of the figures of this name.
-    pub fn median(
-        &self,
-        group: &str,
-        mode: &str,
-        case: &str,
-        of: impl Fn(&Figure) -> Option<f64>,
-    ) -> Option<f64> {
-        let mut values: Vec<f64> = self.find(group, mode, case).filter_map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len().checked_sub(1)? / 2).copied()
-    }
 }
 
 /// `above / below`, if both are there and it makes sense.
@@ -163,18 +150,16 @@ mod tests {
     }
 
     #[test]
-    fn medians_are_of_one_name() {
+    fn sums_are_of_one_name() {
         let figures = Figures {
             kernel: String::new(),
             figures: ["io a x v=3", "io a x v=1", "io b x v=9", "io a x v=2"]
                 .map(|text| text.parse().unwrap())
                 .into(),
         };
-        let median = |mode| figures.median("io", mode, "x", |f| f.value("v"));
-        assert_eq!(
-            (median("a"), median("b"), median("c")),
-            (Some(2.0), Some(9.0), None)
-        );
+        let sum = |mode| figures.sum("io", mode, "x", "v");
+        assert_eq!((sum("a"), sum("b"), sum("c")), (Some(6.0), Some(9.0), None));
+        assert_eq!(figures.least("io", "a", "x", "v"), Some(1.0));
     }
 
     #[test]

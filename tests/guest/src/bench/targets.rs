@@ -155,9 +155,8 @@ pub fn bells_per_io(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
 
 /// Throughput of a disk to that of one with direct mapping.
 pub fn throughput(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
-    figures.median("io", mode, case, |f| {
-        ratio(f.value("ours"), f.value("theirs"))
-    })
+    let sum = |key| figures.sum("io", mode, case, key);
+    ratio(sum("ours"), sum("theirs"))
 }
 
 fn highest(values: &[Option<f64>]) -> Option<f64> {

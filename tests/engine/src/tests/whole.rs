@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All of guest RAM mapped at once: that it takes few doorbells, then none; that it is all or
+//! nothing; and that windows serve what the pieces do not.
+
+use super::{
+    host::{
+        span,
+        MapFault, //
+    },
+    rig::{
+        list,
+        Rig,
+        Setup,
+        ALL,
+        BASE,
+        KIB,
+        MIB,
+        RAM, //
+    },
+};
+use crate::{
+    addr::{
+        Address,
+        Gpa,
+        Iova, //
+    },
+    engine::MapError,
+    wire::Reject, //
+};
+
+fn roomy() -> Setup {
+    Setup {
+        max_bytes: 256 * MIB,
+        ..Setup::default()
+    }
+}
+
+/// An engine whose tables have room for a few pieces.
+fn ready(setup: Setup) -> Rig {
+    let rig = Rig::new(setup);
+    rig.engine
+        .reserve(setup.max_entries.min(8) as usize)
+        .expect("memory");
+    rig
+}
+
+/// Ends the engine and sees that the host has nothing left.
+fn end(rig: Rig) {
+    rig.host.look().held.clear();
+    let released = rig.engine.release();
+    assert_eq!((released.busy, released.lost), (0, 0));
+    assert!(rig.host.look().mappings.is_empty());
+}
+
+#[test]
+fn a_piece_for_each_block() {
+    let mut rig = ready(roomy());
+    assert_eq!(rig.engine.map_whole(), Ok(()));
+    assert_eq!(rig.host.look().mappings.len(), RAM.len());
+    let doorbells = rig.host.doorbells();
+    for &(start, len) in RAM {
+        for (at, len) in [(0, 1), (0, len), (len - 6, 6), (4096, 4096)] {
+            let iova = rig.map(start + at, len).expect("it is mapped");
+            assert_eq!(rig.engine.translate(iova, len), Some(Gpa::new(start + at)));
+            rig.unmap(start + at, len, iova);
+        }
+    }
+    let entries = list(&[
+        (BASE, 1),
+        (BASE + 5 * MIB, 100),
+        (RAM[0].0, 4096),
+        (BASE, 1),
+    ]);
+    rig.map_all(&entries, ALL).expect("all are mapped");
+    rig.unmap_all(&entries);
+    assert_eq!(rig.host.doorbells(), doorbells);
+    end(rig);
+}
+
+#[test]
+fn the_mask_still_counts() {
+    let mut rig = ready(roomy());
+    rig.engine.map_whole().expect("room");
+    let iova = rig.map(BASE, 4096).expect("it is mapped");
+    let mask = iova.raw() + 4095;
+    assert!(rig.map_masked(span(BASE, 4096), mask).is_ok());
+    assert_eq!(
+        rig.map_masked(span(BASE, 4096), mask - 1),
+        Err(MapError::Unreachable(iova))
+    );
+    end(rig);
+}
+
+#[test]
+fn not_if_it_does_not_fit() {
+    let all: u64 = RAM.iter().map(|(_, len)| len + 16 * KIB).sum();
+    for setup in [
+        Setup {
+            max_bytes: all,
+            ..roomy()
+        },
+        Setup {
+            max_entries: 2,
+            ..roomy()
+        },
+        Setup {
+            strict: true,
+            ..roomy()
+        },
+    ] {
+        let mut rig = ready(setup);
+        assert!(matches!(rig.engine.map_whole(), Err(MapError::Full(_))));
+        assert!(rig.host.look().mappings.is_empty());
+        let iova = rig.map(BASE, 4096).expect("windows serve");
+        rig.unmap(BASE, 4096, iova);
+        rig.release();
+    }
+}
+
+#[test]
+fn smaller_pieces_if_the_host_cannot_make_large_ones() {
+    let mut rig = ready(Setup {
+        len_max: 40 * MIB,
+        ..roomy()
+    });
+    assert_eq!(rig.engine.map_whole(), Ok(()));
+    assert_eq!(rig.host.look().mappings.len(), RAM.len() + 1);
+    let doorbells = rig.host.doorbells();
+    rig.map(BASE + 32 * MIB - 4096, 4096).expect("in the first");
+    rig.map(BASE + 32 * MIB, 4096).expect("in the second");
+    assert_eq!(rig.host.doorbells(), doorbells);
+    // Over the seam there is a window, found again.
+    let iova = rig.map(BASE + 32 * MIB - 1, 2).expect("a window");
+    assert_eq!(rig.host.doorbells(), doorbells + 1);
+    assert_eq!(rig.map(BASE + 32 * MIB - 1, 2), Ok(iova));
+    assert_eq!(rig.host.doorbells(), doorbells + 1);
+    for _ in 0..2 {
+        rig.unmap(BASE + 32 * MIB - 1, 2, iova);
+    }
+    // What is not RAM in one block is still refused.
+    assert_eq!(rig.map(BASE - 1, 2), Err(MapError::Refused));
+    end(rig);
+}
+
+#[test]
+fn what_an_earlier_kernel_left_is_given_back() {
+    let mut rig = ready(roomy());
+    for &(start, _) in RAM {
+        rig.host.look().leave_stale(&span(start, 4096));
+    }
+    assert_eq!(rig.engine.map_whole(), Ok(()));
+    assert_eq!(rig.host.look().stale(), 0);
+    assert_eq!(rig.engine.stats().stale, 3);
+    end(rig);
+}
+
+#[test]
+fn all_or_nothing() {
+    for fault in [
+        MapFault::Refuse,
+        MapFault::RejectMapped(Reject::Id),
+        MapFault::SilentMapped,
+        MapFault::Overlap,
+        MapFault::Wrap,
+    ] {
+        for at in 0..RAM.len() {
+            let mut rig = ready(roomy());
+            {
+                let mut state = rig.host.look();
+                state.map_faults.extend(vec![MapFault::None; at]);
+                state.map_faults.extend([fault; 100]);
+            }
+            assert!(rig.engine.map_whole().is_err(), "{fault:?} at {at}");
+            assert!(rig.host.look().mappings.is_empty(), "{fault:?} at {at}");
+            rig.host.look().map_faults.clear();
+            rig.check();
+            // There is nothing at the addresses that were given back.
+            assert_eq!(rig.engine.translate(Iova::new(0x8000_0000), 1), None);
+            let iova = rig.map(BASE, 4096).expect("windows serve");
+            rig.unmap(BASE, 4096, iova);
+            end(rig);
+        }
+    }
+}
+
+#[test]
+fn it_ends_where_batches_hold_nothing() {
+    let mut rig = ready(Setup {
+        batch_max: 0,
+        ..roomy()
+    });
+    assert!(rig.engine.map_whole().is_err());
+    assert_eq!(rig.host.doorbells(), 0);
+}
