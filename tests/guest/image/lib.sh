@@ -171,7 +171,7 @@ reload() {
 	local engine=$1
 	shift
 	! grep -q '^apple_dma_pci ' /proc/modules || unload
-	MODULE=$* load
+	PARAMETERS=$* load
 	within 20 bound "$engine" apple_dma_test
 }
 
