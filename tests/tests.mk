@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest lint test-help
+.PHONY: setup update demo check check-unit check-guest bench lint test-help
 
 setup:
 	@$(env)/setup
@@ -27,6 +27,14 @@ check-unit: setup
 check-guest: setup
 	@$(in_root) $(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
 
+# FILTER=REGEX picks guests of tests/guest/bench.toml.
+bench: setup
+	@$(in_root) $(env)/build-modules arm64 >/dev/null
+	@$(in_root) cargo build --quiet --release --locked --manifest-path tests/Cargo.toml \
+		-p apple-dma-guest -p apple-dma-mac
+	@$(in_root) cargo run --quiet --release --locked --manifest-path tests/Cargo.toml \
+		-p apple-dma-guest -- bench $(if $(FILTER),--filter '$(FILTER)')
+
 lint: setup
 	@$(in_root) $(env)/lint
 
@@ -34,5 +42,6 @@ help: test-help
 test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
+	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'
 	@echo 'make lint                 formatting, lints and style'
 	@echo 'make setup                what these need, which they do first; make update: newer packages'

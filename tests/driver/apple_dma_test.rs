@@ -20,6 +20,7 @@ mod exchange;
 mod exercise;
 mod failure;
 mod interrupt;
+mod land;
 mod mapping;
 mod noncontiguous;
 mod pattern;

@@ -92,6 +92,7 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Resource),
     command!(exercise::AfterUnmap),
     command!(exercise::Mmap),
+    command!(exercise::Capacity),
     command!(exercise::Cost),
     command!(exercise::CostSg),
     command!(exercise::Stress<'_>),

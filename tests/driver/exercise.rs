@@ -4,6 +4,7 @@
 
 mod after_unmap;
 mod alloc;
+mod capacity;
 mod coherent;
 mod copy;
 mod cost;
@@ -23,6 +24,7 @@ pub(crate) use self::{
         Noncontig,
         Pages, //
     },
+    capacity::Capacity,
     coherent::Coherent,
     copy::Copy,
     cost::{

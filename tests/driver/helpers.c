@@ -7,7 +7,9 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/irq_work.h>
+#include <linux/irqflags.h>
 #include <linux/kthread.h>
+#include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/module.h>
@@ -93,6 +95,84 @@ void dma_test_sg_set_page(struct scatterlist *sg, struct page *page,
 struct page *dma_test_sg_page(struct scatterlist *sg)
 {
 	return sg_page(sg);
+}
+
+/*
+ * The clock is looked at out of line, lest the compiler move parts of it, and
+ * nothing but one call stands between two looks.
+ */
+static noinline u64 look_at_clock(void)
+{
+	return ktime_get_ns();
+}
+
+void dma_test_time_nothing(u64 *ns)
+{
+	unsigned long flags;
+	u64 start;
+
+	local_irq_save(flags);
+	start = look_at_clock();
+	*ns = look_at_clock() - start;
+	local_irq_restore(flags);
+}
+
+dma_addr_t dma_test_time_map_page(struct device *dev, struct page *page,
+				  size_t offset, size_t size,
+				  enum dma_data_direction dir, u64 *ns)
+{
+	unsigned long flags;
+	dma_addr_t addr;
+	u64 start;
+
+	local_irq_save(flags);
+	start = look_at_clock();
+	addr = dma_map_page_attrs(dev, page, offset, size, dir, 0);
+	*ns = look_at_clock() - start;
+	local_irq_restore(flags);
+	return addr;
+}
+
+void dma_test_time_unmap_page(struct device *dev, dma_addr_t addr, size_t size,
+			      enum dma_data_direction dir, u64 *ns)
+{
+	unsigned long flags;
+	u64 start;
+
+	local_irq_save(flags);
+	start = look_at_clock();
+	dma_unmap_page_attrs(dev, addr, size, dir, 0);
+	*ns = look_at_clock() - start;
+	local_irq_restore(flags);
+}
+
+unsigned int dma_test_time_map_sg(struct device *dev, struct scatterlist *sg,
+				  int nents, enum dma_data_direction dir,
+				  u64 *ns)
+{
+	unsigned int segments;
+	unsigned long flags;
+	u64 start;
+
+	local_irq_save(flags);
+	start = look_at_clock();
+	segments = dma_map_sg_attrs(dev, sg, nents, dir, 0);
+	*ns = look_at_clock() - start;
+	local_irq_restore(flags);
+	return segments;
+}
+
+void dma_test_time_unmap_sg(struct device *dev, struct scatterlist *sg,
+			    int nents, enum dma_data_direction dir, u64 *ns)
+{
+	unsigned long flags;
+	u64 start;
+
+	local_irq_save(flags);
+	start = look_at_clock();
+	dma_unmap_sg_attrs(dev, sg, nents, dir, 0);
+	*ns = look_at_clock() - start;
+	local_irq_restore(flags);
 }
 
 struct mmap_call {

@@ -66,4 +66,23 @@ int dma_test_on_cpus(unsigned int count,
 		     void (*fn)(void *arg, unsigned int worker), void *arg);
 unsigned int dma_test_online_cpus(void);
 
+/*
+ * Each of these times one call of the function of the DMA API that its name
+ * ends in, and nothing but that, with interrupts off: @ns becomes how many
+ * nanoseconds there are between looking at the clock before the call and after
+ * it. dma_test_time_nothing() has no call between the two. What remains when its
+ * time is taken off is the call's.
+ */
+void dma_test_time_nothing(u64 *ns);
+dma_addr_t dma_test_time_map_page(struct device *dev, struct page *page,
+				  size_t offset, size_t size,
+				  enum dma_data_direction dir, u64 *ns);
+void dma_test_time_unmap_page(struct device *dev, dma_addr_t addr, size_t size,
+			      enum dma_data_direction dir, u64 *ns);
+unsigned int dma_test_time_map_sg(struct device *dev, struct scatterlist *sg,
+				  int nents, enum dma_data_direction dir,
+				  u64 *ns);
+void dma_test_time_unmap_sg(struct device *dev, struct scatterlist *sg,
+			    int nents, enum dma_data_direction dir, u64 *ns);
+
 #endif /* _APPLE_DMA_TEST_HELPERS_H */

@@ -2,7 +2,10 @@
 
 //! Streaming mappings of one contiguous range.
 
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop, //
+};
 
 use kernel::{
     bindings,
@@ -23,6 +26,7 @@ use crate::{
         Doing,
         Failure, //
     },
+    land::Place, //
 };
 
 /// The function that makes the mapping; each has a counterpart that undoes it.
@@ -59,7 +63,7 @@ pub(crate) struct Mapping<'a> {
     request: Request,
     iova: Iova,
     /// The memory stays while it is mapped.
-    _buffer: PhantomData<&'a Buffer>,
+    _memory: PhantomData<&'a Buffer>,
 }
 
 impl<'a> Mapping<'a> {
@@ -109,8 +113,65 @@ impl<'a> Mapping<'a> {
             dev,
             request,
             iova,
-            _buffer: PhantomData,
+            _memory: PhantomData,
         })
+    }
+
+    /// Maps `place` for `dev` by `dma_map_page_attrs`, and tells how many nanoseconds that took.
+    pub(crate) fn timed(
+        dev: &'a Device<Bound>,
+        place: &Place<'a>,
+        direction: DataDirection,
+    ) -> Result<(Self, u64), Failure> {
+        let (page, in_page) = place.page().doing("choosing what to map")?;
+        let mut taken = 0;
+
+        // SAFETY: `dev` is bound, and the pages from `page` on outlive the mapping.
+        let iova = unsafe {
+            helpers::dma_test_time_map_page(
+                raw(dev),
+                page,
+                in_page,
+                place.len(),
+                direction.into(),
+                &mut taken,
+            )
+        };
+        let iova = check(dev, iova, "mapping")?;
+
+        // INVARIANT: This was just returned and is no error.
+        let mapping = Self {
+            dev,
+            request: Request {
+                function: Function::Page,
+                offset: in_page,
+                len: place.len(),
+                direction,
+                attrs: 0,
+            },
+            iova,
+            _memory: PhantomData,
+        };
+        Ok((mapping, taken))
+    }
+
+    /// Unmaps what [`Mapping::timed`] mapped, and tells how many nanoseconds that took.
+    pub(crate) fn unmap_timed(self) -> u64 {
+        let this = ManuallyDrop::new(self);
+        let mut taken = 0;
+
+        // SAFETY: By the type's invariant, the range is mapped, by the function of pages. It is
+        // not unmapped again.
+        unsafe {
+            helpers::dma_test_time_unmap_page(
+                raw(this.dev),
+                this.iova.value(),
+                this.request.len,
+                this.request.direction.into(),
+                &mut taken,
+            )
+        };
+        taken
     }
 
     /// Where the device sees the first byte.

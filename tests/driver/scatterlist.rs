@@ -4,7 +4,10 @@
 //!
 //! `kernel::scatterlist` maps the pages of a vector; here the entries start and end anywhere.
 
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop, //
+};
 
 use kernel::{
     bindings,
@@ -164,6 +167,65 @@ impl<'a> Mapping<'a> {
             table,
             _list: PhantomData,
         })
+    }
+
+    /// Maps what `described` describes by `dma_map_sg_attrs`, and tells how many nanoseconds that
+    /// took.
+    pub(crate) fn timed(
+        dev: &'a Device<Bound>,
+        described: &'a mut Described<'_>,
+        direction: DataDirection,
+    ) -> Result<(Self, u64), Failure> {
+        let mut taken = 0;
+        // SAFETY: `dev` is bound, and the list has this many entries, all with pages.
+        let nents = unsafe {
+            helpers::dma_test_time_map_sg(
+                raw(dev),
+                described.list.table.sgl,
+                described.used as c_int,
+                direction.into(),
+                &mut taken,
+            )
+        };
+        if nents == 0 {
+            return Err(Failure::call("mapping a scatterlist", EIO));
+        }
+
+        // INVARIANT: Just mapped, as this many segments.
+        let mapping = Self {
+            dev,
+            request: Request {
+                function: Function::Sg,
+                direction,
+                attrs: 0,
+            },
+            table: bindings::sg_table {
+                sgl: described.list.table.sgl,
+                nents,
+                orig_nents: described.used,
+            },
+            _list: PhantomData,
+        };
+        Ok((mapping, taken))
+    }
+
+    /// Unmaps what [`Mapping::timed`] mapped, and tells how many nanoseconds that took.
+    pub(crate) fn unmap_timed(self) -> u64 {
+        let this = ManuallyDrop::new(self);
+        let mut taken = 0;
+
+        // SAFETY: By the type's invariant, these entries are mapped, by the function of lists.
+        // They are not unmapped again.
+        unsafe {
+            helpers::dma_test_time_unmap_sg(
+                raw(this.dev),
+                this.table.sgl,
+                this.table.orig_nents as c_int,
+                this.request.direction.into(),
+                &mut taken,
+            )
+        };
+        taken
     }
 
     /// The segments as the device sees them.

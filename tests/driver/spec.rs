@@ -45,6 +45,15 @@ pub(crate) enum Layout {
     Scattered,
 }
 
+/// A series of requests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// Ranges of one length at regular distances, in random order.
+    Pages,
+    /// What a GPU's driver asks for: pages in clusters, and large buffers between them.
+    Gpu,
+}
+
 /// A parameter that not every command has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
@@ -57,13 +66,17 @@ pub(crate) enum Key {
     Count,
     Dir,
     Expect,
+    Fresh,
     Layout,
     Len,
     Off,
+    Pairs,
     Samples,
     SkipSync,
     Spread,
+    Stride,
     Sync,
+    Trace,
 }
 
 /// Everything a command can ask for.
@@ -90,15 +103,23 @@ pub(crate) struct Spec {
     pub(crate) direction: Choice<DataDirection>,
     /// Whether the kernel is to refuse.
     pub(crate) expect_failure: bool,
+    /// Whether nothing is mapped twice.
+    pub(crate) fresh: bool,
     pub(crate) layout: Choice<Layout>,
+    /// Pairs of operations that are timed as a whole.
+    pub(crate) pairs: usize,
     /// Timed operations of a turn.
     pub(crate) samples: usize,
     /// Whether to map and unmap with `DMA_ATTR_SKIP_CPU_SYNC`.
     pub(crate) skip_sync: bool,
     /// One of this many pages is kept of what is allocated.
     pub(crate) spread: usize,
+    /// Bytes from the start of what is mapped to the next, 0 for as few as possible.
+    pub(crate) stride: usize,
     /// How often the memory changes hands while it is mapped.
     pub(crate) syncs: usize,
+    /// What is mapped one after the other.
+    pub(crate) trace: Trace,
 
     pub(crate) context: Choice<Context>,
     pub(crate) wait: Wait,
@@ -122,11 +143,15 @@ impl Spec {
         check: 0,
         direction: Choice::Is(DataDirection::Bidirectional),
         expect_failure: false,
+        fresh: false,
         layout: Choice::Any,
+        pairs: 0,
         samples: 1000,
         skip_sync: false,
         spread: 1,
+        stride: 0,
         syncs: 0,
+        trace: Trace::Pages,
         context: Choice::Is(Context::Process),
         wait: Wait::Interrupt,
         iterations: 1,
@@ -161,13 +186,17 @@ impl Spec {
             Key::Count => self.count = bounds(value)?,
             Key::Dir => self.direction = direction(value)?,
             Key::Expect => self.expect_failure = failure(value)?,
+            Key::Fresh => self.fresh = number(value)? != 0,
             Key::Layout => self.layout = layout(value)?,
             Key::Len => self.len = bounds(value)?,
             Key::Off => self.offset = bounds(value)?,
+            Key::Pairs => self.pairs = size(value)?,
             Key::Samples => self.samples = size(value)?,
             Key::SkipSync => self.skip_sync = number(value)? != 0,
             Key::Spread => self.spread = size(value)?,
+            Key::Stride => self.stride = size(value)?,
             Key::Sync => self.syncs = size(value)?,
+            Key::Trace => self.trace = trace(value)?,
         }
         Ok(())
     }
@@ -184,13 +213,17 @@ fn own_key(name: &str) -> Option<Key> {
         "n" => Key::Count,
         "dir" => Key::Dir,
         "expect" => Key::Expect,
+        "fresh" => Key::Fresh,
         "layout" => Key::Layout,
         "len" => Key::Len,
         "off" => Key::Off,
+        "pairs" => Key::Pairs,
         "samples" => Key::Samples,
         "skip_sync" => Key::SkipSync,
         "spread" => Key::Spread,
+        "stride" => Key::Stride,
         "sync" => Key::Sync,
+        "trace" => Key::Trace,
         _ => return None,
     })
 }
@@ -288,6 +321,14 @@ fn layout(value: &str) -> Result<Choice<Layout>> {
         "adjacent" => Ok(Choice::Is(Layout::Adjacent)),
         "scattered" => Ok(Choice::Is(Layout::Scattered)),
         "mixed" => Ok(Choice::Any),
+        _ => Err(EINVAL),
+    }
+}
+
+fn trace(value: &str) -> Result<Trace> {
+    match value {
+        "pages" => Ok(Trace::Pages),
+        "gpu" => Ok(Trace::Gpu),
         _ => Err(EINVAL),
     }
 }

@@ -2,8 +2,8 @@
 
 //! `cost`, `cost_sg`: how long mapping and unmapping take.
 //!
-//! One operation at a time is timed, and the median told: an interrupt costs a sample, not the
-//! result. Where the clock counts instructions (QEMU's `-icount shift=0`) so do these exercises.
+//! One call at a time is timed, by C that does nothing else meanwhile. Where the clock counts
+//! instructions (QEMU's `-icount shift=0`) so do these exercises.
 
 use core::iter::once;
 
@@ -22,38 +22,91 @@ use kernel::{
 };
 
 use crate::{
-    exchange::Segment,
+    bindings as helpers,
+    exchange::{
+        Exchange,
+        Segment, //
+    },
     failure::{
         Doing,
         Failure, //
+    },
+    land::{
+        Land,
+        Ranges, //
     },
     mapping::Mapping,
     rng::{
         Bounds,
         Rng, //
     },
-    scatterlist,
+    scatterlist::{
+        self,
+        Described,
+        Entry,
+        List, //
+    },
     spec::{
-        Choice,
         Key,
-        Layout,
         Spec, //
     },
 };
 
 use super::{
-    hold::Hold,
-    sg::Sg,
     Exercise,
     Turn, //
 };
 
-/// What the timed operations took.
+const DIRECTION: DataDirection = DataDirection::Bidirectional;
+
+/// What the calls of one kind took, in nanoseconds.
+struct Times(KVVec<u64>);
+
+impl Times {
+    fn with_capacity(room: usize) -> Result<Self, Failure> {
+        KVVec::with_capacity(room, GFP_KERNEL)
+            .map(Self)
+            .doing("listing the samples")
+    }
+
+    fn add(&mut self, taken: u64) -> Result<(), Failure> {
+        self.0
+            .push_within_capacity(taken)
+            .map_err(|_| ENOMEM)
+            .doing("listing the samples")
+    }
+
+    /// The number that half of the others are not above.
+    fn median(&self) -> u64 {
+        self.0
+            .get(self.0.len().saturating_sub(1) / 2)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn mean(&self) -> u64 {
+        let sum = self
+            .0
+            .iter()
+            .fold(0u64, |sum, taken| sum.saturating_add(*taken));
+
+        // CAST: `usize` is not wider than `u64`.
+        sum.checked_div(self.0.len() as u64).unwrap_or(0)
+    }
+
+    fn highest(&self) -> u64 {
+        self.0.last().copied().unwrap_or(0)
+    }
+}
+
+/// What the timed calls took.
 struct Samples {
     /// Nothing at all: the price of looking at the clock.
-    nothing: KVVec<i64>,
-    map: KVVec<i64>,
-    unmap: KVVec<i64>,
+    nothing: Times,
+    map: Times,
+    unmap: Times,
+    /// What a pair of calls takes, clock and all, when one follows the other.
+    pair: u64,
 }
 
 impl Samples {
@@ -62,110 +115,169 @@ impl Samples {
             .map_err(Error::from)
             .and_then(|turns| turns.checked_mul(spec.samples).ok_or(ENOMEM))
             .doing("listing the samples")?;
-        let list = || KVVec::with_capacity(room, GFP_KERNEL).doing("listing the samples");
 
         Ok(Self {
-            nothing: list()?,
-            map: list()?,
-            unmap: list()?,
+            nothing: Times::with_capacity(room)?,
+            map: Times::with_capacity(room)?,
+            unmap: Times::with_capacity(room)?,
+            pair: 0,
         })
     }
-}
 
-/// Adds to `samples` what `f` takes.
-fn time<R>(samples: &mut KVVec<i64>, f: impl FnOnce() -> R) -> Result<R, Failure> {
-    let start = Instant::<Monotonic>::now();
-    let result = f();
-    let taken = start.elapsed().as_nanos();
+    /// Adds what nothing takes.
+    fn add_nothing(&mut self) -> Result<(), Failure> {
+        let mut taken = 0;
 
-    samples
-        .push_within_capacity(taken)
-        .map_err(|_| ENOMEM)
-        .doing("listing the samples")?;
-    Ok(result)
-}
+        // SAFETY: `taken` is valid for writing.
+        unsafe { helpers::dma_test_time_nothing(&mut taken) };
+        self.nothing.add(taken)
+    }
 
-/// The median: the least number that half of the samples are not above.
-///
-/// Found by bisection, since a remark cannot reorder what it is about.
-fn median(samples: &KVVec<i64>) -> i64 {
-    let mut low = 0;
-    let mut high = samples.iter().copied().max().unwrap_or(0);
-
-    while low < high {
-        let middle = low.saturating_add(high.saturating_sub(low) / 2);
-        let not_above = samples.iter().filter(|sample| **sample <= middle).count();
-
-        if not_above.saturating_mul(2) >= samples.len() {
-            high = middle;
-        } else {
-            low = middle.saturating_add(1);
+    /// Puts the samples in order, for [`fmt::Display`].
+    fn sort(&mut self) {
+        for times in [&mut self.nothing, &mut self.map, &mut self.unmap] {
+            times.0.sort_unstable();
         }
     }
-    low
+
+    /// Times `count` runs of `pair` as a whole.
+    fn time_pairs(
+        &mut self,
+        count: usize,
+        mut pair: impl FnMut() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let start = Instant::<Monotonic>::now();
+
+        for _ in 0..count {
+            pair()?;
+        }
+        // CAST: A monotonic clock does not run backwards; `usize` is not wider than `u64`.
+        let taken = start.elapsed().as_nanos() as u64;
+        self.pair = taken.checked_div(count as u64).unwrap_or(0);
+        Ok(())
+    }
 }
 
 impl fmt::Display for Samples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            " samples={} map={} unmap={} nothing={} ns",
-            self.map.len(),
-            median(&self.map),
-            median(&self.unmap),
-            median(&self.nothing)
+            " samples={} map={} unmap={} nothing={} map_mean={} unmap_mean={} map_max={} \
+             unmap_max={} pair={} ns",
+            self.map.0.len(),
+            self.map.median(),
+            self.unmap.median(),
+            self.nothing.median(),
+            self.map.mean(),
+            self.unmap.mean(),
+            self.map.highest(),
+            self.unmap.highest(),
+            self.pair,
         )
     }
 }
 
+/// `count` ranges, and with `fresh` one more for each of `lists` times `samples`.
+fn ranges_needed(count: usize, spec: &Spec, lists: usize) -> usize {
+    let fresh = match spec.fresh {
+        true => spec.samples.saturating_mul(lists),
+        false => 0,
+    };
+
+    count.saturating_add(fresh)
+}
+
+/// The ranges that `spec` is about.
+fn ranges(spec: &Spec) -> Result<Ranges> {
+    Ranges::new(spec.offset.high, spec.len.high, spec.stride)
+}
+
 /// `dma_map_page` and its opposite, while many other mappings are live.
 pub(crate) struct Cost {
-    held: Hold,
+    land: Land,
+    ranges: Ranges,
     samples: Samples,
 }
 
 impl Exercise<'_> for Cost {
     const NAME: &'static str = "cost";
-    const KEYS: &'static [Key] = &[Key::Count, Key::Len, Key::Off, Key::Samples, Key::Spread];
+    const KEYS: &'static [Key] = &[
+        Key::Count,
+        Key::Fresh,
+        Key::Len,
+        Key::Off,
+        Key::Pairs,
+        Key::Samples,
+        Key::Stride,
+    ];
     const ATOMIC: bool = false;
 
-    fn prepare(dev: &Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure> {
+    fn prepare(_: &Device<Bound>, spec: &Spec, _: &mut Rng) -> Result<Self, Failure> {
+        let ranges = ranges(spec).doing("choosing what to map")?;
+        let count = ranges_needed(spec.count.high, spec, 1);
+
         Ok(Self {
-            held: Hold::prepare(dev, spec, rng)?,
+            land: Land::for_ranges(count, &ranges).doing("allocating the memory to map")?,
+            ranges,
             samples: Samples::new(spec)?,
         })
     }
 
-    /// Maps everything, then unmaps one at random and maps it again, over and over.
+    /// Maps everything, then unmaps one at random and maps it again, over and over; or, with
+    /// `fresh`, one that was never mapped.
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
-        let Self { held, samples } = self;
-        let pieces = held.pieces();
-        let direction = DataDirection::Bidirectional;
-        let mut mappings: KVVec<Option<Mapping<'_>>> =
-            KVVec::with_capacity(pieces.len(), GFP_KERNEL).doing("listing the mappings")?;
+        let Self {
+            land,
+            ranges,
+            samples,
+        } = self;
+        let count = turn.spec.count.high;
+        let place = |index| land.range(ranges, index).doing("choosing what to map");
+        let mut mappings: KVVec<(Option<Mapping<'_>>, usize)> =
+            KVVec::with_capacity(count, GFP_KERNEL).doing("listing the mappings")?;
 
-        for piece in pieces {
+        for index in 0..count {
+            let (mapping, _) = Mapping::timed(turn.dev, &place(index)?, DIRECTION)?;
             mappings
-                .push(Some(piece.map(turn.dev, direction)?), GFP_KERNEL)
+                .push((Some(mapping), index), GFP_KERNEL)
                 .doing("listing the mappings")?;
         }
-        for _ in 0..turn.spec.samples {
-            let chosen = turn.rng.below(pieces.len());
-            let (Some(piece), Some(mapping)) = (pieces.get(chosen), mappings.get_mut(chosen))
-            else {
+        for sample in 0..turn.spec.samples {
+            let chosen = turn.rng.below(count);
+            let Some((mapping, index)) = mappings.get_mut(chosen) else {
                 continue;
             };
 
-            time(&mut samples.nothing, || ())?;
-            time(&mut samples.unmap, || *mapping = None)?;
-            *mapping = Some(time(&mut samples.map, || piece.map(turn.dev, direction))??);
+            samples.add_nothing()?;
+            if let Some(mapping) = mapping.take() {
+                samples.unmap.add(mapping.unmap_timed())?;
+            }
+            if turn.spec.fresh {
+                *index = count.saturating_add(sample);
+            }
+            let (new, taken) = Mapping::timed(turn.dev, &place(*index)?, DIRECTION)?;
+            samples.map.add(taken)?;
+            *mapping = Some(new);
         }
+        let mut next = 0usize;
+        samples.time_pairs(turn.spec.pairs, || {
+            next = next.saturating_add(1).checked_rem(count).unwrap_or(0);
+            if let Some((mapping, index)) = mappings.get_mut(next) {
+                if let Some(mapping) = mapping.take() {
+                    mapping.unmap_timed();
+                }
+                *mapping = Some(Mapping::timed(turn.dev, &place(*index)?, DIRECTION)?.0);
+            }
+            Ok(())
+        })?;
+        samples.sort();
 
         // What was timed did work.
-        if let (Some(piece), Some(Some(mapping))) = (pieces.first(), mappings.first()) {
-            let len = piece.len();
+        if let Some((Some(mapping), index)) = mappings.last() {
+            let place = place(*index)?;
+            let len = place.len();
             let iova = mapping.iova();
-            let exchange = piece.exchange(direction);
+            let exchange = Exchange::new(place.spans(), DIRECTION, turn.rng.next());
 
             exchange.stage();
             mapping.sync_for_device();
@@ -183,52 +295,110 @@ impl Exercise<'_> for Cost {
 
 /// `dma_map_sg` and its opposite.
 pub(crate) struct CostSg {
-    sg: Sg,
+    land: Land,
+    ranges: Ranges,
+    list: List,
+    entries: KVVec<Entry>,
     samples: Samples,
+}
+
+impl CostSg {
+    /// Chooses the entries of list number `number`.
+    fn choose(&mut self, number: usize, count: usize) -> Result {
+        let first = number.saturating_mul(count);
+
+        self.entries.clear();
+        for index in first..first.saturating_add(count) {
+            self.entries
+                .push_within_capacity(self.land.entry(&self.ranges, index)?)
+                .map_err(|_| ENOMEM)?;
+        }
+        Ok(())
+    }
+
+    /// Maps the entries, checks that what is mapped works, and unmaps them.
+    fn check(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
+        let Self {
+            land,
+            list,
+            entries,
+            ..
+        } = self;
+        let mut lengths =
+            KVVec::with_capacity(entries.len(), GFP_KERNEL).doing("listing the segments")?;
+        let spans = entries.iter().filter_map(|entry| entry.span(land.blocks()));
+        let exchange = Exchange::new(spans, DIRECTION, turn.rng.next());
+        let mut described = Described::new(list, entries, land.blocks())?;
+
+        exchange.stage();
+        let (mapping, _) = scatterlist::Mapping::timed(turn.dev, &mut described, DIRECTION)?;
+        for segment in mapping.segments() {
+            lengths
+                .push(segment.len, GFP_KERNEL)
+                .doing("listing the segments")?;
+        }
+        exchange.engine(turn.channel, mapping.segments())?;
+        mapping.unmap_timed();
+        exchange.verify(turn.channel, lengths.iter().copied())
+    }
 }
 
 impl Exercise<'_> for CostSg {
     const NAME: &'static str = "cost_sg";
     const KEYS: &'static [Key] = &[
-        Key::Api,
         Key::Count,
-        Key::Layout,
+        Key::Fresh,
         Key::Len,
         Key::Off,
         Key::Samples,
+        Key::Stride,
     ];
     const ATOMIC: bool = false;
 
     fn defaults(spec: &mut Spec) {
         spec.count = Bounds::exactly(32);
-        spec.layout = Choice::Is(Layout::Scattered);
     }
 
-    fn prepare(dev: &Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure> {
+    fn prepare(_: &Device<Bound>, spec: &Spec, _: &mut Rng) -> Result<Self, Failure> {
+        let count = spec.count.high;
+        let ranges = ranges(spec).doing("choosing what to map")?;
+        let needed = ranges_needed(count, spec, count);
+
         Ok(Self {
-            sg: Sg::prepare(dev, spec, rng)?,
+            land: Land::for_ranges(needed, &ranges).doing("allocating the memory to map")?,
+            ranges,
+            list: List::new(count).doing("allocating the scatterlist")?,
+            entries: KVVec::with_capacity(count, GFP_KERNEL).doing("listing the entries")?,
             samples: Samples::new(spec)?,
         })
     }
 
-    /// Maps and unmaps the same list over and over, then uses it.
+    /// Maps and unmaps a list that was mapped before over and over, or with `fresh` ones that were
+    /// not.
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
-        let Self { sg, samples } = self;
-        let request = Sg::request(turn);
+        let count = turn.spec.count.high;
 
-        sg.lay_out(turn.spec, turn.rng)?;
-        {
-            let mut described = sg.describe()?;
+        self.choose(0, count).doing("laying out the scatterlist")?;
+        self.check(turn)?;
+        for sample in 0..turn.spec.samples {
+            let number = match turn.spec.fresh {
+                true => sample.saturating_add(1),
+                false => 0,
+            };
 
-            for _ in 0..turn.spec.samples {
-                time(&mut samples.nothing, || ())?;
-                let mapping = time(&mut samples.map, || {
-                    scatterlist::Mapping::new(turn.dev, &mut described, request)
-                })??;
-                time(&mut samples.unmap, || drop(mapping))?;
-            }
+            self.choose(number, count)
+                .doing("laying out the scatterlist")?;
+            let mut described = Described::new(&mut self.list, &self.entries, self.land.blocks())?;
+
+            self.samples.add_nothing()?;
+            let (mapping, taken) =
+                scatterlist::Mapping::timed(turn.dev, &mut described, DIRECTION)?;
+            self.samples.map.add(taken)?;
+            self.samples.unmap.add(mapping.unmap_timed())?;
         }
-        sg.turn(turn)
+        self.samples.sort();
+        // What was timed did work.
+        self.check(turn)
     }
 
     fn remark(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

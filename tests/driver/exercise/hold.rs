@@ -47,7 +47,7 @@ use super::{
 };
 
 /// A place in a buffer of its own.
-pub(super) struct Piece {
+struct Piece {
     buffer: Buffer,
     offset: usize,
     len: usize,
@@ -127,11 +127,6 @@ impl Exercise<'_> for Hold {
 }
 
 impl Hold {
-    /// The places, for other exercises with many of them.
-    pub(super) fn pieces(&self) -> &[Piece] {
-        &self.pieces
-    }
-
     fn allocate(spec: &Spec, rng: &mut Rng) -> Result<Self> {
         let size = spec.offset.high.saturating_add(spec.len.high);
         let count = rng.within(spec.count);
@@ -158,11 +153,6 @@ impl Hold {
 }
 
 impl Piece {
-    /// How many bytes there are.
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     fn request(&self, direction: DataDirection) -> Request {
         Request {
             function: Function::Page,
@@ -173,7 +163,7 @@ impl Piece {
         }
     }
 
-    pub(super) fn map<'a>(
+    fn map<'a>(
         &'a self,
         dev: &'a Device<Bound>,
         direction: DataDirection,
@@ -186,7 +176,7 @@ impl Piece {
         })
     }
 
-    pub(super) fn exchange(
+    fn exchange(
         &self,
         direction: DataDirection,
     ) -> Exchange<impl Iterator<Item = Span<'_>> + Clone> {

@@ -131,7 +131,7 @@ impl Sg {
     }
 
     /// Chooses how to map.
-    pub(super) fn request(turn: &mut Turn<'_, '_, '_>) -> Request {
+    fn request(turn: &mut Turn<'_, '_, '_>) -> Request {
         Request {
             function: turn
                 .spec
@@ -147,13 +147,8 @@ impl Sg {
         }
     }
 
-    /// Describes the layout for mapping.
-    pub(super) fn describe(&mut self) -> Result<Described<'_>, Failure> {
-        Described::new(&mut self.list, &self.entries, &self.buffers)
-    }
-
     /// Chooses where the entries are.
-    pub(super) fn lay_out(&mut self, spec: &Spec, rng: &mut Rng) -> Result<(), Failure> {
+    fn lay_out(&mut self, spec: &Spec, rng: &mut Rng) -> Result<(), Failure> {
         let mut buffer = 0;
         let mut end = 0;
 

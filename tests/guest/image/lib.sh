@@ -159,3 +159,31 @@ engine() {
 	cat "$run"
 	[[ ! $failed ]]
 }
+
+# --- measuring --------------------------------------------------------------
+
+# figure GROUP MODE CASE KEY=VALUE...: something that was measured, see src/bench/.
+figure() { say "figure $*"; }
+
+# reload ENGINE PARAMETER...: our module anew, with a host that has nothing mapped; waits until the
+# test driver has the engine at that PCI address.
+reload() {
+	local engine=$1
+	shift
+	! grep -q '^apple_dma_pci ' /proc/modules || unload
+	PARAMETERS=$* load
+	within 20 bound "$engine" apple_dma_test
+}
+
+# doorbells DEVICE: how often the device's companion was called so far.
+doorbells() { counter "$1" companion/doorbells; }
+
+# field NAME TEXT: the value of NAME=VALUE in the text.
+field() {
+	local text=" $2"
+	text=${text##* "$1"=}
+	echo "${text%% *}"
+}
+
+# per COUNT NUMBER: how many of COUNT there are for each of NUMBER, with four digits.
+per() { awk -v count="$1" -v number="$2" 'BEGIN { printf "%.4f\n", count / number }'; }

@@ -73,6 +73,23 @@ impl Assets {
         self.repo.join("tests/guest/scenarios.toml")
     }
 
+    /// The file that declares the guests of `bench`.
+    pub fn bench(&self) -> PathBuf {
+        self.repo.join("tests/guest/bench.toml")
+    }
+
+    /// Where `bench` leaves its figures.
+    pub fn figures(&self) -> PathBuf {
+        self.repo.join("build/bench.json")
+    }
+
+    /// The release of a guest's kernel.
+    pub fn kernel_release(&self, arch: Arch) -> Result<String> {
+        let path = self.guest(arch).join("kernelrelease");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(text.trim().to_owned())
+    }
+
     /// A guest's kernel.
     pub fn kernel(&self, arch: Arch) -> PathBuf {
         self.guest(arch).join("vmlinuz")

@@ -4,6 +4,7 @@
 //!
 //! - `ok NAME`, `fail NAME: REASON`: an assertion;
 //! - `info TEXT`: for the reader;
+//! - `figure TEXT`: something that was measured, see `bench`;
 //! - `stat POINTER`: asks for a value of the simulator's statistics, by JSON pointer;
 //! - `mac JSON`: asks the simulator something on its control socket;
 //! - `boots`: asks how often this was asked: scripts do so once per boot;
@@ -33,6 +34,8 @@ pub enum Event {
     Fail(String, String),
     /// A remark.
     Info(String),
+    /// Something that was measured.
+    Figure(String),
     /// The script came to its end.
     Done,
 }
@@ -89,6 +92,7 @@ fn parse(line: &str) -> Message<'_> {
             Event::Fail(name.to_owned(), reason.to_owned())
         }
         "info" => Event::Info(rest.to_owned()),
+        "figure" => Event::Figure(rest.to_owned()),
         "done" => Event::Done,
         "stat" => return Message::Question(Question::Stat(rest)),
         "mac" => return Message::Question(Question::Mac(rest)),

@@ -97,6 +97,6 @@ fn show(style: Style, event: &Event) {
         Event::Ok(name) => println!("   {} {name}", style.good("ok  ")),
         Event::Fail(name, reason) => println!("   {} {name}: {reason}", style.bad("FAIL")),
         Event::Info(text) => println!("        {text}"),
-        Event::Done => {}
+        Event::Figure(_) | Event::Done => {}
     }
 }

@@ -57,7 +57,7 @@ impl Device {
             name: field("name").context("no name")?.to_owned(),
             address: slot.strip_suffix(".0").unwrap_or(slot).to_owned(),
             disk: kind == "nvme",
-            companion: field("companion") != Some("no"),
+            companion: field("companion") != Some("no") && field("identity") != Some("yes"),
         })
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Boots guests against the simulated Mac. This file is the command line; `run` is one
-//! guest, `verdict` judges it, `check` runs many, `demo` shows two.
+//! guest, `verdict` judges it, `check` runs many, `demo` shows two, `bench` measures.
 
 mod assets;
+mod bench;
 mod channel;
 mod check;
 mod cpio;
@@ -65,6 +66,17 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Measure what mapping costs, next to the kernel's direct mapping.
+    ///
+    /// Prints tables, and writes all figures to build/bench.json.
+    Bench {
+        /// Only guests whose name, as in bench.toml, matches.
+        #[arg(long, value_name = "REGEX")]
+        filter: Option<Regex>,
+        /// Take the figures of an earlier run instead of measuring.
+        #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+        from: Option<PathBuf>,
+    },
     /// Boot a guest for a developer: a scenario's machine, and a shell on this terminal.
     ///
     /// Ctrl-A X ends it, Ctrl-A C talks to QEMU. In the guest, 'run' runs the scenario's
@@ -118,6 +130,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             println!("{}", report::totals(totals.passed, totals.failed));
             Ok(ExitCode::from(u8::from(totals.failed != 0)))
         }
+        Command::Bench { filter, from } => bench::bench(&assets, filter.as_ref(), from.as_deref()),
         Command::Boot { case, run } => {
             let mut case = all
                 .into_iter()

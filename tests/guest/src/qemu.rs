@@ -63,6 +63,9 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     }
     command.args(["-machine", &format!("{machine},memory-backend=mem")]);
     command.args(["-cpu", "max", "-accel", "tcg", "-smp", "2"]);
+    if scenario.icount {
+        command.args(["-icount", "shift=0"]);
+    }
     let memory = format!("{}M", scenario.memory);
     command.args(["-m", &memory, "-object"]);
     // The simulator reaches guest memory through this descriptor.

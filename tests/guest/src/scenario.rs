@@ -64,6 +64,9 @@ pub struct Scenario {
     /// Guest RAM in MiB.
     #[serde(default = "default_memory")]
     pub memory: u32,
+    /// Let the guest's clock count instructions, and its processors take turns.
+    #[serde(default)]
+    pub icount: bool,
     /// Added to the kernel's command line.
     #[serde(default)]
     pub append: String,

@@ -49,7 +49,7 @@ pub fn judge(case: &Case, outcome: &Outcome) -> Vec<Assertion> {
         .filter_map(|event| match event {
             Event::Ok(name) => Some((name.clone(), Ok(()))),
             Event::Fail(name, reason) => Some((name.clone(), Err(reason.clone()))),
-            Event::Info(_) | Event::Done => None,
+            Event::Info(_) | Event::Figure(_) | Event::Done => None,
         })
         .collect();
     all.push(("script came to its end".into(), came_to_its_end(outcome)));

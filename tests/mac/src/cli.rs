@@ -33,7 +33,7 @@ pub struct Cli {
     ///   engine:name=NAME,bdf=BUS:DEV.FN[,channels=N]
     ///
     /// NAME is made of letters, digits, '-' and '_'. Common to both: companion=no for a
-    /// device without one, and any of the options under "Every device" without its
+    /// device without one, identity=yes for one with all of RAM mapped 1:1, and any of the options under "Every device" without its
     /// dashes (dialect=u64, max-bytes=64M, ...) to override it for this device.
     #[arg(
         long = "device",
@@ -160,6 +160,8 @@ pub struct Spec {
     pub bdf: u16,
     /// Whether it has a companion.
     pub companion: bool,
+    /// Whether all of guest RAM is mapped for it 1:1, without a companion.
+    pub identity: bool,
     /// Options that differ from the defaults, as key and value.
     overrides: Vec<(String, String)>,
 }
@@ -234,6 +236,7 @@ impl std::str::FromStr for Spec {
         let mut at = None;
         let mut file = None;
         let mut companion = true;
+        let mut identity = false;
         let mut params = nvme::Params::default();
         let mut channels = 8;
         let mut overrides = Vec::new();
@@ -245,6 +248,7 @@ impl std::str::FromStr for Spec {
                 (_, "name") => name = Some(value.to_owned()),
                 (_, "bdf") => at = Some(bdf(value)?),
                 (_, "companion") => companion = flag(key, value)?,
+                (_, "identity") => identity = flag(key, value)?,
                 ("nvme", "file") => file = Some(PathBuf::from(value)),
                 ("nvme", "lba") => {
                     params.lba_shift = match number(value)? {
@@ -287,6 +291,7 @@ impl std::str::FromStr for Spec {
             name,
             bdf: at.ok_or("a device needs bdf=BUS:DEV.FN")?,
             companion,
+            identity,
             overrides,
         })
     }
@@ -383,7 +388,7 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!(s.bdf, 0x01ff);
-        assert!(!s.companion);
+        assert!(!s.companion && !s.identity);
         let Kind::Nvme { file, params } = s.kind else {
             panic!()
         };
@@ -391,6 +396,8 @@ mod tests {
         assert_eq!((params.lba_shift, params.queues), (12, 3));
         let s: Spec = ENGINE.parse().unwrap();
         assert_eq!((s.bdf, s.kind), (0x30, Kind::Engine { channels: 8 }));
+        let s: Spec = format!("{ENGINE},identity=yes").parse().unwrap();
+        assert!(s.identity);
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Watcher for Attendant {
 impl Pair {
     fn new(spec: &Spec, cli: &Cli) -> Result<Self> {
         let options = spec.options(&cli.options).map_err(|e| anyhow!(e))?;
-        let mode = match (cli.identity, cli.no_dext) {
+        let mode = match (cli.identity || spec.identity, cli.no_dext) {
             (true, _) => Mode::Identity,
             (_, true) => Mode::NoDext,
             _ => Mode::Dext,

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Much memory at once, of which places far apart are mapped.
+//!
+//! It is a few large allocations rather than many small ones, so that a test decides itself how its
+//! mappings are scattered, whatever the page allocator makes of it.
+
+use kernel::{
+    bindings,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+use crate::{
+    buffer::Buffer,
+    scatterlist::Entry,
+    span::Span, //
+};
+
+/// How large an allocation is at most, if the page allocator has such.
+const BLOCK: usize = 4 << 20;
+
+/// Allocations, in ascending order of their physical addresses.
+pub(crate) struct Land {
+    blocks: KVVec<Buffer>,
+    /// Of each of them.
+    block_len: usize,
+}
+
+impl Land {
+    /// Allocates at least `len` bytes; may sleep.
+    pub(crate) fn new(len: usize) -> Result<Self> {
+        let largest = PAGE_SIZE
+            .checked_shl(bindings::MAX_PAGE_ORDER)
+            .map_or(BLOCK, |most| most.min(BLOCK));
+        let block_len = len.max(1).checked_next_power_of_two().ok_or(ENOMEM)?;
+        let block_len = block_len.clamp(PAGE_SIZE, largest);
+        let count = len.div_ceil(block_len).max(1);
+        let mut blocks = KVVec::with_capacity(count, GFP_KERNEL)?;
+
+        for _ in 0..count {
+            blocks.push(Buffer::new(block_len)?, GFP_KERNEL)?;
+        }
+        blocks.sort_unstable_by_key(|block: &Buffer| block.phys(0));
+        Ok(Self { blocks, block_len })
+    }
+
+    /// Allocates room for `count` ranges of `len` bytes that start `stride` bytes apart, the first
+    /// `offset` bytes from the start of a page.
+    pub(crate) fn for_ranges(count: usize, ranges: &Ranges) -> Result<Self> {
+        let per_block = BLOCK.checked_div(ranges.stride).ok_or(EINVAL)?;
+        let blocks = count.checked_div(per_block).ok_or(EINVAL)?;
+        let rest = count
+            .saturating_sub(blocks.saturating_mul(per_block))
+            .saturating_mul(ranges.stride);
+
+        Self::new(blocks.saturating_mul(BLOCK).saturating_add(rest))
+    }
+
+    /// The allocations.
+    pub(crate) fn blocks(&self) -> &[Buffer] {
+        &self.blocks
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.blocks.len().saturating_mul(self.block_len)
+    }
+
+    /// Where range number `index` of `ranges` is.
+    pub(crate) fn entry(&self, ranges: &Ranges, index: usize) -> Result<Entry> {
+        let per_block = self.block_len.checked_div(ranges.stride).ok_or(EINVAL)?;
+        let buffer = index.checked_div(per_block).ok_or(EINVAL)?;
+        let within = index.checked_rem(per_block).ok_or(EINVAL)?;
+
+        Ok(Entry {
+            buffer,
+            offset: within
+                .saturating_mul(ranges.stride)
+                .saturating_add(ranges.offset),
+            len: ranges.len,
+        })
+    }
+
+    /// The `len` bytes from byte `start` of the land on, none if they are not all there or not
+    /// contiguous.
+    pub(crate) fn place(&self, start: usize, len: usize) -> Option<Place<'_>> {
+        let first = start.checked_div(self.block_len)?;
+        let last = start
+            .checked_add(len.checked_sub(1)?)?
+            .checked_div(self.block_len)?;
+        let blocks = self.blocks.get(first..=last)?;
+        let base = blocks.first()?.phys(0);
+
+        let contiguous = blocks.iter().enumerate().all(|(number, block)| {
+            // CAST: Physical addresses are at least as wide as `usize`.
+            let distance = number.saturating_mul(self.block_len) as bindings::phys_addr_t;
+            block.phys(0) == base.saturating_add(distance)
+        });
+        contiguous.then_some(Place {
+            blocks,
+            offset: start.checked_rem(self.block_len)?,
+            len,
+        })
+    }
+
+    /// Where range number `index` of `ranges` is, to be mapped by itself.
+    pub(crate) fn range(&self, ranges: &Ranges, index: usize) -> Result<Place<'_>> {
+        let entry = self.entry(ranges, index)?;
+        let start = entry
+            .buffer
+            .checked_mul(self.block_len)
+            .and_then(|block| block.checked_add(entry.offset))
+            .ok_or(EINVAL)?;
+
+        self.place(start, entry.len).ok_or(EINVAL)
+    }
+
+    /// The physical address of byte `start` of the land.
+    pub(crate) fn phys(&self, start: usize) -> Option<bindings::phys_addr_t> {
+        let block = self.blocks.get(start.checked_div(self.block_len)?)?;
+
+        Some(block.phys(start.checked_rem(self.block_len)?))
+    }
+}
+
+/// Ranges at regular distances.
+#[derive(Clone, Copy)]
+pub(crate) struct Ranges {
+    /// Bytes from the start of a page to that of a range.
+    offset: usize,
+    len: usize,
+    /// Bytes from one start to the next.
+    stride: usize,
+}
+
+impl Ranges {
+    /// Ranges of `len` bytes, `offset` bytes into pages, `stride` bytes apart; if `stride` is 0, as
+    /// close as they can be without sharing a page.
+    pub(crate) fn new(offset: usize, len: usize, stride: usize) -> Result<Self> {
+        let room = offset
+            .checked_add(len)
+            .and_then(|end| end.checked_next_multiple_of(PAGE_SIZE))
+            .ok_or(EINVAL)?;
+        let stride = if stride == 0 { room } else { stride };
+
+        if len == 0 || offset >= PAGE_SIZE || stride < room || stride > BLOCK {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            offset,
+            len,
+            stride: stride.checked_next_power_of_two().ok_or(EINVAL)?,
+        })
+    }
+}
+
+/// Contiguous bytes of a [`Land`].
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The blocks that it begins, goes on and ends in.
+    blocks: &'a [Buffer],
+    /// Bytes from the start of the first block.
+    offset: usize,
+    len: usize,
+}
+
+impl<'a> Place<'a> {
+    /// How many bytes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first page, and where in it the place begins.
+    pub(crate) fn page(&self) -> Result<(*mut bindings::page, usize)> {
+        self.blocks.first().ok_or(EINVAL)?.page(self.offset)
+    }
+
+    /// The memory, block by block.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = Span<'a>> + Clone {
+        let Self {
+            blocks,
+            offset,
+            len,
+        } = *self;
+
+        blocks
+            .iter()
+            .enumerate()
+            .filter_map(move |(number, block)| {
+                let from = if number == 0 { offset } else { 0 };
+                let before = match number {
+                    0 => 0,
+                    _ => number.checked_mul(block.len())?.checked_sub(offset)?,
+                };
+                let part = block.len().checked_sub(from)?.min(len.checked_sub(before)?);
+
+                block.part(from, part).ok()
+            })
+    }
+}

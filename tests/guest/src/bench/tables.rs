@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What people read of the figures: tables in Markdown, as docs/performance.md has them.
+
+use super::figures::ratio;
+use super::figures::Figure;
+use super::figures::Figures;
+use super::targets;
+use super::targets::Bound;
+
+/// How many mappings were live beside those that were timed.
+pub const LIVE: [&str; 4] = ["10", "1000", "10000", "50000"];
+
+/// Rows of calls that map the same memory again and again, with the cases' names.
+const AGAIN: [(&str, &str); 7] = [
+    ("one page, 10 live", "page-10"),
+    ("one page, 1,000 live", "page-1000"),
+    ("one page, 10,000 live", "page-10000"),
+    ("one page, 50,000 live", "page-50000"),
+    ("1 MiB", "1m"),
+    ("scatterlist of 16 pages", "sg-16"),
+    ("scatterlist of 256 pages", "sg-256"),
+];
+
+/// The same for memory that was not mapped.
+const FRESH: [(&str, &str); 5] = [
+    ("one page", "page-10"),
+    ("one page, the limit reached", "page-reclaim"),
+    ("1 MiB", "1m"),
+    ("scatterlist of 16 pages", "sg-16"),
+    ("scatterlist of 256 pages", "sg-256"),
+];
+
+/// Rows of what a disk did.
+const IO: [(&str, &str); 4] = [
+    ("random reads, 4 KiB", "randread-4k"),
+    ("random writes, 4 KiB", "randwrite-4k"),
+    ("sequential reads, 128 KiB", "read-128k"),
+    ("sequential writes, 128 KiB", "write-128k"),
+];
+
+/// Modes of the module, with headings.
+const MODES: [(&str, &str); 3] = [
+    ("whole", "whole RAM"),
+    ("hit", "windows"),
+    ("strict", "strict"),
+];
+
+/// Rows of what can be live at once.
+const CAPACITY: [(&str, &str); 6] = [
+    ("4 KiB pages, 64 KiB apart", "pages-64k"),
+    ("4 KiB pages, 16 KiB apart", "pages-16k"),
+    ("GPU-like, seed 1", "gpu-1"),
+    ("GPU-like, seed 2", "gpu-2"),
+    ("GPU-like, seed 3", "gpu-3"),
+    ("2 MiB buffers", "buffers-2m"),
+];
+
+/// A table that grows by rows.
+struct Table {
+    text: String,
+    rows: usize,
+}
+
+impl Table {
+    fn new(heading: &str, columns: &[&str]) -> Self {
+        let numbers = vec!["---:"; columns.len().saturating_sub(1)].join(" | ");
+        let columns = columns.join(" | ");
+        Table {
+            text: format!("\n### {heading}\n\n| {columns} |\n| --- | {numbers} |\n"),
+            rows: 0,
+        }
+    }
+
+    /// Adds a row, unless there is nothing in it but a name.
+    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cells: Vec<_> = cells.into_iter().collect();
+        if cells.iter().skip(1).any(|cell| !is_missing(cell)) {
+            self.text.push_str(&format!("| {} |\n", cells.join(" | ")));
+            self.rows += 1;
+        }
+    }
+
+    /// The table, or nothing if it has no rows.
+    fn finish(self) -> String {
+        if self.rows == 0 {
+            String::new()
+        } else {
+            self.text
+        }
+    }
+}
+
+/// All tables.
+pub fn all(figures: &Figures) -> String {
+    [
+        format!("\nGuest: arm64, Linux {}\n", figures.kernel),
+        summary(figures),
+        again(figures),
+        fresh(figures),
+        capacity(figures),
+        memory(figures),
+        io(figures),
+        cpus(figures),
+    ]
+    .concat()
+}
+
+/// Whether a cell says nothing.
+fn is_missing(cell: &str) -> bool {
+    cell.chars().all(|c| "-+ ".contains(c))
+}
+
+/// A number that may be missing.
+fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{:.1} %", value * 100.0))
+}
+
+/// Instructions of a map and an unmap.
+fn calls(figure: Option<&Figure>) -> String {
+    let call = |key| number(figure.and_then(|f| f.call(key)), 0);
+    format!("{} + {}", call("map"), call("unmap"))
+}
+
+/// Doorbells per pair of calls, as far as they are more than none.
+fn bells(figure: Option<&Figure>) -> String {
+    match figure.and_then(|f| f.value("doorbells")) {
+        Some(0.0) => "0".to_owned(),
+        value => number(value, 3),
+    }
+}
+
+fn summary(figures: &Figures) -> String {
+    let mut table = Table::new("Targets", &["", "target", "measured", "reached"]);
+    for target in targets::all(figures) {
+        let bound = match target.bound {
+            Bound::Ceiling => "at most",
+            Bound::Floor => "at least",
+        };
+        let digits = if target.target >= 10.0 { 0 } else { 3 };
+        table.row([
+            target.what.to_owned(),
+            format!("{bound} {}", target.target),
+            number(target.measured, digits),
+            match (target.measured, target.reached) {
+                (None, _) => "not measured",
+                (_, true) => "yes",
+                (_, false) => "**no**",
+            }
+            .to_owned(),
+        ]);
+    }
+    table.finish()
+}
+
+fn again(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "Memory that is mapped again and again: instructions of map + unmap, and doorbells",
+        &[
+            "",
+            "direct",
+            "whole RAM",
+            "to direct",
+            "doorbells",
+            "direct",
+            "windows",
+            "to direct",
+            "doorbells",
+        ],
+    );
+    for (name, case) in AGAIN {
+        let mut row = vec![name.to_owned()];
+        // Each next to direct mapping in the same guest.
+        for (mode, direct) in [("whole", "direct-small"), ("hit", "direct")] {
+            let figure = figures.one("calls", mode, case);
+            let direct = figures.one("calls", direct, case);
+            let to_direct = ratio(figure.and_then(Figure::pair), direct.and_then(Figure::pair));
+            row.extend([
+                calls(direct),
+                calls(figure),
+                number(to_direct, 2),
+                bells(figure),
+            ]);
+        }
+        table.row(row);
+    }
+    table.finish()
+}
+
+fn fresh(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "Memory that was not mapped before: instructions of map + unmap, and doorbells",
+        &[
+            "",
+            "windows",
+            "mean",
+            "doorbells",
+            "strict",
+            "mean",
+            "doorbells",
+        ],
+    );
+    for (name, case) in FRESH {
+        let mut row = vec![name.to_owned()];
+        for mode in ["miss", "strict"] {
+            let figure = figures.one("calls", mode, case);
+            let mean = figure.and_then(|f| Some(f.call("map_mean")? + f.call("unmap_mean")?));
+            row.extend([calls(figure), number(mean, 0), bells(figure)]);
+        }
+        table.row(row);
+    }
+    table.finish()
+}
+
+fn capacity(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "Live at once before the first refusal, with default limits",
+        &[
+            "",
+            "mappings",
+            "MiB",
+            "of max_bytes",
+            "windows",
+            "MiB in windows",
+            "refused",
+        ],
+    );
+    for (name, case) in CAPACITY {
+        let figure = figures.one("capacity", "default", case);
+        let value = |key| figure.and_then(|f| f.value(key));
+        let mib = |key| number(value(key).map(|bytes| bytes / f64::from(1 << 20)), 0);
+        table.row([
+            name.to_owned(),
+            number(value("mapped"), 0),
+            mib("bytes"),
+            percent(ratio(value("bytes"), Some(targets::BUDGET))),
+            number(value("windows"), 0),
+            mib("host_bytes"),
+            match value("refused") {
+                Some(0.0) => "nothing",
+                Some(_) => "the next",
+                None => "-",
+            }
+            .to_owned(),
+        ]);
+    }
+    table.finish()
+}
+
+fn memory(figures: &Figures) -> String {
+    let figure = figures.one("memory", "default", "window");
+    let value = |key| figure.and_then(|f| f.value(key));
+    match ratio(value("bytes"), value("windows")) {
+        Some(bytes) => format!("\nMemory of the guest per window: {bytes:.0} bytes\n"),
+        None => String::new(),
+    }
+}
+
+fn io(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "NVMe: throughput to that of direct mapping, and doorbells per I/O",
+        &[
+            "",
+            "whole RAM",
+            "doorbells",
+            "windows",
+            "doorbells",
+            "strict",
+            "doorbells",
+        ],
+    );
+    for (name, case) in IO {
+        let mut row = vec![name.to_owned()];
+        for (mode, _) in MODES {
+            row.push(number(targets::throughput(figures, mode, case), 2));
+            row.push(number(targets::bells_per_io(figures, mode, case), 4));
+        }
+        table.row(row);
+    }
+    table.finish()
+}
+
+fn cpus(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "Two processors: time of a pair of calls to that of one processor alone",
+        &["", "direct", "module", "module to direct, one", "two"],
+    );
+    for (mode, name) in MODES {
+        // The least is what the rest of the machine disturbed least.
+        let least = |key| figures.least("cpus", mode, "pair", key);
+        let to = |above, below| number(ratio(least(above), least(below)), 2);
+        table.row([
+            name.to_owned(),
+            to("theirs_2", "theirs_1"),
+            to("ours_2", "ours_1"),
+            to("ours_1", "theirs_1"),
+            to("ours_2", "theirs_2"),
+        ]);
+    }
+    table.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_show_what_is_there_and_what_is_not() {
+        let figures = Figures {
+            kernel: "7.2".into(),
+            figures: [
+                "calls direct page-10 map=188 unmap=145 nothing=72",
+                "calls hit page-10 map=321 unmap=266 nothing=72 doorbells=0.0000",
+            ]
+            .map(|text| text.parse().unwrap())
+            .into(),
+        };
+        let text = all(&figures);
+        let row = "| one page, 10 live | - + - | - + - | - | - | 116 + 73 | 249 + 194 | 2.34 | 0 |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains(
+            "| hit path, map and unmap, to direct mapping | at most 2 | 2.344 | **no** |"
+        ));
+    }
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the figures should be, and whether they are.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::figures::ratio;
+use super::figures::Figure;
+use super::figures::Figures;
+use super::tables::LIVE;
+
+/// Default of the module parameter `max_bytes`.
+pub const BUDGET: f64 = 1_342_177_280.0;
+
+/// Which way a figure should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    /// It is to be no more than the target.
+    Ceiling,
+    /// It is to be no less.
+    Floor,
+}
+
+/// A figure and what it should be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Target {
+    /// What of.
+    pub what: &'static str,
+    pub bound: Bound,
+    pub target: f64,
+    /// What was measured; `None` if it was not.
+    pub measured: Option<f64>,
+    /// Whether that will do.
+    pub reached: bool,
+}
+
+/// All figures of a run, with the targets.
+#[derive(Serialize)]
+pub struct Report<'a> {
+    #[serde(flatten)]
+    figures: &'a Figures,
+    targets: Vec<Target>,
+}
+
+/// `figures` with their targets.
+pub fn with(figures: &Figures) -> Report<'_> {
+    Report {
+        figures,
+        targets: all(figures),
+    }
+}
+
+/// The targets.
+pub fn all(figures: &Figures) -> Vec<Target> {
+    use Bound::Ceiling;
+    use Bound::Floor;
+
+    let calls = |mode: &str, case: &str| figures.one("calls", mode, case).and_then(Figure::pair);
+    let hits = LIVE.map(|live| calls("hit", &format!("page-{live}")));
+    let spread = highest(&hits).and_then(|most| Some(most / lowest(&hits)? - 1.0));
+    let bells = figures
+        .figures
+        .iter()
+        .filter(|f| f.group == "calls" && (f.mode == "hit" || f.mode == "whole"))
+        .map(|f| f.value("doorbells"))
+        .collect::<Vec<_>>();
+    let capacity = |case: &str, key: &str| figures.one("capacity", "default", case)?.value(key);
+    let gpu = [1, 2, 3].map(|seed| capacity(&format!("gpu-{seed}"), "bytes"));
+    let io: Vec<_> = figures
+        .figures
+        .iter()
+        .filter(|f| f.group == "io" && f.mode != "strict")
+        .map(|f| (f.mode.as_str(), f.case.as_str()))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let disk_bells: Vec<_> = io
+        .iter()
+        .map(|(mode, case)| bells_per_io(figures, mode, case))
+        .collect();
+    let throughput: Vec<_> = io
+        .iter()
+        .map(|(mode, case)| throughput(figures, mode, case))
+        .collect();
+
+    let target = |what, bound, target: f64, measured: Option<f64>| Target {
+        what,
+        bound,
+        target,
+        measured,
+        reached: measured.is_some_and(|measured| match bound {
+            Ceiling => measured <= target,
+            Floor => measured >= target,
+        }),
+    };
+    vec![
+        target(
+            "doorbells per call in steady state",
+            Ceiling,
+            0.0,
+            highest(&bells),
+        ),
+        target(
+            "doorbells per NVMe I/O after warm-up",
+            Ceiling,
+            0.001,
+            highest(&disk_bells),
+        ),
+        target(
+            "hit path, map and unmap, to direct mapping",
+            Ceiling,
+            2.0,
+            ratio(calls("hit", "page-10"), calls("direct", "page-10")),
+        ),
+        target(
+            "hit path, most to least from 10 to 50,000 live, less 1",
+            Ceiling,
+            0.1,
+            spread,
+        ),
+        target(
+            "whole-RAM mode, map and unmap, to direct mapping",
+            Ceiling,
+            1.3,
+            ratio(calls("whole", "page-10"), calls("direct-small", "page-10")),
+        ),
+        target(
+            "scattered 4 KiB pages live at once",
+            Floor,
+            60_000.0,
+            capacity("pages-64k", "mapped"),
+        ),
+        target(
+            "GPU-like trace, part of max_bytes live at once",
+            Floor,
+            0.95,
+            ratio(lowest(&gpu), Some(BUDGET)),
+        ),
+        target(
+            "NVMe throughput to that of direct mapping",
+            Floor,
+            0.9,
+            lowest(&throughput),
+        ),
+    ]
+}
+
+/// Doorbells per I/O of a disk that is busy.
+pub fn bells_per_io(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
+    let sum = |key| figures.sum("io", mode, case, key);
+    ratio(sum("doorbells"), sum("ours"))
+}
+
+/// Throughput of a disk to that of one with direct mapping.
+pub fn throughput(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
+    let sum = |key| figures.sum("io", mode, case, key);
+    ratio(sum("ours"), sum("theirs"))
+}
+
+fn highest(values: &[Option<f64>]) -> Option<f64> {
+    let present = values.iter().flatten().copied();
+    present.max_by(f64::total_cmp)
+}
+
+fn lowest(values: &[Option<f64>]) -> Option<f64> {
+    let present = values.iter().flatten().copied();
+    present.min_by(f64::total_cmp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_not_reached() {
+        assert!(all(&Figures::default()).iter().all(|t| !t.reached));
+    }
+
+    #[test]
+    fn bounds_hold_both_ways() {
+        let figures = Figures {
+            kernel: String::new(),
+            figures: [
+                "calls direct page-10 map=121 unmap=73 nothing=0",
+                "calls hit page-10 map=300 unmap=73 nothing=0 doorbells=0.0",
+                "capacity default pages-64k mapped=59999",
+            ]
+            .map(|text| text.parse().unwrap())
+            .into(),
+        };
+        let reached = |what: &str| {
+            let all = all(&figures);
+            all.iter()
+                .find(|t| t.what.starts_with(what))
+                .unwrap()
+                .reached
+        };
+        assert!(reached("hit path, map and unmap"));
+        assert!(reached("doorbells per call"));
+        assert!(!reached("scattered"));
+    }
+}
