@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest lint test-help
+.PHONY: setup update demo check check-unit check-guest kselftest lint test-help
 
 setup:
 	@$(env)/setup
@@ -29,6 +29,10 @@ check-unit: setup
 check-guest: setup
 	@$(in_root) $(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
 
+# In a booted guest; in a guest of your own see tests/selftests/README.md.
+kselftest: setup
+	@$(in_root) $(env)/check guest -- --filter '/kselftest$$'
+
 lint: setup
 	@$(in_root) $(env)/lint
 
@@ -36,5 +40,6 @@ help: test-help
 test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
+	@echo 'make kselftest            the kselftest, in guests'
 	@echo 'make lint                 formatting, lints and style'
 	@echo 'make setup                what these need, which they do first; make update: newer packages'
