@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest bench lint test-help
+.PHONY: setup update demo check check-unit check-guest kselftest bench lint test-help
 
 setup:
 	@$(env)/setup
@@ -27,6 +27,10 @@ check-unit: setup
 check-guest: setup
 	@$(in_root) $(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
 
+# In a booted guest; in a guest of your own see tests/selftests/README.md.
+kselftest: setup
+	@$(in_root) $(env)/check guest -- --filter '/kselftest$$'
+
 # FILTER=REGEX picks guests of tests/guest/bench.toml.
 bench: setup
 	@$(in_root) $(env)/build-modules arm64 >/dev/null
@@ -43,5 +47,6 @@ test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
 	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'
+	@echo 'make kselftest            the kselftest, in guests'
 	@echo 'make lint                 formatting, lints and style'
 	@echo 'make setup                what these need, which they do first; make update: newer packages'

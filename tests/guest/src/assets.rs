@@ -6,6 +6,7 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::BufWriter;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -103,6 +104,11 @@ impl Assets {
         self.repo.join("tests/guest/image")
     }
 
+    /// What tests/env/build-selftests installed.
+    fn selftests(&self, arch: Arch) -> PathBuf {
+        self.repo.join(format!("build/selftests-{}", arch.name()))
+    }
+
     /// Finds a module among those that were built for `arch`.
     fn module(&self, arch: Arch, name: &str) -> Result<PathBuf> {
         let built = self.repo.join(format!("build/modules-{}", arch.name()));
@@ -120,12 +126,14 @@ impl Assets {
     }
 
     /// Writes an initial root file system to `path`: the base of `arch`, the scripts
-    /// of image/, the named modules, and `variables` as shell assignments.
+    /// of image/, the named modules, with `selftests` the kselftest, and `variables` as
+    /// shell assignments.
     pub fn initrd(
         &self,
         path: &Path,
         arch: Arch,
         modules: &[String],
+        selftests: bool,
         variables: &[(String, String)],
     ) -> Result<()> {
         let base = self.guest(arch).join("base.cpio");
@@ -155,10 +163,39 @@ impl Assets {
             let module = read(&self.module(arch, name)?)?;
             archive.file(&format!("test/modules/{name}.ko"), &module)?;
         }
+        if selftests {
+            let from = self.selftests(arch);
+            tree(&mut archive, "test/selftests", &from).with_context(|| {
+                format!(
+                    "{}: run tests/env/in-root tests/env/build-selftests {}",
+                    from.display(),
+                    arch.name()
+                )
+            })?;
+        }
         archive.file("test/variables", assignments(variables).as_bytes())?;
         archive.finish()?;
         Ok(())
     }
+}
+
+/// Adds all that is below `from` as `to`.
+fn tree(archive: &mut Archive<impl io::Write>, to: &str, from: &Path) -> Result<()> {
+    archive.directory(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let to = format!("{to}/{name}");
+        let meta = fs::metadata(&path)?;
+        if meta.is_dir() {
+            tree(archive, &to, &path)?;
+        } else if meta.permissions().mode() & 0o100 != 0 {
+            archive.program(&to, &read(&path)?)?;
+        } else {
+            archive.file(&to, &read(&path)?)?;
+        }
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

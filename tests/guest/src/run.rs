@@ -68,7 +68,13 @@ pub fn run(
     let mut variables = case.variables();
     let last_words = scenario.timeout.saturating_sub(LAST_WORDS);
     variables.push(("LAST_WORDS".to_owned(), last_words.to_string()));
-    assets.initrd(&initrd, case.arch, &scenario.modules, &variables)?;
+    assets.initrd(
+        &initrd,
+        case.arch,
+        &scenario.modules,
+        scenario.selftests,
+        &variables,
+    )?;
 
     // A socket's path may have no more than 107 bytes.
     let sockets = tempfile::Builder::new().prefix("adp").tempdir()?;

@@ -55,6 +55,9 @@ pub struct Scenario {
     /// Our modules, put into /test/modules.
     #[serde(default = "default_modules")]
     pub modules: Vec<String>,
+    /// Put the kselftest into /test/selftests.
+    #[serde(default)]
+    pub selftests: bool,
     /// The mode that the module is to be in, and must say it is in.
     #[serde(default)]
     pub mode: Mode,

@@ -37,6 +37,20 @@ pub enum DmaError {
     Down,
 }
 
+/// Most messages that MSI has.
+const MSI_MESSAGES: u16 = 32;
+
+/// A kind of interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A vector of MSI-X.
+    Msix,
+    /// A message of MSI.
+    Msi,
+    /// INTA. It is level-triggered to the guest, and goes down with the next access to a BAR.
+    Intx,
+}
+
 /// What a managed device has of the machine around it.
 #[derive(Debug)]
 pub struct Bus {
@@ -46,8 +60,12 @@ pub struct Bus {
     pub ram: Arc<GuestRam>,
     /// The DART between the device and that RAM.
     pub dart: Arc<RwLock<Dart>>,
-    /// The device's interrupts.
+    /// The device's MSI-X vectors.
     pub msix: Msix,
+    /// Its MSI messages, if it has any.
+    pub msi: Msix,
+    /// Its INTA, if it has one.
+    pub intx: Msix,
     /// What the device did.
     pub counters: DeviceCounters,
     /// COMMAND has Bus Master Enable and the device is in D0.
@@ -64,10 +82,17 @@ impl Bus {
             ram,
             dart,
             msix: Msix::new(vectors),
+            msi: Msix::new(MSI_MESSAGES),
+            intx: Msix::new(1),
             counters: DeviceCounters::default(),
             master: AtomicBool::new(false),
             up: AtomicBool::new(false),
         }
+    }
+
+    /// Its interrupts of all kinds.
+    pub fn interrupts(&self) -> [&Msix; 3] {
+        [&self.msix, &self.msi, &self.intx]
     }
 
     /// Says whether the device may master the bus.
@@ -127,9 +152,18 @@ impl Bus {
 
     /// Raises a vector, after all that this thread has written to guest memory.
     pub fn interrupt(&self, vector: u16) {
+        self.interrupt_on(Line::Msix, vector);
+    }
+
+    /// As [`interrupt`](Self::interrupt), for devices with interrupts of several kinds.
+    pub fn interrupt_on(&self, line: Line, vector: u16) {
         fence(Ordering::SeqCst);
         count(&self.counters.interrupts, 1);
-        self.msix.raise(vector);
+        match line {
+            Line::Msix => self.msix.raise(vector),
+            Line::Msi => self.msi.raise(vector),
+            Line::Intx => self.intx.raise(vector),
+        }
     }
 
     /// One access within a chunk, under the DART's lock from translation to copy.

@@ -31,9 +31,11 @@ pub struct Cli {
     ///
     ///   nvme:name=NAME,bdf=BUS:DEV.FN,file=IMAGE[,lba=512|4096][,mdts=BYTES][,queues=N]
     ///   engine:name=NAME,bdf=BUS:DEV.FN[,channels=N]
+    ///   endpoint:name=NAME,bdf=BUS:DEV.FN
     ///
-    /// NAME is made of letters, digits, '-' and '_'. Common to both: companion=no for a
-    /// device without one, identity=yes for one with all of RAM mapped 1:1, and any of the options under "Every device" without its
+    /// NAME is made of letters, digits, '-' and '_'. Common to all: companion=no for a
+    /// device without one, identity=yes for one with all of RAM mapped 1:1, and any of the
+    /// options under "Every device" without its
     /// dashes (dialect=u64, max-bytes=64M, ...) to override it for this device.
     #[arg(
         long = "device",
@@ -147,6 +149,8 @@ pub enum Kind {
         /// Number of channels.
         channels: u16,
     },
+    /// An endpoint for the kernel's `pci_endpoint_test`.
+    Endpoint,
 }
 
 /// One `--device`.
@@ -231,7 +235,7 @@ impl std::str::FromStr for Spec {
     fn from_str(s: &str) -> Result<Self, String> {
         let (kind, rest) = s
             .split_once(':')
-            .ok_or("a device begins with nvme: or engine:")?;
+            .ok_or("a device begins with nvme:, engine: or endpoint:")?;
         let mut name = None;
         let mut at = None;
         let mut file = None;
@@ -279,7 +283,12 @@ impl std::str::FromStr for Spec {
                 params,
             },
             "engine" => Kind::Engine { channels },
-            other => return Err(format!("'{other}' is no kind of device: nvme or engine")),
+            "endpoint" => Kind::Endpoint,
+            other => {
+                return Err(format!(
+                    "'{other}' is no kind of device: nvme, engine or endpoint"
+                ))
+            }
         };
         let name = name.ok_or("a device needs name=NAME")?;
         let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -398,6 +407,8 @@ mod tests {
         assert_eq!((s.bdf, s.kind), (0x30, Kind::Engine { channels: 8 }));
         let s: Spec = format!("{ENGINE},identity=yes").parse().unwrap();
         assert!(s.identity);
+        let s: Spec = "endpoint:name=ep0,bdf=00:07.0".parse().unwrap();
+        assert_eq!(s.kind, Kind::Endpoint);
     }
 
     #[test]

@@ -279,6 +279,7 @@ pub fn identity() -> Identity {
             wide: false,
         }],
         msix: None,
+        msi: 0,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::pci::Identity;
 /// Accesses come from one thread, in the guest's order. They must return soon:
 /// the guest's CPU waits.
 pub trait Device: Send + Sync {
-    /// Its name for a kind: `nvme`, `engine`.
+    /// Its name for a kind: `nvme`, `engine`, `endpoint`.
     fn kind(&self) -> &'static str;
 
     /// What it says about itself in configuration space.

@@ -211,6 +211,7 @@ impl Device for Engine {
                 table: 0,
                 pending: MSIX_PENDING,
             }),
+            msi: 0,
         }
     }
 
@@ -516,7 +517,7 @@ impl Channel {
 }
 
 /// Fills `buf` with the pattern of the header, from the word `x` on.
-fn pattern(x: u64, buf: &mut [u8]) {
+pub(crate) fn pattern(x: u64, buf: &mut [u8]) {
     for (i, word) in buf.chunks_mut(8).enumerate() {
         let bytes = mix(x.wrapping_add(i as u64)).to_le_bytes();
         word.copy_from_slice(&bytes[..word.len()]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! MSI-X vectors as a device raises them: eventfds that QEMU hands over. The
-//! table and the masking are QEMU's.
+//! Interrupts as a device raises them, MSI-X vectors and others alike: eventfds that
+//! QEMU hands over. The table and the masking are QEMU's.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +15,7 @@ struct Vector {
     pending: bool,
 }
 
-/// The vectors of one device.
+/// The vectors of one device, or its messages or pins.
 #[derive(Debug)]
 pub struct Msix {
     vectors: Vec<Mutex<Vector>>,

@@ -4,8 +4,9 @@
 //!
 //! From the guest inwards: [`server`] speaks vfio-user and [`pci`] is
 //! configuration space. Behind them is either a [`companion`], which asks the
-//! [`dart`] for mappings, or a managed [`device`]: an [`nvme`] controller or a DMA
-//! [`engine`], which reaches guest memory through its [`bus`] and the DART alone.
+//! [`dart`] for mappings, or a managed [`device`]: an [`nvme`] controller, a DMA
+//! [`engine`] or an [`endpoint`], which reaches guest memory through its [`bus`] and the
+//! DART alone.
 //! [`mac`] puts them together.
 
 #![warn(missing_docs)]
@@ -17,6 +18,7 @@ pub mod companion;
 pub mod control;
 pub mod dart;
 pub mod device;
+pub mod endpoint;
 pub mod engine;
 pub mod hostile;
 pub mod iova;

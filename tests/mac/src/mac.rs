@@ -36,6 +36,8 @@ use crate::control;
 use crate::dart::Dart;
 use crate::dart::Mode;
 use crate::device::Device;
+use crate::endpoint;
+use crate::endpoint::Endpoint;
 use crate::engine::Engine;
 use crate::iova::IovaSpace;
 use crate::memory::GuestRam;
@@ -134,6 +136,7 @@ impl Pair {
         let vectors = match &spec.kind {
             Kind::Nvme { params, .. } => params.queues + 1,
             Kind::Engine { channels } => *channels,
+            Kind::Endpoint => endpoint::MSIX_VECTORS,
         };
         let bus = Arc::new(Bus::new(&spec.name, ram, dart.clone(), vectors));
         let device: Arc<dyn Device> = match &spec.kind {
@@ -143,6 +146,7 @@ impl Pair {
                 Arc::new(nvme::Controller::new(bus.clone(), disk, *params, delay)?)
             }
             Kind::Engine { .. } => Arc::new(Engine::new(bus.clone(), delay)?),
+            Kind::Endpoint => Arc::new(Endpoint::new(bus.clone(), delay)?),
         };
         let settings = Settings {
             latency_us: options.latency_us,

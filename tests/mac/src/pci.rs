@@ -21,6 +21,7 @@ const BAR0: usize = 0x10;
 const SUBSYSTEM: usize = 0x2c;
 const CAP_POINTER: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
+const INTERRUPT_PIN: usize = 0x3d;
 
 const PM: usize = 0x40;
 const PM_CONTROL: usize = PM + 4;
@@ -29,6 +30,11 @@ const MSIX: usize = 0x50;
 const EXPRESS: usize = 0x60;
 const EXPRESS_CONTROL: usize = EXPRESS + 8;
 const EXPRESS_FLR: u16 = 1 << 15;
+const MSI: usize = 0xa0;
+const MSI_ENABLE: u16 = 1 << 0;
+/// How many messages are enabled, as a power of two.
+const MSI_USED: u16 = 0x7 << 4;
+const MSI_WIDE: u16 = 1 << 7;
 
 /// Subsystem of every device here: none of a real vendor's products.
 const SUBSYSTEM_IDS: (u16, u16) = (0x1af4, 0x1100);
@@ -71,6 +77,9 @@ pub struct Identity {
     /// MSI-X; a function that has it is a PCI Express endpoint with FLR, one
     /// that has not is conventional PCI without capabilities.
     pub msix: Option<MsixLayout>,
+    /// MSI messages, a power of two and at most 32, or 0. A function that has them has
+    /// MSI-X and INTA as well.
+    pub msi: u16,
 }
 
 /// What a write to configuration space asks of the device.
@@ -118,6 +127,9 @@ impl ConfigSpace {
         if let Some(msix) = identity.msix {
             space.add_capabilities(msix);
         }
+        if identity.msi != 0 {
+            space.add_msi(identity.msi);
+        }
         space.reset = space.bytes.clone();
         space
     }
@@ -148,6 +160,20 @@ impl ConfigSpace {
         self.allow16(EXPRESS_CONTROL, 0x7fff);
         self.put32(EXPRESS + 0x0c, 0x11);
         self.put16(EXPRESS + 0x12, 0x11);
+    }
+
+    /// MSI with 64-bit addresses and without masking, and INTA.
+    fn add_msi(&mut self, messages: u16) {
+        self.bytes[INTERRUPT_PIN] = 1;
+        self.bytes[EXPRESS + 1] = MSI as u8;
+        self.bytes[MSI] = 0x05;
+        let capable = (messages.trailing_zeros() as u16) << 1;
+        self.put16(MSI + 2, MSI_WIDE | capable);
+        self.allow16(MSI + 2, MSI_ENABLE | MSI_USED);
+        self.allow16(MSI + 4, 0xfffc);
+        for at in [MSI + 6, MSI + 8, MSI + 10, MSI + 12] {
+            self.allow16(at, 0xffff);
+        }
     }
 
     /// Bytes of the space.
@@ -226,6 +252,7 @@ mod tests {
                 table: 0x2000,
                 pending: 0x3000,
             }),
+            msi: 32,
         })
     }
 
@@ -282,6 +309,18 @@ mod tests {
     }
 
     #[test]
+    fn msi_is_the_last_capability() {
+        let mut c = express();
+        assert_eq!((get(&c, EXPRESS as u64) >> 8) & 0xff, MSI as u32);
+        assert_eq!(get(&c, MSI as u64), 0x008a_0005);
+        c.write(MSI as u64, &[0xff; 16]);
+        assert_eq!(get(&c, MSI as u64), 0x00fb_0005);
+        assert_eq!(get(&c, MSI as u64 + 4), !3);
+        assert_eq!(get(&c, MSI as u64 + 8), !0);
+        assert_eq!(get(&c, 0x3c) >> 8, 1);
+    }
+
+    #[test]
     fn conventional_has_no_capabilities() {
         let mut c = ConfigSpace::new(&Identity {
             vendor: 0x1b36,
@@ -289,6 +328,7 @@ mod tests {
             class: 0x08_8000,
             bars: vec![],
             msix: None,
+            msi: 0,
         });
         assert_eq!(c.size(), 256);
         assert_eq!(get(&c, 0x34), 0);

@@ -36,8 +36,8 @@ pub trait Port: Send {
     fn reset(&mut self);
     /// QEMU has connected or has gone.
     fn set_up(&mut self, _up: bool) {}
-    /// MSI-X, for functions that have it.
-    fn msix(&self) -> Option<&Msix> {
+    /// Interrupts by their VFIO index, for functions that have them.
+    fn interrupts(&self, _index: u32) -> Option<&Msix> {
         None
     }
 }
@@ -84,7 +84,9 @@ impl Port for Managed {
     fn reset(&mut self) {
         crate::stats::count(&self.bus.counters.resets, 1);
         self.device.reset();
-        self.bus.msix.clear_pending();
+        for interrupts in self.bus.interrupts() {
+            interrupts.clear_pending();
+        }
     }
 
     fn set_up(&mut self, up: bool) {
@@ -92,12 +94,19 @@ impl Port for Managed {
         if !up {
             self.device.reset();
             self.bus.set_master(false);
-            self.bus.msix.disconnect();
+            for interrupts in self.bus.interrupts() {
+                interrupts.disconnect();
+            }
         }
     }
 
-    fn msix(&self) -> Option<&Msix> {
-        Some(&self.bus.msix)
+    fn interrupts(&self, index: u32) -> Option<&Msix> {
+        match index {
+            VFIO_PCI_MSIX_IRQ_INDEX => Some(&self.bus.msix),
+            VFIO_PCI_MSI_IRQ_INDEX => Some(&self.bus.msi),
+            VFIO_PCI_INTX_IRQ_INDEX => Some(&self.bus.intx),
+            _ => None,
+        }
     }
 }
 
@@ -253,23 +262,25 @@ impl<P: Port> ServerBackend for Function<P> {
         count: u32,
         fds: Vec<File>,
     ) -> io::Result<()> {
-        let Some(msix) = self.port.msix() else {
+        let Some(interrupts) = self.port.interrupts(index) else {
             return Ok(());
         };
-        if index != VFIO_PCI_MSIX_IRQ_INDEX || flags & VFIO_IRQ_SET_ACTION_TRIGGER == 0 {
+        if flags & VFIO_IRQ_SET_ACTION_TRIGGER == 0 {
             return Ok(());
         }
-        let last = start.saturating_add(count).min(u32::from(msix.count()));
+        let last = start
+            .saturating_add(count)
+            .min(u32::from(interrupts.count()));
         if flags & VFIO_IRQ_SET_DATA_EVENTFD != 0 {
             let mut fds = fds.into_iter();
             for vector in start..last {
-                msix.connect(vector, fds.next());
+                interrupts.connect(vector, fds.next());
             }
         } else if count == 0 {
-            msix.disconnect();
+            interrupts.disconnect();
         } else {
             for vector in start..last {
-                msix.raise(vector as u16);
+                interrupts.raise(vector as u16);
             }
         }
         Ok(())
@@ -285,6 +296,8 @@ pub fn irqs(identity: &Identity) -> Vec<IrqInfo> {
             flags: VFIO_IRQ_INFO_EVENTFD,
             count: match index {
                 VFIO_PCI_MSIX_IRQ_INDEX => u32::from(vectors),
+                VFIO_PCI_MSI_IRQ_INDEX => u32::from(identity.msi),
+                VFIO_PCI_INTX_IRQ_INDEX => u32::from(identity.msi != 0),
                 // QEMU warns about functions that cannot report errors. This one can,
                 // and never does.
                 VFIO_PCI_ERR_IRQ_INDEX => 1,

@@ -198,6 +198,7 @@ impl Device for Controller {
                 table: MSIX_TABLE,
                 pending: MSIX_PENDING,
             }),
+            msi: 0,
         }
     }
 

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Coherent memory in user space, as processes see it. The test driver maps it with
+ * dma_mmap_attrs() into the process that writes the command, and passes data between that
+ * mapping and the engine. This tests what the shell cannot: address spaces before and after,
+ * several processes, threads, limits and signals. mmap.sh runs it, with the drivers in place.
+ */
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+
+#define DEBUGFS	"/sys/kernel/debug/apple_dma_test"
+
+/* Opens the file that commands go to. Returns -1 when there is none. */
+static int open_engine(void)
+{
+	char path[512];
+	struct dirent *entry;
+	DIR *dir = opendir(DEBUGFS);
+	int fd = -1;
+
+	if (!dir)
+		return -1;
+	while (fd < 0 && (entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof(path), DEBUGFS "/%s/run", entry->d_name);
+		fd = open(path, O_RDWR);
+	}
+	closedir(dir);
+	return fd;
+}
+
+/* Returns 0, or the errno with which the command failed. */
+static int command(int fd, const char *text)
+{
+	return write(fd, text, strlen(text)) < 0 ? errno : 0;
+}
+
+/* How many mappings this process has. */
+static int count_mappings(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	int c, lines = 0;
+
+	if (!maps)
+		return -1;
+	while ((c = fgetc(maps)) != EOF)
+		lines += c == '\n';
+	fclose(maps);
+	return lines;
+}
+
+FIXTURE(engine)
+{
+	int fd;
+};
+
+FIXTURE_SETUP(engine)
+{
+	self->fd = open_engine();
+	if (self->fd < 0)
+		SKIP(return, "no engine is bound to apple_dma_test");
+}
+
+FIXTURE_TEARDOWN(engine)
+{
+	close(self->fd);
+}
+
+FIXTURE_VARIANT(engine)
+{
+	const char *attr;
+};
+
+FIXTURE_VARIANT_ADD(engine, coherent) { .attr = "none" };
+FIXTURE_VARIANT_ADD(engine, write_combine) { .attr = "write_combine" };
+FIXTURE_VARIANT_ADD(engine, force_contiguous) { .attr = "force_contiguous" };
+
+TEST_F(engine, content)
+{
+	static const unsigned int len[] = { 1, 7, 4095, 4096, 4097, 65536, 65537, 200000 };
+	char text[64];
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(len); i++) {
+		snprintf(text, sizeof(text), "mmap len=%u attr=%s seed=%zu", len[i],
+			 variant->attr, i);
+		EXPECT_EQ(0, command(self->fd, text)) TH_LOG("%s", text);
+	}
+}
+
+TEST_F(engine, mapping_goes)
+{
+	char text[64];
+	int i, before;
+
+	snprintf(text, sizeof(text), "mmap len=8k attr=%s", variant->attr);
+	ASSERT_EQ(0, command(self->fd, text));
+	before = count_mappings();
+	ASSERT_LT(0, before);
+	for (i = 0; i < 16; i++)
+		ASSERT_EQ(0, command(self->fd, text));
+	EXPECT_EQ(before, count_mappings());
+}
+
+FIXTURE(process)
+{
+	int fd;
+};
+
+FIXTURE_SETUP(process)
+{
+	self->fd = open_engine();
+	if (self->fd < 0)
+		SKIP(return, "no engine is bound to apple_dma_test");
+}
+
+FIXTURE_TEARDOWN(process)
+{
+	close(self->fd);
+}
+
+TEST_F(process, several_at_once)
+{
+	int i, status;
+
+	for (i = 0; i < 4; i++) {
+		pid_t child = fork();
+
+		ASSERT_LE(0, child);
+		if (!child) {
+			char text[64];
+			int turn;
+
+			for (turn = 0; turn < 8; turn++) {
+				snprintf(text, sizeof(text), "mmap len=1-8k seed=%d",
+					 i * 8 + turn);
+				if (command(self->fd, text))
+					_exit(1);
+			}
+			_exit(0);
+		}
+	}
+	while (wait(&status) > 0)
+		EXPECT_EQ(0, status);
+}
+
+static void *wait_for_pipe(void *arg)
+{
+	char byte;
+
+	while (read(*(int *)arg, &byte, 1) < 0 && errno == EINTR)
+		;
+	return NULL;
+}
+
+TEST_F(process, threads_are_refused)
+{
+	pthread_t thread;
+	int ends[2], tries, error;
+
+	ASSERT_EQ(0, pipe(ends));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, wait_for_pipe, &ends[0]));
+	EXPECT_EQ(EBUSY, command(self->fd, "mmap len=4k"));
+	close(ends[1]);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	/* The thread that was joined may still be on its way out of the kernel. */
+	for (tries = 0; tries < 500; tries++) {
+		error = command(self->fd, "mmap len=4k");
+		if (error != EBUSY)
+			break;
+		usleep(10000);
+	}
+	EXPECT_EQ(0, error);
+}
+
+TEST_F(process, address_space_is_limited)
+{
+	struct rlimit unlimited, small;
+
+	ASSERT_EQ(0, getrlimit(RLIMIT_AS, &unlimited));
+	small = unlimited;
+	small.rlim_cur = 1 << 20;
+	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &small));
+	EXPECT_EQ(ENOMEM, command(self->fd, "mmap len=64k"));
+	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &unlimited));
+	EXPECT_EQ(0, command(self->fd, "mmap len=64k"));
+}
+
+TEST_F(process, killed_on_the_way)
+{
+	int i, status;
+
+	for (i = 0; i < 10; i++) {
+		pid_t child = fork();
+
+		ASSERT_LE(0, child);
+		if (!child) {
+			while (!command(self->fd, "mmap len=8k iter=10"))
+				;
+			_exit(0);
+		}
+		usleep(5000 + 7919 * i);
+		ASSERT_EQ(0, kill(child, SIGKILL));
+		ASSERT_EQ(child, waitpid(child, &status, 0));
+		EXPECT_TRUE(WIFSIGNALED(status)) TH_LOG("a command failed");
+	}
+	EXPECT_EQ(0, command(self->fd, "mmap len=64k"));
+}
+
+TEST_F(process, nonsense_is_refused)
+{
+	static const char * const text[] = {
+		"mmp", "mmap len=", "mmap nonsense=1", "mmap ctx=hardirq", "mmap cpus=2",
+		"mmap len=8-4",
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(text); i++) {
+		int error = command(self->fd, text[i]);
+
+		EXPECT_EQ(EINVAL, error) TH_LOG("%s", text[i]);
+	}
+	EXPECT_EQ(0, command(self->fd, "mmap len=4k"));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,25 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# In strict mode the device must not reach what was unmapped. The faults are announced to the
+# engine, which counts them apart from those that nobody expected.
+
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$(readlink -f "$0")")"/lib.sh
+
+require_engine
+case $(is_loaded apple_dma_pci && cat /sys/module/apple_dma_pci/parameters/strict) in
+'') MODES=("strict=1") ;;
+1) ;;
+*) skip_all "apple_dma_pci is loaded, without strict=1" ;;
+esac
+read_rows <<'END'
+after unmapping a byte: use_after_unmap len=1 off=0-4095 dir=any iter=50
+after unmapping up to 64 KiB: use_after_unmap len=1-64k off=0-4095 dir=any iter=50
+after unmapping several windows: use_after_unmap len=1M-2M off=0-4095 dir=any iter=4
+after unmapping in softirq: use_after_unmap len=1-64k dir=any ctx=bh iter=20
+after unmapping with interrupts off: use_after_unmap len=1-64k dir=any ctx=irqoff iter=20
+after unmapping in hardirq: use_after_unmap len=1-64k dir=any ctx=hardirq iter=20
+a new mapping of the same memory works: single len=1-64k off=0-4095 dir=any iter=20
+END
+run_rows
