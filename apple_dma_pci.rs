@@ -4,8 +4,8 @@
 //!
 //! The Mac's IOMMU, the DART, assigns every I/O virtual address itself. This driver binds the
 //! paravirtual companion of such a device and puts `dma_map_ops` on the device that have every
-//! mapping made by the host, so that the device's own driver gets the addresses that the DART really
-//! uses. `docs/architecture.md` describes the parts.
+//! mapping made by the host, so that the device's own driver gets the addresses that the DART
+//! really uses. `docs/architecture.md` describes the parts.
 
 use kernel::{
     device::Core,

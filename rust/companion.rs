@@ -3,8 +3,8 @@
 //! The companion device: registers, command block, batches and the doorbell.
 //!
 //! A [`Companion`] is the engine's [`Host`]. It puts requests into guest RAM, rings, waits for the
-//! end and takes the answers out of RAM, once each, since the host may change them at any time. What
-//! they mean is [`wire`]'s to say. After `probe` nothing here sleeps; the engine's lock makes
+//! end and takes the answers out of RAM, once each, since the host may change them at any time.
+//! What they mean is [`wire`]'s to say. After `probe` nothing here sleeps; the engine's lock makes
 //! sure that there is one batch at a time.
 
 use crate::addr::{

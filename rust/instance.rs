@@ -3,9 +3,9 @@
 //! One companion with its managed device.
 //!
 //! An [`Instance`] owns the engine and the operations that the managed device's driver ends up in.
-//! It says in words what went wrong, at a limited rate; the engine and the companion decide what does.
-//! A [`Binding`] is an instance with the managed device attached: what the companion's driver has as
-//! its data.
+//! It says in words what went wrong, at a limited rate; the engine and the companion decide what
+//! does. A [`Binding`] is an instance with the managed device attached: what the companion's driver
+//! has as its data.
 
 use crate::addr::{
     Address,
@@ -54,12 +54,12 @@ use kernel::{
     types::Opaque, //
 };
 
-/// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and cost
-/// more of the byte budget where a cluster ends.
+/// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and
+/// cost more of the byte budget where a cluster ends.
 const WINDOW_SHIFT: u32 = 18;
 
-/// Most granules of RAM that have a place in a flat table, 4 bytes each: enough for 256 GiB of RAM, which
-/// take 64 MiB.
+/// Most granules of RAM that have a place in a flat table, 4 bytes each: enough for 256 GiB of RAM,
+/// which take 64 MiB.
 const TABLE_MAX: usize = 1 << 24;
 
 /// Windows that memory for the tables is there for from the beginning.

@@ -161,13 +161,13 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// Puts `ops` on `dev` and makes `companion` its supplier, so that from now on a driver binds to
-    /// it only while the companion's driver is there. A driver that is bound to it is taken off
+    /// Puts `ops` on `dev` and makes `companion` its supplier, so that from now on a driver binds
+    /// to it only while the companion's driver is there. A driver that is bound to it is taken off
     /// before, and comes back when the companion's probe is done; so does one that could not be
     /// bound before.
     ///
-    /// To be the last thing in the companion's probe that can fail: a link between devices cannot be
-    /// taken back before the companion's driver unbinds.
+    /// To be the last thing in the companion's probe that can fail: a link between devices cannot
+    /// be taken back before the companion's driver unbinds.
     ///
     /// # Safety
     ///

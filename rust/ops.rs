@@ -5,10 +5,10 @@
 //! The callbacks translate between the C interface and the [`Instance`], and do nothing else. The
 //! operations are a member of the instance, so a callback finds its instance by where they are.
 //!
-//! All of them may be called in any context, except where `struct dma_map_ops`' users say otherwise:
-//! `alloc` and `alloc_pages_op` sleep if their flags allow it, `mmap` and `get_sgtable` may sleep.
-//! Hooks for syncing are left out, since DMA is coherent: the core skips them then. So are
-//! `opt_mapping_size`, since no size is better than another, and `get_merge_boundary`, since
+//! All of them may be called in any context, except where `struct dma_map_ops`' users say
+//! otherwise: `alloc` and `alloc_pages_op` sleep if their flags allow it, `mmap` and `get_sgtable`
+//! may sleep. Hooks for syncing are left out, since DMA is coherent: the core skips them then. So
+//! are `opt_mapping_size`, since no size is better than another, and `get_merge_boundary`, since
 //! entries of a scatterlist are never merged.
 
 use crate::addr::{Address, Gpa, GpaSpan};

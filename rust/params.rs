@@ -5,8 +5,8 @@
 use crate::addr::GRANULE;
 use kernel::prelude::*;
 
-/// Most bytes that may be mapped at a time, by default: below the 1.5 GiB that the platform holds, since
-/// asking it for more can bring the host down.
+/// Most bytes that may be mapped at a time, by default: below the 1.5 GiB that the platform holds,
+/// since asking it for more can bring the host down.
 pub(crate) const MAX_BYTES: u64 = 1280 << 20;
 
 /// Most mappings at a time, by default: below the 65,536 that the platform holds.

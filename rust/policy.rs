@@ -108,12 +108,13 @@ pub(crate) fn smallest(request: &GpaSpan, block: Option<&GpaSpan>) -> Option<Pro
 
 /// Windows that grow where mappings cluster.
 ///
-/// The first mapping far from all others gets the smallest window. One beside a window gets a window
-/// of up to twice that one's length, so that windows grow with the cluster, and what they cover
-/// in vain is never more than what is used. Windows are aligned to their size and do not overlap, so
-/// that they tile RAM.
+/// The first mapping far from all others gets the smallest window. One beside a window gets a
+/// window of up to twice that one's length, so that windows grow with the cluster, and what they
+/// cover in vain is never more than what is used. Windows are aligned to their size and do not
+/// overlap, so that they tile RAM.
 ///
-/// When bytes get short windows stay small; when mappings get short they are made as large as can be.
+/// When bytes get short windows stay small; when mappings get short they are made as large as can
+/// be.
 pub(crate) struct Adaptive {
     max: u64,
 }

@@ -9,8 +9,8 @@ use kernel::{
     types::Opaque, //
 };
 
-/// The kernel's `struct ratelimit_state` with its default interval and burst. What was suppressed is
-/// counted and told when it is dropped.
+/// The kernel's `struct ratelimit_state` with its default interval and burst. What was suppressed
+/// is counted and told when it is dropped.
 #[pin_data(PinnedDrop)]
 pub(crate) struct RateLimit {
     #[pin]

@@ -2,8 +2,8 @@
 
 //! A scatterlist as a list of the engine's requests.
 //!
-//! The kernel crate's `scatterlist` module owns and maps tables for drivers; here is the other side, the
-//! one that fills in the addresses.
+//! The kernel crate's `scatterlist` module owns and maps tables for drivers; here is the other
+//! side, the one that fills in the addresses.
 
 use crate::addr::{
     Address,
@@ -92,8 +92,8 @@ unsafe fn successor(
     const SG_CHAIN: c_ulong = 1;
     const SG_PAGE_LINK_MASK: c_ulong = 3;
 
-    // SAFETY: By the safety requirements there is another entry behind this one, which may be a link
-    // to where the list goes on.
+    // SAFETY: By the safety requirements there is another entry behind this one, which may be a
+    // link to where the list goes on.
     let (next, link) = unsafe {
         let next = entry.add(1);
         (next, (*next).page_link)

@@ -2,8 +2,8 @@
 
 //! What the engine needs of the kernel: memory, atomics and a lock.
 //!
-//! The engine's files use nothing else of the kernel, so that user-space tests can give them the same
-//! interface on top of the standard library.
+//! The engine's files use nothing else of the kernel, so that user-space tests can give them the
+//! same interface on top of the standard library.
 
 use crate::irq_lock::{
     RawIrqGuard,

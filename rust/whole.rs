@@ -2,10 +2,10 @@
 
 //! All of guest RAM mapped at once, in a few pieces.
 //!
-//! Where that fits the budgets, a driver's mapping needs no window of its own: its address is that of
-//! its piece plus an offset. There is nothing to count and nothing to give back, so drivers' mistakes
-//! go unnoticed, and the device reaches all of RAM at all times. Pure code, any context; look-ups are
-//! linear in the number of pieces, which is at most [`MAX_PIECES`].
+//! Where that fits the budgets, a driver's mapping needs no window of its own: its address is that
+//! of its piece plus an offset. There is nothing to count and nothing to give back, so drivers'
+//! mistakes go unnoticed, and the device reaches all of RAM at all times. Pure code, any context;
+//! look-ups are linear in the number of pieces, which is at most [`MAX_PIECES`].
 
 use crate::addr::{
     Address,

@@ -15,9 +15,7 @@ update:
 	@$(env)/setup --update
 
 demo: setup
-	@$(in_root) $(env)/build-modules arm64 >/dev/null
-	@$(in_root) cargo run --quiet --locked --manifest-path tests/Cargo.toml \
-		-p apple-dma-guest -- demo
+	@$(in_root) $(env)/guest demo
 
 check: setup
 	@$(in_root) $(env)/check

@@ -101,7 +101,7 @@ impl Assets {
             .find(|path| path.exists())
             .with_context(|| {
                 format!(
-                    "no {file} in {}: run tests/env/in-root tests/env/build-modules {}",
+                    "no {file} in {}: run tests/env/build-modules {}",
                     built.display(),
                     arch.name()
                 )

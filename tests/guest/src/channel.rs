@@ -6,6 +6,7 @@
 //! - `info TEXT`: for the reader;
 //! - `stat POINTER`: asks for a value of the simulator's statistics, by JSON pointer;
 //! - `mac JSON`: asks the simulator something on its control socket;
+//! - `boots`: asks how often this was asked: scripts do so once per boot;
 //! - `done`: the scenario's script came to its end.
 //!
 //! Questions are answered with one line: the value, or `error: REASON`.
@@ -41,6 +42,7 @@ pub enum Event {
 pub fn serve(listener: &UnixListener, control: &mut Control, events: &Sender<Event>) -> Result<()> {
     let (stream, _) = listener.accept()?;
     let mut answers = stream.try_clone()?;
+    let mut boots = 0;
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else {
             // QEMU was killed.
@@ -52,7 +54,8 @@ pub fn serve(listener: &UnixListener, control: &mut Control, events: &Sender<Eve
                 let _ = events.send(event);
             }
             Message::Question(question) => {
-                let answer = match ask(question, control) {
+                boots += u32::from(question == Question::Boots);
+                let answer = match ask(question, control, boots) {
                     Ok(answer) => answer,
                     Err(error) => format!("error: {error:#}"),
                 };
@@ -67,6 +70,7 @@ pub fn serve(listener: &UnixListener, control: &mut Control, events: &Sender<Eve
 enum Question<'a> {
     Stat(&'a str),
     Mac(&'a str),
+    Boots,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -88,12 +92,14 @@ fn parse(line: &str) -> Message<'_> {
         "done" => Event::Done,
         "stat" => return Message::Question(Question::Stat(rest)),
         "mac" => return Message::Question(Question::Mac(rest)),
+        "boots" => return Message::Question(Question::Boots),
         _ => Event::Fail("channel".to_owned(), format!("cannot read '{line}'")),
     })
 }
 
-fn ask(question: Question<'_>, control: &mut Control) -> Result<String> {
+fn ask(question: Question<'_>, control: &mut Control, boots: u32) -> Result<String> {
     match question {
+        Question::Boots => Ok(boots.to_string()),
         Question::Stat(pointer) => {
             let stats = control.ask(r#"{"cmd":"stats"}"#)?;
             match stats.pointer(pointer) {

@@ -17,23 +17,42 @@ use crate::run;
 use crate::scenario::Case;
 use crate::verdict;
 
-/// Scenarios to show, with their headings.
-const ACTS: &[(&str, &str)] = &[
-    ("no-module", "Without the module"),
-    ("demo", "With the module"),
+/// Something to show.
+struct Act {
+    scenario: &'static str,
+    heading: &'static str,
+    about: &'static str,
+}
+
+const ACTS: &[Act] = &[
+    Act {
+        scenario: "no-module",
+        heading: "Without the module",
+        about:
+            "The disk's driver gives the device guest-physical addresses. The DART, which has\n   \
+                mapped nothing, refuses what the device does with them.",
+    },
+    Act {
+        scenario: "demo",
+        heading: "With the module",
+        about: "Every address that the disk is given is one that the DART maps.",
+    },
 ];
 
 /// Runs both guests of `cases` and shows what happened.
 pub fn demo(assets: &Assets, cases: &[Case]) -> Result<ExitCode> {
     let style = Style::for_stdout();
     let mut good = true;
-    for (act, &(name, heading)) in (1..).zip(ACTS) {
+    println!("Debian's arm64 kernel boots in QEMU; its disk is a passed-through device of a Mac,");
+    println!("which is simulated.");
+    println!();
+    for (number, act) in (1..).zip(ACTS) {
         let case = cases
             .iter()
-            .find(|case| case.arch == Arch::Arm64 && case.scenario.name == name)
-            .with_context(|| format!("no scenario '{name}'"))?;
-        println!("{}", style.bold(&format!("{act}. {heading}")));
-        println!("   A Debian arm64 guest boots in QEMU; its disk is served by the simulated Mac.");
+            .find(|case| case.arch == Arch::Arm64 && case.scenario.name == act.scenario)
+            .with_context(|| format!("no scenario '{}'", act.scenario))?;
+        println!("{}", style.bold(&format!("{number}. {}", act.heading)));
+        println!("   {}", act.about);
         println!();
         let outcome = run::run(assets, case, Console::File, |event| show(style, event))?;
         println!();

@@ -32,7 +32,7 @@ use crate::scenario::Case;
 
 /// Boots unmodified Debian guests in QEMU against the simulated Mac.
 ///
-/// Run it through tests/env/in-root, after tests/env/setup and tests/env/build-modules.
+/// tests/env/guest builds what it needs and runs it.
 #[derive(Parser)]
 struct Cli {
     /// Where tests/env/setup put kernels and guest roots.

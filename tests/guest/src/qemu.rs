@@ -57,13 +57,10 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
         Arch::Amd64 => ("qemu-system-x86_64", "q35", "ttyS0", Some("qboot.rom")),
     };
     let mut command = Command::new(program);
-    command.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+    if !scenario.reboot {
+        command.arg("-no-reboot");
+    }
     command.args(["-machine", &format!("{machine},memory-backend=mem")]);
     command.args(["-cpu", "max", "-accel", "tcg", "-smp", "2"]);
     let memory = format!("{}M", scenario.memory);

@@ -118,6 +118,9 @@ pub fn summary(outcome: &Outcome) -> anyhow::Result<String> {
         if let Some(companion) = &pair.companion {
             let mut row = |what: &str, value: String| row(&format!("companion: {what}"), value);
             row("doorbells", companion.doorbells.to_string());
+            if companion.doorbells == 0 {
+                continue;
+            }
             row("ranges mapped", companion.entries_mapped.to_string());
             row("ranges unmapped", companion.entries_unmapped.to_string());
             row(

@@ -46,6 +46,9 @@ pub struct Scenario {
     /// Let BAR writes return before the device saw them.
     #[serde(default)]
     pub posted: bool,
+    /// Let the guest boot again when it reboots, or panics, instead of ending there.
+    #[serde(default)]
+    pub reboot: bool,
     /// Put managed devices and companions behind a PCI bridge.
     #[serde(default)]
     pub bridge: bool,
@@ -85,6 +88,9 @@ pub struct Scenario {
     /// Devices whose companions may have refused requests; no other may.
     #[serde(default)]
     pub refused: Vec<String>,
+    /// Devices that may have mappings left at the end; no other may.
+    #[serde(default)]
+    pub left: Vec<String>,
     /// Devices that need not have moved data; all others must have, through mappings.
     #[serde(default)]
     pub idle: Vec<String>,

@@ -462,7 +462,11 @@ mod tests {
                 (Mode::Dext, Placement::High),
                 (Mode::Dext, Placement::Random(3)),
             ][which];
-            let limits = Limits { max_entries: 9, max_bytes: 24 * GRANULE, check_unmap_size: false };
+            let limits = Limits {
+                max_entries: 9,
+                max_bytes: 24 * GRANULE,
+                check_unmap_size: false,
+            };
             let space = IovaSpace::new(Iova(BASE), 64 * GRANULE, placement).unwrap();
             let mut d = Dart::new(mode, limits, space);
             let mut model: Vec<Mapping> = Vec::new();
@@ -505,7 +509,9 @@ mod tests {
                     }
                     Op::Unmap(gpa) => {
                         let at = model.iter().position(|m| m.gpa.0 == gpa);
-                        let expected = at.map(|at| model.swap_remove(at)).ok_or(Refusal::UnknownKey);
+                        let expected = at
+                            .map(|at| model.swap_remove(at))
+                            .ok_or(Refusal::UnknownKey);
                         prop_assert_eq!(d.unmap(Gpa(gpa), 0), expected);
                     }
                     Op::Access(which, off, len) => {

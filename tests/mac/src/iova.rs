@@ -277,7 +277,10 @@ mod tests {
         /// are disjoint and inside the aperture, and nothing leaks.
         #[test]
         fn live_extents_are_disjoint(
-            ops in prop::collection::vec((any::<bool>(), 1u64..6, any::<prop::sample::Index>()), 1..200),
+            ops in prop::collection::vec(
+                (any::<bool>(), 1u64..6, any::<prop::sample::Index>()),
+                1..200,
+            ),
             seed in 0u64..3,
         ) {
             let placement = [Placement::Low, Placement::High, Placement::Random(5)][seed as usize];

@@ -124,7 +124,8 @@ proptest! {
             match op {
                 Op::Set(m, granule, id) => {
                     let full = free.len() == 0;
-                    let new = !models[m].keys().any(|g| g / CHUNK_GRANULES == granule / CHUNK_GRANULES);
+                    let chunk = granule / CHUNK_GRANULES;
+                    let new = !models[m].keys().any(|g| g / CHUNK_GRANULES == chunk);
                     let result = maps[m].set(&chunks, &mut free, granule, id);
                     prop_assert_eq!(result.is_err(), full && new);
                     if result.is_ok() {

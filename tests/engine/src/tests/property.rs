@@ -348,8 +348,8 @@ fn excused(
             .any(|want| iova.raw() + (want.len() - 1) > mask),
         MapError::NoMemory => failing,
         MapError::Full(limit) => {
-            // What a list needs depends on how it falls into windows, old ones among them, but it is
-            // not more than this.
+            // What a list needs depends on how it falls into windows, old ones among them, but it
+            // is not more than this.
             let mut need = if single { 0 } else { before.bytes };
             for (want, small) in wants.iter().zip(&small) {
                 let (Some(want), Some(small)) = (want, small) else {

@@ -3,8 +3,8 @@
 //!
 //! [`controller`] is the register file and what the queues share, [`queue`] moves
 //! entries and completions, [`admin`] and [`io`] execute commands, [`prp`] finds a
-//! command's data and [`data`] moves it, [`identify`] is what the controller says about itself. Numbers
-//! are those of the NVM Express base specification, in [`spec`].
+//! command's data and [`data`] moves it, [`identify`] is what the controller says about itself.
+//! Numbers are those of the NVM Express base specification, in [`spec`].
 
 pub mod admin;
 pub mod controller;

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Giving windows back: those that their last user closed, those that are idle when room is needed,
+//! those of which nobody knows whether they are mapped, and all of them at the end.
+//!
+//! Everything here rings at most once while it holds the lock.
+
+use super::miss::{
+    Round, //
+    MAX_ROUNDS,
+};
+use super::{
+    bump,
+    Engine,
+    Host,
+    MapError,
+    Released,
+    Slow,
+    UnmapEntry, //
+};
+use crate::arena::{
+    Id,
+    Linked,
+    NONE, //
+};
+use crate::policy::Policy;
+use crate::sys::{
+    Acquire,
+    Guard,
+    Relaxed,
+    Release, //
+};
+use crate::window::{
+    State,
+    Window, //
+};
+use crate::wire::UnmapOutcome;
+
+/// What one reclaim gives back at least, if so many windows are idle.
+const RECLAIM: usize = 64;
+
+/// How many windows are looked at under the lock at a time when idle ones are wanted.
+const SCAN: u32 = 4096;
+
+impl<H: Host, P: Policy> Engine<H, P> {
+    /// Gives every window back, used or not, and says what was wrong. For the end, when no driver
+    /// can use a mapping any more. Interrupts are off for a batch at a time.
+    pub(crate) fn release(&self) -> Released {
+        let mut released = Released::default();
+        let mut done: Id = 0;
+        self.give_back_retired();
+        loop {
+            let mut slow = self.slow.lock();
+            let slow = &mut *slow;
+            let last = slow.free_windows.last_id().min(done.saturating_add(SCAN));
+            if done >= last {
+                break;
+            }
+            while done < last {
+                let id = done.saturating_add(1);
+                let used = self.windows.get(id).filter(|w| w.state() != State::Free);
+                if let Some(window) = used {
+                    if slow.unmap.is_full() {
+                        break;
+                    }
+                    if window.state() == State::Live {
+                        if window.users() != 0 {
+                            released.busy = released.busy.saturating_add(1);
+                        }
+                        window.force_close();
+                        self.unlink(slow, id, window);
+                    } else if window.state() == State::Fixed {
+                        window.force_close();
+                    }
+                    self.queue_unmap(slow, id, window);
+                }
+                done = id;
+            }
+            self.ring_unmap(slow);
+        }
+        self.slow.lock().suspects.clear();
+        released.lost = self.slow.lock().stats.entries;
+        released
+    }
+
+    /// Queues a window that the caller closed to be given back. Lock-free.
+    pub(super) fn retire(&self, id: Id, window: &Window) {
+        let mut head = self.retired.load(Relaxed);
+        loop {
+            window.link().store(head, Relaxed);
+            // Release: whoever takes the list sees its links.
+            match self.retired.cmpxchg(head, id, Release) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Gives back all windows that were queued before the call.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn give_back_retired(&self) {
+        loop {
+            let mut slow = self.slow.lock();
+            let slow = &mut *slow;
+            // Whoever took what we queued gave it back under the lock, or left it in `slow`.
+            self.collect_retired(slow);
+            if slow.retired == NONE {
+                return;
+            }
+            self.unmap_retired(slow);
+        }
+    }
+
+    /// Moves what was queued without the lock to the list under it.
+    pub(super) fn collect_retired(&self, slow: &mut Slow<H>) {
+        let mut id = self.retired.xchg(NONE, Acquire);
+        while let Some(window) = self.windows.get(id) {
+            let next = window.link().load(Relaxed);
+            self.unlink(slow, id, window);
+            window.set_state(State::Retired);
+            window.link().store(slow.retired, Relaxed);
+            slow.retired = id;
+            id = next;
+        }
+    }
+
+    /// Gives back a batch of the retired windows.
+    pub(super) fn unmap_retired(&self, slow: &mut Slow<H>) {
+        while !slow.unmap.is_full() {
+            let id = slow.retired;
+            let Some(window) = self.windows.get(id) else {
+                break;
+            };
+            slow.retired = window.link().load(Relaxed);
+            self.queue_unmap(slow, id, window);
+        }
+        self.ring_unmap(slow);
+    }
+
+    /// Adds a closed window to the batch of those to be given back.
+    pub(super) fn queue_unmap(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+        window.set_state(State::Retired);
+        if let Some(span) = window.span() {
+            slow.unmap.push(UnmapEntry {
+                span,
+                outcome: UnmapOutcome::Unknown,
+                id,
+            });
+        }
+    }
+
+    /// Rings for the batch of windows to be given back, and frees those that are gone.
+    pub(super) fn ring_unmap(&self, slow: &mut Slow<H>) {
+        if slow.unmap.is_empty() {
+            return;
+        }
+        bump(&mut slow.stats.doorbells);
+        slow.host.unmap(slow.unmap.filled_mut());
+        for index in 0..slow.unmap.len {
+            let Some(entry) = slow.unmap.get(index) else {
+                break;
+            };
+            let Some(window) = self.windows.get(entry.id) else {
+                continue;
+            };
+            if entry.outcome == UnmapOutcome::Unmapped {
+                bump(&mut slow.stats.unmapped);
+                self.discard(slow, entry.id, window);
+            } else {
+                // It may be mapped or not. Its key stays taken and its bytes count, so that
+                // neither the limits nor the uniqueness of keys depend on which.
+                bump(&mut slow.stats.lost);
+                window.set_state(State::Lost);
+            }
+        }
+        slow.unmap.clear();
+    }
+
+    /// Gives back keys that an earlier kernel may have left, so that ours can have them.
+    pub(super) fn unmap_suspects(&self, slow: &mut Slow<H>) {
+        for index in 0..slow.suspects.len {
+            if let Some(span) = slow.suspects.get(index) {
+                if self.key_is_free(slow, span.start()) {
+                    slow.unmap.push(UnmapEntry::new(span));
+                }
+            }
+        }
+        slow.suspects.clear();
+        if slow.unmap.is_empty() {
+            return;
+        }
+        bump(&mut slow.stats.doorbells);
+        slow.host.unmap(slow.unmap.filled_mut());
+        let stale = slow
+            .unmap
+            .filled()
+            .iter()
+            .filter(|entry| entry.outcome == UnmapOutcome::Unmapped)
+            .count();
+        // CAST: `usize` has at most 64 bits.
+        slow.stats.stale = slow.stats.stale.saturating_add(stale as u64);
+        slow.unmap.clear();
+    }
+
+    pub(super) fn unmap_suspects_in_turn(&self, guard: Guard<'_, Slow<H>>) {
+        if guard.suspects.is_empty() {
+            return;
+        }
+        // One doorbell for each time that the lock is taken.
+        drop(guard);
+        self.unmap_suspects(&mut self.slow.lock());
+    }
+
+    /// Takes out of use a window of which the host may have a mapping; it is given back later.
+    pub(super) fn quarantine(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+        self.unlink(slow, id, window);
+        window.set_state(State::Retired);
+        window.link().store(slow.retired, Relaxed);
+        slow.retired = id;
+    }
+
+    /// Gives back idle windows, as few as make a batch worth its doorbell; what was used lately
+    /// stays if there is anything else. Fails with `error` if nothing is idle, which takes several
+    /// rounds to find out if there are many; `scanned` counts for them.
+    pub(super) fn reclaim(&self, slow: &mut Slow<H>, scanned: &mut u32, error: MapError) -> Round {
+        let last = slow.free_windows.last_id();
+        let mut found: usize = 0;
+        // More than twice around finds no more.
+        let enough = last.saturating_mul(2).saturating_add(1);
+        for looked in 0..SCAN.min(enough) {
+            // Another time around would find what was used lately.
+            let around = looked.checked_rem(last) == Some(0);
+            if (found != 0 && around) || found >= RECLAIM || slow.unmap.is_full() {
+                break;
+            }
+            *scanned = scanned.saturating_add(1);
+            slow.hand = match slow.hand.checked_add(1) {
+                Some(id) if id <= last => id,
+                _ => 1,
+            };
+            let id = slow.hand;
+            let Some(window) = self.windows.get(id) else {
+                continue;
+            };
+            if window.state() != State::Live || window.users() != 0 {
+                continue;
+            }
+            if window.test_and_clear_used() || !window.close() {
+                continue;
+            }
+            self.unlink(slow, id, window);
+            self.queue_unmap(slow, id, window);
+            found = found.saturating_add(1);
+        }
+        // Once around finds what was not used since the last time, once more finds all.
+        if found == 0 && *scanned > last.saturating_mul(2) {
+            return Round::Failed(error);
+        }
+        if found != 0 {
+            *scanned = 0;
+        }
+        self.ring_unmap(slow);
+        Round::Again
+    }
+
+    /// Gives back what is idle, for a call that cannot have all that it needs otherwise.
+    pub(super) fn give_back_idle(&self) {
+        let mut scanned = 0;
+        for _ in 0..MAX_ROUNDS {
+            let mut slow = self.slow.lock();
+            // The error is nobody's.
+            if let Round::Failed(_) = self.reclaim(&mut slow, &mut scanned, MapError::Refused) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping what no window serves: rounds under the lock, each with one doorbell at most, until
+//! everything is mapped or something stands in the way that does not give.
+
+use super::tables::Obstacle;
+use super::{
+    bump,
+    reachable,
+    Engine,
+    Host,
+    MapEntry,
+    MapError,
+    Request,
+    Slow, //
+};
+use crate::addr::{
+    GpaSpan,
+    Iova,
+    IovaSpan, //
+};
+use crate::arena::{
+    Id,
+    Segment,
+    NONE, //
+};
+use crate::granule_map::{
+    chunks_anywhere,
+    chunks_for, //
+};
+use crate::policy::{
+    smallest,
+    Policy,
+    Proposal, //
+};
+use crate::sys::Alloc;
+use crate::window::{
+    Put,
+    State,
+    Window, //
+};
+use crate::wire::{
+    MapOutcome,
+    Reject, //
+};
+
+/// Rounds of the slow path before a request is given up. Every round but the last makes progress,
+/// so this bounds what a host can do that keeps us busy, not what a driver can map.
+pub(super) const MAX_ROUNDS: usize = 4096;
+
+/// How windows are chosen for what is still missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// As the policy proposes.
+    Policy,
+    /// The smallest that serves.
+    Smallest,
+}
+
+/// What the rounds for one call hand on to each other.
+pub(super) struct Turn {
+    pub(super) choice: Choice,
+    /// Whether the tables could grow the last time that they had to.
+    may_grow: bool,
+    /// Windows that were looked at since the last idle one was found.
+    scanned: u32,
+}
+
+/// What came of one round of the slow path.
+pub(super) enum Round {
+    /// Everything is mapped.
+    Done,
+    /// There is more to do, and this round brought it nearer.
+    Again,
+    /// The tables are too small; the round can go on after they have grown.
+    Grow,
+    /// This choice of windows does not work.
+    Failed(MapError),
+}
+
+impl<H: Host, P: Policy> Engine<H, P> {
+    /// Maps what is missing of `requests`.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn map_missing<'a, R, I>(&self, requests: I, mask: u64) -> Result<(), MapError>
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
+        let mut turn = Turn {
+            choice: Choice::Policy,
+            may_grow: true,
+            scanned: 0,
+        };
+        let mut result = Err(MapError::Refused);
+        for _ in 0..MAX_ROUNDS {
+            let mut guard = self.slow.lock();
+            match self.round(&mut guard, requests.clone(), mask, &mut turn) {
+                Round::Done => {
+                    result = Ok(());
+                    break;
+                }
+                Round::Again => {}
+                Round::Grow => {
+                    let missing = requests.clone().filter(|r| r.iova().is_none());
+                    let windows = missing.count().min(guard.map.entries.len());
+                    drop(guard);
+                    // The tables' memory comes from outside the lock.
+                    turn.may_grow = self.grow_for(windows);
+                }
+                Round::Failed(error) => {
+                    result = Err(error);
+                    if matches!(error, MapError::Unreachable(_) | MapError::Invalid) {
+                        break;
+                    }
+                    let stale = guard.stats.stale;
+                    self.unmap_suspects_in_turn(guard);
+                    if self.slow.lock().stats.stale != stale {
+                        continue;
+                    }
+                    if turn.choice == Choice::Smallest {
+                        break;
+                    }
+                    turn.choice = Choice::Smallest;
+                    turn.scanned = 0;
+                    let some = requests.clone().any(|r| r.iova().is_some());
+                    if some && matches!(error, MapError::Full(_)) {
+                        // The larger windows that this call took are in the way of smaller ones.
+                        self.let_go(requests.clone());
+                        self.give_back_idle();
+                    }
+                }
+            }
+        }
+        // What the host says that it mapped, but not in a way we can use.
+        self.give_back_retired();
+        result
+    }
+
+    /// Makes the tables larger, if it can, so large that `windows` more small windows go to the
+    /// host together. Says whether there is any use in trying again.
+    pub(super) fn grow_for(&self, windows: usize) -> bool {
+        // Each in every map, by two chunks where it can be anywhere.
+        let chunks = windows.saturating_mul(5);
+        let mut chunk_grown = false;
+        loop {
+            let (few_windows, few_chunks) = {
+                let slow = self.slow.lock();
+                (
+                    slow.free_windows.len() < windows,
+                    // Large windows need more, so that one more never is too many.
+                    slow.free_chunks.len() < chunks || !chunk_grown,
+                )
+            };
+            if !few_windows && !few_chunks {
+                return true;
+            }
+            if !self.grow(few_windows, few_chunks, Alloc::Atomic) {
+                return chunk_grown;
+            }
+            chunk_grown = true;
+        }
+    }
+
+    /// Allocates what the tables lack. Says whether there is any use in trying again.
+    pub(super) fn grow(&self, windows: bool, chunks: bool, alloc: Alloc) -> bool {
+        let mut grown = false;
+        if windows {
+            if let Ok(segment) = Segment::new(alloc) {
+                grown |= self
+                    .windows
+                    .grow(&mut self.slow.lock().free_windows, segment);
+            }
+        }
+        if chunks {
+            if let Ok(segment) = Segment::new(alloc) {
+                grown |= self.chunks.grow(&mut self.slow.lock().free_chunks, segment);
+            }
+        }
+        grown
+    }
+
+    /// One turn under the lock, with one doorbell at most.
+    pub(super) fn round<'a, R, I>(
+        &self,
+        slow: &mut Slow<H>,
+        requests: I,
+        mask: u64,
+        turn: &mut Turn,
+    ) -> Round
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
+        self.collect_retired(slow);
+        if slow.retired != NONE {
+            self.unmap_retired(slow);
+            return Round::Again;
+        }
+
+        for request in requests.clone() {
+            if request.iova().is_some() {
+                continue;
+            }
+            let Some(span) = request.span() else {
+                return self.abandon(slow, MapError::Invalid);
+            };
+            if let Some(iova) = self.hit_locked(&span) {
+                request.set_iova(Some(iova));
+                if !reachable(iova, &span, mask) {
+                    return self.abandon(slow, MapError::Unreachable(iova));
+                }
+                continue;
+            }
+            if self.is_pending(&span) {
+                continue;
+            }
+            let obstacle = match self.add(slow, &span, turn.choice) {
+                Ok(()) => continue,
+                Err(obstacle) => obstacle,
+            };
+            if matches!(obstacle, Obstacle::Tables) && turn.may_grow {
+                // All of it together, after that.
+                self.drop_batch(slow);
+                return Round::Grow;
+            }
+            if !slow.map.is_empty() {
+                // First what is there already; the rest has its turn after it.
+                break;
+            }
+            return match obstacle {
+                Obstacle::Batch => Round::Failed(MapError::Refused),
+                Obstacle::Fatal(error) => Round::Failed(error),
+                Obstacle::Tables => self.reclaim(slow, &mut turn.scanned, MapError::NoMemory),
+                Obstacle::Limit(limit) => {
+                    self.reclaim(slow, &mut turn.scanned, MapError::Full(limit))
+                }
+                // Idle windows may have them.
+                Obstacle::Key => self.reclaim(slow, &mut turn.scanned, MapError::NoKey),
+            };
+        }
+
+        if slow.map.is_empty() {
+            return Round::Done;
+        }
+        let round = match self.ring_map(slow) {
+            Some(error) => Round::Failed(error),
+            None => self.resolve(requests, mask),
+        };
+        self.settle(slow);
+        round
+    }
+
+    /// Takes references to the windows that were just made, before the lock is let go.
+    pub(super) fn resolve<'a, R, I>(&self, requests: I, mask: u64) -> Round
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R>,
+    {
+        let mut round = Round::Done;
+        for request in requests {
+            if request.iova().is_some() {
+                continue;
+            }
+            let Some(span) = request.span() else {
+                return Round::Failed(MapError::Invalid);
+            };
+            match self.hit_locked(&span) {
+                Some(iova) => {
+                    request.set_iova(Some(iova));
+                    if !reachable(iova, &span, mask) {
+                        return Round::Failed(MapError::Unreachable(iova));
+                    }
+                }
+                None => round = Round::Again,
+            }
+        }
+        round
+    }
+
+    /// Gives up the windows that were prepared but not asked for.
+    pub(super) fn drop_batch(&self, slow: &mut Slow<H>) {
+        for index in 0..slow.map.len {
+            if let Some(entry) = slow.map.get(index) {
+                if let Some(window) = self.windows.get(entry.id) {
+                    self.unlink(slow, entry.id, window);
+                    self.discard(slow, entry.id, window);
+                }
+            }
+        }
+        slow.map.clear();
+        slow.reserved_chunks = 0;
+    }
+
+    /// Ends the call before its batch went to the host.
+    pub(super) fn abandon(&self, slow: &mut Slow<H>, error: MapError) -> Round {
+        self.drop_batch(slow);
+        Round::Failed(error)
+    }
+
+    /// Whether a window that will serve `span` is in the batch.
+    pub(super) fn is_pending(&self, span: &GpaSpan) -> bool {
+        self.candidates(span).iter().any(|id| {
+            self.windows.get(*id).is_some_and(|window| {
+                window.state() == State::Pending
+                    && window.span().is_some_and(|all| all.covers(span))
+            })
+        })
+    }
+
+    /// Adds a window that serves `request` to the batch.
+    pub(super) fn add(
+        &self,
+        slow: &mut Slow<H>,
+        request: &GpaSpan,
+        choice: Choice,
+    ) -> Result<(), Obstacle> {
+        if slow.map.is_full() {
+            return Err(Obstacle::Batch);
+        }
+
+        let block = self.ram.block_of(request);
+        let proposal = match (choice, block) {
+            (Choice::Policy, Some(block)) => self
+                .policy
+                .propose(
+                    request,
+                    block,
+                    &self.view(slow, &|granule| self.len_at(granule)),
+                )
+                .filter(|p| p.span.covers(request) && block.covers(&p.span)),
+            _ => None,
+        };
+        let proposal = proposal
+            .or_else(|| smallest(request, block))
+            .ok_or(Obstacle::Fatal(MapError::Invalid))?;
+        let Proposal { span, tile } = self
+            .with_free_key(slow, proposal, request, block)
+            .ok_or(Obstacle::Key)?;
+
+        self.check_limits(slow, &span)?;
+        let chunks = chunks_for(span.first_granule(), span.last_granule());
+        let later = chunks_anywhere(span.granules());
+        let needed = slow
+            .reserved_chunks
+            .saturating_add(later)
+            .saturating_add(chunks)
+            .saturating_add(1);
+        if slow.free_chunks.len() < needed {
+            return Err(Obstacle::Tables);
+        }
+        let anchor = if tile {
+            None
+        } else {
+            Some(request.first_granule())
+        };
+        let (id, window) = self.admit(slow, &span, anchor)?;
+        slow.reserved_chunks = slow.reserved_chunks.saturating_add(later);
+        if self.link(slow, id, window).is_err() {
+            // Cannot be: the chunks were counted before.
+            self.unlink(slow, id, window);
+            self.discard(slow, id, window);
+            return Err(Obstacle::Fatal(MapError::NoMemory));
+        }
+        slow.map.push(MapEntry {
+            span,
+            outcome: MapOutcome::Unknown,
+            id,
+        });
+        Ok(())
+    }
+
+    /// Rings for the batch of new windows and opens those that the host made; until
+    /// [`Self::settle`], the batch has a reference to each. The error is that of a batch that
+    /// brought nothing at all.
+    pub(super) fn ring_map(&self, slow: &mut Slow<H>) -> Option<MapError> {
+        bump(&mut slow.stats.doorbells);
+        slow.host.map(slow.map.filled_mut());
+        slow.reserved_chunks = 0;
+        let mut opened = false;
+        let mut error = None;
+        for index in 0..slow.map.len {
+            let Some(entry) = slow.map.get(index) else {
+                break;
+            };
+            let Some(window) = self.windows.get(entry.id) else {
+                continue;
+            };
+            let outcome = match entry.outcome {
+                MapOutcome::Mapped(iova) => self.open(slow, entry.id, window, &entry.span, iova),
+                other => other,
+            };
+            match outcome {
+                MapOutcome::Mapped(_) => {
+                    bump(&mut slow.stats.mapped);
+                    opened = true;
+                }
+                MapOutcome::Refused => {
+                    bump(&mut slow.stats.refused);
+                    self.unlink(slow, entry.id, window);
+                    self.discard(slow, entry.id, window);
+                    slow.suspects.push(entry.span);
+                    error = error.or(Some(MapError::Refused));
+                }
+                MapOutcome::Rejected(reject) => {
+                    bump(&mut slow.stats.rejected);
+                    self.quarantine(slow, entry.id, window);
+                    error = error.or(Some(MapError::Rejected(reject)));
+                }
+                MapOutcome::Unknown => {
+                    bump(&mut slow.stats.unanswered);
+                    self.quarantine(slow, entry.id, window);
+                    error = error.or(Some(MapError::NoAnswer));
+                }
+            }
+        }
+        if opened {
+            None
+        } else {
+            error
+        }
+    }
+
+    /// Gives up the batch's references to the windows that it opened. Those that serve nobody then
+    /// do not outlive the call in strict mode; and nobody could close one before those had it that
+    /// it was made for.
+    pub(super) fn settle(&self, slow: &mut Slow<H>) {
+        for index in 0..slow.map.len {
+            let Some(entry) = slow.map.get(index) else {
+                break;
+            };
+            let Some(window) = self.windows.get(entry.id) else {
+                continue;
+            };
+            if window.state() == State::Live && window.settle(self.strict) == Ok(Put::Closed) {
+                self.retire(entry.id, window);
+            }
+        }
+        slow.map.clear();
+    }
+
+    /// Opens a window at the address that the host gave it, unless that is in use.
+    pub(super) fn open(
+        &self,
+        slow: &mut Slow<H>,
+        id: Id,
+        window: &Window,
+        span: &GpaSpan,
+        iova: Iova,
+    ) -> MapOutcome {
+        let Some(iovas) = IovaSpan::new(iova, span.len()) else {
+            return MapOutcome::Rejected(Reject::Range);
+        };
+        if self
+            .whole
+            .as_ref()
+            .is_some_and(|whole| whole.overlaps(&iovas))
+        {
+            return MapOutcome::Rejected(Reject::Overlap);
+        }
+        let granules = iovas.first_granule()..=iovas.last_granule();
+        for granule in granules.clone() {
+            if self.by_iova.get_locked(&self.chunks, granule) != NONE {
+                return MapOutcome::Rejected(Reject::Overlap);
+            }
+        }
+        for granule in granules.clone() {
+            let set = self
+                .by_iova
+                .set(&self.chunks, &mut slow.free_chunks, granule, id);
+            if set.is_err() {
+                // Cannot be: the chunks were reserved.
+                for granule in granules {
+                    self.by_iova
+                        .clear(&self.chunks, &mut slow.free_chunks, granule, id);
+                }
+                return MapOutcome::Rejected(Reject::Range);
+            }
+        }
+        window.open(iova);
+        MapOutcome::Mapped(iova)
+    }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping all of RAM at once, in a few pieces, when the engine is set up.
+
+use super::tables::Obstacle;
+use super::{
+    bump,
+    cost,
+    Engine,
+    Host,
+    Limit,
+    MapEntry,
+    MapError, //
+};
+use crate::addr::{
+    Address,
+    GpaSpan,
+    Iova, //
+};
+use crate::policy::Policy;
+use crate::sys::{
+    Alloc,
+    AllocError,
+    Slab, //
+};
+use crate::whole::{
+    Piece,
+    Whole,
+    MAX_PIECES, //
+};
+use crate::window::State;
+use crate::wire::{
+    MapOutcome,
+    Reject, //
+};
+
+/// The largest piece of RAM that is asked for when all of it is mapped at once, in bytes: the most
+/// that is a power of two and that both dialects can say.
+const WHOLE_MAX: u64 = 2 << 30;
+
+/// The smallest such piece.
+const WHOLE_MIN: u64 = 64 << 20;
+
+impl<H: Host, P: Policy> Engine<H, P> {
+    /// Maps all of RAM at once, if it fits the budgets with an eighth to spare for what is not RAM
+    /// yet, and if windows may stay mapped. Fails with nothing mapped. May sleep.
+    pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
+        let bytes = self
+            .ram
+            .blocks()
+            .iter()
+            .fold(0u64, |sum, block| sum.saturating_add(cost(block)));
+        let budget = self.max_bytes.saturating_sub(self.max_bytes / 8);
+        if self.strict || bytes > budget {
+            return Err(MapError::Full(Limit::Bytes));
+        }
+        let mut size = WHOLE_MAX;
+        loop {
+            match self.map_pieces(size) {
+                Ok(pieces) => {
+                    self.whole = Some(Whole::new(pieces));
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.release();
+                    // Perhaps the host can do it in smaller pieces, if only there are few.
+                    if error != MapError::Refused || size <= WHOLE_MIN {
+                        return Err(error);
+                    }
+                }
+            }
+            size /= 4;
+        }
+    }
+
+    /// Takes DMA addresses to be guest-physical addresses, for a host without a DART. There is
+    /// nothing to map then.
+    pub(crate) fn set_identity(&mut self) -> Result<(), AllocError> {
+        let piece = GpaSpan::from_bounds(0, u64::MAX)
+            .and_then(|all| Piece::new(all, Iova::new(0)))
+            .ok_or(AllocError)?;
+        self.whole = Some(Whole::new(Slab::new(1, Alloc::Sleep, |_| piece)?));
+        Ok(())
+    }
+
+    /// Maps all of RAM in pieces of `size` bytes. On failure some may be mapped.
+    pub(super) fn map_pieces(&self, size: u64) -> Result<Slab<Piece>, MapError> {
+        let mut pieces: [Option<Piece>; MAX_PIECES] = [None; MAX_PIECES];
+        let mut count: usize = 0;
+        for block in self.ram.blocks() {
+            let mut start = block.start().raw();
+            while start < block.end() {
+                let end = start.saturating_add(size).min(block.end());
+                let span = GpaSpan::from_bounds(start, end).ok_or(MapError::Invalid)?;
+                let (earlier, free) = pieces
+                    .split_at_mut_checked(count)
+                    .ok_or(MapError::Full(Limit::Entries))?;
+                let place = free.first_mut().ok_or(MapError::Full(Limit::Entries))?;
+                let piece = match self.map_piece(&span) {
+                    // An earlier kernel may have left a mapping with this key.
+                    Err(MapError::Refused) if self.recover() => self.map_piece(&span),
+                    result => result,
+                }?;
+                let taken = earlier.iter().flatten().any(|other| other.overlaps(&piece));
+                if taken {
+                    return Err(MapError::Rejected(Reject::Overlap));
+                }
+                *place = Some(piece);
+                count = count.saturating_add(1);
+                start = end;
+            }
+        }
+        let pieces = pieces.get(..count).unwrap_or(&[]);
+        let first = pieces.first().copied().flatten().ok_or(MapError::Invalid)?;
+        Slab::new(count, Alloc::Sleep, |index| {
+            pieces.get(index).copied().flatten().unwrap_or(first)
+        })
+        .map_err(|_| MapError::NoMemory)
+    }
+
+    /// Maps one piece of RAM for good.
+    pub(super) fn map_piece(&self, span: &GpaSpan) -> Result<Piece, MapError> {
+        let mut slow = self.slow.lock();
+        let slow = &mut *slow;
+        if slow.map.is_full() {
+            return Err(MapError::NoMemory);
+        }
+        let (id, window) = self
+            .admit(slow, span, None)
+            .map_err(|obstacle| match obstacle {
+                Obstacle::Limit(limit) => MapError::Full(limit),
+                Obstacle::Fatal(error) => error,
+                Obstacle::Batch | Obstacle::Tables | Obstacle::Key => MapError::NoMemory,
+            })?;
+        slow.map.push(MapEntry {
+            span: *span,
+            outcome: MapOutcome::Unknown,
+            id,
+        });
+        bump(&mut slow.stats.doorbells);
+        slow.host.map(slow.map.filled_mut());
+        let outcome = slow.map.get(0).map(|entry| entry.outcome);
+        slow.map.clear();
+        let piece = match outcome {
+            Some(MapOutcome::Mapped(iova)) => Piece::new(*span, iova).map(|piece| (iova, piece)),
+            _ => None,
+        };
+        match (outcome, piece) {
+            (_, Some((iova, piece))) => {
+                bump(&mut slow.stats.mapped);
+                window.open(iova);
+                window.set_state(State::Fixed);
+                Ok(piece)
+            }
+            (Some(MapOutcome::Refused), None) => {
+                bump(&mut slow.stats.refused);
+                self.discard(slow, id, window);
+                slow.suspects.push(*span);
+                Err(MapError::Refused)
+            }
+            _ => {
+                bump(&mut slow.stats.unanswered);
+                self.quarantine(slow, id, window);
+                Err(MapError::NoAnswer)
+            }
+        }
+    }
+
+    /// Gives back what an earlier kernel left in the way of the last request; says whether it did.
+    pub(super) fn recover(&self) -> bool {
+        let mut slow = self.slow.lock();
+        let stale = slow.stats.stale;
+        self.unmap_suspects(&mut slow);
+        slow.stats.stale != stale
+    }
+}

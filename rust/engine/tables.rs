@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The engine's books: which windows there are, where they are found, what keys are taken, and what
+//! counts against the limits. Nothing here talks to the host.
+
+use super::{
+    cost,
+    Engine,
+    Host,
+    Limit,
+    MapError,
+    Slow, //
+};
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    PAGE, //
+};
+use crate::arena::{
+    Id,
+    NONE, //
+};
+use crate::policy::{
+    Policy,
+    Proposal,
+    Room,
+    View, //
+};
+use crate::sys::{
+    AllocError,
+    Relaxed, //
+};
+use crate::window::{
+    State,
+    Window, //
+};
+
+/// How many other keys are tried when a window's own is taken.
+const MAX_KEYS: u64 = 1024;
+
+/// What stands in the way of a new window.
+pub(super) enum Obstacle {
+    /// The batch has no room.
+    Batch,
+    /// One of the limits.
+    Limit(Limit),
+    /// The tables have no room.
+    Tables,
+    /// All keys that the window could have are taken.
+    Key,
+    /// It will not get better.
+    Fatal(MapError),
+}
+
+impl<H: Host, P: Policy> Engine<H, P> {
+    /// What the policy may know.
+    pub(super) fn view<'a>(
+        &'a self,
+        slow: &Slow<H>,
+        len_at: &'a dyn Fn(u64) -> Option<u64>,
+    ) -> View<'a> {
+        View {
+            len_at,
+            bytes: Room {
+                left: self.max_bytes.saturating_sub(slow.stats.bytes),
+                max: self.max_bytes,
+            },
+            entries: Room {
+                left: u64::from(self.max_entries.saturating_sub(slow.stats.entries)),
+                max: u64::from(self.max_entries),
+            },
+        }
+    }
+
+    /// The length of the window that covers `granule`, if there is one.
+    pub(super) fn len_at(&self, granule: u64) -> Option<u64> {
+        let id = self.by_gpa.get_locked(&self.chunks, granule);
+        Some(self.windows.get(id)?.span()?.len())
+    }
+
+    /// The windows that may serve `span`. The caller holds the lock.
+    pub(super) fn candidates(&self, span: &GpaSpan) -> [Id; 2] {
+        let granule = span.first_granule();
+        [
+            self.by_gpa.get_locked(&self.chunks, granule),
+            self.by_start.get_locked(&self.chunks, granule),
+        ]
+    }
+
+    /// Whether the limits have room for a window for `span`.
+    pub(super) fn check_limits(&self, slow: &Slow<H>, span: &GpaSpan) -> Result<(), Obstacle> {
+        if span.len() > slow.host.len_max() {
+            return Err(Obstacle::Fatal(MapError::Refused));
+        }
+        if self.max_bytes.saturating_sub(slow.stats.bytes) < cost(span) {
+            return Err(Obstacle::Limit(Limit::Bytes));
+        }
+        if slow.stats.entries >= self.max_entries {
+            return Err(Obstacle::Limit(Limit::Entries));
+        }
+        Ok(())
+    }
+
+    /// Makes a pending window for `span`, with its key taken and counted against the limits.
+    pub(super) fn admit(
+        &self,
+        slow: &mut Slow<H>,
+        span: &GpaSpan,
+        anchor: Option<u64>,
+    ) -> Result<(Id, &Window), Obstacle> {
+        self.check_limits(slow, span)?;
+        let (id, window) = self
+            .windows
+            .take(&mut slow.free_windows)
+            .ok_or(Obstacle::Tables)?;
+        window.prepare(span, anchor);
+        slow.stats.bytes = slow.stats.bytes.saturating_add(cost(span));
+        slow.stats.entries = slow.stats.entries.saturating_add(1);
+        slow.stats.peak_bytes = slow.stats.peak_bytes.max(slow.stats.bytes);
+        slow.stats.peak_entries = slow.stats.peak_entries.max(slow.stats.entries);
+        self.insert_key(slow, id, window);
+        Ok((id, window))
+    }
+
+    /// Makes a pending window known by the memory that it covers.
+    pub(super) fn link(
+        &self,
+        slow: &mut Slow<H>,
+        id: Id,
+        window: &Window,
+    ) -> Result<(), AllocError> {
+        let Some(span) = window.span() else {
+            return Ok(());
+        };
+        let free = &mut slow.free_chunks;
+        let anchor = window.anchor();
+        for granule in span.first_granule()..=span.last_granule() {
+            // A tile serves everything in it, so it comes first; others fill the gaps.
+            if anchor.is_none() || self.by_gpa.get_locked(&self.chunks, granule) == NONE {
+                self.by_gpa.set(&self.chunks, free, granule, id)?;
+            }
+        }
+        match anchor {
+            Some(granule) => self.by_start.set(&self.chunks, free, granule, id),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a closed window unknown to the maps; its key stays taken.
+    pub(super) fn unlink(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+        let free = &mut slow.free_chunks;
+        if let Some(granule) = window.anchor() {
+            self.by_start.clear(&self.chunks, free, granule, id);
+        }
+        if let Some(span) = window.span() {
+            for granule in span.first_granule()..=span.last_granule() {
+                self.by_gpa.clear(&self.chunks, free, granule, id);
+            }
+        }
+        if window.state() == State::Live {
+            if let Some(span) = window.iova_span() {
+                for granule in span.first_granule()..=span.last_granule() {
+                    self.by_iova.clear(&self.chunks, free, granule, id);
+                }
+            }
+        }
+    }
+
+    /// Frees an unlinked window that the host does not have.
+    pub(super) fn discard(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+        if let Some(span) = window.span() {
+            slow.stats.bytes = slow.stats.bytes.saturating_sub(cost(&span));
+        }
+        slow.stats.entries = slow.stats.entries.saturating_sub(1);
+        self.remove_key(slow, id, window);
+        window.set_state(State::Free);
+        self.windows.free(&mut slow.free_windows, id);
+    }
+
+    /// Moves the start of a proposed window so that its key is free, as little as possible.
+    pub(super) fn with_free_key(
+        &self,
+        slow: &Slow<H>,
+        proposal: Proposal,
+        request: &GpaSpan,
+        block: Option<&GpaSpan>,
+    ) -> Option<Proposal> {
+        let span = proposal.span;
+        if self.key_is_free(slow, span.start()) {
+            return Some(proposal);
+        }
+        let start = span.start().raw();
+        let lowest = block.map_or(start, |block| block.start().raw());
+        let mut step: u64 = 0;
+        for _ in 0..MAX_KEYS {
+            step = step.saturating_add(PAGE);
+            for start in [start.saturating_add(step), start.saturating_sub(step)] {
+                if start < lowest || start > request.start().raw() {
+                    continue;
+                }
+                if self.key_is_free(slow, Gpa::new(start)) {
+                    let span = GpaSpan::from_bounds(start, span.end())?;
+                    return Some(Proposal { span, tile: false });
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn key_is_free(&self, slow: &Slow<H>, key: Gpa) -> bool {
+        let mut id = slow
+            .keys
+            .get(key_bucket(slow, key))
+            .copied()
+            .unwrap_or(NONE);
+        while let Some(window) = self.windows.get(id) {
+            if window.span().is_some_and(|span| span.start() == key) {
+                return false;
+            }
+            id = window.next_key.load(Relaxed);
+        }
+        true
+    }
+
+    pub(super) fn insert_key(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+        let Some(span) = window.span() else {
+            return;
+        };
+        let bucket = key_bucket(slow, span.start());
+        if let Some(head) = slow.keys.get_mut(bucket) {
+            window.next_key.store(*head, Relaxed);
+            *head = id;
+        }
+    }
+
+    pub(super) fn remove_key(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+        let Some(span) = window.span() else {
+            return;
+        };
+        let next = window.next_key.load(Relaxed);
+        let bucket = key_bucket(slow, span.start());
+        let Some(head) = slow.keys.get_mut(bucket) else {
+            return;
+        };
+        if *head == id {
+            *head = next;
+            return;
+        }
+        let mut before = *head;
+        while let Some(window) = self.windows.get(before) {
+            let after = window.next_key.load(Relaxed);
+            if after == id {
+                window.next_key.store(next, Relaxed);
+                return;
+            }
+            before = after;
+        }
+    }
+}
+
+fn key_bucket<H>(slow: &Slow<H>, key: Gpa) -> usize {
+    let bits = slow.keys.len().max(2).ilog2();
+    let hash = (key.raw() / PAGE).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - bits);
+    // CAST: The hash is below the number of buckets, a `usize`.
+    hash as usize
+}
