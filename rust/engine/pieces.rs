@@ -43,7 +43,8 @@ const WHOLE_MIN: u64 = 64 << 20;
 
 impl<H: Host, P: Policy> Engine<H, P> {
     /// Maps all of RAM at once, if it fits the budgets with an eighth to spare for what is not RAM
-    /// yet, and if windows may stay mapped. Fails with nothing mapped. May sleep.
+    /// yet, and if windows may stay mapped. Fails with nothing mapped. To be called after
+    /// [`Engine::reserve`], which makes room for the pieces. May sleep.
     pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
         let bytes = self
             .ram

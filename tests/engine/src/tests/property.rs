@@ -545,7 +545,8 @@ fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), TestCase
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        // Each takes a millisecond or two; more are to be had by the environment.
+        // Many, but still a matter of seconds; PROPTEST_CASES asks for more.
+        cases: ProptestConfig::default().cases.saturating_mul(16),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -150,7 +150,7 @@ const C: u64 = BASE + 3 * MIB;
 
 #[test]
 fn a_reference_against_the_reclaimer() {
-    explore(200, || {
+    explore(1000, || {
         let rig = rig(Setup {
             max_entries: 1,
             ..few()
@@ -163,7 +163,7 @@ fn a_reference_against_the_reclaimer() {
 #[test]
 fn a_look_up_against_the_end_of_a_window_and_its_number_used_again() {
     for strict in [false, true] {
-        explore(150, move || {
+        explore(800, move || {
             let rig = rig(Setup {
                 strict,
                 max_entries: 2,
@@ -181,7 +181,7 @@ fn a_look_up_against_the_end_of_a_window_and_its_number_used_again() {
 #[test]
 fn looking_at_another_window_in_passing() {
     // In one granule begin a tile and two windows that are not; each is looked at for the others.
-    explore(200, || {
+    explore(1000, || {
         let rig = rig(Setup {
             strict: true,
             ..few()
@@ -200,7 +200,7 @@ fn looking_at_another_window_in_passing() {
 
 #[test]
 fn two_miss_the_same_window() {
-    explore(200, || {
+    explore(1000, || {
         let rig = rig(few());
         let threads: Vec<_> = (0..3)
             .map(|n| {
@@ -223,7 +223,7 @@ fn two_miss_the_same_window() {
 
 #[test]
 fn strict_means_gone_when_unmap_returns() {
-    explore(150, || {
+    explore(800, || {
         let rig = rig(Setup {
             strict: true,
             ..few()
@@ -252,7 +252,7 @@ fn strict_means_gone_when_unmap_returns() {
 #[test]
 fn lists_that_share_windows() {
     for strict in [false, true] {
-        explore(100, move || {
+        explore(500, move || {
             let rig = rig(Setup {
                 strict,
                 batch_max: 2,
@@ -309,7 +309,7 @@ fn neighbours(first: u64) -> impl Iterator<Item = u64> {
 fn chunks_come_and_go_under_a_reader() {
     // A window stays while those whose chunks share its bucket come and go, and while a chunk
     // that was in the map of addresses becomes one in the map of memory, for the same number.
-    explore(200, || {
+    explore(1000, || {
         let rig = rig(Setup {
             strict: true,
             placement: Placement::Offset(AWAY),
@@ -381,7 +381,7 @@ fn an_id_that_stays_is_found_or_missed() {
 
 #[test]
 fn tables_grow_under_readers() {
-    explore(100, || {
+    explore(1000, || {
         let rig = Arc::new(Rig::with_ram(few(), &[(BASE, 256 * MIB)]));
         in_parallel(&rig, &[&[(A, 1), (B, 1)], &[(B, 1), (A, 1)]]);
         finish(rig);
