@@ -73,6 +73,15 @@ pub(crate) type GpaSpan = Span<Gpa>;
 /// A span of I/O virtual addresses.
 pub(crate) type IovaSpan = Span<Iova>;
 
+impl GpaSpan {
+    /// All addresses but the very last.
+    pub(crate) const ALL: Self = Self {
+        start: Gpa(0),
+        // INVARIANT: The sum is the largest number there is.
+        len: u64::MAX,
+    };
+}
+
 impl<A: Address> Span<A> {
     /// A span of `len` bytes from `start`; [`None`] if it is empty or wraps around.
     #[inline]

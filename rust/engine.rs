@@ -11,8 +11,12 @@
 //! windows serve takes no lock, allocates nothing and does not go to the host. Everything else runs
 //! under one lock with interrupts off, which is held for one doorbell at most.
 
+#[path = "engine/age.rs"]
+mod age;
 #[path = "engine/batch.rs"]
 mod batch;
+#[path = "engine/congruence.rs"]
+mod congruence;
 #[path = "engine/give_back.rs"]
 mod give_back;
 #[path = "engine/host.rs"]
@@ -21,6 +25,8 @@ mod host;
 mod miss;
 #[path = "engine/pieces.rs"]
 mod pieces;
+#[path = "engine/posts.rs"]
+mod posts;
 #[path = "engine/tables.rs"]
 mod tables;
 
@@ -31,6 +37,8 @@ pub(crate) use self::host::{
 };
 
 use self::batch::Batch;
+use self::congruence::Fill;
+use self::posts::Posts;
 use crate::addr::{
     Address,
     Gpa,
@@ -142,8 +150,10 @@ pub(crate) struct Config {
     pub(crate) max_bytes: u64,
     /// Most mappings to have at a time.
     pub(crate) max_entries: u32,
-    /// The blocks of guest RAM.
+    /// The blocks of guest RAM; see [`Engine::set_ram`].
     pub(crate) ram: Ram,
+    /// Try to give large buffers addresses that are congruent to the memory's.
+    pub(crate) congruent: bool,
     /// Most granules of RAM that have a place in a flat table.
     pub(crate) table_max: usize,
 }
@@ -169,6 +179,17 @@ pub(crate) struct Stats {
     pub(crate) lost: u64,
     /// Requests that failed.
     pub(crate) failed: u64,
+    /// Windows that were given back because nobody had used them for long.
+    pub(crate) aged: u64,
+    /// Requests of a CPU that the doorbell of another one served.
+    pub(crate) shared: u64,
+    /// Large buffers whose address was chosen by the host just for them, and how many of these
+    /// addresses are congruent to the memory's.
+    pub(crate) large: u64,
+    /// See above.
+    pub(crate) congruent: u64,
+    /// Bytes mapped now just to make addresses congruent.
+    pub(crate) padding: u64,
     /// Bytes mapped now, in whole granules.
     pub(crate) bytes: u64,
     /// The most that there were.
@@ -191,9 +212,9 @@ pub(crate) struct Released {
 /// See the module's documentation.
 pub(crate) struct Engine<H, P> {
     strict: bool,
+    congruent: bool,
     max_bytes: u64,
     max_entries: u32,
-    ram: Ram,
     policy: P,
     /// All of RAM, if it is mapped at once.
     whole: Option<Whole>,
@@ -207,12 +228,17 @@ pub(crate) struct Engine<H, P> {
     by_iova: GranuleMap,
     /// Windows that their last user closed, not yet given back.
     retired: Atomic<u32>,
+    /// What CPUs that wait for the lock want.
+    posts: Posts,
     slow: Lock<Slow<H>>,
 }
 
 /// What the lock protects.
 struct Slow<H> {
     host: H,
+    ram: Ram,
+    /// How the host was last seen to fill free addresses.
+    fill: Fill,
     free_windows: FreeList,
     free_chunks: FreeList,
     /// Chunks that pending windows will need.
@@ -249,9 +275,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
         Ok(Self {
             strict: config.strict,
+            congruent: config.congruent,
             max_bytes: config.max_bytes,
             max_entries: config.max_entries,
-            ram: config.ram,
             policy,
             whole: None,
             windows: Arena::new(entries.min(1 << 28))?,
@@ -260,8 +286,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
             by_start: GranuleMap::new(bits, 1)?,
             by_iova: GranuleMap::new(bits, 2)?,
             retired: Atomic::new(NONE),
+            posts: Posts::new()?,
             slow: Lock::new(Slow {
                 host,
+                ram: config.ram,
+                fill: Fill::Low,
                 free_windows: FreeList::new(),
                 free_chunks: FreeList::new(),
                 reserved_chunks: 0,
@@ -274,6 +303,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 stats: Stats::default(),
             })?,
         })
+    }
+
+    /// Makes `ram` the blocks of guest RAM, so that windows stay within it; gives back the old
+    /// ones, to be dropped where sleeping is allowed. Memory that comes this way is mapped by
+    /// windows in any case. Any context.
+    pub(crate) fn set_ram(&self, ram: Ram) -> Ram {
+        core::mem::replace(&mut self.slow.lock().ram, ram)
     }
 
     /// Makes the tables large enough for `windows` windows of up to 1 MiB beforehand. May sleep.

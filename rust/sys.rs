@@ -223,6 +223,11 @@ impl<T> Lock<T> {
             .map_err(|_| AllocError)
     }
 
+    /// Takes the lock if nobody has it. Any context.
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.0.try_lock()
+    }
+
     /// Takes the lock. Any context.
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         self.0.lock()

@@ -140,6 +140,8 @@ pub(crate) struct Window {
     iova: Atomic<u64>,
     /// The granule that a window with a place of its own is found by, else all-ones. Lock.
     anchor: Atomic<u64>,
+    /// Bytes that are mapped just for the address of the rest. Lock.
+    padding: Atomic<u64>,
 }
 
 impl Default for Window {
@@ -153,6 +155,7 @@ impl Default for Window {
             len: Atomic::new(0),
             iova: Atomic::new(0),
             anchor: Atomic::new(u64::MAX),
+            padding: Atomic::new(0),
         }
     }
 }
@@ -228,6 +231,16 @@ impl Window {
         }
     }
 
+    /// Bytes that the window covers just for the address of the rest. Lock.
+    pub(crate) fn padding(&self) -> u64 {
+        self.padding.load(Relaxed)
+    }
+
+    /// Notes how many bytes of the window are there for the address of the rest. Lock.
+    pub(crate) fn set_padding(&self, bytes: u64) {
+        self.padding.store(bytes, Relaxed);
+    }
+
     /// How many references there are.
     pub(crate) fn users(&self) -> u32 {
         self.refs.0.load(Relaxed) & Refs::COUNT
@@ -257,6 +270,7 @@ impl Window {
         self.len.store(span.len(), Relaxed);
         self.iova.store(0, Relaxed);
         self.anchor.store(anchor.unwrap_or(u64::MAX), Relaxed);
+        self.padding.store(0, Relaxed);
         self.set_state(State::Pending);
     }
 

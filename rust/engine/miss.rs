@@ -3,6 +3,11 @@
 //! Mapping what no window serves: rounds under the lock, each with one doorbell at most, until
 //! everything is mapped or something stands in the way that does not give.
 
+use super::congruence::{
+    self,
+    Aim, //
+};
+use super::posts::Tickets;
 use super::tables::Obstacle;
 use super::{
     bump,
@@ -64,6 +69,18 @@ pub(super) struct Turn {
     may_grow: bool,
     /// Windows that were looked at since the last idle one was found.
     scanned: u32,
+    /// How the address should come out, if that matters.
+    aim: Option<Aim>,
+}
+
+/// What came of one doorbell for new windows.
+pub(super) enum Ring {
+    /// The host made at least one of them.
+    Opened,
+    /// The host made it, but at an address that is not what the call aims at.
+    Misplaced,
+    /// The host made none.
+    Failed(MapError),
 }
 
 /// What came of one round of the slow path.
@@ -91,10 +108,20 @@ impl<H: Host, P: Policy> Engine<H, P> {
             choice: Choice::Policy,
             may_grow: true,
             scanned: 0,
+            aim: self.congruent.then(|| Aim::new(requests.clone())).flatten(),
         };
         let mut result = Err(MapError::Refused);
         for _ in 0..MAX_ROUNDS {
-            let mut guard = self.slow.lock();
+            let (mut guard, tickets) = match self.slow.try_lock() {
+                Some(guard) => (guard, Tickets::NONE),
+                None => {
+                    let tickets = self
+                        .posts
+                        .post(requests.clone(), |span| self.may_share(span));
+                    (self.slow.lock(), tickets)
+                }
+            };
+            self.collect(&mut guard, tickets, requests.clone());
             match self.round(&mut guard, requests.clone(), mask, &mut turn) {
                 Round::Done => {
                     result = Ok(());
@@ -123,6 +150,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     }
                     turn.choice = Choice::Smallest;
                     turn.scanned = 0;
+                    turn.aim = None;
                     let some = requests.clone().any(|r| r.iova().is_some());
                     if some && matches!(error, MapError::Full(_)) {
                         // The larger windows that this call took are in the way of smaller ones.
@@ -198,9 +226,16 @@ impl<H: Host, P: Policy> Engine<H, P> {
             return Round::Again;
         }
 
+        let mut all = true;
         for request in requests.clone() {
-            if request.iova().is_some() {
-                continue;
+            if let Some(iova) = request.iova() {
+                // Another CPU's doorbell may have served it.
+                match request.span() {
+                    Some(span) if !reachable(iova, &span, mask) => {
+                        return self.abandon(slow, MapError::Unreachable(iova));
+                    }
+                    _ => continue,
+                }
             }
             let Some(span) = request.span() else {
                 return self.abandon(slow, MapError::Invalid);
@@ -215,7 +250,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             if self.is_pending(&span) {
                 continue;
             }
-            let obstacle = match self.add(slow, &span, turn.choice) {
+            let obstacle = match self.add(slow, &span, turn.choice, turn.aim.as_mut()) {
                 Ok(()) => continue,
                 Err(obstacle) => obstacle,
             };
@@ -226,6 +261,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
             if !slow.map.is_empty() {
                 // First what is there already; the rest has its turn after it.
+                all = false;
                 break;
             }
             return match obstacle {
@@ -243,16 +279,27 @@ impl<H: Host, P: Policy> Engine<H, P> {
         if slow.map.is_empty() {
             return Round::Done;
         }
-        let round = match self.ring_map(slow) {
-            Some(error) => Round::Failed(error),
-            None => self.resolve(requests, mask),
+        let own = slow.map.len;
+        if all {
+            self.invite(slow);
+        }
+        let round = match self.ring_map(slow, own, turn.aim.as_mut()) {
+            Ring::Failed(error) => Round::Failed(error),
+            Ring::Misplaced => Round::Again,
+            Ring::Opened => self.resolve(slow, requests, mask),
         };
+        self.serve(slow);
         self.settle(slow);
         round
     }
 
+    /// Whether a doorbell of another CPU may serve `span`, which leaves where it goes to the host.
+    fn may_share(&self, span: &GpaSpan) -> bool {
+        !self.congruent || congruence::modulus(span).is_none()
+    }
+
     /// Takes references to the windows that were just made, before the lock is let go.
-    pub(super) fn resolve<'a, R, I>(&self, requests: I, mask: u64) -> Round
+    pub(super) fn resolve<'a, R, I>(&self, slow: &mut Slow<H>, requests: I, mask: u64) -> Round
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R>,
@@ -270,6 +317,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     request.set_iova(Some(iova));
                     if !reachable(iova, &span, mask) {
                         return Round::Failed(MapError::Unreachable(iova));
+                    }
+                    if let Some(modulus) = congruence::modulus(&span) {
+                        bump(&mut slow.stats.large);
+                        if congruence::is_congruent(span.start(), iova, modulus) {
+                            bump(&mut slow.stats.congruent);
+                        }
                     }
                 }
                 None => round = Round::Again,
@@ -314,12 +367,14 @@ impl<H: Host, P: Policy> Engine<H, P> {
         slow: &mut Slow<H>,
         request: &GpaSpan,
         choice: Choice,
+        aim: Option<&mut Aim>,
     ) -> Result<(), Obstacle> {
         if slow.map.is_full() {
             return Err(Obstacle::Batch);
         }
 
-        let block = self.ram.block_of(request);
+        let block = slow.ram.block_of(request).copied();
+        let block = block.as_ref();
         let proposal = match (choice, block) {
             (Choice::Policy, Some(block)) => self
                 .policy
@@ -334,6 +389,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let proposal = proposal
             .or_else(|| smallest(request, block))
             .ok_or(Obstacle::Fatal(MapError::Invalid))?;
+        let (proposal, padding) = match aim {
+            Some(aim) => self.take_aim(slow, proposal, block, aim),
+            None => (proposal, 0),
+        };
         let Proposal { span, tile } = self
             .with_free_key(slow, proposal, request, block)
             .ok_or(Obstacle::Key)?;
@@ -355,6 +414,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
             Some(request.first_granule())
         };
         let (id, window) = self.admit(slow, &span, anchor)?;
+        window.set_padding(padding);
+        slow.stats.padding = slow.stats.padding.saturating_add(padding);
         slow.reserved_chunks = slow.reserved_chunks.saturating_add(later);
         if self.link(slow, id, window).is_err() {
             // Cannot be: the chunks were counted before.
@@ -370,14 +431,45 @@ impl<H: Host, P: Policy> Engine<H, P> {
         Ok(())
     }
 
+    /// Extends `proposal` as `aim` says, if there is RAM and the limit has room for that. Says by
+    /// how many bytes.
+    fn take_aim(
+        &self,
+        slow: &Slow<H>,
+        proposal: Proposal,
+        block: Option<&GpaSpan>,
+        aim: &mut Aim,
+    ) -> (Proposal, u64) {
+        let (extra, span) = aim.extend(&proposal.span);
+        if extra == 0 {
+            return (proposal, 0);
+        }
+        let extended = span
+            .filter(|span| block.is_some_and(|block| block.covers(span)))
+            .filter(|span| self.check_limits(slow, span).is_ok())
+            .filter(|_| congruence::affordable(extra, slow.stats.padding, self.max_bytes));
+        match extended {
+            Some(span) => (Proposal { span, tile: false }, extra),
+            None => {
+                aim.give_up();
+                (proposal, 0)
+            }
+        }
+    }
+
     /// Rings for the batch of new windows and opens those that the host made; until
-    /// [`Self::settle`], the batch has a reference to each. The error is that of a batch that
-    /// brought nothing at all.
-    pub(super) fn ring_map(&self, slow: &mut Slow<H>) -> Option<MapError> {
+    /// [`Self::settle`], the batch has a reference to each. The first `own` entries are those of
+    /// the call, which alone decide what came of it.
+    pub(super) fn ring_map(
+        &self,
+        slow: &mut Slow<H>,
+        own: usize,
+        mut aim: Option<&mut Aim>,
+    ) -> Ring {
         bump(&mut slow.stats.doorbells);
         slow.host.map(slow.map.filled_mut());
         slow.reserved_chunks = 0;
-        let mut opened = false;
+        let mut ring = Ring::Failed(MapError::Refused);
         let mut error = None;
         for index in 0..slow.map.len {
             let Some(entry) = slow.map.get(index) else {
@@ -386,38 +478,54 @@ impl<H: Host, P: Policy> Engine<H, P> {
             let Some(window) = self.windows.get(entry.id) else {
                 continue;
             };
+            let is_own = index < own;
             let outcome = match entry.outcome {
-                MapOutcome::Mapped(iova) => self.open(slow, entry.id, window, &entry.span, iova),
+                MapOutcome::Mapped(iova) => {
+                    let aim = aim.as_deref_mut().filter(|_| is_own);
+                    if aim.is_some_and(|aim| aim.adjust(&entry.span, iova, &mut slow.fill)) {
+                        bump(&mut slow.stats.mapped);
+                        self.quarantine(slow, entry.id, window);
+                        ring = Ring::Misplaced;
+                        continue;
+                    }
+                    self.open(slow, entry.id, window, &entry.span, iova)
+                }
                 other => other,
+            };
+            let mut fails = |new| {
+                if is_own {
+                    error = error.or(Some(new));
+                }
             };
             match outcome {
                 MapOutcome::Mapped(_) => {
                     bump(&mut slow.stats.mapped);
-                    opened = true;
+                    if is_own {
+                        ring = Ring::Opened;
+                    }
                 }
                 MapOutcome::Refused => {
                     bump(&mut slow.stats.refused);
                     self.unlink(slow, entry.id, window);
                     self.discard(slow, entry.id, window);
                     slow.suspects.push(entry.span);
-                    error = error.or(Some(MapError::Refused));
+                    fails(MapError::Refused);
                 }
                 MapOutcome::Rejected(reject) => {
                     bump(&mut slow.stats.rejected);
                     self.quarantine(slow, entry.id, window);
-                    error = error.or(Some(MapError::Rejected(reject)));
+                    fails(MapError::Rejected(reject));
                 }
                 MapOutcome::Unknown => {
                     bump(&mut slow.stats.unanswered);
                     self.quarantine(slow, entry.id, window);
-                    error = error.or(Some(MapError::NoAnswer));
+                    fails(MapError::NoAnswer);
                 }
             }
         }
-        if opened {
-            None
-        } else {
-            error
+        match (ring, error) {
+            (Ring::Failed(_), Some(error)) => Ring::Failed(error),
+            (ring, _) => ring,
         }
     }
 

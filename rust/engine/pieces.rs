@@ -47,6 +47,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// [`Engine::reserve`], which makes room for the pieces. May sleep.
     pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
         let bytes = self
+            .slow
+            .lock()
             .ram
             .blocks()
             .iter()
@@ -88,7 +90,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
     pub(super) fn map_pieces(&self, size: u64) -> Result<Slab<Piece>, MapError> {
         let mut pieces: [Option<Piece>; MAX_PIECES] = [None; MAX_PIECES];
         let mut count: usize = 0;
-        for block in self.ram.blocks() {
+        let block = |index| self.slow.lock().ram.blocks().get(index).copied();
+        for block in (0..).map_while(block) {
             let mut start = block.start().raw();
             while start < block.end() {
                 let end = start.saturating_add(size).min(block.end());

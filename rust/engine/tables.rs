@@ -173,6 +173,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             slow.stats.bytes = slow.stats.bytes.saturating_sub(cost(&span));
         }
         slow.stats.entries = slow.stats.entries.saturating_sub(1);
+        slow.stats.padding = slow.stats.padding.saturating_sub(window.padding());
         self.remove_key(slow, id, window);
         window.set_state(State::Free);
         self.windows.free(&mut slow.free_windows, id);

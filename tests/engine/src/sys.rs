@@ -16,7 +16,8 @@ use std::{
     cell::Cell,
     sync::{
         atomic as std_atomic,
-        OnceLock, //
+        OnceLock,
+        TryLockError, //
     },
 };
 
@@ -100,6 +101,14 @@ pub(crate) type Guard<'a, T> = MutexGuard<'a, T>;
 impl<T> Lock<T> {
     pub(crate) fn new(value: T) -> Result<Self, AllocError> {
         Ok(Self(Mutex::new(value)))
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub(crate) fn lock(&self) -> Guard<'_, T> {

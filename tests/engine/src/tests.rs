@@ -4,11 +4,13 @@
 
 mod arena;
 mod budgets;
+mod congruence;
 mod doorbells;
 mod errors;
 mod host;
 mod keys;
 mod maps;
+mod memory;
 mod policy;
 mod property;
 mod rig;

@@ -14,7 +14,8 @@ use super::{
         Held,
         MapFault,
         Placement,
-        UnmapFault, //
+        UnmapFault,
+        View, //
     },
     rig::{
         Entry,
@@ -66,6 +67,10 @@ enum Op {
     FailAllocations(bool),
     /// An earlier kernel's mapping comes to light.
     Stale(Want),
+    /// Time passes.
+    Age,
+    /// Memory is to go away.
+    Evict(Want),
 }
 
 /// What a driver asks for.
@@ -89,6 +94,7 @@ fn wants() -> impl Strategy<Value = Want> {
         3 => 1u64..100,
         3 => 1u64..600 * KIB,
         1 => Just(MIB),
+        1 => Just(2 * MIB),
         1 => Just(256 * KIB),
     ];
     // Near the start of a block, where keys are scarce; near its end; close together; anywhere.
@@ -97,6 +103,8 @@ fn wants() -> impl Strategy<Value = Want> {
         3 => 0u64..64 * KIB,
         6 => (0u64..64).prop_map(|n| n * 4 * KIB),
         3 => (0u64..64).prop_map(|n| n * 252 * KIB + 512),
+        3 => (0u64..64).prop_map(|n| n * 64 * KIB),
+        1 => (0u64..8).prop_map(|n| n * 2 * MIB),
         2 => 0u64..64 * MIB,
     ];
     let inside =
@@ -220,6 +228,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (index, 1usize..4).prop_map(|(from, step)| Op::UnmapAll(from, step)),
         1 => (any::<u64>(), 0u64..MIB).prop_map(|(iova, len)| Op::Misuse(iova, len)),
         1 => wants().prop_map(Op::Stale),
+        1 => Just(Op::Age),
+        1 => wants().prop_map(Op::Evict),
     ];
     let faults = prop_oneof![
         3 => prop::collection::vec(map_faults(), 1..6).prop_map(Op::MapFaults),
@@ -256,7 +266,7 @@ fn setups() -> impl Strategy<Value = Setup> {
     ];
     (
         policy,
-        any::<bool>(),
+        (any::<bool>(), any::<bool>()),
         max_bytes,
         max_entries,
         batch_max,
@@ -265,10 +275,12 @@ fn setups() -> impl Strategy<Value = Setup> {
         prop_oneof![2 => Just(1usize << 20), 1 => 0usize..2000, 1 => Just(0)],
     )
         .prop_map(
-            |(policy, strict, max_bytes, max_entries, batch_max, len_max, placement, table_max)| {
+            |(policy, modes, max_bytes, max_entries, batch_max, len_max, placement, table_max)| {
+                let (strict, congruent) = modes;
                 Setup {
                     policy,
                     strict,
+                    congruent,
                     max_bytes,
                     max_entries,
                     batch_max,
@@ -415,6 +427,18 @@ fn held(rig: &Rig, index: usize) -> Option<Held> {
     (count != 0).then(|| state.held[index % count])
 }
 
+/// What the engine has mapped for nobody, of what `counts`.
+fn idle(rig: &Rig, counts: impl Fn(&GpaSpan) -> bool) -> Vec<GpaSpan> {
+    let state = rig.host.look();
+    let busy = state.busy();
+    state
+        .view
+        .iter()
+        .filter(|(key, (span, view))| *view == View::Open && !busy.contains(key) && counts(span))
+        .map(|(_, (span, _))| *span)
+        .collect()
+}
+
 fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), TestCaseError> {
     // Left over from a case that failed, perhaps.
     fail_atomic_allocations(false);
@@ -509,6 +533,31 @@ fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), TestCase
             Op::FailAllocations(fail) => {
                 failing = fail;
                 fail_atomic_allocations(fail);
+            }
+            Op::Age => {
+                for _ in 0..2 {
+                    rig.engine.age();
+                    rig.check();
+                }
+                let idle = idle(&rig, |_| true);
+                prop_assert!(
+                    idle.is_empty(),
+                    "not used since the first time: {:x?}",
+                    idle
+                );
+            }
+            Op::Evict(want) => {
+                let Some(all) = want.span() else { continue };
+                let busy = {
+                    let state = rig.host.look();
+                    let busy = state.busy();
+                    let overlaps = |key| state.mappings[key].span.overlaps(&all);
+                    busy.iter().filter(|key| overlaps(*key)).count()
+                };
+                prop_assert_eq!(rig.engine.evict(&all) as usize, busy);
+                rig.check();
+                let idle = idle(&rig, |span| span.overlaps(&all));
+                prop_assert!(idle.is_empty(), "nobody uses them: {:x?}", idle);
             }
             Op::Stale(want) => {
                 if let Some(span) = want.span() {

@@ -216,6 +216,7 @@ impl Policy for TestPolicy {
 pub(crate) struct Setup {
     pub(crate) policy: TestPolicy,
     pub(crate) strict: bool,
+    pub(crate) congruent: bool,
     pub(crate) max_bytes: u64,
     pub(crate) max_entries: u32,
     pub(crate) batch_max: usize,
@@ -229,6 +230,7 @@ impl Default for Setup {
         Self {
             policy: TestPolicy::Aligned(18),
             strict: false,
+            congruent: false,
             max_bytes: 64 * MIB,
             max_entries: 256,
             batch_max: 64,
@@ -266,6 +268,7 @@ impl Rig {
             max_bytes: setup.max_bytes,
             max_entries: setup.max_entries,
             ram: Ram::new(blocks.expect("memory")),
+            congruent: setup.congruent,
             table_max: setup.table_max,
         };
         let engine = Engine::new(host.clone(), setup.policy, config).expect("memory");

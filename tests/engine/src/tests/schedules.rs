@@ -222,6 +222,121 @@ fn two_miss_the_same_window() {
 }
 
 #[test]
+fn those_who_wait_are_served_by_another_ones_doorbell() {
+    use std::sync::atomic::{
+        AtomicU64,
+        Ordering::Relaxed, //
+    };
+
+    static FEWEST: AtomicU64 = AtomicU64::new(u64::MAX);
+    for strict in [false, true] {
+        FEWEST.store(u64::MAX, Relaxed);
+        explore(1000, move || {
+            let rig = rig(Setup { strict, ..few() });
+            let threads: Vec<_> = [A, B, C]
+                .into_iter()
+                .map(|start| {
+                    let rig = rig.clone();
+                    thread::spawn(move || {
+                        let iova = map(&rig, start, 4 * KIB).expect("room");
+                        (start, iova)
+                    })
+                })
+                .collect();
+            let held: Vec<_> = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("it ran"))
+                .collect();
+            let doorbells = rig.host.look().map_doorbells;
+            let stats = rig.engine.stats();
+            assert_eq!(doorbells + stats.shared, 3, "each is served once");
+            FEWEST.fetch_min(doorbells, Relaxed);
+            for (start, iova) in held {
+                assert_eq!(rig.engine.translate(iova, 4 * KIB), Some(Gpa::new(start)));
+                unmap(&rig, start, 4 * KIB, iova);
+            }
+            finish(rig);
+        });
+        // One rings for itself before it can know of the others; all others at once.
+        assert!(FEWEST.load(Relaxed) <= 2, "{FEWEST:?} doorbells at best");
+    }
+}
+
+#[test]
+fn lists_are_served_by_another_ones_doorbell() {
+    for strict in [false, true] {
+        explore(600, move || {
+            let rig = rig(Setup { strict, ..few() });
+            let threads: Vec<_> = [[A, A, B], [B, C, A]]
+                .into_iter()
+                .map(|starts| {
+                    let rig = rig.clone();
+                    thread::spawn(move || {
+                        let spans = starts.map(|start| (start, 4096));
+                        let entries = list(&spans);
+                        rig.engine.map_all(entries.iter(), ALL).expect("room");
+                        for (entry, start) in entries.iter().zip(starts) {
+                            let iova = entry.at().expect("mapped");
+                            assert_eq!(rig.engine.translate(iova, 4096), Some(Gpa::new(start)));
+                        }
+                        assert!(rig.engine.unmap_all(entries.iter()).is_ok());
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().expect("it ran");
+            }
+            finish(rig);
+        });
+    }
+}
+
+#[test]
+fn a_served_request_that_the_device_cannot_reach() {
+    explore(600, || {
+        let rig = rig(few());
+        let threads: Vec<_> = [(A, 1), (B, ALL), (C, 1)]
+            .into_iter()
+            .map(|(start, mask)| {
+                let rig = rig.clone();
+                thread::spawn(move || {
+                    let result = rig.engine.map(span(start, 4 * KIB), mask);
+                    match result {
+                        Ok(iova) => assert!(rig.engine.unmap(iova, 4 * KIB).is_ok()),
+                        Err(error) => assert!(matches!(error, MapError::Unreachable(_))),
+                    }
+                    assert_eq!(result.is_ok(), mask == ALL);
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("it ran");
+        }
+        finish(rig);
+    });
+}
+
+#[test]
+fn growing_old_under_users() {
+    for strict in [false, true] {
+        explore(800, move || {
+            let rig = rig(Setup { strict, ..few() });
+            let ager = {
+                let rig = rig.clone();
+                thread::spawn(move || {
+                    rig.engine.age();
+                    rig.engine.age();
+                    rig.engine.evict(&span(A, MIB));
+                })
+            };
+            in_parallel(&rig, &[&[(A, 1), (B, 1), (A, 1)]]);
+            ager.join().expect("it ran");
+            finish(rig);
+        });
+    }
+}
+
+#[test]
 fn strict_means_gone_when_unmap_returns() {
     explore(800, || {
         let rig = rig(Setup {

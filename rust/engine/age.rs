@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Giving back what nobody has used for long, and what lies in memory that goes away.
+
+use super::{
+    Engine,
+    Host,
+    Slow, //
+};
+use crate::addr::GpaSpan;
+use crate::arena::Id;
+use crate::policy::Policy;
+use crate::window::{
+    State,
+    Window, //
+};
+
+/// How many windows are looked at under the lock at a time.
+const SCAN: u32 = 4096;
+
+impl<H: Host, P: Policy> Engine<H, P> {
+    /// Gives back the windows that are idle and were not used since the last time that this was
+    /// called. Any context; to be called now and then. Interrupts are off for a batch at a time.
+    pub(crate) fn age(&self) {
+        self.sweep(|slow, id, window| {
+            if window.state() != State::Live
+                || window.users() != 0
+                || window.test_and_clear_used()
+                || !window.close()
+            {
+                return;
+            }
+            slow.stats.aged = slow.stats.aged.saturating_add(1);
+            self.unlink(slow, id, window);
+            self.queue_unmap(slow, id, window);
+        });
+    }
+
+    /// Gives back all idle windows that cover a part of `span`; says how many are not idle. Any
+    /// context; interrupts are off for a batch at a time.
+    pub(crate) fn evict(&self, span: &GpaSpan) -> u32 {
+        let mut busy: u32 = 0;
+        self.sweep(|slow, id, window| {
+            let covers = window.span().is_some_and(|all| all.overlaps(span));
+            if window.state() != State::Live || !covers {
+                return;
+            }
+            if !window.close() {
+                busy = busy.saturating_add(1);
+                return;
+            }
+            self.unlink(slow, id, window);
+            self.queue_unmap(slow, id, window);
+        });
+        busy
+    }
+
+    /// Whether a part of `span` is mapped for good, with all of RAM.
+    pub(crate) fn is_fixed(&self, span: &GpaSpan) -> bool {
+        let mut fixed = false;
+        self.sweep(|_, _, window| {
+            fixed |= window.state() == State::Fixed
+                && window.span().is_some_and(|all| all.overlaps(span));
+        });
+        fixed
+    }
+
+    /// Calls `visit` for every window under the lock, which it takes for a while at a time. What it
+    /// adds to the batch of windows to be given back is.
+    fn sweep(&self, mut visit: impl FnMut(&mut Slow<H>, Id, &Window)) {
+        let mut done: Id = 0;
+        loop {
+            let mut slow = self.slow.lock();
+            let slow = &mut *slow;
+            let last = slow.free_windows.last_id().min(done.saturating_add(SCAN));
+            if done >= last {
+                return;
+            }
+            while done < last && !slow.unmap.is_full() {
+                done = done.saturating_add(1);
+                if let Some(window) = self.windows.get(done) {
+                    visit(slow, done, window);
+                }
+            }
+            self.ring_unmap(slow);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Requests of CPUs that wait for the lock, so that who holds it can serve them by its own
+//! doorbell.
+//!
+//! A CPU that misses while another one is at the host would wait, and then ring for itself. It
+//! posts what it wants before it waits. Whoever holds the lock and is about to ring adds the
+//! windows that are wanted, and takes a reference for each that came; the CPU that posted finds it
+//! when it has the lock.
+//!
+//! A post belongs to who claimed it, but for its answer, which is written under the lock.
+
+use super::miss::Choice;
+use super::{
+    bump,
+    Engine,
+    Host,
+    Request,
+    Slow, //
+};
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    IovaSpan, //
+};
+use crate::policy::Policy;
+use crate::sys::{
+    Acquire,
+    Alloc,
+    AllocError,
+    Atomic,
+    Relaxed,
+    Release,
+    Slab, //
+};
+
+/// How many requests can be posted at a time. What finds no place waits and rings for itself.
+const POSTS: usize = 32;
+
+/// Nobody's.
+const EMPTY: u32 = 0;
+/// Somebody's, and being written.
+const CLAIMED: u32 = 1;
+/// To be served.
+const POSTED: u32 = 2;
+/// Served: there is a reference for it.
+const SERVED: u32 = 3;
+
+/// One request.
+struct Post {
+    state: Atomic<u32>,
+    start: Atomic<u64>,
+    len: Atomic<u64>,
+    /// Where it is mapped, if it is served. Lock.
+    iova: Atomic<u64>,
+}
+
+impl Post {
+    fn new() -> Self {
+        Self {
+            state: Atomic::new(EMPTY),
+            start: Atomic::new(0),
+            len: Atomic::new(0),
+            iova: Atomic::new(0),
+        }
+    }
+
+    fn claim(&self) -> bool {
+        self.state.load(Relaxed) == EMPTY
+            // Acquire: what the last owner did with it comes before.
+            && self.state.cmpxchg(EMPTY, CLAIMED, Acquire).is_ok()
+    }
+
+    /// What is wanted, if nobody served it yet. Lock.
+    fn wanted(&self) -> Option<GpaSpan> {
+        // Acquire: the span was written before the state.
+        if self.state.load(Acquire) != POSTED {
+            return None;
+        }
+        GpaSpan::new(Gpa::new(self.start.load(Relaxed)), self.len.load(Relaxed))
+    }
+}
+
+/// See the module's documentation.
+pub(super) struct Posts(Slab<Post>);
+
+/// The posts of one call, a bit each.
+#[derive(Clone, Copy)]
+pub(super) struct Tickets(u32);
+
+impl Tickets {
+    /// None at all.
+    pub(super) const NONE: Self = Self(0);
+
+    fn bit(index: usize) -> u32 {
+        // CAST: There are as many posts as bits.
+        1u32.wrapping_shl(index as u32)
+    }
+
+    fn add(&mut self, index: usize) {
+        self.0 |= Self::bit(index);
+    }
+
+    fn has(self, index: usize) -> bool {
+        self.0 & Self::bit(index) != 0
+    }
+}
+
+impl Posts {
+    /// May sleep.
+    pub(super) fn new() -> Result<Self, AllocError> {
+        Ok(Self(Slab::new(POSTS, Alloc::Sleep, |_| Post::new())?))
+    }
+
+    /// Posts what is missing of `requests`, in their order, as far as there is room and `eligible`
+    /// says so. Lock-free. [`Engine::collect`] is to follow.
+    pub(super) fn post<'a, R, I>(&self, requests: I, eligible: impl Fn(&GpaSpan) -> bool) -> Tickets
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R>,
+    {
+        let mut tickets = Tickets::NONE;
+        let mut posts = self.0.iter().enumerate();
+        for request in requests.filter(|request| request.iova().is_none()) {
+            let Some(span) = request.span().filter(&eligible) else {
+                continue;
+            };
+            let Some((index, post)) = posts.find(|(_, post)| post.claim()) else {
+                break;
+            };
+            post.start.store(span.start().raw(), Relaxed);
+            post.len.store(span.len(), Relaxed);
+            // Release: who sees that it is posted sees what.
+            post.state.store(POSTED, Release);
+            tickets.add(index);
+        }
+        tickets
+    }
+}
+
+impl<H: Host, P: Policy> Engine<H, P> {
+    /// Takes back the posts in `tickets`, and with them what they were served; `requests` are those
+    /// that they were made from. The caller holds the lock.
+    pub(super) fn collect<'a, R, I>(&self, slow: &mut Slow<H>, tickets: Tickets, requests: I)
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
+        for (index, post) in self.posts.0.iter().enumerate() {
+            if !tickets.has(index) {
+                continue;
+            }
+            if post.state.load(Relaxed) == SERVED {
+                let iova = Iova::new(post.iova.load(Relaxed));
+                let start = Gpa::new(post.start.load(Relaxed));
+                let span = GpaSpan::new(start, post.len.load(Relaxed));
+                // There is one for each, since nobody else maps what is missing of this call.
+                let request = requests
+                    .clone()
+                    .find(|request| request.iova().is_none() && request.span() == span);
+                match (request, span) {
+                    (Some(request), _) => {
+                        bump(&mut slow.stats.shared);
+                        request.set_iova(Some(iova));
+                    }
+                    // Cannot be: what was posted is still missing.
+                    (None, span) => {
+                        self.put_locked(span.and_then(|s| IovaSpan::new(iova, s.len())))
+                    }
+                }
+            }
+            // Release: we are done with it.
+            post.state.store(EMPTY, Release);
+        }
+    }
+
+    /// Gives up the mapping at `span`; what that closes is queued.
+    fn put_locked(&self, span: Option<IovaSpan>) {
+        let Some(span) = span else {
+            return;
+        };
+        let id = self.by_iova.get_locked(&self.chunks, span.first_granule());
+        if let Some(window) = self.windows.get(id) {
+            if let Ok(put) = window.put(&span, self.strict) {
+                self.after_put(id, window, put);
+            }
+        }
+    }
+
+    /// Adds windows for what others posted to the batch, as far as it has room.
+    pub(super) fn invite(&self, slow: &mut Slow<H>) {
+        self.serve(slow);
+        for post in self.posts.0.iter() {
+            let Some(span) = post.wanted() else {
+                continue;
+            };
+            if self.is_pending(&span) {
+                continue;
+            }
+            if self.add(slow, &span, Choice::Policy, None).is_err() {
+                // What stands in the way is for who posted it to deal with.
+                return;
+            }
+        }
+    }
+
+    /// Takes references for what others posted and is mapped now.
+    pub(super) fn serve(&self, _: &mut Slow<H>) {
+        for post in self.posts.0.iter() {
+            let Some(iova) = post.wanted().and_then(|span| self.hit_locked(&span)) else {
+                continue;
+            };
+            post.iova.store(iova.raw(), Relaxed);
+            post.state.store(SERVED, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Large buffers get addresses that are congruent to their memory's, where that can be had, and
+//! cost no more than they may where it cannot.
+
+use super::{
+    host::Placement,
+    rig::{
+        list,
+        Rig,
+        Setup,
+        TestPolicy,
+        ALL,
+        KIB,
+        MIB, //
+    },
+};
+use crate::addr::{
+    Address,
+    Iova, //
+};
+
+/// A block of RAM with room in front of [`FIRST`].
+const BLOCK: &[(u64, u64)] = &[(0x8000_0000, 512 * MIB)];
+const FIRST: u64 = 0x8000_0000 + 4 * MIB;
+
+fn rig(placement: Placement) -> Rig {
+    let rig = Rig::with_ram(
+        Setup {
+            policy: TestPolicy::Adaptive(18),
+            congruent: true,
+            max_bytes: 512 * MIB,
+            max_entries: 4096,
+            placement,
+            ..Setup::default()
+        },
+        BLOCK,
+    );
+    let mut state = rig.host.look();
+    state.max_bytes = u64::MAX;
+    state.max_entries = usize::MAX;
+    // Addresses that begin where no page does.
+    state.iovas = 0x2_0001..0x20_0000;
+    drop(state);
+    rig
+}
+
+fn is_congruent(start: u64, iova: Iova, page: u64) -> bool {
+    start.wrapping_sub(iova.raw()) % page == 0
+}
+
+#[test]
+fn where_the_host_fills_gaps_from_an_end() {
+    for placement in [Placement::Low, Placement::High] {
+        let rig = rig(placement);
+        // Odd sizes in between, so that nothing is right by itself.
+        for (n, len) in (0..).zip([64 * KIB, 128 * KIB, 2 * MIB, 64 * KIB, 4 * MIB]) {
+            let odd = FIRST + 64 * MIB + n * MIB;
+            rig.map(odd, 4 * KIB).expect("room");
+            let start = FIRST + n * 8 * MIB;
+            let iova = rig.map(start, len).expect("room");
+            let page = if len >= 2 * MIB { 2 * MIB } else { 64 * KIB };
+            assert!(
+                is_congruent(start, iova, page),
+                "{len:#x} bytes at {start:#x} are at {iova:x?} by {placement:?}"
+            );
+        }
+        let stats = rig.engine.stats();
+        assert_eq!(stats.large, 5);
+        assert_eq!(stats.congruent, 5);
+        rig.release();
+    }
+}
+
+#[test]
+fn a_run_of_buffers_needs_one_shift() {
+    let rig = rig(Placement::Low);
+    rig.map(FIRST + 256 * MIB, 4 * KIB).expect("room");
+    let before = rig.host.doorbells();
+    for n in 0..16 {
+        let start = FIRST + n * 2 * MIB;
+        let iova = rig.map(start, 2 * MIB).expect("room");
+        assert!(is_congruent(start, iova, 2 * MIB));
+    }
+    // The first is asked for, given back, and asked for again.
+    assert_eq!(rig.host.doorbells() - before, 16 + 2);
+    let padding = rig.engine.stats().padding;
+    assert!(padding != 0 && padding < 2 * MIB, "{padding:#x}");
+    rig.release();
+}
+
+#[test]
+fn where_the_host_puts_them_anywhere() {
+    let rig = rig(Placement::Random);
+    let mut right = 0;
+    for n in 0..200 {
+        let start = FIRST + n * MIB;
+        let before = rig.host.doorbells();
+        let iova = rig.map(start, 64 * KIB).expect("room");
+        right += u32::from(is_congruent(start, iova, 64 * KIB));
+        assert!(rig.host.doorbells() - before <= 7, "four tries at most");
+    }
+    // One of four is right by chance; four tries make that two of three.
+    assert!((110..=160).contains(&right), "{right} of 200");
+    assert_eq!(rig.engine.stats().congruent, u64::from(right));
+    rig.release();
+}
+
+#[test]
+fn only_where_a_page_could_be() {
+    let rig = rig(Placement::Low);
+    for (start, len) in [
+        (FIRST, 60 * KIB),
+        (FIRST + MIB + 4 * KIB, 512 * KIB),
+        (FIRST + 2 * MIB + 16 * KIB, MIB),
+    ] {
+        let before = rig.host.doorbells();
+        rig.map(start, len).expect("room");
+        assert_eq!(rig.host.doorbells() - before, 1);
+    }
+    // A list goes together, however it falls.
+    let before = rig.host.doorbells();
+    let entries = list(&[(FIRST + 16 * MIB, 2 * MIB), (FIRST + 32 * MIB, 2 * MIB)]);
+    rig.map_all(&entries, ALL).expect("room");
+    assert_eq!(rig.host.doorbells() - before, 1);
+    assert_eq!(rig.engine.stats().padding, 0);
+    assert_eq!(rig.engine.stats().large, 2);
+    rig.release();
+}
+
+#[test]
+fn not_where_it_is_off() {
+    let rig = Rig::with_ram(
+        Setup {
+            max_bytes: 512 * MIB,
+            ..Setup::default()
+        },
+        BLOCK,
+    );
+    rig.host.look().iovas = 0x2_0001..0x20_0000;
+    let iova = rig.map(FIRST, 2 * MIB).expect("room");
+    assert!(!is_congruent(FIRST, iova, 2 * MIB));
+    assert_eq!(rig.host.doorbells(), 1);
+    rig.release();
+}
+
+#[test]
+fn not_where_there_is_no_memory_in_front() {
+    let rig = rig(Placement::Low);
+    let start = BLOCK[0].0;
+    rig.map(start, 2 * MIB).expect("room");
+    // Seen to be wrong, given back, asked for as it was.
+    assert_eq!(rig.host.doorbells(), 3);
+    assert_eq!(rig.engine.stats().padding, 0);
+    rig.release();
+}
+
+#[test]
+fn what_is_mapped_in_vain_is_bounded() {
+    let rig = rig(Placement::Low);
+    for n in 0..100 {
+        // An odd one after each, so that each needs another shift.
+        let iova = rig.map(FIRST + n * 3 * MIB, 2 * MIB);
+        let odd = rig.map(FIRST + n * 3 * MIB + 2 * MIB + 512 * KIB, 4 * KIB);
+        if iova.is_err() || odd.is_err() {
+            break;
+        }
+    }
+    let padding = rig.engine.stats().padding;
+    assert!(padding > 8 * MIB, "{padding:#x}");
+    assert!(padding <= 512 * MIB / 32, "{padding:#x}");
+    rig.release();
+}
+
+#[test]
+fn padding_goes_with_its_window() {
+    let rig = rig(Placement::Low);
+    rig.map(FIRST + 256 * MIB, 4 * KIB).expect("room");
+    let iova = rig.map(FIRST, 2 * MIB).expect("room");
+    assert_ne!(rig.engine.stats().padding, 0);
+    rig.unmap(FIRST, 2 * MIB, iova);
+    for _ in 0..2 {
+        rig.engine.age();
+    }
+    assert_eq!(rig.engine.stats().padding, 0);
+    rig.release();
+}
+
+#[test]
+fn a_failure_of_the_second_try_is_none_of_the_call() {
+    use super::host::MapFault;
+
+    let rig = rig(Placement::Low);
+    rig.host
+        .look()
+        .map_faults
+        .extend([MapFault::None, MapFault::Refuse, MapFault::None]);
+    rig.map(FIRST, 2 * MIB).expect("it was there before");
+    rig.release();
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that comes and goes, and windows that nobody used for long.
+
+use super::{
+    host::{
+        span,
+        UnmapFault, //
+    },
+    rig::{
+        Rig,
+        Setup,
+        TestPolicy,
+        BASE,
+        KIB,
+        MIB, //
+    },
+};
+use crate::{
+    addr::Address,
+    policy::Ram,
+    sys::{
+        Alloc,
+        Slab, //
+    },
+};
+
+fn ram(blocks: &[(u64, u64)]) -> Ram {
+    let blocks = Slab::new(blocks.len(), Alloc::Sleep, |i| {
+        span(blocks[i].0, blocks[i].1)
+    });
+    Ram::new(blocks.expect("memory"))
+}
+
+fn keys(rig: &Rig) -> Vec<(u64, u64)> {
+    let state = rig.host.look();
+    let spans = state.mappings.values().map(|m| m.span);
+    spans.map(|s| (s.start().raw(), s.len())).collect()
+}
+
+#[test]
+fn windows_follow_memory() {
+    let rig = Rig::new(Setup::default());
+    // All but the last megabyte, and that is known to be RAM by nobody but the host.
+    rig.engine.set_ram(ram(&[(BASE, 2 * MIB + 32 * KIB)]));
+    rig.map(BASE + 2 * MIB, 4 * KIB).expect("room");
+    assert_eq!(keys(&rig), [(BASE + 2 * MIB, 32 * KIB)], "cut off");
+    // What is not known of goes by the request's own pages.
+    rig.map(BASE + 3 * MIB + 8 * KIB, 4 * KIB).expect("room");
+    assert_eq!(
+        keys(&rig).last(),
+        Some(&(BASE + 3 * MIB + 8 * KIB, 4 * KIB))
+    );
+    // When it comes windows are as ever.
+    rig.engine.set_ram(ram(&[(BASE, 8 * MIB)]));
+    rig.map(BASE + 4 * MIB + 8 * KIB, 4 * KIB).expect("room");
+    assert_eq!(keys(&rig).last(), Some(&(BASE + 4 * MIB, 256 * KIB)));
+    rig.release();
+}
+
+#[test]
+fn memory_that_goes_takes_idle_windows_along() {
+    let rig = Rig::new(Setup::default());
+    for n in 0..4 {
+        let iova = rig.map(BASE + n * MIB, 4 * KIB).expect("room");
+        if n != 2 {
+            rig.unmap(BASE + n * MIB, 4 * KIB, iova);
+        }
+    }
+    assert_eq!(rig.engine.evict(&span(BASE + MIB, 2 * MIB)), 1);
+    let left: Vec<_> = keys(&rig).iter().map(|(start, _)| *start).collect();
+    assert_eq!(left, [BASE, BASE + 2 * MIB, BASE + 3 * MIB]);
+    assert_eq!(rig.engine.evict(&span(BASE + 64 * MIB, MIB)), 0);
+    rig.release();
+}
+
+#[test]
+fn what_is_mapped_for_good_is_known() {
+    let mut rig = Rig::new(Setup {
+        max_bytes: 256 * MIB,
+        ..Setup::default()
+    });
+    rig.engine.reserve(8).expect("memory");
+    assert!(!rig.engine.is_fixed(&span(BASE, 1)));
+    rig.engine.map_whole().expect("room");
+    assert!(rig.engine.is_fixed(&span(BASE, 1)));
+    assert!(!rig.engine.is_fixed(&span(BASE + 64 * MIB, MIB)));
+    // That is not for the reclaimers.
+    assert_eq!(rig.engine.evict(&span(BASE, 64 * MIB)), 0);
+    rig.engine.age();
+    rig.engine.age();
+    assert_eq!(keys(&rig).len(), 3);
+    rig.release();
+}
+
+#[test]
+fn what_is_not_used_grows_old() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        max_entries: 200,
+        ..Setup::default()
+    });
+    let start = |n: u64| BASE + n * 64 * KIB;
+    for n in 0..150 {
+        let iova = rig.map(start(n), 4 * KIB).expect("room");
+        // One stays in use, however old.
+        if n != 7 {
+            rig.unmap(start(n), 4 * KIB, iova);
+        }
+    }
+    let doorbells = rig.host.doorbells();
+    rig.engine.age();
+    assert_eq!(rig.host.doorbells(), doorbells, "all were used of late");
+    // So is what is used again now.
+    for n in 20..30 {
+        let iova = rig.map(start(n), 4 * KIB).expect("a hit");
+        rig.unmap(start(n), 4 * KIB, iova);
+    }
+    rig.engine.age();
+    assert_eq!(keys(&rig).len(), 11);
+    assert_eq!(rig.engine.stats().aged, 139);
+    // In batches.
+    assert_eq!(rig.host.look().unmap_batches, [64, 64, 11]);
+    rig.engine.age();
+    assert_eq!(keys(&rig), [(start(7), 16 * KIB)]);
+    rig.release();
+}
+
+#[test]
+fn what_the_host_keeps_is_not_asked_for_again() {
+    let rig = Rig::new(Setup::default());
+    let iova = rig.map(BASE, 4 * KIB).expect("room");
+    rig.unmap(BASE, 4 * KIB, iova);
+    rig.host
+        .look()
+        .unmap_faults
+        .push_back(UnmapFault::SilentKept);
+    for _ in 0..5 {
+        rig.engine.age();
+    }
+    assert_eq!(rig.host.look().unmap_doorbells, 1);
+    assert_eq!(rig.engine.stats().lost, 1);
+    rig.release();
+}
