@@ -33,10 +33,14 @@ mod instance;
 mod irq_lock;
 #[path = "rust/managed.rs"]
 mod managed;
+#[path = "rust/memory.rs"]
+mod memory;
 #[path = "rust/ops.rs"]
 mod ops;
 #[path = "rust/params.rs"]
 mod params;
+#[path = "rust/periodic.rs"]
+mod periodic;
 #[path = "rust/policy.rs"]
 mod policy;
 #[path = "rust/ram.rs"]
@@ -60,7 +64,10 @@ mod wire;
 
 use bindings as uapi;
 use instance::Binding;
-use params::Params;
+use params::{
+    Given,
+    Params, //
+};
 
 struct AppleDmaPci;
 
@@ -91,12 +98,14 @@ impl pci::Driver for AppleDmaPci {
 
 /// The parameters as they were given.
 fn params() -> Result<Params> {
-    Params::new(
-        *module_parameters::strict.value(),
-        *module_parameters::whole_ram.value(),
-        *module_parameters::max_bytes.value(),
-        *module_parameters::max_entries.value(),
-    )
+    Params::new(&Given {
+        strict: *module_parameters::strict.value(),
+        whole_ram: *module_parameters::whole_ram.value(),
+        max_bytes: *module_parameters::max_bytes.value(),
+        max_entries: *module_parameters::max_entries.value(),
+        max_idle: *module_parameters::max_idle.value(),
+        congruent: *module_parameters::congruent.value(),
+    })
 }
 
 #[pin_data]
@@ -137,6 +146,14 @@ module! {
         max_entries: u32 {
             default: crate::params::MAX_ENTRIES,
             description: "Most mappings that the host is asked to have at a time",
+        },
+        max_idle: u32 {
+            default: crate::params::MAX_IDLE,
+            description: "Seconds until idle windows are given back (0: never)",
+        },
+        congruent: u8 {
+            default: 1,
+            description: "Try to align DMA addresses of 64 KiB and 2 MiB pages (0 or 1)",
         },
     },
 }

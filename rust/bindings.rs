@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Generated bindings: the wire, `struct dma_map_ops` and the C helpers.
+//! Generated bindings: the wire, `struct dma_map_ops`, the memory notifier's argument and the C
+//! helpers.
 //!
 //! Everything that is not in here comes from the kernel's own bindings, which these build on.
 
@@ -12,6 +13,7 @@
     missing_docs,
     non_camel_case_types,
     non_snake_case,
+    non_upper_case_globals,
     unreachable_pub,
     unsafe_op_in_unsafe_fn
 )]

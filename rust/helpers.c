@@ -5,6 +5,8 @@
 #include "helpers.h"
 
 #include <linux/iommu-dma.h>
+#include <linux/memory.h>
+#include <linux/memory_hotplug.h>
 #include <linux/memremap.h>
 #include <linux/ratelimit.h>
 #include <linux/spinlock.h>
@@ -104,6 +106,42 @@ bool apple_dma_helper_is_coherent(struct device *dev)
 bool apple_dma_helper_is_translated(struct device *dev)
 {
 	return dev->dma_range_map;
+}
+
+int apple_dma_helper_register_memory_notifier(struct notifier_block *nb)
+{
+	return register_memory_notifier(nb);
+}
+
+void apple_dma_helper_unregister_memory_notifier(struct notifier_block *nb)
+{
+	unregister_memory_notifier(nb);
+}
+
+/* Memory comes and goes in multiples of this; 0 if it does not. */
+phys_addr_t apple_dma_helper_memory_section_size(void)
+{
+#ifdef CONFIG_SPARSEMEM
+	return PFN_PHYS(PAGES_PER_SECTION);
+#else
+	return 0;
+#endif
+}
+
+/* Whether drivers may use the memory there. */
+bool apple_dma_helper_is_online(phys_addr_t phys)
+{
+	return pfn_to_online_page(PHYS_PFN(phys));
+}
+
+void apple_dma_helper_init_deferrable_work(struct delayed_work *work, work_func_t func)
+{
+	INIT_DEFERRABLE_WORK(work, func);
+}
+
+void apple_dma_helper_queue_freezable_work(struct delayed_work *work, unsigned long delay)
+{
+	queue_delayed_work(system_freezable_power_efficient_wq, work, delay);
 }
 
 int apple_dma_helper_pci_domain_nr(struct pci_bus *bus)

@@ -8,10 +8,12 @@
 
 #include <linux/device.h>
 #include <linux/dma-map-ops.h>
+#include <linux/notifier.h>
 #include <linux/pci.h>
 #include <linux/ratelimit_types.h>
 #include <linux/scatterlist.h>
 #include <linux/spinlock_types.h>
+#include <linux/workqueue.h>
 
 /* linux/spinlock.h */
 void apple_dma_helper_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
@@ -39,6 +41,16 @@ void apple_dma_helper_set_dma_ops(struct device *dev, const struct dma_map_ops *
 bool apple_dma_helper_has_iommu(struct device *dev);
 bool apple_dma_helper_is_coherent(struct device *dev);
 bool apple_dma_helper_is_translated(struct device *dev);
+
+/* linux/memory.h, linux/memory_hotplug.h */
+int apple_dma_helper_register_memory_notifier(struct notifier_block *nb);
+void apple_dma_helper_unregister_memory_notifier(struct notifier_block *nb);
+phys_addr_t apple_dma_helper_memory_section_size(void);
+bool apple_dma_helper_is_online(phys_addr_t phys);
+
+/* linux/workqueue.h */
+void apple_dma_helper_init_deferrable_work(struct delayed_work *work, work_func_t func);
+void apple_dma_helper_queue_freezable_work(struct delayed_work *work, unsigned long delay);
 
 /* linux/pci.h */
 int apple_dma_helper_pci_domain_nr(struct pci_bus *bus);

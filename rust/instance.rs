@@ -10,6 +10,7 @@
 use crate::addr::{
     Address,
     Gpa,
+    GpaSpan,
     Iova,
     IovaSpan,
     GRANULE,
@@ -28,12 +29,20 @@ use crate::managed::{
     self,
     Attachment, //
 };
+use crate::memory::{
+    MemoryEvents,
+    MemoryNotifier, //
+};
 use crate::ops::{
     self,
     Ops,
     OPS, //
 };
 use crate::params::Params;
+use crate::periodic::{
+    Periodic,
+    Tick, //
+};
 use crate::policy::Adaptive;
 use crate::ram;
 use crate::ratelimit::RateLimit;
@@ -50,7 +59,10 @@ use kernel::{
     },
     pci,
     prelude::*,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
     types::Opaque, //
 };
 
@@ -79,6 +91,8 @@ pub(crate) struct Instance<'a> {
     len_max: u64,
     /// The end of the first mapping: the DART's addresses are at least that large.
     first_last: u64,
+    /// Whether windows that are idle for long are to be given back.
+    ages: bool,
     #[pin]
     failures: RateLimit,
     #[pin]
@@ -94,7 +108,7 @@ unsafe impl Send for Instance<'_> {}
 
 impl<'a> Instance<'a> {
     /// Sets up everything that is needed to manage `managed`. May sleep.
-    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Pin<KBox<Self>>> {
+    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Arc<Self>> {
         managed::check_bus(dev)?;
         let (companion, dart) = Companion::probe(dev)?;
         let managed = managed::find(dev, companion.managed_bdf())?;
@@ -104,6 +118,7 @@ impl<'a> Instance<'a> {
             max_bytes: params.max_bytes,
             max_entries: params.max_entries,
             ram: ram::blocks()?,
+            congruent: params.congruent,
             table_max: TABLE_MAX,
         };
         // In strict mode the device is to reach as little as possible.
@@ -147,7 +162,7 @@ impl<'a> Instance<'a> {
             params.max_entries
         );
         let dev: &'a pci::Device<Bound> = dev;
-        KBox::pin_init(
+        Arc::pin_init(
             pin_init!(Self {
                 ops: Opaque::new(OPS),
                 engine,
@@ -157,6 +172,7 @@ impl<'a> Instance<'a> {
                 max_entries: params.max_entries,
                 len_max: dialect.max_len(),
                 first_last: first.map_or(0, |span| span.last()),
+                ages: first.is_some() && !params.strict && params.max_idle != 0,
                 failures <- RateLimit::new(),
                 misuse <- RateLimit::new(),
             }),
@@ -320,6 +336,14 @@ impl<'a> Instance<'a> {
         DMA_MAPPING_ERROR
     }
 
+    /// Looks where RAM is now. May sleep.
+    fn update_ram(&self) {
+        match ram::blocks() {
+            Ok(ram) => drop(self.engine.set_ram(ram)),
+            Err(error) => dev_warn!(self.dev, "cannot see where memory is now: {:?}\n", error),
+        }
+    }
+
     /// Says why something could not be mapped. `size` is 0 for a scatterlist.
     #[cold]
     #[inline(never)]
@@ -398,6 +422,54 @@ impl<'a> Instance<'a> {
     }
 }
 
+impl MemoryEvents for Arc<Instance<'_>> {
+    fn online(&self, span: GpaSpan) {
+        if self.engine.is_fixed(&GpaSpan::ALL) {
+            dev_info!(
+                self.dev,
+                "the {} MiB of memory at {:#x} came after all of RAM was mapped; windows serve it\n",
+                span.len() >> 20,
+                span.start().raw()
+            );
+        }
+        self.update_ram();
+    }
+
+    fn going_offline(&self, span: GpaSpan) -> Result {
+        if !self.engine.is_fixed(&span) {
+            return Ok(());
+        }
+        dev_err!(
+            self.dev,
+            "the {} MiB of memory at {:#x} cannot go: all of RAM is mapped (whole_ram=0 avoids that)\n",
+            span.len() >> 20,
+            span.start().raw()
+        );
+        Err(EBUSY)
+    }
+
+    fn offline(&self, span: GpaSpan) {
+        self.update_ram();
+        let busy = self.engine.evict(&span);
+        if busy != 0 {
+            dev_warn!(
+                self.dev,
+                "the {} MiB of memory at {:#x} went, but {} has {} windows mapped there\n",
+                span.len() >> 20,
+                span.start().raw(),
+                managed::name(&self.managed),
+                busy
+            );
+        }
+    }
+}
+
+impl Tick for Arc<Instance<'_>> {
+    fn tick(&self) {
+        self.engine.age();
+    }
+}
+
 #[pinned_drop]
 impl PinnedDrop for Instance<'_> {
     fn drop(self: Pin<&mut Self>) {
@@ -420,39 +492,59 @@ impl PinnedDrop for Instance<'_> {
         }
         dev_info!(
             self.dev,
-            "released {}: {} doorbells, {} windows mapped, {} given back, {} stale, {} refused, \
-             {} rejected, {} unanswered, {} requests failed, at most {} KiB in {} windows\n",
+            "released {}: {} doorbells, {} windows mapped, {} given back, {} of them for age, \
+             {} stale, {} refused, {} rejected, {} unanswered, {} requests failed, {} shared, \
+             {} of {} large ones congruent, at most {} KiB in {} windows\n",
             managed::name(&self.managed),
             stats.doorbells,
             stats.mapped,
             stats.unmapped,
+            stats.aged,
             stats.stale,
             stats.refused,
             stats.rejected,
             stats.unanswered,
             stats.failed,
+            stats.shared,
+            stats.congruent,
+            stats.large,
             stats.peak_bytes >> 10,
             stats.peak_entries
         );
     }
 }
 
-/// See the module's documentation. The attachment goes before the instance.
+/// See the module's documentation. The parts go in this order; the instance is the last.
 pub(crate) struct Binding<'a> {
     _attachment: Attachment,
-    _instance: Pin<KBox<Instance<'a>>>,
+    _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
+    _ager: Option<Pin<KBox<Periodic<Arc<Instance<'a>>>>>>,
+    _instance: Arc<Instance<'a>>,
 }
 
 impl<'a> Binding<'a> {
     /// Sets up the companion and attaches its managed device.
     pub(crate) fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Self> {
         let instance = Instance::new(dev, params)?;
+        let memory = KBox::pin_init(MemoryNotifier::new(instance.clone()), GFP_KERNEL)?;
+        // What came or went before the notifier was there.
+        instance.update_ram();
+        let ager = if instance.ages {
+            // What is idle is noticed the first time, and given back the second.
+            let period = params.max_idle.saturating_mul(1000) / 2;
+            let ager = Periodic::new(instance.clone(), period);
+            Some(KBox::pin_init(ager, GFP_KERNEL)?)
+        } else {
+            None
+        };
         // SAFETY: The operations live as long as the instance, which outlives the attachment. This
         // is the last step of the companion's probe, so both live until its driver unbinds.
         let attachment =
             unsafe { Attachment::new(dev, instance.managed.clone(), instance.ops.get().cast())? };
         Ok(Self {
             _attachment: attachment,
+            _memory: memory,
+            _ager: ager,
             _instance: instance,
         })
     }

@@ -12,6 +12,10 @@ pub(crate) const MAX_BYTES: u64 = 1280 << 20;
 /// Most mappings at a time, by default: below the 65,536 that the platform holds.
 pub(crate) const MAX_ENTRIES: u32 = 61440;
 
+/// Seconds after which an idle window is given back, by default: long enough for what a driver uses
+/// now and then, short enough for what it does not use any more.
+pub(crate) const MAX_IDLE: u32 = 60;
+
 /// See the module's documentation.
 pub(crate) struct Params {
     /// Give windows back as soon as they are idle.
@@ -22,35 +26,68 @@ pub(crate) struct Params {
     pub(crate) max_bytes: u64,
     /// Most mappings to have at a time.
     pub(crate) max_entries: u32,
+    /// Seconds after which an idle window is given back; 0 is never.
+    pub(crate) max_idle: u32,
+    /// Try to give large buffers addresses that are congruent to the memory's.
+    pub(crate) congruent: bool,
+}
+
+/// The parameters as they were given.
+pub(crate) struct Given {
+    /// See [`Params`]; 0 or 1.
+    pub(crate) strict: u8,
+    /// See [`Params`]; 0 or 1.
+    pub(crate) whole_ram: u8,
+    /// See [`Params`].
+    pub(crate) max_bytes: u64,
+    /// See [`Params`].
+    pub(crate) max_entries: u32,
+    /// See [`Params`].
+    pub(crate) max_idle: u32,
+    /// See [`Params`]; 0 or 1.
+    pub(crate) congruent: u8,
+}
+
+/// The parameter `name`, which says yes or no.
+fn flag(name: &str, value: u8) -> Result<bool> {
+    if value > 1 {
+        pr_err!("{}={} is neither 0 nor 1\n", name, value);
+        return Err(EINVAL);
+    }
+    Ok(value == 1)
 }
 
 impl Params {
     /// Checks the parameters; says which is wrong and what it may be.
-    pub(crate) fn new(strict: u8, whole_ram: u8, max_bytes: u64, max_entries: u32) -> Result<Self> {
-        if strict > 1 {
-            pr_err!("strict={} is neither 0 nor 1\n", strict);
-            return Err(EINVAL);
-        }
-        if whole_ram > 1 {
-            pr_err!("whole_ram={} is neither 0 nor 1\n", whole_ram);
-            return Err(EINVAL);
-        }
-        if !(64 * GRANULE..=1 << 50).contains(&max_bytes) {
-            pr_err!("max_bytes={} is not between 1 MiB and 1 PiB\n", max_bytes);
-            return Err(EINVAL);
-        }
-        if !(16..=1 << 20).contains(&max_entries) {
+    pub(crate) fn new(given: &Given) -> Result<Self> {
+        let strict = flag("strict", given.strict)?;
+        let whole_ram = flag("whole_ram", given.whole_ram)?;
+        let congruent = flag("congruent", given.congruent)?;
+        if !(64 * GRANULE..=1 << 50).contains(&given.max_bytes) {
             pr_err!(
-                "max_entries={} is not between 16 and 1048576\n",
-                max_entries
+                "max_bytes={} is not between 1 MiB and 1 PiB\n",
+                given.max_bytes
             );
             return Err(EINVAL);
         }
+        if !(16..=1 << 20).contains(&given.max_entries) {
+            pr_err!(
+                "max_entries={} is not between 16 and 1048576\n",
+                given.max_entries
+            );
+            return Err(EINVAL);
+        }
+        if given.max_idle > 86400 {
+            pr_err!("max_idle={} is more than 86400\n", given.max_idle);
+            return Err(EINVAL);
+        }
         Ok(Self {
-            strict: strict == 1,
-            whole_ram: whole_ram == 1,
-            max_bytes,
-            max_entries,
+            strict,
+            whole_ram,
+            max_bytes: given.max_bytes,
+            max_entries: given.max_entries,
+            max_idle: given.max_idle,
+            congruent,
         })
     }
 }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where guest RAM is, from the kernel's resource tree.
+//! Where guest RAM is: what the kernel's resource tree has as such, and is online.
 
 use crate::addr::{
     Address,
     GpaSpan, //
 };
+use crate::bindings;
 use crate::policy::Ram;
 use crate::sys::{
     Alloc,
     Slab, //
 };
 use kernel::{
-    bindings,
     ffi::{
         c_int,
         c_ulong,
@@ -35,6 +35,29 @@ impl Blocks {
         }
         Ok(self.0.push(block, GFP_KERNEL)?)
     }
+
+    /// Adds those sections of `span` that are online.
+    fn push_online(&mut self, span: &GpaSpan) -> Result {
+        // SAFETY: It has no requirements.
+        let section = match unsafe { bindings::apple_dma_helper_memory_section_size() } {
+            0 => return self.push(*span),
+            size => size,
+        };
+        let mut start = span.start().raw();
+        while start < span.end() {
+            let end = start
+                .checked_add(1)
+                .and_then(|next| next.checked_next_multiple_of(section))
+                .unwrap_or(u64::MAX)
+                .min(span.end());
+            // SAFETY: It takes any address.
+            if unsafe { bindings::apple_dma_helper_is_online(start) } {
+                self.push(GpaSpan::from_bounds(start, end).ok_or(EINVAL)?)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
 }
 
 /// Called for every range of RAM, in the order of their addresses.
@@ -43,14 +66,14 @@ impl Blocks {
 ///
 /// `res` points to a resource and `blocks` to a [`Blocks`] that nobody else uses, for the duration
 /// of the call.
-unsafe extern "C" fn add(res: *mut bindings::resource, blocks: *mut c_void) -> c_int {
+unsafe extern "C" fn add(res: *mut kernel::bindings::resource, blocks: *mut c_void) -> c_int {
     // SAFETY: By the safety requirements.
     let (res, blocks) = unsafe { (&*res, &mut *blocks.cast::<Blocks>()) };
     let span = res
         .end
         .checked_add(1)
         .and_then(|end| GpaSpan::from_bounds(res.start, end));
-    match span.map_or(Err(EINVAL), |span| blocks.push(span)) {
+    match span.map_or(Err(EINVAL), |span| blocks.push_online(&span)) {
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }
@@ -60,11 +83,12 @@ unsafe extern "C" fn add(res: *mut bindings::resource, blocks: *mut c_void) -> c
 pub(crate) fn blocks() -> Result<Ram> {
     let mut blocks = Blocks(KVec::new());
     // CAST: These are constants of the size of a `long`.
-    let desc = bindings::IORES_DESC_NONE as c_ulong;
-    let flags = (bindings::IORESOURCE_SYSTEM_RAM | bindings::IORESOURCE_BUSY) as c_ulong;
+    let desc = kernel::bindings::IORES_DESC_NONE as c_ulong;
+    let flags =
+        (kernel::bindings::IORESOURCE_SYSTEM_RAM | kernel::bindings::IORESOURCE_BUSY) as c_ulong;
     // SAFETY: `add` gets what it asks for: `blocks` is borrowed for the call alone.
     let ret = unsafe {
-        bindings::walk_iomem_res_desc(
+        kernel::bindings::walk_iomem_res_desc(
             desc,
             flags,
             0,
