@@ -7,6 +7,7 @@
 //! - `figure TEXT`: something that was measured, see `bench`;
 //! - `stat POINTER`: asks for a value of the simulator's statistics, by JSON pointer;
 //! - `mac JSON`: asks the simulator something on its control socket;
+//! - `plug`, `unplug`: asks for the scenario's further memory to be put in, or taken out;
 //! - `boots`: asks how often this was asked: scripts do so once per boot;
 //! - `done`: the scenario's script came to its end.
 //!
@@ -24,6 +25,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::mac::Control;
+use crate::qemu::Monitor;
 
 /// What the guest told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +44,12 @@ pub enum Event {
 
 /// Takes QEMU's connection on `listener`, sends on what the guest says, and answers its
 /// questions, until QEMU is gone.
-pub fn serve(listener: &UnixListener, control: &mut Control, events: &Sender<Event>) -> Result<()> {
+pub fn serve(
+    listener: &UnixListener,
+    control: &mut Control,
+    monitor: &Monitor,
+    events: &Sender<Event>,
+) -> Result<()> {
     let (stream, _) = listener.accept()?;
     let mut answers = stream.try_clone()?;
     let mut boots = 0;
@@ -58,7 +65,7 @@ pub fn serve(listener: &UnixListener, control: &mut Control, events: &Sender<Eve
             }
             Message::Question(question) => {
                 boots += u32::from(question == Question::Boots);
-                let answer = match ask(question, control, boots) {
+                let answer = match ask(question, control, monitor, boots) {
                     Ok(answer) => answer,
                     Err(error) => format!("error: {error:#}"),
                 };
@@ -73,6 +80,8 @@ pub fn serve(listener: &UnixListener, control: &mut Control, events: &Sender<Eve
 enum Question<'a> {
     Stat(&'a str),
     Mac(&'a str),
+    Plug,
+    Unplug,
     Boots,
 }
 
@@ -96,13 +105,22 @@ fn parse(line: &str) -> Message<'_> {
         "done" => Event::Done,
         "stat" => return Message::Question(Question::Stat(rest)),
         "mac" => return Message::Question(Question::Mac(rest)),
+        "plug" => return Message::Question(Question::Plug),
+        "unplug" => return Message::Question(Question::Unplug),
         "boots" => return Message::Question(Question::Boots),
         _ => Event::Fail("channel".to_owned(), format!("cannot read '{line}'")),
     })
 }
 
-fn ask(question: Question<'_>, control: &mut Control, boots: u32) -> Result<String> {
+fn ask(
+    question: Question<'_>,
+    control: &mut Control,
+    monitor: &Monitor,
+    boots: u32,
+) -> Result<String> {
     match question {
+        Question::Plug => monitor.plug().map(|()| "plugged".to_owned()),
+        Question::Unplug => monitor.unplug().map(|()| "asked the guest".to_owned()),
         Question::Boots => Ok(boots.to_string()),
         Question::Stat(pointer) => {
             let stats = control.ask(r#"{"cmd":"stats"}"#)?;

@@ -3,13 +3,20 @@
 //! PCI devices that the simulated Mac serves.
 
 use std::fs::File;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
+use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use serde_json::json;
+use serde_json::Value;
 
 use crate::assets::Arch;
 use crate::mac::devices;
@@ -22,6 +29,10 @@ const COMPANION_SLOT: u32 = 0x10;
 /// Slots that are this file's.
 const BRIDGE_SLOT: &str = "2";
 const PORT_SLOT: &str = "3";
+
+/// The memory module that can be plugged in, and its memory.
+const MEMORY: &str = "more";
+const DIMM: &str = "dimm";
 
 /// Files and sockets of one guest.
 pub struct Paths<'a> {
@@ -48,6 +59,50 @@ pub enum Console {
     Terminal,
 }
 
+/// QEMU's monitor, of guests that have one.
+pub struct Monitor(PathBuf);
+
+impl Monitor {
+    /// The one whose socket is in the directory `sockets`.
+    pub fn new(sockets: &Path) -> Self {
+        Self(sockets.join("qmp.sock"))
+    }
+
+    /// Plugs in the memory module.
+    pub fn plug(&self) -> Result<()> {
+        self.execute(
+            "device_add",
+            &json!({ "driver": "pc-dimm", "memdev": MEMORY, "id": DIMM }),
+        )
+    }
+
+    /// Asks the guest to let go of the memory module; once it did, the module is gone.
+    pub fn unplug(&self) -> Result<()> {
+        self.execute("device_del", &json!({ "id": DIMM }))
+    }
+
+    fn execute(&self, command: &str, arguments: &Value) -> Result<()> {
+        let mut stream = UnixStream::connect(&self.0).context("this guest has no monitor")?;
+        let answers = BufReader::new(stream.try_clone()?);
+        let mut answers = answers.lines();
+        answers.next().context("no greeting")??;
+        let negotiate = json!({ "execute": "qmp_capabilities" });
+        let command = json!({ "execute": command, "arguments": arguments });
+        for request in [negotiate, command] {
+            writeln!(stream, "{request}")?;
+            loop {
+                let answer: Value = serde_json::from_str(&answers.next().context("no answer")??)?;
+                if answer.get("return").is_some() {
+                    break;
+                }
+                // What else it says are events.
+                ensure!(answer.get("error").is_none(), "{answer}");
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The command that runs the guest of `case`.
 pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Command> {
     let scenario = &case.scenario;
@@ -67,11 +122,22 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
         command.args(["-icount", "shift=0"]);
     }
     let memory = format!("{}M", scenario.memory);
-    command.args(["-m", &memory, "-object"]);
-    // The simulator reaches guest memory through this descriptor.
-    command.arg(format!(
-        "memory-backend-memfd,id=mem,size={memory},share=on"
-    ));
+    let mut sizes = memory.clone();
+    // The simulator reaches guest memory through these descriptors.
+    let mut backends = vec![("mem", memory)];
+    if scenario.hotplug != 0 {
+        let most = scenario.memory.saturating_add(scenario.hotplug);
+        sizes = format!("{sizes},slots=1,maxmem={most}M");
+        backends.push((MEMORY, format!("{}M", scenario.hotplug)));
+        let monitor = Monitor::new(paths.sockets);
+        command.arg("-qmp");
+        command.arg(format!("unix:{},server=on,wait=off", monitor.0.display()));
+    }
+    command.args(["-m", &sizes]);
+    for (id, size) in backends {
+        command.arg("-object");
+        command.arg(format!("memory-backend-memfd,id={id},size={size},share=on"));
+    }
     if let Some(firmware) = firmware {
         command.args(["-bios", firmware]);
     }

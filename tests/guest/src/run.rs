@@ -83,6 +83,7 @@ pub fn run(
     let channel = sockets.path().join("channel.sock");
     let listener = UnixListener::bind(&channel).with_context(|| channel.display().to_string())?;
 
+    let monitor = qemu::Monitor::new(sockets.path());
     let log = run.join("console.log");
     let paths = qemu::Paths {
         kernel: &assets.kernel(case.arch),
@@ -98,7 +99,7 @@ pub fn run(
     let mut qemu = Process::spawn(&mut command)?;
 
     let (sender, receiver) = mpsc::channel();
-    let server = thread::spawn(move || channel::serve(&listener, &mut control, &sender));
+    let server = thread::spawn(move || channel::serve(&listener, &mut control, &monitor, &sender));
     let deadline = (console == Console::File).then(|| start + case.timeout());
     let mut events = Vec::new();
     let mut take = |event: Event| {

@@ -67,6 +67,9 @@ pub struct Scenario {
     /// Guest RAM in MiB.
     #[serde(default = "default_memory")]
     pub memory: u32,
+    /// MiB of memory that the script may plug into the running guest; 0 is none.
+    #[serde(default)]
+    pub hotplug: u32,
     /// Let the guest's clock count instructions, and its processors take turns.
     #[serde(default)]
     pub icount: bool,
