@@ -493,11 +493,26 @@ impl<H: Host, P: Policy> Engine<H, P> {
     {
         let mut result = Ok(());
         let mut closed = false;
-        for request in requests {
-            let Some(span) = request.mapped() else {
-                continue;
+        let mut spans = requests
+            .filter_map(Request::mapped)
+            .filter(|span| !self.is_whole(span))
+            .peekable();
+        while let Some(span) = spans.next() {
+            let id = self.by_iova.get(&self.chunks, span.first_granule());
+            let window = self.windows.get(id).filter(|window| window.serves(&span));
+            let put = match window {
+                Some(window) => {
+                    // Neighbours in a list mostly are in one window, which stays what it is while
+                    // the first of them is mapped.
+                    let mut count: u32 = 1;
+                    while count < u32::MAX && spans.next_if(|next| window.serves(next)).is_some() {
+                        count = count.wrapping_add(1);
+                    }
+                    self.put_run(id, window, count)
+                }
+                None => self.put(&span),
             };
-            match self.put(&span) {
+            match put {
                 Ok(last) => closed |= last,
                 Err(error) => result = Err(error),
             }
@@ -506,6 +521,21 @@ impl<H: Host, P: Policy> Engine<H, P> {
             self.give_back_retired();
         }
         result
+    }
+
+    /// Gives back `count` references to a window, as many as there are; as [`Self::put`].
+    fn put_run(&self, id: Id, window: &Window, count: u32) -> Result<bool, NotHeld> {
+        if let Ok(put) = window.put_many(count, self.strict) {
+            return Ok(self.after_put(id, window, put));
+        }
+        // The driver does not hold all of them.
+        for _ in 0..count {
+            let put = window.put_many(1, self.strict)?;
+            if self.after_put(id, window, put) {
+                self.give_back_retired();
+            }
+        }
+        Err(NotHeld)
     }
 
     /// The guest memory behind the mapping of `len` bytes at `iova`, which the caller holds.

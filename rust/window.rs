@@ -79,19 +79,20 @@ impl Refs {
         }
     }
 
-    /// Gives back a reference; closes the window if it was the last and `close` is set.
+    /// Gives back `count` references, or none if there are fewer; closes the window if they were
+    /// the last and `close` is set.
     #[inline(always)]
-    fn put(&self, close: bool) -> Result<Put, NotHeld> {
+    fn put(&self, count: u32, close: bool) -> Result<Put, NotHeld> {
         let mut old = self.0.load(Relaxed);
         loop {
-            if old & Self::CLOSED != 0 || old & Self::COUNT == 0 {
+            if old & Self::CLOSED != 0 || old & Self::COUNT < count {
                 return Err(NotHeld);
             }
-            let closes = close && old & Self::COUNT == 1;
+            let closes = close && old & Self::COUNT == count;
             let new = if closes {
                 Self::CLOSED
             } else {
-                old.wrapping_sub(1)
+                old.wrapping_sub(count)
             };
             // Release: all that was done with the window comes before it is closed. Acquire: what
             // the others did with it came before, too.
@@ -179,7 +180,7 @@ impl Window {
             Some(iova) => Take::Hit(iova),
             // It is another one. All its users may have gone meanwhile, so that ours is the last
             // reference.
-            None => match self.refs.put(close) {
+            None => match self.refs.put(1, close) {
                 Ok(Put::Closed) => Take::Closed,
                 Ok(Put::Open) | Err(NotHeld) => Take::Miss,
             },
@@ -190,10 +191,24 @@ impl Window {
     /// `close` is set. Fails if the window is not one that `span` can be mapped by.
     #[inline(always)]
     pub(crate) fn put(&self, span: &IovaSpan, close: bool) -> Result<Put, NotHeld> {
-        match span.offset_in(self.iova.load(Relaxed), self.len.load(Relaxed)) {
-            Some(_) => self.refs.put(close),
-            None => Err(NotHeld),
+        if self.serves(span) {
+            self.refs.put(1, close)
+        } else {
+            Err(NotHeld)
         }
+    }
+
+    /// Gives back `count` references for mappings that [`Self::serves`] told to be of this window,
+    /// while the caller held one of them; as [`Self::put`]. On failure none is given back.
+    pub(crate) fn put_many(&self, count: u32, close: bool) -> Result<Put, NotHeld> {
+        self.refs.put(count, close)
+    }
+
+    /// Whether `span` can be mapped by the window. Certain if the caller has a reference.
+    #[inline(always)]
+    pub(crate) fn serves(&self, span: &IovaSpan) -> bool {
+        span.offset_in(self.iova.load(Relaxed), self.len.load(Relaxed))
+            .is_some()
     }
 
     /// Where `want` is mapped, if the window covers it. The caller has a reference or owns it.
@@ -285,7 +300,7 @@ impl Window {
 
     /// Gives back the reference that the window was opened with; `close` is as for [`Self::put`].
     pub(crate) fn settle(&self, close: bool) -> Result<Put, NotHeld> {
-        self.refs.put(close)
+        self.refs.put(1, close)
     }
 
     /// Closes the window if nobody uses it; the caller then owns it.

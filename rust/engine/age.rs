@@ -4,19 +4,11 @@
 
 use super::{
     Engine,
-    Host,
-    Slow, //
+    Host, //
 };
 use crate::addr::GpaSpan;
-use crate::arena::Id;
 use crate::policy::Policy;
-use crate::window::{
-    State,
-    Window, //
-};
-
-/// How many windows are looked at under the lock at a time.
-const SCAN: u32 = 4096;
+use crate::window::State;
 
 impl<H: Host, P: Policy> Engine<H, P> {
     /// Gives back the windows that are idle and were not used since the last time that this was
@@ -63,26 +55,5 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 && window.span().is_some_and(|all| all.overlaps(span));
         });
         fixed
-    }
-
-    /// Calls `visit` for every window under the lock, which it takes for a while at a time. What it
-    /// adds to the batch of windows to be given back is.
-    fn sweep(&self, mut visit: impl FnMut(&mut Slow<H>, Id, &Window)) {
-        let mut done: Id = 0;
-        loop {
-            let mut slow = self.slow.lock();
-            let slow = &mut *slow;
-            let last = slow.free_windows.last_id().min(done.saturating_add(SCAN));
-            if done >= last {
-                return;
-            }
-            while done < last && !slow.unmap.is_full() {
-                done = done.saturating_add(1);
-                if let Some(window) = self.windows.get(done) {
-                    visit(slow, done, window);
-                }
-            }
-            self.ring_unmap(slow);
-        }
     }
 }

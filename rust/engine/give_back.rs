@@ -39,7 +39,7 @@ use crate::wire::UnmapOutcome;
 /// What one reclaim gives back at least, if so many windows are idle.
 const RECLAIM: usize = 64;
 
-/// How many windows are looked at under the lock at a time when idle ones are wanted.
+/// How many windows are looked at under the lock at a time.
 const SCAN: u32 = 4096;
 
 impl<H: Host, P: Policy> Engine<H, P> {
@@ -47,40 +47,47 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// can use a mapping any more. Interrupts are off for a batch at a time.
     pub(crate) fn release(&self) -> Released {
         let mut released = Released::default();
-        let mut done: Id = 0;
         self.give_back_retired();
+        self.sweep(|slow, id, window| {
+            match window.state() {
+                State::Free => return,
+                State::Live => {
+                    if window.users() != 0 {
+                        released.busy = released.busy.saturating_add(1);
+                    }
+                    window.force_close();
+                    self.unlink(slow, id, window);
+                }
+                State::Fixed => window.force_close(),
+                State::Pending | State::Retired | State::Lost => {}
+            }
+            self.queue_unmap(slow, id, window);
+        });
+        self.slow.lock().suspects.clear();
+        released.lost = self.slow.lock().stats.entries;
+        released
+    }
+
+    /// Calls `visit` for every window under the lock, which it takes for a while at a time. What it
+    /// adds to the batch of windows to be given back is.
+    pub(super) fn sweep(&self, mut visit: impl FnMut(&mut Slow<H>, Id, &Window)) {
+        let mut done: Id = 0;
         loop {
             let mut slow = self.slow.lock();
             let slow = &mut *slow;
             let last = slow.free_windows.last_id().min(done.saturating_add(SCAN));
             if done >= last {
-                break;
+                return;
             }
-            while done < last {
-                let id = done.saturating_add(1);
-                let used = self.windows.get(id).filter(|w| w.state() != State::Free);
-                if let Some(window) = used {
-                    if slow.unmap.is_full() {
-                        break;
-                    }
-                    if window.state() == State::Live {
-                        if window.users() != 0 {
-                            released.busy = released.busy.saturating_add(1);
-                        }
-                        window.force_close();
-                        self.unlink(slow, id, window);
-                    } else if window.state() == State::Fixed {
-                        window.force_close();
-                    }
-                    self.queue_unmap(slow, id, window);
+            // A batch without room, which makes no windows, is no reason to stay here.
+            while done < last && (slow.unmap.is_empty() || !slow.unmap.is_full()) {
+                done = done.saturating_add(1);
+                if let Some(window) = self.windows.get(done) {
+                    visit(slow, done, window);
                 }
-                done = id;
             }
             self.ring_unmap(slow);
         }
-        self.slow.lock().suspects.clear();
-        released.lost = self.slow.lock().stats.entries;
-        released
     }
 
     /// Queues a window that the caller closed to be given back. Lock-free.

@@ -136,8 +136,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let free = &mut slow.free_chunks;
         let anchor = window.anchor();
         for granule in span.first_granule()..=span.last_granule() {
-            // A tile serves everything in it, so it comes first; others fill the gaps.
-            if anchor.is_none() || self.by_gpa.get_locked(&self.chunks, granule) == NONE {
+            // A tile serves everything in it, so it comes first; others fill the gaps, and take
+            // the places of those whose memory they cover all of.
+            let old = self.by_gpa.get_locked(&self.chunks, granule);
+            let better = |old: &Window| old.span().is_some_and(|old| span.covers(&old));
+            if anchor.is_none() || self.windows.get(old).is_none_or(better) {
                 self.by_gpa.set(&self.chunks, free, granule, id)?;
             }
         }
