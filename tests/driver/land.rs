@@ -176,6 +176,11 @@ impl<'a> Place<'a> {
         self.blocks.first().ok_or(EINVAL)?.page(self.offset)
     }
 
+    /// The physical address of the first byte.
+    pub(crate) fn phys(&self) -> Option<bindings::phys_addr_t> {
+        Some(self.blocks.first()?.phys(self.offset))
+    }
+
     /// The memory, block by block.
     pub(crate) fn spans(&self) -> impl Iterator<Item = Span<'a>> + Clone {
         let Self {

@@ -205,6 +205,23 @@ fn is_aligned(land: &Land, start: usize, size: usize) -> bool {
         .is_some_and(|phys| phys & (size as u64).wrapping_sub(1) == 0)
 }
 
+/// Pages that some drivers take to have DMA addresses that are multiples of their size, in bytes;
+/// the larger one first.
+const LARGE_PAGES: [u64; 2] = [2 << 20, 64 << 10];
+
+/// Whether the DMA address `iova` of `place` is as aligned as the memory is; [`None`] if the memory
+/// is not made of large pages.
+fn is_congruent(place: &Place<'_>, iova: u64) -> Option<bool> {
+    let phys = place.phys()?;
+    // CAST: `usize` has at most 64 bits.
+    let len = place.len() as u64;
+    let page = LARGE_PAGES
+        .into_iter()
+        .find(|page| len >= *page && phys & page.wrapping_sub(1) == 0)?;
+
+    Some(iova & page.wrapping_sub(1) == 0)
+}
+
 /// Very many mappings, until one is refused.
 pub(crate) struct Capacity {
     land: Land,
@@ -212,6 +229,9 @@ pub(crate) struct Capacity {
     mapped: usize,
     bytes: usize,
     refused: bool,
+    /// How many mappings were of large pages, and how many of these have aligned addresses.
+    large: usize,
+    congruent: usize,
 }
 
 impl Exercise<'_> for Capacity {
@@ -240,6 +260,7 @@ impl Exercise<'_> for Capacity {
         let mut live = KVVec::new();
 
         (self.mapped, self.bytes, self.refused) = (0, 0, false);
+        (self.large, self.congruent) = (0, 0);
         while self.mapped < turn.spec.count.high {
             let Some(place) = self.requests.next(&self.land, turn.rng) else {
                 break;
@@ -250,6 +271,10 @@ impl Exercise<'_> for Capacity {
             };
             self.mapped = self.mapped.saturating_add(1);
             self.bytes = self.bytes.saturating_add(place.len());
+            if let Some(congruent) = is_congruent(&place, mapping.iova().value()) {
+                self.large = self.large.saturating_add(1);
+                self.congruent = self.congruent.saturating_add(usize::from(congruent));
+            }
             live.push((mapping, place), GFP_KERNEL)
                 .doing("listing the mappings")?;
         }
@@ -273,10 +298,12 @@ impl Exercise<'_> for Capacity {
     fn remark(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            " mapped={} bytes={} refused={}",
+            " mapped={} bytes={} refused={} large={} congruent={}",
             self.mapped,
             self.bytes,
-            u8::from(self.refused)
+            u8::from(self.refused),
+            self.large,
+            self.congruent
         )
     }
 }
@@ -302,6 +329,8 @@ impl Capacity {
             mapped: 0,
             bytes: 0,
             refused: false,
+            large: 0,
+            congruent: 0,
         })
     }
 }

@@ -99,6 +99,7 @@ pub fn all(figures: &Figures) -> String {
         fresh(figures),
         capacity(figures),
         memory(figures),
+        congruence(figures),
         io(figures),
         cpus(figures),
     ]
@@ -257,6 +258,37 @@ fn memory(figures: &Figures) -> String {
         Some(bytes) => format!("\nMemory of the guest per window: {bytes:.0} bytes\n"),
         None => String::new(),
     }
+}
+
+fn congruence(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "Large pages whose DMA addresses are multiples of their size, and doorbells per window",
+        &[
+            "the host puts mappings",
+            "GPU-like",
+            "doorbells",
+            "64 KiB",
+            "doorbells",
+            "2 MiB",
+            "doorbells",
+        ],
+    );
+    for (name, mode) in [
+        ("lowest, congruent=0", "off"),
+        ("lowest", "low"),
+        ("highest", "high"),
+        ("anywhere", "random"),
+    ] {
+        let mut row = vec![name.to_owned()];
+        for case in ["gpu", "64k", "2m"] {
+            let figure = figures.one("congruence", mode, case);
+            let value = |key| figure.and_then(|f| f.value(key));
+            row.push(percent(ratio(value("congruent"), value("large"))));
+            row.push(number(ratio(value("doorbells"), value("windows")), 2));
+        }
+        table.row(row);
+    }
+    table.finish()
 }
 
 fn io(figures: &Figures) -> String {
