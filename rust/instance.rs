@@ -43,6 +43,10 @@ use crate::scatterlist::{
     DMA_MAPPING_ERROR, //
 };
 use crate::wire::Dialect;
+use core::ops::{
+    Deref,
+    DerefMut, //
+};
 use kernel::{
     device::{
         Bound,
@@ -65,13 +69,38 @@ const TABLE_MAX: usize = 1 << 24;
 /// Windows that memory for the tables is there for from the beginning.
 const RESERVE: usize = 512;
 
+/// An engine that gives everything back when it goes, also where setting up fails half-way.
+struct Mappings<'a>(Engine<Companion<'a>, Adaptive>);
+
+impl<'a> Deref for Mappings<'a> {
+    type Target = Engine<Companion<'a>, Adaptive>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Mappings<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Drop for Mappings<'_> {
+    fn drop(&mut self) {
+        // What the host does not take back here it did not before, and the instance said so.
+        self.release();
+    }
+}
+
 /// See the module's documentation.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Instance<'a> {
     /// What the managed device's `dma_ops` points to.
     #[pin]
     pub(crate) ops: Ops,
-    engine: Engine<Companion<'a>, Adaptive>,
+    engine: Mappings<'a>,
     dev: &'a pci::Device<Bound>,
     managed: ARef<pci::Device>,
     max_bytes: u64,
@@ -112,7 +141,7 @@ impl<'a> Instance<'a> {
         } else {
             WINDOW_SHIFT
         };
-        let mut engine = Engine::new(companion, Adaptive::new(shift), config)?;
+        let mut engine = Mappings(Engine::new(companion, Adaptive::new(shift), config)?);
         engine.reserve(RESERVE.min(params.max_entries as usize))?;
         let mode = match dart {
             Dart::None => {
