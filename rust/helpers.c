@@ -7,6 +7,7 @@
 #include <linux/iommu-dma.h>
 #include <linux/memremap.h>
 #include <linux/ratelimit.h>
+#include <linux/slab.h>
 #include <linux/spinlock.h>
 
 void apple_dma_helper_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
@@ -74,6 +75,12 @@ void apple_dma_helper_device_unlock(struct device *dev)
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier)
 {
 	return device_link_add(consumer, supplier, DL_FLAG_AUTOREMOVE_SUPPLIER);
+}
+
+/* To be freed by kfree(). Sleeps until there is memory; for what is small. */
+void *apple_dma_helper_memdup_nofail(const void *source, size_t size)
+{
+	return memcpy(kmalloc(size, GFP_KERNEL | __GFP_NOFAIL), source, size);
 }
 
 const struct dma_map_ops *apple_dma_helper_get_dma_ops(struct device *dev)

@@ -22,20 +22,31 @@ use crate::companion::{
 use crate::engine::{
     Config,
     Engine,
+    Limit,
     MapError, //
 };
 use crate::managed::{
     self,
-    Attachment, //
+    Attachment,
+    Means, //
 };
 use crate::ops::{
     self,
     Ops,
     OPS, //
 };
-use crate::params::Params;
+use crate::params::{
+    Params,
+    WholeRam,
+    HAS_OPS, //
+};
 use crate::policy::Adaptive;
 use crate::ram;
+use crate::range_map::{
+    RangeError,
+    RangeMap,
+    Ranges, //
+};
 use crate::ratelimit::RateLimit;
 use crate::raw;
 use crate::scatterlist::{
@@ -122,8 +133,9 @@ unsafe impl Sync for Instance<'_> {}
 unsafe impl Send for Instance<'_> {}
 
 impl<'a> Instance<'a> {
-    /// Sets up everything that is needed to manage `managed`. May sleep.
-    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Pin<KBox<Self>>> {
+    /// Sets up everything that is needed to manage the companion's device, with what gives its
+    /// drivers their addresses. May sleep.
+    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<(Pin<KBox<Self>>, Means)> {
         managed::check_bus(dev)?;
         let (companion, dart) = Companion::probe(dev)?;
         let managed = managed::find(dev, companion.managed_bdf())?;
@@ -152,11 +164,23 @@ impl<'a> Instance<'a> {
                 );
                 "identity"
             }
+            Dart::Assigns(_) if params.is_direct() => {
+                Self::map_whole_for_direct(dev, &mut engine, params)?;
+                "direct"
+            }
             Dart::Assigns(_) if params.strict => "strict",
-            Dart::Assigns(_) if params.whole_ram && Self::map_whole(dev, &mut engine) => {
+            Dart::Assigns(_)
+                if params.whole_ram == WholeRam::IfItFits && Self::map_whole(dev, &mut engine) =>
+            {
                 "whole-RAM"
             }
             Dart::Assigns(_) => "lazy",
+        };
+        let range_map = if params.is_direct() {
+            let ranges = Self::ranges(dev, &engine)?;
+            Some(RangeMap::new(managed.clone(), ranges)?)
+        } else {
+            None
         };
         let first = match dart {
             Dart::None => None,
@@ -176,7 +200,7 @@ impl<'a> Instance<'a> {
             params.max_entries
         );
         let dev: &'a pci::Device<Bound> = dev;
-        KBox::pin_init(
+        let this = KBox::pin_init(
             pin_init!(Self {
                 ops: Opaque::new(OPS),
                 engine,
@@ -190,7 +214,81 @@ impl<'a> Instance<'a> {
                 misuse <- RateLimit::new(),
             }),
             GFP_KERNEL,
-        )
+        )?;
+        let means = match range_map {
+            Some(map) => Means::Direct(map),
+            None => Means::Ops(this.ops.get()),
+        };
+        Ok((this, means))
+    }
+
+    /// Maps all of RAM at once for the kernel's direct mapping; says why if that cannot be.
+    fn map_whole_for_direct(
+        dev: &pci::Device<Bound>,
+        engine: &mut Engine<Companion<'_>, Adaptive>,
+        params: &Params,
+    ) -> Result {
+        let wanted = direct_because();
+        let excluded = if params.strict {
+            Some("strict=1")
+        } else if params.whole_ram == WholeRam::Never {
+            Some("whole_ram=0")
+        } else {
+            None
+        };
+        if let Some(parameter) = excluded {
+            dev_err!(
+                dev,
+                "{}: all of RAM must be mapped at once, which {} forbids\n",
+                wanted,
+                parameter
+            );
+            return Err(ENODEV);
+        }
+        match engine.map_whole() {
+            Ok(()) => Ok(()),
+            Err(MapError::Full(Limit::Bytes)) => {
+                dev_err!(
+                    dev,
+                    "{}: all of RAM must be mapped at once, and its {} MiB do not fit max_bytes={} \
+                     with an eighth to spare\n",
+                    wanted,
+                    engine.ram_bytes() >> 20,
+                    params.max_bytes
+                );
+                Err(ENODEV)
+            }
+            Err(error) => {
+                dev_err!(
+                    dev,
+                    "{}: all of RAM must be mapped at once, and cannot be: {}\n",
+                    wanted,
+                    error.as_str()
+                );
+                Err(ENODEV)
+            }
+        }
+    }
+
+    /// What the kernel's direct mapping is to know; says why if it cannot do with it.
+    fn ranges(
+        dev: &pci::Device<Bound>,
+        engine: &Engine<Companion<'_>, Adaptive>,
+    ) -> Result<Ranges> {
+        match engine.whole().map(Ranges::new) {
+            Some(Ok(ranges)) => Ok(ranges),
+            Some(Err(RangeError::Torn(gpa))) => {
+                dev_err!(
+                    dev,
+                    "{}: RAM goes on at {:#x}, but its DMA addresses do not\n",
+                    direct_because(),
+                    gpa.raw()
+                );
+                Err(ENODEV)
+            }
+            Some(Err(RangeError::NoMemory)) => Err(ENOMEM),
+            None => Err(EINVAL),
+        }
     }
 
     /// Maps all of RAM at once if that is possible; says if the host would not.
@@ -427,6 +525,15 @@ impl<'a> Instance<'a> {
     }
 }
 
+/// Why all of RAM must be mapped, in words for a message.
+fn direct_because() -> &'static str {
+    if HAS_OPS {
+        "whole_ram=2"
+    } else {
+        "this kernel has no CONFIG_ARCH_HAS_DMA_OPS"
+    }
+}
+
 #[pinned_drop]
 impl PinnedDrop for Instance<'_> {
     fn drop(self: Pin<&mut Self>) {
@@ -475,11 +582,11 @@ pub(crate) struct Binding<'a> {
 impl<'a> Binding<'a> {
     /// Sets up the companion and attaches its managed device.
     pub(crate) fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Self> {
-        let instance = Instance::new(dev, params)?;
-        // SAFETY: The operations live as long as the instance, which outlives the attachment. This
-        // is the last step of the companion's probe, so both live until its driver unbinds.
-        let attachment =
-            unsafe { Attachment::new(dev, instance.managed.clone(), instance.ops.get().cast())? };
+        let (instance, means) = Instance::new(dev, params)?;
+        // SAFETY: The operations live as long as the instance, which outlives the attachment, and
+        // so does what it mapped. This is the last step of the companion's probe, so both live
+        // until its driver unbinds.
+        let attachment = unsafe { Attachment::new(dev, instance.managed.clone(), means)? };
         Ok(Self {
             _attachment: attachment,
             _instance: instance,

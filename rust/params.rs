@@ -12,12 +12,27 @@ pub(crate) const MAX_BYTES: u64 = 1280 << 20;
 /// Most mappings at a time, by default: below the 65,536 that the platform holds.
 pub(crate) const MAX_ENTRIES: u32 = 61440;
 
+/// Whether this kernel lets a device have DMA operations of its own. Where it does not, all of
+/// guest RAM must be mapped, since only the kernel's direct mapping is left to translate addresses.
+pub(crate) const HAS_OPS: bool = cfg!(CONFIG_ARCH_HAS_DMA_OPS);
+
+/// Whether all of guest RAM is mapped at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WholeRam {
+    /// It is not.
+    Never,
+    /// It is if it fits the limits.
+    IfItFits,
+    /// It must be, for the kernel's direct mapping.
+    Direct,
+}
+
 /// See the module's documentation.
 pub(crate) struct Params {
     /// Give windows back as soon as they are idle.
     pub(crate) strict: bool,
-    /// Map all of guest RAM at once if it fits.
-    pub(crate) whole_ram: bool,
+    /// Map all of guest RAM at once.
+    pub(crate) whole_ram: WholeRam,
     /// Most bytes to have mapped at a time.
     pub(crate) max_bytes: u64,
     /// Most mappings to have at a time.
@@ -31,10 +46,15 @@ impl Params {
             pr_err!("strict={} is neither 0 nor 1\n", strict);
             return Err(EINVAL);
         }
-        if whole_ram > 1 {
-            pr_err!("whole_ram={} is neither 0 nor 1\n", whole_ram);
-            return Err(EINVAL);
-        }
+        let whole_ram = match whole_ram {
+            0 => WholeRam::Never,
+            1 => WholeRam::IfItFits,
+            2 => WholeRam::Direct,
+            _ => {
+                pr_err!("whole_ram={} is none of 0, 1 and 2\n", whole_ram);
+                return Err(EINVAL);
+            }
+        };
         if !(64 * GRANULE..=1 << 50).contains(&max_bytes) {
             pr_err!("max_bytes={} is not between 1 MiB and 1 PiB\n", max_bytes);
             return Err(EINVAL);
@@ -48,9 +68,15 @@ impl Params {
         }
         Ok(Self {
             strict: strict == 1,
-            whole_ram: whole_ram == 1,
+            whole_ram,
             max_bytes,
             max_entries,
         })
+    }
+
+    /// Whether the kernel's direct mapping is to translate addresses, rather than operations of
+    /// ours: by request, or because this kernel has nothing else.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.whole_ram == WholeRam::Direct || !HAS_OPS
     }
 }
