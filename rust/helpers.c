@@ -70,11 +70,12 @@ void apple_dma_helper_device_unlock(struct device *dev)
 }
 
 /*
- * The link goes when the supplier's driver unbinds: a managed link cannot be taken away otherwise.
+ * The link stays until one of the devices goes. With DL_FLAG_AUTOREMOVE_SUPPLIER the driver core
+ * writes to a link that it has just given up, which may be freed by then.
  */
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier)
 {
-	return device_link_add(consumer, supplier, DL_FLAG_AUTOREMOVE_SUPPLIER);
+	return device_link_add(consumer, supplier, DL_FLAG_AUTOPROBE_CONSUMER);
 }
 
 /* To be freed by kfree(). Sleeps until there is memory; for what is small. */

@@ -252,9 +252,10 @@ impl Attachment {
             // SAFETY: No driver is bound, and by the safety requirements.
             let result = unsafe { Self::attach(companion, &dev, &means, &locked) };
             drop(locked);
-            if detached || result.is_ok() {
-                // On success the companion is not ready yet for the driver core, which therefore
-                // puts this off until it is. No driver may be there, which is no error.
+            // Otherwise the link has the driver core do so when the companion is bound. To ask for
+            // it now would leave the device waiting, and the core with a wrong idea of its state.
+            if detached && result.is_err() {
+                // The driver may be gone, which is no error.
                 //
                 // SAFETY: `raw` is a valid device, and its lock is not held.
                 let _ = unsafe { kernel::bindings::device_attach(raw) };
