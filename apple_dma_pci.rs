@@ -47,6 +47,8 @@ mod policy;
 mod ram;
 #[path = "rust/ram_map.rs"]
 mod ram_map;
+#[path = "rust/range_map.rs"]
+mod range_map;
 #[path = "rust/ratelimit.rs"]
 mod ratelimit;
 #[path = "rust/raw.rs"]
@@ -133,7 +135,8 @@ module! {
     params: {
         whole_ram: u8 {
             default: 1,
-            description: "Map all of guest RAM at once if it fits max_bytes (0 or 1)",
+            description: "Map all of guest RAM at once: 0 never, 1 if it fits max_bytes, \
+                2 always, by the kernel's direct mapping",
         },
         strict: u8 {
             default: 0,

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What bindgen reads: the wire, struct dma_map_ops, the memory notifier's argument and the C
- * helpers. Everything else comes from the kernel's own bindings.
+ * What bindgen reads: the wire, struct dma_map_ops and bus_dma_region, the memory notifier's
+ * argument, and the C helpers. Everything else comes from the kernel's own bindings.
  */
+#include <linux/dma-direct.h>
 #include <linux/dma-map-ops.h>
 #include <linux/memory.h>
 

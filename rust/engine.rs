@@ -547,6 +547,18 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
     }
 
+    /// All of RAM, if it is mapped at once.
+    pub(crate) fn whole(&self) -> Option<&Whole> {
+        self.whole.as_ref()
+    }
+
+    /// Bytes that all of RAM takes, in whole granules.
+    pub(crate) fn ram_bytes(&self) -> u64 {
+        let slow = self.slow.lock();
+        let costs = slow.ram.blocks().iter().map(cost);
+        costs.fold(0, u64::saturating_add)
+    }
+
     /// What happened so far.
     pub(crate) fn stats(&self) -> Stats {
         self.slow.lock().stats

@@ -9,6 +9,7 @@
 #include <linux/memory_hotplug.h>
 #include <linux/memremap.h>
 #include <linux/ratelimit.h>
+#include <linux/slab.h>
 #include <linux/spinlock.h>
 
 void apple_dma_helper_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
@@ -71,11 +72,18 @@ void apple_dma_helper_device_unlock(struct device *dev)
 }
 
 /*
- * The link goes when the supplier's driver unbinds: a managed link cannot be taken away otherwise.
+ * The link stays until one of the devices goes. With DL_FLAG_AUTOREMOVE_SUPPLIER the driver core
+ * writes to a link that it has just given up, which may be freed by then.
  */
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier)
 {
-	return device_link_add(consumer, supplier, DL_FLAG_AUTOREMOVE_SUPPLIER);
+	return device_link_add(consumer, supplier, DL_FLAG_AUTOPROBE_CONSUMER);
+}
+
+/* To be freed by kfree(). Sleeps until there is memory; for what is small. */
+void *apple_dma_helper_memdup_nofail(const void *source, size_t size)
+{
+	return memcpy(kmalloc(size, GFP_KERNEL | __GFP_NOFAIL), source, size);
 }
 
 const struct dma_map_ops *apple_dma_helper_get_dma_ops(struct device *dev)

@@ -35,6 +35,9 @@ void apple_dma_helper_device_lock(struct device *dev);
 void apple_dma_helper_device_unlock(struct device *dev);
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier);
 
+/* linux/slab.h */
+void *apple_dma_helper_memdup_nofail(const void *source, size_t size);
+
 /* linux/dma-map-ops.h, linux/iommu-dma.h */
 const struct dma_map_ops *apple_dma_helper_get_dma_ops(struct device *dev);
 void apple_dma_helper_set_dma_ops(struct device *dev, const struct dma_map_ops *ops);

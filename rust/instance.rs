@@ -23,11 +23,13 @@ use crate::companion::{
 use crate::engine::{
     Config,
     Engine,
+    Limit,
     MapError, //
 };
 use crate::managed::{
     self,
-    Attachment, //
+    Attachment,
+    Means, //
 };
 use crate::memory::{
     MemoryEvents,
@@ -38,13 +40,22 @@ use crate::ops::{
     Ops,
     OPS, //
 };
-use crate::params::Params;
+use crate::params::{
+    Params,
+    WholeRam,
+    HAS_OPS, //
+};
 use crate::periodic::{
     Periodic,
     Tick, //
 };
 use crate::policy::Adaptive;
 use crate::ram;
+use crate::range_map::{
+    RangeError,
+    RangeMap,
+    Ranges, //
+};
 use crate::ratelimit::RateLimit;
 use crate::raw;
 use crate::scatterlist::{
@@ -52,6 +63,10 @@ use crate::scatterlist::{
     DMA_MAPPING_ERROR, //
 };
 use crate::wire::Dialect;
+use core::ops::{
+    Deref,
+    DerefMut, //
+};
 use kernel::{
     device::{
         Bound,
@@ -77,13 +92,38 @@ const TABLE_MAX: usize = 1 << 24;
 /// Windows that memory for the tables is there for from the beginning.
 const RESERVE: usize = 512;
 
+/// An engine that gives everything back when it goes, also where setting up fails half-way.
+struct Mappings<'a>(Engine<Companion<'a>, Adaptive>);
+
+impl<'a> Deref for Mappings<'a> {
+    type Target = Engine<Companion<'a>, Adaptive>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Mappings<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Drop for Mappings<'_> {
+    fn drop(&mut self) {
+        // What the host does not take back here it did not before, and the instance said so.
+        self.release();
+    }
+}
+
 /// See the module's documentation.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Instance<'a> {
     /// What the managed device's `dma_ops` points to.
     #[pin]
     pub(crate) ops: Ops,
-    engine: Engine<Companion<'a>, Adaptive>,
+    engine: Mappings<'a>,
     dev: &'a pci::Device<Bound>,
     managed: ARef<pci::Device>,
     max_bytes: u64,
@@ -93,6 +133,8 @@ pub(crate) struct Instance<'a> {
     first_last: u64,
     /// Whether windows that are idle for long are to be given back.
     ages: bool,
+    /// Whether the kernel's direct mapping translates addresses, by what was mapped at first.
+    direct: bool,
     #[pin]
     failures: RateLimit,
     #[pin]
@@ -107,8 +149,9 @@ unsafe impl Sync for Instance<'_> {}
 unsafe impl Send for Instance<'_> {}
 
 impl<'a> Instance<'a> {
-    /// Sets up everything that is needed to manage `managed`. May sleep.
-    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Arc<Self>> {
+    /// Sets up everything that is needed to manage the companion's device, with what gives its
+    /// drivers their addresses. May sleep.
+    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<(Arc<Self>, Means)> {
         managed::check_bus(dev)?;
         let (companion, dart) = Companion::probe(dev)?;
         let managed = managed::find(dev, companion.managed_bdf())?;
@@ -127,7 +170,7 @@ impl<'a> Instance<'a> {
         } else {
             WINDOW_SHIFT
         };
-        let mut engine = Engine::new(companion, Adaptive::new(shift), config)?;
+        let mut engine = Mappings(Engine::new(companion, Adaptive::new(shift), config)?);
         engine.reserve(RESERVE.min(params.max_entries as usize))?;
         let mode = match dart {
             Dart::None => {
@@ -138,11 +181,23 @@ impl<'a> Instance<'a> {
                 );
                 "identity"
             }
+            Dart::Assigns(_) if params.is_direct() => {
+                Self::map_whole_for_direct(dev, &mut engine, params)?;
+                "direct"
+            }
             Dart::Assigns(_) if params.strict => "strict",
-            Dart::Assigns(_) if params.whole_ram && Self::map_whole(dev, &mut engine) => {
+            Dart::Assigns(_)
+                if params.whole_ram == WholeRam::IfItFits && Self::map_whole(dev, &mut engine) =>
+            {
                 "whole-RAM"
             }
             Dart::Assigns(_) => "lazy",
+        };
+        let range_map = if params.is_direct() {
+            let ranges = Self::ranges(dev, &engine)?;
+            Some(RangeMap::new(managed.clone(), ranges)?)
+        } else {
+            None
         };
         let first = match dart {
             Dart::None => None,
@@ -162,7 +217,7 @@ impl<'a> Instance<'a> {
             params.max_entries
         );
         let dev: &'a pci::Device<Bound> = dev;
-        Arc::pin_init(
+        let this = Arc::pin_init(
             pin_init!(Self {
                 ops: Opaque::new(OPS),
                 engine,
@@ -173,11 +228,86 @@ impl<'a> Instance<'a> {
                 len_max: dialect.max_len(),
                 first_last: first.map_or(0, |span| span.last()),
                 ages: first.is_some() && !params.strict && params.max_idle != 0,
+                direct: first.is_some() && params.is_direct(),
                 failures <- RateLimit::new(),
                 misuse <- RateLimit::new(),
             }),
             GFP_KERNEL,
-        )
+        )?;
+        let means = match range_map {
+            Some(map) => Means::Direct(map),
+            None => Means::Ops(this.ops.get()),
+        };
+        Ok((this, means))
+    }
+
+    /// Maps all of RAM at once for the kernel's direct mapping; says why if that cannot be.
+    fn map_whole_for_direct(
+        dev: &pci::Device<Bound>,
+        engine: &mut Engine<Companion<'_>, Adaptive>,
+        params: &Params,
+    ) -> Result {
+        let wanted = direct_because();
+        let excluded = if params.strict {
+            Some("strict=1")
+        } else if params.whole_ram == WholeRam::Never {
+            Some("whole_ram=0")
+        } else {
+            None
+        };
+        if let Some(parameter) = excluded {
+            dev_err!(
+                dev,
+                "{}: all of RAM must be mapped at once, which {} forbids\n",
+                wanted,
+                parameter
+            );
+            return Err(ENODEV);
+        }
+        match engine.map_whole() {
+            Ok(()) => Ok(()),
+            Err(MapError::Full(Limit::Bytes)) => {
+                dev_err!(
+                    dev,
+                    "{}: all of RAM must be mapped at once, and its {} MiB do not fit max_bytes={} \
+                     with an eighth to spare\n",
+                    wanted,
+                    engine.ram_bytes() >> 20,
+                    params.max_bytes
+                );
+                Err(ENODEV)
+            }
+            Err(error) => {
+                dev_err!(
+                    dev,
+                    "{}: all of RAM must be mapped at once, and cannot be: {}\n",
+                    wanted,
+                    error.as_str()
+                );
+                Err(ENODEV)
+            }
+        }
+    }
+
+    /// What the kernel's direct mapping is to know; says why if it cannot do with it.
+    fn ranges(
+        dev: &pci::Device<Bound>,
+        engine: &Engine<Companion<'_>, Adaptive>,
+    ) -> Result<Ranges> {
+        match engine.whole().map(Ranges::new) {
+            Some(Ok(ranges)) => Ok(ranges),
+            Some(Err(RangeError::Torn(gpa))) => {
+                dev_err!(
+                    dev,
+                    "{}: RAM goes on at {:#x}, but its DMA addresses do not\n",
+                    direct_because(),
+                    gpa.raw()
+                );
+                Err(ENODEV)
+            }
+            Some(Err(RangeError::NoMemory)) => Err(ENOMEM),
+            None => Err(EINVAL),
+        }
     }
 
     /// Maps all of RAM at once if that is possible; says if the host would not.
@@ -423,6 +553,21 @@ impl<'a> Instance<'a> {
 }
 
 impl MemoryEvents for Arc<Instance<'_>> {
+    fn going_online(&self, span: GpaSpan) -> Result {
+        if !self.direct {
+            return Ok(());
+        }
+        dev_err!(
+            self.dev,
+            "the {} MiB of memory at {:#x} cannot come: {} would not know of it (load the module anew \
+             after it has)\n",
+            span.len() >> 20,
+            span.start().raw(),
+            managed::name(&self.managed)
+        );
+        Err(EBUSY)
+    }
+
     fn online(&self, span: GpaSpan) {
         if self.engine.is_fixed(&GpaSpan::ALL) {
             dev_info!(
@@ -467,6 +612,15 @@ impl MemoryEvents for Arc<Instance<'_>> {
 impl Tick for Arc<Instance<'_>> {
     fn tick(&self) {
         self.engine.age();
+    }
+}
+
+/// Why all of RAM must be mapped, in words for a message.
+fn direct_because() -> &'static str {
+    if HAS_OPS {
+        "whole_ram=2"
+    } else {
+        "this kernel has no CONFIG_ARCH_HAS_DMA_OPS"
     }
 }
 
@@ -525,7 +679,7 @@ pub(crate) struct Binding<'a> {
 impl<'a> Binding<'a> {
     /// Sets up the companion and attaches its managed device.
     pub(crate) fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Self> {
-        let instance = Instance::new(dev, params)?;
+        let (instance, means) = Instance::new(dev, params)?;
         let memory = KBox::pin_init(MemoryNotifier::new(instance.clone()), GFP_KERNEL)?;
         // What came or went before the notifier was there.
         instance.update_ram();
@@ -537,10 +691,10 @@ impl<'a> Binding<'a> {
         } else {
             None
         };
-        // SAFETY: The operations live as long as the instance, which outlives the attachment. This
-        // is the last step of the companion's probe, so both live until its driver unbinds.
-        let attachment =
-            unsafe { Attachment::new(dev, instance.managed.clone(), instance.ops.get().cast())? };
+        // SAFETY: The operations live as long as the instance, which outlives the attachment, and
+        // so does what it mapped. This is the last step of the companion's probe, so both live
+        // until its driver unbinds.
+        let attachment = unsafe { Attachment::new(dev, instance.managed.clone(), means)? };
         Ok(Self {
             _attachment: attachment,
             _memory: memory,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The managed device: finding it, checking that its DMA can be managed, and putting our
-//! operations on it while no driver is there.
+//! The managed device: finding it, checking that its DMA can be managed, and having it managed from
+//! before a driver is there until after.
 //!
 //! Everything here runs in process context and may sleep.
 
 use crate::bindings;
+use crate::range_map::RangeMap;
 use crate::raw;
 use core::ptr;
 use kernel::{
@@ -88,13 +89,6 @@ pub(crate) fn check_bus(companion: &pci::Device<Bound>) -> Result {
             bindings::apple_dma_helper_is_translated(dev),
         )
     };
-    if !cfg!(CONFIG_ARCH_HAS_DMA_OPS) {
-        dev_err!(
-            companion,
-            "this kernel has no CONFIG_ARCH_HAS_DMA_OPS: a device's DMA cannot be managed\n"
-        );
-        return Err(ENODEV);
-    }
     if !coherent {
         dev_err!(
             companion,
@@ -134,17 +128,22 @@ impl<'a> Locked<'a> {
         unsafe { !(*raw::device(self.0)).driver.is_null() }
     }
 
-    fn ops(&self) -> *const kernel::bindings::dma_map_ops {
+    fn ops(&self) -> *const bindings::dma_map_ops {
         // SAFETY: The device is valid, and its operations do not change while the lock is held.
-        unsafe { bindings::apple_dma_helper_get_dma_ops(raw::device(self.0)) }.cast()
+        unsafe { bindings::apple_dma_helper_get_dma_ops(raw::device(self.0)) }
+    }
+
+    fn has_ranges(&self) -> bool {
+        // SAFETY: The device is valid, and its ranges do not change while the lock is held.
+        unsafe { bindings::apple_dma_helper_is_translated(raw::device(self.0)) }
     }
 
     /// # Safety
     ///
     /// No driver is bound; `ops` is null or valid until it is replaced in the same way.
-    unsafe fn set_ops(&self, ops: *const kernel::bindings::dma_map_ops) {
+    unsafe fn set_ops(&self, ops: *const bindings::dma_map_ops) {
         // SAFETY: By the safety requirements nobody can be using the operations.
-        unsafe { bindings::apple_dma_helper_set_dma_ops(raw::device(self.0), ops.cast()) };
+        unsafe { bindings::apple_dma_helper_set_dma_ops(raw::device(self.0), ops) };
     }
 }
 
@@ -155,28 +154,84 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// A managed device with our operations on it.
+/// What gives a device's driver the addresses that the host assigned.
+pub(crate) enum Means {
+    /// Our operations.
+    Ops(*const bindings::dma_map_ops),
+    /// The kernel's direct mapping.
+    Direct(Pin<KBox<RangeMap>>),
+}
+
+// SAFETY: The operations are not looked at here, and those who do may be any thread.
+unsafe impl Send for Means {}
+
+impl Means {
+    /// What is on the device already, and in the way of this.
+    fn obstacle(&self, dev: &Locked<'_>) -> Option<&'static str> {
+        if !dev.ops().is_null() {
+            return Some("DMA operations");
+        }
+        match self {
+            Means::Direct(_) if dev.has_ranges() => Some("DMA address ranges"),
+            _ => None,
+        }
+    }
+
+    /// Has every driver use this that is bound to the device from now on.
+    ///
+    /// # Safety
+    ///
+    /// No driver is bound; [`Self::remove`] is called before this is dropped, and before the
+    /// operations cease to be valid.
+    unsafe fn put(&self, dev: &Locked<'_>) -> Result {
+        match self {
+            Means::Ops(ops) => {
+                // SAFETY: By the safety requirements.
+                unsafe { dev.set_ops(*ops) };
+                Ok(())
+            }
+            Means::Direct(map) => map.as_ref().register(),
+        }
+    }
+
+    /// Undoes [`Self::put`].
+    ///
+    /// # Safety
+    ///
+    /// No driver is bound.
+    unsafe fn remove(&self, dev: &Locked<'_>) {
+        match self {
+            // SAFETY: By the safety requirements.
+            Means::Ops(_) => unsafe { dev.set_ops(ptr::null()) },
+            // The driver core took the ranges away when the last driver unbound.
+            Means::Direct(map) => map.as_ref().unregister(),
+        }
+    }
+}
+
+/// A managed device.
 pub(crate) struct Attachment {
     dev: ARef<pci::Device>,
+    means: Means,
 }
 
 impl Attachment {
-    /// Puts `ops` on `dev` and makes `companion` its supplier, so that from now on a driver binds
-    /// to it only while the companion's driver is there. A driver that is bound to it is taken off
-    /// before, and comes back when the companion's probe is done; so does one that could not be
-    /// bound before.
+    /// Has drivers of `dev` use `means`, and makes `companion` its supplier, so that from now on a
+    /// driver binds to it only while the companion's driver is there. A driver that is bound to it
+    /// is taken off before, and comes back when the companion's probe is done; so does one that
+    /// could not be bound before.
     ///
     /// To be the last thing in the companion's probe that can fail: a link between devices cannot
     /// be taken back before the companion's driver unbinds.
     ///
     /// # Safety
     ///
-    /// `ops` is valid until the attachment is dropped, which must be when the companion's driver
+    /// `means` is valid until the attachment is dropped, which must be when the companion's driver
     /// unbinds, and never before.
     pub(crate) unsafe fn new(
         companion: &pci::Device<Bound>,
         dev: ARef<pci::Device>,
-        ops: *const kernel::bindings::dma_map_ops,
+        means: Means,
     ) -> Result<Self> {
         let raw = raw::device(&dev);
         let mut detached = false;
@@ -194,31 +249,49 @@ impl Attachment {
                 unsafe { kernel::bindings::device_release_driver(raw) };
                 continue;
             }
-            let result = if !locked.ops().is_null() {
-                dev_err!(companion, "{} has DMA operations of its own\n", name(&dev));
-                Err(EBUSY)
-            // SAFETY: Both are valid devices.
-            } else if !unsafe {
-                bindings::apple_dma_helper_device_link(raw, raw::device(companion))
-            } {
-                dev_err!(companion, "cannot link {} to the companion\n", name(&dev));
-                Err(ENODEV)
-            } else {
-                // SAFETY: No driver is bound, and by the safety requirements `ops` is valid until
-                // `drop` takes it away.
-                unsafe { locked.set_ops(ops) };
-                Ok(())
-            };
+            // SAFETY: No driver is bound, and by the safety requirements.
+            let result = unsafe { Self::attach(companion, &dev, &means, &locked) };
             drop(locked);
-            if detached || result.is_ok() {
-                // On success the companion is not ready yet for the driver core, which therefore
-                // puts this off until it is. No driver may be there, which is no error.
+            // Otherwise the link has the driver core do so when the companion is bound. To ask for
+            // it now would leave the device waiting, and the core with a wrong idea of its state.
+            if detached && result.is_err() {
+                // The driver may be gone, which is no error.
                 //
                 // SAFETY: `raw` is a valid device, and its lock is not held.
                 let _ = unsafe { kernel::bindings::device_attach(raw) };
             }
-            return result.map(|()| Self { dev });
+            return result.map(|()| Self { dev, means });
         }
+    }
+
+    /// The steps of [`Self::new`] that need the device's lock: all of them, or none.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::new`], and no driver is bound to `dev`, whose lock is `locked`.
+    unsafe fn attach(
+        companion: &pci::Device<Bound>,
+        dev: &pci::Device,
+        means: &Means,
+        locked: &Locked<'_>,
+    ) -> Result {
+        if let Some(obstacle) = means.obstacle(locked) {
+            dev_err!(companion, "{} has {} of its own\n", name(dev), obstacle);
+            return Err(EBUSY);
+        }
+        // SAFETY: By the safety requirements; it is undone below or when the attachment is dropped.
+        unsafe { means.put(locked)? };
+        // SAFETY: Both are valid devices.
+        let linked = unsafe {
+            bindings::apple_dma_helper_device_link(raw::device(dev), raw::device(companion))
+        };
+        if !linked {
+            dev_err!(companion, "cannot link {} to the companion\n", name(dev));
+            // SAFETY: By the safety requirements.
+            unsafe { means.remove(locked) };
+            return Err(ENODEV);
+        }
+        Ok(())
     }
 }
 
@@ -227,7 +300,7 @@ impl Drop for Attachment {
         // The driver core took the driver off before it unbound the companion's.
         let locked = Locked::new(&self.dev);
         // SAFETY: No driver is bound, and none can be as long as the companion's driver unbinds.
-        unsafe { locked.set_ops(ptr::null()) };
+        unsafe { self.means.remove(&locked) };
     }
 }
 

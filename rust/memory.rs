@@ -24,6 +24,9 @@ use kernel::{
 /// What a [`MemoryNotifier`] tells. All of these run in process context and may sleep; the kernel
 /// lets one change of memory happen at a time.
 pub(crate) trait MemoryEvents: Send + Sync {
+    /// The memory of `span` is to come online; an error keeps it away.
+    fn going_online(&self, span: GpaSpan) -> Result;
+
     /// The memory of `span` came online; drivers may use it.
     fn online(&self, span: GpaSpan);
 
@@ -100,6 +103,7 @@ impl<T: MemoryEvents> MemoryNotifier<T> {
                 this.target.online(span);
                 Ok(())
             }
+            MEM_GOING_ONLINE => this.target.going_online(span),
             MEM_GOING_OFFLINE => this.target.going_offline(span),
             MEM_OFFLINE => {
                 this.target.offline(span);
@@ -124,6 +128,7 @@ impl<T: MemoryEvents> PinnedDrop for MemoryNotifier<T> {
 }
 
 // CAST: The actions are small numbers.
+const MEM_GOING_ONLINE: c_ulong = bindings::memory_block_state_MEM_GOING_ONLINE as c_ulong;
 const MEM_ONLINE: c_ulong = bindings::memory_block_state_MEM_ONLINE as c_ulong;
 const MEM_GOING_OFFLINE: c_ulong = bindings::memory_block_state_MEM_GOING_OFFLINE as c_ulong;
 const MEM_OFFLINE: c_ulong = bindings::memory_block_state_MEM_OFFLINE as c_ulong;

@@ -15,13 +15,27 @@ pub(crate) const MAX_ENTRIES: u32 = 61440;
 /// Seconds after which an idle window is given back, by default: long enough for what a driver uses
 /// now and then, short enough for what it does not use any more.
 pub(crate) const MAX_IDLE: u32 = 60;
+/// Whether this kernel lets a device have DMA operations of its own. Where it does not, all of
+/// guest RAM must be mapped, since only the kernel's direct mapping is left to translate addresses.
+pub(crate) const HAS_OPS: bool = cfg!(CONFIG_ARCH_HAS_DMA_OPS);
+
+/// Whether all of guest RAM is mapped at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WholeRam {
+    /// It is not.
+    Never,
+    /// It is if it fits the limits.
+    IfItFits,
+    /// It must be, for the kernel's direct mapping.
+    Direct,
+}
 
 /// See the module's documentation.
 pub(crate) struct Params {
     /// Give windows back as soon as they are idle.
     pub(crate) strict: bool,
-    /// Map all of guest RAM at once if it fits.
-    pub(crate) whole_ram: bool,
+    /// Map all of guest RAM at once.
+    pub(crate) whole_ram: WholeRam,
     /// Most bytes to have mapped at a time.
     pub(crate) max_bytes: u64,
     /// Most mappings to have at a time.
@@ -61,8 +75,16 @@ impl Params {
     /// Checks the parameters; says which is wrong and what it may be.
     pub(crate) fn new(given: &Given) -> Result<Self> {
         let strict = flag("strict", given.strict)?;
-        let whole_ram = flag("whole_ram", given.whole_ram)?;
         let congruent = flag("congruent", given.congruent)?;
+        let whole_ram = match given.whole_ram {
+            0 => WholeRam::Never,
+            1 => WholeRam::IfItFits,
+            2 => WholeRam::Direct,
+            other => {
+                pr_err!("whole_ram={} is none of 0, 1 and 2\n", other);
+                return Err(EINVAL);
+            }
+        };
         if !(64 * GRANULE..=1 << 50).contains(&given.max_bytes) {
             pr_err!(
                 "max_bytes={} is not between 1 MiB and 1 PiB\n",
@@ -89,5 +111,11 @@ impl Params {
             max_idle: given.max_idle,
             congruent,
         })
+    }
+
+    /// Whether the kernel's direct mapping is to translate addresses, rather than operations of
+    /// ours: by request, or because this kernel has nothing else.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.whole_ram == WholeRam::Direct || !HAS_OPS
     }
 }

@@ -40,19 +40,56 @@ impl Piece {
         })
     }
 
+    /// The guest memory.
+    pub(crate) fn gpa(&self) -> GpaSpan {
+        self.gpa
+    }
+
+    /// Where it is mapped.
+    pub(crate) fn iova(&self) -> IovaSpan {
+        self.iova
+    }
+
+    /// How `next`, the piece behind this one, goes on from it.
+    pub(crate) fn seam(&self, next: &Self) -> Seam {
+        if self.gpa.end() != next.gpa.start().raw() {
+            return Seam::Gap;
+        }
+        let joined = GpaSpan::from_bounds(self.gpa.start().raw(), next.gpa.end())
+            .filter(|_| self.iova.end() == next.iova.start().raw())
+            .and_then(|gpa| Self::new(gpa, self.iova.start()));
+        joined.map_or(Seam::Torn, Seam::Joined)
+    }
+
     /// Whether the two are mapped at the same addresses in part.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.iova.overlaps(&other.iova)
     }
 }
 
+/// How a piece goes on from the one before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seam {
+    /// There is something else than RAM between them.
+    Gap,
+    /// Both RAM and its IOVAs go on: this is the two together.
+    Joined(Piece),
+    /// RAM goes on, and its IOVAs do not.
+    Torn,
+}
+
 /// See the module's documentation.
 pub(crate) struct Whole(Slab<Piece>);
 
 impl Whole {
-    /// RAM that is mapped in `pieces`.
+    /// RAM that is mapped in `pieces`, sorted by guest address.
     pub(crate) fn new(pieces: Slab<Piece>) -> Self {
         Self(pieces)
+    }
+
+    /// All pieces, sorted by guest address.
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        &self.0
     }
 
     /// Where `span` is mapped, if it lies in one piece.

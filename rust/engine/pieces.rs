@@ -5,7 +5,6 @@
 use super::tables::Obstacle;
 use super::{
     bump,
-    cost,
     Engine,
     Host,
     Limit,
@@ -46,13 +45,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// yet, and if windows may stay mapped. Fails with nothing mapped. To be called after
     /// [`Engine::reserve`], which makes room for the pieces. May sleep.
     pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
-        let bytes = self
-            .slow
-            .lock()
-            .ram
-            .blocks()
-            .iter()
-            .fold(0u64, |sum, block| sum.saturating_add(cost(block)));
+        let bytes = self.ram_bytes();
         let budget = self.max_bytes.saturating_sub(self.max_bytes / 8);
         if self.strict || bytes > budget {
             return Err(MapError::Full(Limit::Bytes));

@@ -277,7 +277,7 @@ static void hardirq_call(struct irq_work *work)
 void dma_test_in_hardirq(void (*fn)(void *arg), void *arg)
 {
 	struct hardirq_call call = {
-		.work = IRQ_WORK_INIT_HARD(hardirq_call),
+		.work = IRQ_WORK_INIT(hardirq_call),
 		.fn = fn,
 		.arg = arg,
 	};

@@ -49,3 +49,22 @@ cross_compile() {
 	*) echo ;;
 	esac
 }
+
+# kernel_build ARCH [NAME]: what modules are built against, for Debian's kernel or for the one
+# that tests/kernels/NAME-ARCH.config describes.
+kernel_build() {
+	if [[ ${2:-} ]]; then
+		echo "$cache/kernel-$2-$1"
+	else
+		echo "$cache/build-$1"
+	fi
+}
+
+# compilers ARCH CONFIG: the argument of make for the compiler that this configuration is for.
+compilers() {
+	if grep -qx CONFIG_CC_IS_CLANG=y "$2"; then
+		echo LLVM=1
+	else
+		echo "CROSS_COMPILE=$(cross_compile "$1")"
+	fi
+}

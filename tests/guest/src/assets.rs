@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where the things are that a guest is made of: kernels and base archives from
-//! tests/env/setup, modules from tests/env/build-modules, scripts from image/.
+//! tests/env/setup and tests/env/kernel, modules from tests/env/build-modules, scripts from
+//! image/.
+
+use std::fmt;
 
 use std::fs;
 use std::fs::File;
@@ -19,7 +22,7 @@ use serde::Deserialize;
 use crate::cpio::Archive;
 
 /// A guest's architecture, by Debian's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
     /// 64-bit Arm.
@@ -34,6 +37,25 @@ impl Arch {
         match self {
             Arch::Arm64 => "arm64",
             Arch::Amd64 => "amd64",
+        }
+    }
+}
+
+/// What a guest runs on: all that is built for one can be used on it alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct System {
+    /// The machine.
+    pub arch: Arch,
+    /// The kernel of tests/kernels/; Debian's when absent.
+    pub kernel: Option<String>,
+}
+
+impl fmt::Display for System {
+    /// Writes `ARCH`, or `ARCH-KERNEL`: the end of names of directories.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kernel {
+            None => f.write_str(self.arch.name()),
+            Some(kernel) => write!(f, "{}-{kernel}", self.arch.name()),
         }
     }
 }
@@ -84,7 +106,7 @@ impl Assets {
         self.repo.join("build/bench.json")
     }
 
-    /// The release of a guest's kernel.
+    /// The release of Debian's kernel.
     pub fn kernel_release(&self, arch: Arch) -> Result<String> {
         let path = self.guest(arch).join("kernelrelease");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -92,12 +114,24 @@ impl Assets {
     }
 
     /// A guest's kernel.
-    pub fn kernel(&self, arch: Arch) -> PathBuf {
-        self.guest(arch).join("vmlinuz")
+    pub fn kernel(&self, system: &System) -> PathBuf {
+        self.made(system)
+            .unwrap_or_else(|| self.guest(system.arch))
+            .join("vmlinuz")
     }
 
+    /// What every guest's root starts with.
     fn guest(&self, arch: Arch) -> PathBuf {
         self.cache.join(format!("guest-{}", arch.name()))
+    }
+
+    /// Where tests/env/make-kernel made a kernel that is not Debian's.
+    fn made(&self, system: &System) -> Option<PathBuf> {
+        let kernel = system.kernel.as_ref()?;
+        Some(
+            self.cache
+                .join(format!("kernel-{kernel}-{}", system.arch.name())),
+        )
     }
 
     fn image(&self) -> PathBuf {
@@ -105,44 +139,46 @@ impl Assets {
     }
 
     /// What tests/env/build-selftests installed.
-    fn selftests(&self, arch: Arch) -> PathBuf {
-        self.repo.join(format!("build/selftests-{}", arch.name()))
+    fn selftests(&self, system: &System) -> PathBuf {
+        self.repo.join(format!("build/selftests-{system}"))
     }
 
-    /// Finds a module among those that were built for `arch`.
-    fn module(&self, arch: Arch, name: &str) -> Result<PathBuf> {
-        let built = self.repo.join(format!("build/modules-{}", arch.name()));
+    /// Finds a module among those that were built for `system`.
+    fn module(&self, system: &System, name: &str) -> Result<PathBuf> {
+        let built = self.repo.join(format!("build/modules-{system}"));
         let file = format!("{name}.ko");
         [built.join(&file), built.join("tests/driver").join(&file)]
             .into_iter()
             .find(|path| path.exists())
             .with_context(|| {
                 format!(
-                    "no {file} in {}: run tests/env/build-modules {}",
-                    built.display(),
-                    arch.name()
+                    "no {file} in {}: run it by tests/env/guest, which builds them",
+                    built.display()
                 )
             })
     }
 
-    /// Writes an initial root file system to `path`: the base of `arch`, the scripts
+    /// Writes an initial root file system to `path`: the base of `system`, the scripts
     /// of image/, the named modules, with `selftests` the kselftest, and `variables` as
     /// shell assignments.
     pub fn initrd(
         &self,
         path: &Path,
-        arch: Arch,
+        system: &System,
         modules: &[String],
         selftests: bool,
         variables: &[(String, String)],
     ) -> Result<()> {
-        let base = self.guest(arch).join("base.cpio");
         let mut out = File::create(path).with_context(|| path.display().to_string())?;
-        let size = File::open(&base)
-            .and_then(|mut file| io::copy(&mut file, &mut out))
-            .with_context(|| format!("{}: run 'make setup'", base.display()))?;
-        if size % 4 != 0 {
-            bail!("{}: {size} bytes, not a multiple of 4", base.display());
+        let base = self.guest(system.arch).join("base.cpio");
+        let modules_of_kernel = self.made(system).map(|made| made.join("modules.cpio"));
+        for from in [Some(base), modules_of_kernel].iter().flatten() {
+            let size = File::open(from)
+                .and_then(|mut file| io::copy(&mut file, &mut out))
+                .with_context(|| format!("{}: run 'make setup'", from.display()))?;
+            if size % 4 != 0 {
+                bail!("{}: {size} bytes, not a multiple of 4", from.display());
+            }
         }
 
         let mut archive = Archive::new(BufWriter::new(out));
@@ -160,16 +196,15 @@ impl Assets {
             )?;
         }
         for name in modules {
-            let module = read(&self.module(arch, name)?)?;
+            let module = read(&self.module(system, name)?)?;
             archive.file(&format!("test/modules/{name}.ko"), &module)?;
         }
         if selftests {
-            let from = self.selftests(arch);
+            let from = self.selftests(system);
             tree(&mut archive, "test/selftests", &from).with_context(|| {
                 format!(
-                    "{}: run tests/env/in-root tests/env/build-selftests {}",
-                    from.display(),
-                    arch.name()
+                    "{}: run it by tests/env/guest, which builds them",
+                    from.display()
                 )
             })?;
         }

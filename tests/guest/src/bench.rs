@@ -16,10 +16,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
-use regex_lite::Regex;
 
 use self::figures::Figure;
 use self::figures::Figures;
@@ -30,13 +28,11 @@ use crate::qemu::Console;
 use crate::report;
 use crate::report::Style;
 use crate::run;
-use crate::scenario;
 use crate::scenario::Case;
 use crate::verdict;
 
-/// Measures in the guests whose name matches `filter`, or takes the figures of `from`;
-/// prints the tables.
-pub fn bench(assets: &Assets, filter: Option<&Regex>, from: Option<&Path>) -> Result<ExitCode> {
+/// Measures in the guests `cases`, or takes the figures of `from`; prints the tables.
+pub fn bench(assets: &Assets, cases: &[Case], from: Option<&Path>) -> Result<ExitCode> {
     if let Some(from) = from {
         let text = fs::read(from).with_context(|| from.display().to_string())?;
         let figures: Figures = serde_json::from_slice(&text)?;
@@ -45,13 +41,6 @@ pub fn bench(assets: &Assets, filter: Option<&Regex>, from: Option<&Path>) -> Re
     }
 
     let start = Instant::now();
-    let cases: Vec<Case> = scenario::load(&assets.bench())?
-        .into_iter()
-        .filter(|case| filter.is_none_or(|filter| filter.is_match(&case.name())))
-        .collect();
-    if cases.is_empty() {
-        bail!("no guest of bench.toml matches");
-    }
     // What counts instructions and windows may share the machine with others of its
     // kind; what looks at the time must have it to itself.
     let (counts, times): (Vec<_>, Vec<_>) = cases

@@ -16,11 +16,11 @@ mod run;
 mod scenario;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use anyhow::Context;
 use anyhow::Result;
 use clap::Parser;
 use clap::Subcommand;
@@ -28,6 +28,7 @@ use regex_lite::Regex;
 
 use crate::assets::Arch;
 use crate::assets::Assets;
+use crate::assets::System;
 use crate::qemu::Console;
 use crate::scenario::Case;
 
@@ -39,6 +40,11 @@ struct Cli {
     /// Where tests/env/setup put kernels and guest roots.
     #[arg(long, env = "APPLE_DMA_PCI_CACHE")]
     cache: PathBuf,
+
+    /// Only print what the command's guests need to be built, for tests/env/guest: lines of ARCH,
+    /// KERNEL, and 'selftests' or nothing.
+    #[arg(long)]
+    systems: bool,
 
     #[command(subcommand)]
     command: Command,
@@ -102,24 +108,25 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     let assets = Assets::new(&cli.cache)?;
-    let all = scenario::load(&assets.scenarios())?;
+    let cases = guests(&cli.command, &assets)?;
+    if cli.systems {
+        // Whether the kselftest is wanted as well.
+        let mut systems: BTreeMap<System, bool> = BTreeMap::new();
+        for case in &cases {
+            *systems.entry(case.system()).or_default() |= case.scenario.selftests;
+        }
+        for (System { arch, kernel }, selftests) in systems {
+            let kernel = kernel.unwrap_or_else(|| "debian".to_owned());
+            let selftests = if selftests { "selftests" } else { "" };
+            println!("{} {kernel} {selftests}", arch.name());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     match cli.command {
-        Command::Demo => demo::demo(&assets, &all),
+        Command::Demo => demo::demo(&assets, &cases),
         Command::Check {
-            filter,
-            arch,
-            list,
-            jobs,
-            keep,
+            list, jobs, keep, ..
         } => {
-            let cases: Vec<Case> = all
-                .into_iter()
-                .filter(|case| arch.is_none_or(|arch| arch == case.arch))
-                .filter(|case| filter.as_ref().is_none_or(|f| f.is_match(&case.name())))
-                .collect();
-            if cases.is_empty() {
-                bail!("no case matches");
-            }
             if list {
                 for case in &cases {
                     println!("{:<32} {}", case.name(), case.scenario.about);
@@ -130,16 +137,46 @@ fn run(cli: Cli) -> Result<ExitCode> {
             println!("{}", report::totals(totals.passed, totals.failed));
             Ok(ExitCode::from(u8::from(totals.failed != 0)))
         }
-        Command::Bench { filter, from } => bench::bench(&assets, filter.as_ref(), from.as_deref()),
-        Command::Boot { case, run } => {
-            let mut case = all
-                .into_iter()
-                .find(|other| other.name() == case)
-                .with_context(|| format!("no case '{case}': see 'check --list'"))?;
+        Command::Bench { from, .. } => bench::bench(&assets, &cases, from.as_deref()),
+        Command::Boot { run, .. } => {
             let command = run.unwrap_or_else(|| "exec setsid -c bash -l".to_owned());
-            case.scenario.set.insert("COMMAND".to_owned(), command);
-            run::run(&assets, &case, Console::Terminal, |_| {})?;
+            for mut case in cases {
+                case.scenario
+                    .set
+                    .insert("COMMAND".to_owned(), command.clone());
+                run::run(&assets, &case, Console::Terminal, |_| {})?;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The guests that a command is about.
+fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
+    let matches = |filter: &Option<Regex>, case: &Case| {
+        let filter = filter.as_ref();
+        filter.is_none_or(|filter| filter.is_match(&case.name()))
+    };
+    let (file, wanted): (_, Box<dyn Fn(&Case) -> bool>) = match command {
+        Command::Demo => (assets.scenarios(), Box::new(demo::shows)),
+        Command::Check { filter, arch, .. } => (
+            assets.scenarios(),
+            Box::new(move |case| {
+                arch.is_none_or(|arch| arch == case.arch) && matches(filter, case)
+            }),
+        ),
+        Command::Bench { filter, .. } => {
+            (assets.bench(), Box::new(move |case| matches(filter, case)))
+        }
+        Command::Boot { case: name, .. } => (
+            assets.scenarios(),
+            Box::new(move |case| case.name() == *name),
+        ),
+    };
+    let mut cases = scenario::load(&file)?;
+    cases.retain(wanted);
+    if cases.is_empty() {
+        bail!("there is no such guest in {}", file.display());
+    }
+    Ok(cases)
 }

@@ -68,9 +68,10 @@ pub fn run(
     let mut variables = case.variables();
     let last_words = scenario.timeout.saturating_sub(LAST_WORDS);
     variables.push(("LAST_WORDS".to_owned(), last_words.to_string()));
+    let system = case.system();
     assets.initrd(
         &initrd,
-        case.arch,
+        &system,
         &scenario.modules,
         scenario.selftests,
         &variables,
@@ -86,7 +87,7 @@ pub fn run(
     let monitor = qemu::Monitor::new(sockets.path());
     let log = run.join("console.log");
     let paths = qemu::Paths {
-        kernel: &assets.kernel(case.arch),
+        kernel: &assets.kernel(&system),
         initrd: &initrd,
         sockets: sockets.path(),
         channel: &channel,

@@ -12,6 +12,7 @@ use regex_lite::Regex;
 use serde::Deserialize;
 
 use crate::assets::Arch;
+use crate::assets::System;
 
 /// The module that all of this is about.
 const MODULE: &str = "apple_dma_pci";
@@ -34,6 +35,8 @@ pub struct Scenario {
     pub script: Option<String>,
     /// Architectures to run on.
     pub arch: Vec<Arch>,
+    /// The kernel of tests/kernels/ to boot; Debian's when absent.
+    pub kernel: Option<String>,
     /// Devices, as the simulator's `--device` takes them, without `file=`.
     #[serde(default)]
     pub devices: Vec<String>,
@@ -116,6 +119,10 @@ pub enum Mode {
     /// All of RAM at once, the module's default where it fits.
     #[serde(rename = "whole-RAM")]
     WholeRam,
+    /// All of RAM at once, by the kernel's direct mapping: the only mode of kernels that have no
+    /// DMA operations for single devices.
+    #[serde(rename = "direct")]
+    Direct,
     /// Guest-physical addresses, which the module finds out by itself that the host uses.
     #[serde(rename = "identity")]
     Identity,
@@ -128,13 +135,15 @@ impl Mode {
             Mode::Lazy => "lazy",
             Mode::Strict => "strict",
             Mode::WholeRam => "whole-RAM",
+            Mode::Direct => "direct",
             Mode::Identity => "identity",
         }
     }
 
-    /// The parameter that asks for it.
+    /// The parameter that asks for it, on Debian's kernels.
     fn parameter(self) -> &'static str {
         match self {
+            Mode::Direct => "whole_ram=2",
             Mode::Lazy => "whole_ram=0",
             Mode::Strict => "strict=1",
             Mode::WholeRam | Mode::Identity => "",
@@ -173,6 +182,14 @@ impl Case {
         format!("{}/{}", self.arch.name(), self.scenario.name)
     }
 
+    /// What it runs on.
+    pub fn system(&self) -> System {
+        System {
+            arch: self.arch,
+            kernel: self.scenario.kernel.clone(),
+        }
+    }
+
     /// The file in image/scenarios/ to run.
     pub fn script(&self) -> &str {
         self.scenario
@@ -184,7 +201,12 @@ impl Case {
     /// Variables for the script: those of the scenario, and what every script may use.
     pub fn variables(&self) -> Vec<(String, String)> {
         let scenario = &self.scenario;
-        let parameters = [scenario.mode.parameter(), &scenario.parameters].join(" ");
+        let mode = match (&scenario.kernel, scenario.mode) {
+            // It finds out that there is no other way.
+            (Some(_), Mode::Direct) => "",
+            (_, mode) => mode.parameter(),
+        };
+        let parameters = [mode, &scenario.parameters].join(" ");
         let mut variables: Vec<_> = scenario.set.clone().into_iter().collect();
         variables.push(("SCENARIO".to_owned(), self.script().to_owned()));
         variables.push(("MODE".to_owned(), scenario.mode.name().to_owned()));

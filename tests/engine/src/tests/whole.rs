@@ -26,6 +26,10 @@ use crate::{
         Iova, //
     },
     engine::MapError,
+    whole::{
+        Piece,
+        Seam, //
+    },
     wire::Reject, //
 };
 
@@ -75,6 +79,61 @@ fn a_piece_for_each_block() {
     rig.map_all(&entries, ALL).expect("all are mapped");
     rig.unmap_all(&entries);
     assert_eq!(rig.host.doorbells(), doorbells);
+    end(rig);
+}
+
+fn piece(gpa: u64, len: u64, iova: u64) -> Piece {
+    Piece::new(span(gpa, len), Iova::new(iova)).expect("no overflow")
+}
+
+#[test]
+fn pieces_are_joined_where_both_sides_go_on() {
+    let first = piece(BASE, 4 * MIB, 0x10_0000);
+    let joined = first.seam(&piece(BASE + 4 * MIB, MIB, 0x10_0000 + 4 * MIB));
+    let Seam::Joined(joined) = joined else {
+        panic!("{joined:?}");
+    };
+    assert_eq!(joined.gpa(), span(BASE, 5 * MIB));
+    assert_eq!(joined.iova().start(), Iova::new(0x10_0000));
+    assert_eq!(joined.iova().len(), 5 * MIB);
+    for iova in [
+        0,
+        0x10_0000 + 4 * MIB - 16 * KIB,
+        0x10_0000 + 4 * MIB + 16 * KIB,
+    ] {
+        let torn = first.seam(&piece(BASE + 4 * MIB, MIB, iova));
+        assert!(matches!(torn, Seam::Torn), "{iova:#x}: {torn:?}");
+    }
+    // A gap is one whatever the IOVAs do.
+    for iova in [0, 0x10_0000 + 4 * MIB] {
+        let gap = first.seam(&piece(BASE + 4 * MIB + 4096, MIB, iova));
+        assert!(matches!(gap, Seam::Gap), "{iova:#x}: {gap:?}");
+    }
+}
+
+#[test]
+fn all_pieces_are_told_in_order() {
+    let mut rig = ready(roomy());
+    assert!(rig.engine.whole().is_none());
+    rig.engine.map_whole().expect("room");
+    let whole = rig.engine.whole().expect("it is mapped");
+    let told: Vec<_> = whole
+        .pieces()
+        .iter()
+        .map(|piece| (piece.gpa().start().raw(), piece.gpa().len()))
+        .collect();
+    assert_eq!(told, RAM);
+    for piece in whole.pieces() {
+        assert_eq!(
+            rig.engine.translate(piece.iova().start(), 1),
+            Some(piece.gpa().start())
+        );
+    }
+    let bytes: u64 = RAM
+        .iter()
+        .map(|&(start, len)| span(start, len).granules() * 16 * KIB)
+        .sum();
+    assert_eq!(rig.engine.ram_bytes(), bytes);
     end(rig);
 }
 

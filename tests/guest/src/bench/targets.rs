@@ -63,7 +63,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
     let bells = figures
         .figures
         .iter()
-        .filter(|f| f.group == "calls" && (f.mode == "hit" || f.mode == "whole"))
+        .filter(|f| f.group == "calls" && ["hit", "whole", "ranges"].contains(&f.mode.as_str()))
         .map(|f| f.value("doorbells"))
         .collect::<Vec<_>>();
     let capacity = |case: &str, key: &str| figures.one("capacity", "default", case)?.value(key);
@@ -125,6 +125,12 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             Ceiling,
             1.3,
             ratio(calls("whole", "page-10"), calls("direct-small", "page-10")),
+        ),
+        target(
+            "whole-RAM mode by dma_range_map, map and unmap, to direct mapping",
+            Ceiling,
+            1.15,
+            ratio(calls("ranges", "page-10"), calls("direct-small", "page-10")),
         ),
         target(
             "scattered 4 KiB pages live at once",

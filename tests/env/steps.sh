@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# How the cache gets its parts: steps that are done again when what goes into them has changed,
+# say how far they are, and what to do when they fail. Sourced, never run.
+
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+check_only=
+hint=
+
+hash_of() { sha256sum <<<"$*" | cut -c1-32; }
+
+# step NAME SECONDS TEXT KEY...: runs do_NAME, or do_NAME ARCH for NAME.ARCH,
+# unless it ran before with the same body and the same keys. With check_only,
+# only says by its status whether it did. hint is what to do when it fails.
+step() {
+	local name=$1 seconds=$2 text=$3 log=$logs/$1.log key
+	shift 3
+	key=$(hash_of "$(declare -f "do_${name%%.*}")" "$@")
+	[[ $(cat "$stamps/$name" 2>/dev/null) != "$key" ]] || return 0
+	[[ ! $check_only ]] || exit 1
+	rm -f "$stamps/$name"
+	say "$text (usually $seconds s)"
+
+	local start=$SECONDS next=15 pid line
+	(
+		set -x
+		"do_${name%%.*}" "${name#*.}"
+	) >"$log" 2>&1 </dev/null &
+	pid=$!
+	while kill -0 "$pid" 2>/dev/null; do
+		sleep 0.2
+		if ((SECONDS - start >= next)); then
+			line=$(grep -v '^+' "$log" | tail -n 1 | tr -d '\r' | tr '\t' ' ')
+			printf '    %3d s: %s\n' "$next" "${line:0:90}"
+			((next += 15))
+		fi
+	done
+	if ! wait "$pid"; then
+		{
+			tail -n 15 "$log" | sed 's/^/    | /'
+			say "failed: $text"
+			say "$hint Then run it again: it goes on from here."
+			say "the whole log is $log"
+		} >&2
+		exit 1
+	fi
+	printf '    done in %d s\n' $((SECONDS - start))
+	echo "$key" >"$stamps/$name"
+}
