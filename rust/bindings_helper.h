@@ -7,3 +7,4 @@
 
 #include "../uapi/apple_dma_pci.h"
 #include "helpers.h"
+#include "late_free.h"

@@ -401,6 +401,8 @@ impl<'a> Instance<'a> {
 #[pinned_drop]
 impl PinnedDrop for Instance<'_> {
     fn drop(self: Pin<&mut Self>) {
+        // SAFETY: This is where sleeping is allowed.
+        unsafe { crate::bindings::apple_dma_late_free_flush() };
         let released = self.engine.release();
         let stats = self.engine.stats();
         if released.busy != 0 {
