@@ -67,8 +67,7 @@ impl<'d> Coherent<'d> {
         // SAFETY: `dev` is bound and `iova` valid for writing.
         let cpu = unsafe { bindings::dma_alloc_attrs(raw(dev), len, &mut iova, gfp, attrs) };
         let cpu = NonNull::new(cpu)
-            .ok_or(ENOMEM)
-            .doing("allocating coherent memory")?;
+            .ok_or_else(|| Failure::refused("allocating coherent memory", ENOMEM))?;
 
         // INVARIANT: This was just returned.
         Ok(Self {

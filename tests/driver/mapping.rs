@@ -14,7 +14,11 @@ use kernel::{
         Device, //
     },
     dma::DataDirection,
-    prelude::*, //
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
 };
 
 use crate::{
@@ -265,6 +269,20 @@ pub(crate) fn check(
 ) -> Result<Iova, Failure> {
     // SAFETY: `dev` is a valid device.
     kernel::error::to_result(unsafe { helpers::dma_test_mapping_error(raw(dev), iova) })
-        .doing(what)?;
+        .map_err(|error| Failure::refused(what, error))?;
+    count(1);
     Ok(Iova::new(iova))
+}
+
+/// How many ranges were mapped for engines since this module was loaded.
+static MAPPED: Atomic<u64> = Atomic::new(0);
+
+/// Counts ranges that were mapped. Any context.
+pub(crate) fn count(ranges: u32) {
+    MAPPED.fetch_add(u64::from(ranges), Relaxed);
+}
+
+/// How many ranges, entries of scatterlists among them, were mapped for any engine until now.
+pub(crate) fn counted() -> u64 {
+    MAPPED.load(Relaxed)
 }
