@@ -25,6 +25,7 @@ mod mapping;
 mod noncontiguous;
 mod pattern;
 mod pool;
+mod ram;
 mod rng;
 mod scatterlist;
 mod span;

@@ -95,5 +95,6 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Capacity),
     command!(exercise::Cost),
     command!(exercise::CostSg),
+    command!(exercise::Ends),
     command!(exercise::Stress<'_>),
 ];

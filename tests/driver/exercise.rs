@@ -8,6 +8,7 @@ mod capacity;
 mod coherent;
 mod copy;
 mod cost;
+mod ends;
 mod export;
 mod hold;
 mod limits;
@@ -31,6 +32,7 @@ pub(crate) use self::{
         Cost,
         CostSg, //
     },
+    ends::Ends,
     export::SgTable,
     hold::Hold,
     limits::{

@@ -92,6 +92,11 @@ impl Failure {
         matches!(self.reason, Reason::Refused { .. })
     }
 
+    /// Whether it is that the engine read something else than expected.
+    pub(crate) fn is_of_data(&self) -> bool {
+        matches!(self.reason, Reason::Checksum { .. })
+    }
+
     /// The error number that stands for it.
     pub(crate) fn errno(&self) -> Error {
         match self.reason {

@@ -7,6 +7,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/irq_work.h>
+#include <linux/ioport.h>
 #include <linux/irqflags.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
@@ -17,6 +18,7 @@
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/uaccess.h>
 #include <linux/workqueue.h>
 
 #include "helpers.h"
@@ -96,6 +98,85 @@ struct page *dma_test_sg_page(struct scatterlist *sg)
 {
 	return sg_page(sg);
 }
+
+struct ram_walk {
+	unsigned int index; /* blocks until the one that is wanted */
+	bool found;
+	phys_addr_t start;
+	phys_addr_t end;
+};
+
+/* Ranges that touch are one block: @walk->end is that of the one before. */
+static int ram_walk(struct resource *res, void *data)
+{
+	struct ram_walk *walk = data;
+
+	if (walk->found && res->start != walk->end) {
+		if (!walk->index)
+			return 1;
+		walk->index--;
+		walk->found = false;
+	}
+	if (!walk->found)
+		walk->start = res->start;
+	walk->found = true;
+	walk->end = res->end + 1;
+	return 0;
+}
+
+int dma_test_ram_block(unsigned int index, phys_addr_t *start, phys_addr_t *end)
+{
+	struct ram_walk walk = { .index = index };
+	int ret;
+
+	ret = walk_iomem_res_desc(IORES_DESC_NONE,
+				  IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0,
+				  -1, &walk, ram_walk);
+	if (ret < 0)
+		return ret;
+	if (!walk.found || walk.index)
+		return -ENOENT;
+	*start = walk.start;
+	*end = walk.end;
+	return 0;
+}
+
+void *dma_test_phys_to_virt(phys_addr_t phys)
+{
+	return phys_to_virt(phys);
+}
+
+struct page *dma_test_phys_to_page(phys_addr_t phys)
+{
+	return pfn_to_page(PHYS_PFN(phys));
+}
+
+int dma_test_read_ram(phys_addr_t phys, void *to, size_t len)
+{
+	return copy_from_kernel_nofault(to, phys_to_virt(phys), len);
+}
+
+#ifdef CONFIG_CONTIG_ALLOC
+int dma_test_claim(phys_addr_t phys, unsigned long pages)
+{
+	return alloc_contig_range(PHYS_PFN(phys), PHYS_PFN(phys) + pages,
+				  ACR_FLAGS_NONE, GFP_KERNEL | __GFP_NOWARN);
+}
+
+void dma_test_unclaim(phys_addr_t phys, unsigned long pages)
+{
+	free_contig_range(PHYS_PFN(phys), pages);
+}
+#else
+int dma_test_claim(phys_addr_t phys, unsigned long pages)
+{
+	return -EOPNOTSUPP;
+}
+
+void dma_test_unclaim(phys_addr_t phys, unsigned long pages)
+{
+}
+#endif
 
 /*
  * The clock is looked at out of line, lest the compiler move parts of it, and

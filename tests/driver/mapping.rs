@@ -30,7 +30,8 @@ use crate::{
         Doing,
         Failure, //
     },
-    land::Place, //
+    land::Place,
+    ram::Piece, //
 };
 
 /// The function that makes the mapping; each has a counterpart that undoes it.
@@ -116,6 +117,55 @@ impl<'a> Mapping<'a> {
         Ok(Self {
             dev,
             request,
+            iova,
+            _memory: PhantomData,
+        })
+    }
+
+    /// Maps `piece` for `dev`.
+    pub(crate) fn of_ram(
+        dev: &'a Device<Bound>,
+        piece: &Piece<'a>,
+        function: Function,
+        direction: DataDirection,
+    ) -> Result<Self, Failure> {
+        let (page, offset) = piece.page();
+        let len = piece.len();
+        let dev_raw = raw(dev);
+
+        let iova = match function {
+            // SAFETY: `dev` is bound, and `piece` is memory of the linear mapping that outlives
+            // the mapping.
+            Function::Single => unsafe {
+                helpers::dma_test_map_single_attrs(
+                    dev_raw,
+                    piece.as_ptr(),
+                    len,
+                    direction.into(),
+                    0,
+                )
+            },
+            // SAFETY: As above.
+            Function::Page => unsafe {
+                bindings::dma_map_page_attrs(dev_raw, page, offset, len, direction.into(), 0)
+            },
+            // SAFETY: As above.
+            Function::Phys => unsafe {
+                bindings::dma_map_phys(dev_raw, piece.phys(), len, direction.into(), 0)
+            },
+        };
+        let iova = check(dev, iova, "mapping")?;
+
+        // INVARIANT: This was just returned and is no error.
+        Ok(Self {
+            dev,
+            request: Request {
+                function,
+                offset,
+                len,
+                direction,
+                attrs: 0,
+            },
             iova,
             _memory: PhantomData,
         })
