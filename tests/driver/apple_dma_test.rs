@@ -28,6 +28,7 @@ mod pool;
 mod ram;
 mod rng;
 mod scatterlist;
+mod share;
 mod span;
 mod spec;
 mod workers;

@@ -15,6 +15,7 @@ use kernel::{
         Bound,
         Device, //
     },
+    error::from_err_ptr,
     prelude::*,
     uaccess::UserSlice, //
 };
@@ -132,6 +133,21 @@ impl<'d> Coherent<'d> {
 }
 
 impl Coherent<'_> {
+    /// Makes a file by which processes map the memory, as long as it is there.
+    pub(crate) fn file(&self) -> Result<NonNull<bindings::file>> {
+        // SAFETY: By the type's invariant, the allocation is of this device.
+        let file = from_err_ptr(unsafe {
+            helpers::dma_test_share(
+                raw(self.dev),
+                self.cpu.as_ptr(),
+                self.iova.value(),
+                self.len,
+                self.attrs,
+            )
+        })?;
+        NonNull::new(file).ok_or(ENOMEM)
+    }
+
     /// Maps the memory into the calling process; may sleep.
     pub(crate) fn map_to_user(&self) -> Result<UserView<'_>, Failure> {
         // SAFETY: By the type's invariant, the allocation is of this device; it outlives the

@@ -164,7 +164,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// A failure of the command as a whole.
-    fn of_command(failure: Failure) -> Self {
+    pub(crate) fn of_command(failure: Failure) -> Self {
         Self {
             failure,
             worker: 0,

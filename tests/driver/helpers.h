@@ -75,6 +75,18 @@ unsigned long dma_test_mmap(struct device *dev, void *cpu_addr, dma_addr_t addr,
 			    size_t size, unsigned long attrs);
 
 /*
+ * A file that maps a coherent allocation into processes, as often as they like;
+ * its descriptor for the calling process; whether anybody has it mapped now.
+ * dma_test_unshare() lets nobody map it any more, waits until nobody has it
+ * mapped, and drops the file: then the allocation may be freed.
+ */
+struct file *dma_test_share(struct device *dev, void *cpu_addr, dma_addr_t addr,
+			    size_t size, unsigned long attrs);
+int dma_test_share_fd(struct file *file);
+bool dma_test_share_is_mapped(struct file *file);
+void dma_test_unshare(struct file *file);
+
+/*
  * Each of these calls @fn(@arg) once, in the context its name says, and returns
  * after @fn did. To be called where sleeping is allowed.
  */
