@@ -66,7 +66,8 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     if scenario.icount {
         command.args(["-icount", "shift=0"]);
     }
-    let memory = format!("{}M", scenario.memory);
+    let memory = u64::from(scenario.memory) << 10;
+    let memory = format!("{}K", memory + u64::from(scenario.tail));
     command.args(["-m", &memory, "-object"]);
     // The simulator reaches guest memory through this descriptor.
     command.arg(format!(

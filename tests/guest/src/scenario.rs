@@ -67,6 +67,9 @@ pub struct Scenario {
     /// Guest RAM in MiB.
     #[serde(default = "default_memory")]
     pub memory: u32,
+    /// KiB of guest RAM besides, a multiple of 8: where the end of RAM is to be no window's.
+    #[serde(default)]
+    pub tail: u32,
     /// Let the guest's clock count instructions, and its processors take turns.
     #[serde(default)]
     pub icount: bool,
