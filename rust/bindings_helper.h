@@ -9,3 +9,4 @@
 
 #include "../uapi/apple_dma_pci.h"
 #include "helpers.h"
+#include "late_free.h"

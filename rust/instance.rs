@@ -627,6 +627,8 @@ fn direct_because() -> &'static str {
 #[pinned_drop]
 impl PinnedDrop for Instance<'_> {
     fn drop(self: Pin<&mut Self>) {
+        // SAFETY: This is where sleeping is allowed.
+        unsafe { crate::bindings::apple_dma_late_free_flush() };
         let released = self.engine.release();
         let stats = self.engine.stats();
         if released.busy != 0 {

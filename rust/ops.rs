@@ -162,8 +162,9 @@ unsafe extern "C" fn alloc(
             cpu
         }
         Err(_) => {
-            // SAFETY: This is what was allocated above.
-            unsafe { kernel::bindings::dma_free_attrs(companion, size, cpu, gpa, attrs) };
+            // SAFETY: This is what was allocated above. The companion is coherent, its addresses
+            // are guest-physical ones, and its instance flushes before it goes.
+            unsafe { bindings::apple_dma_late_free(companion, size, cpu, gpa, attrs) };
             ptr::null_mut()
         }
     }

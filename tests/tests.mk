@@ -29,7 +29,7 @@ check-guest: setup
 
 # In a booted guest; in a guest of your own see tests/selftests/README.md.
 kselftest: setup
-	@$(in_root) $(env)/check guest -- --filter '/kselftest$$'
+	@$(in_root) $(env)/check guest -- --filter '/kselftest'
 
 # FILTER=REGEX picks guests of tests/guest/bench.toml.
 bench: setup

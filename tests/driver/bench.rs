@@ -24,7 +24,8 @@ use kernel::{
 
 use crate::{
     command::Command,
-    engine::Engine, //
+    engine::Engine,
+    share::Share, //
 };
 
 /// A bound engine and the verdict on the last command.
@@ -37,7 +38,13 @@ pub(crate) struct Bench {
     engine: Engine,
     /// Locked while a command runs.
     #[pin]
-    verdict: Mutex<Option<CString>>,
+    state: Mutex<State>,
+}
+
+/// What one command leaves to the next.
+struct State {
+    verdict: Option<CString>,
+    share: Option<Share>,
 }
 
 impl Bench {
@@ -54,7 +61,10 @@ impl Bench {
             try_pin_init!(Self {
                 pdev,
                 engine,
-                verdict <- new_mutex!(None),
+                state <- new_mutex!(State {
+                    verdict: None,
+                    share: None,
+                }),
             }),
         )
     }
@@ -67,7 +77,8 @@ impl Bench {
     }
 
     fn command(&self, line: &str) -> Result {
-        let mut verdict = self.verdict.lock();
+        let mut state = self.state.lock();
+        let State { verdict, share } = &mut *state;
 
         *verdict = None;
         let (command, spec) = match Command::parse(line) {
@@ -78,7 +89,8 @@ impl Bench {
             }
         };
 
-        match command.run(self.device()?, &self.engine, &spec) {
+        // SAFETY: The bench goes with the file, which goes before the device has lost its driver.
+        match unsafe { command.run(self.device()?, &self.engine, share, &spec) } {
             Ok(remark) => {
                 let remark = remark.as_ref().and_then(|remark| remark.to_str().ok());
                 let remark = remark.unwrap_or_default();
@@ -106,7 +118,7 @@ impl Reader for Bench {
 
 impl Writer for Bench {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.verdict.lock().as_ref() {
+        match self.state.lock().verdict.as_ref() {
             Some(verdict) => writeln!(f, "{}", verdict.to_str().unwrap_or("fail: not text")),
             None => writeln!(f, "nothing was run"),
         }

@@ -15,6 +15,7 @@ use kernel::{
         Bound,
         Device, //
     },
+    error::from_err_ptr,
     prelude::*,
     uaccess::UserSlice, //
 };
@@ -67,8 +68,7 @@ impl<'d> Coherent<'d> {
         // SAFETY: `dev` is bound and `iova` valid for writing.
         let cpu = unsafe { bindings::dma_alloc_attrs(raw(dev), len, &mut iova, gfp, attrs) };
         let cpu = NonNull::new(cpu)
-            .ok_or(ENOMEM)
-            .doing("allocating coherent memory")?;
+            .ok_or_else(|| Failure::refused("allocating coherent memory", ENOMEM))?;
 
         // INVARIANT: This was just returned.
         Ok(Self {
@@ -133,6 +133,21 @@ impl<'d> Coherent<'d> {
 }
 
 impl Coherent<'_> {
+    /// Makes a file by which processes map the memory, as long as it is there.
+    pub(crate) fn file(&self) -> Result<NonNull<bindings::file>> {
+        // SAFETY: By the type's invariant, the allocation is of this device.
+        let file = from_err_ptr(unsafe {
+            helpers::dma_test_share(
+                raw(self.dev),
+                self.cpu.as_ptr(),
+                self.iova.value(),
+                self.len,
+                self.attrs,
+            )
+        })?;
+        NonNull::new(file).ok_or(ENOMEM)
+    }
+
     /// Maps the memory into the calling process; may sleep.
     pub(crate) fn map_to_user(&self) -> Result<UserView<'_>, Failure> {
         // SAFETY: By the type's invariant, the allocation is of this device; it outlives the

@@ -16,6 +16,10 @@ use crate::{
         Exercise,
         Report, //
     },
+    share::{
+        self,
+        Share, //
+    },
     spec::{
         Key,
         Spec, //
@@ -23,7 +27,14 @@ use crate::{
 };
 
 /// Runs an exercise, and returns what it has to say.
-type Drive = fn(&pci::Device<Bound>, &Engine, &Spec) -> Result<Option<CString>, Report>;
+///
+/// What it shares must be dropped before the device loses its driver.
+type Drive = unsafe fn(
+    &pci::Device<Bound>,
+    &Engine,
+    &mut Option<Share>,
+    &Spec,
+) -> Result<Option<CString>, Report>;
 
 /// A command.
 pub(crate) struct Command {
@@ -52,13 +63,19 @@ impl Command {
     }
 
     /// Does it, and returns what it has to say.
-    pub(crate) fn run(
+    ///
+    /// # Safety
+    ///
+    /// What is put into `share` must be dropped before `pdev` loses its driver.
+    pub(crate) unsafe fn run(
         &self,
         pdev: &pci::Device<Bound>,
         engine: &Engine,
+        share: &mut Option<Share>,
         spec: &Spec,
     ) -> Result<Option<CString>, Report> {
-        (self.drive)(pdev, engine, spec)
+        // SAFETY: By the function's contract.
+        unsafe { (self.drive)(pdev, engine, share, spec) }
     }
 }
 
@@ -69,7 +86,7 @@ macro_rules! command {
             name: <$exercise as Exercise<'_>>::NAME,
             keys: <$exercise as Exercise<'_>>::KEYS,
             defaults: <$exercise as Exercise<'_>>::defaults,
-            drive: |pdev, engine, spec| exercise::drive::<$exercise>(pdev, engine, spec),
+            drive: |pdev, engine, _, spec| exercise::drive::<$exercise>(pdev, engine, spec),
         }
     };
 }
@@ -95,5 +112,30 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Capacity),
     command!(exercise::Cost),
     command!(exercise::CostSg),
+    command!(exercise::Ends),
     command!(exercise::Stress<'_>),
+    Command {
+        name: "share",
+        keys: &[Key::Attr, Key::Len],
+        defaults: |_| (),
+        drive: share::share,
+    },
+    Command {
+        name: "shared_checksum",
+        keys: &[],
+        defaults: |_| (),
+        drive: share::checksum,
+    },
+    Command {
+        name: "shared_fill",
+        keys: &[],
+        defaults: |_| (),
+        drive: share::fill,
+    },
+    Command {
+        name: "unshare",
+        keys: &[],
+        defaults: |_| (),
+        drive: share::unshare,
+    },
 ];

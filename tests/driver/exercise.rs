@@ -8,6 +8,7 @@ mod capacity;
 mod coherent;
 mod copy;
 mod cost;
+mod ends;
 mod export;
 mod hold;
 mod limits;
@@ -31,6 +32,7 @@ pub(crate) use self::{
         Cost,
         CostSg, //
     },
+    ends::Ends,
     export::SgTable,
     hold::Hold,
     limits::{
@@ -62,7 +64,13 @@ use kernel::{
     pci,
     prelude::*,
     str::CString,
-    sync::Mutex, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Mutex, //
+    }, //
 };
 
 use crate::{
@@ -76,6 +84,7 @@ use crate::{
         Doing,
         Failure, //
     },
+    mapping,
     rng::Rng,
     spec::{
         Choice,
@@ -155,7 +164,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// A failure of the command as a whole.
-    fn of_command(failure: Failure) -> Self {
+    pub(crate) fn of_command(failure: Failure) -> Self {
         Self {
             failure,
             worker: 0,
@@ -201,6 +210,9 @@ struct Outcome {
     /// What the first worker has to say.
     #[pin]
     remark: Mutex<Option<CString>>,
+    /// Turns that were made, and those of them that ended because the DMA API refused.
+    turns: Atomic<u64>,
+    refused: Atomic<u64>,
 }
 
 /// Runs the exercise `E` as `spec` says. Returns the remarks of the first worker, or the first
@@ -214,7 +226,10 @@ pub(crate) fn drive<'d, E: Exercise<'d>>(
     pin_init::stack_pin_init!(let outcome = pin_init!(Outcome {
         failure <- new_mutex!(None),
         remark <- new_mutex!(None),
+        turns: Atomic::new(0),
+        refused: Atomic::new(0),
     }));
+    let mapped = mapping::counted();
     let outcome = outcome.as_ref().get_ref();
     let channels = u32::try_from(engine.channels()).unwrap_or(u32::MAX);
 
@@ -230,6 +245,17 @@ pub(crate) fn drive<'d, E: Exercise<'d>>(
     started
         .doing("starting the workers")
         .map_err(Report::of_command)?;
+    if spec.may_refuse {
+        return CString::try_from_fmt(fmt!(
+            " turns={} refused={} mapped={}",
+            outcome.turns.load(Relaxed),
+            outcome.refused.load(Relaxed),
+            mapping::counted().wrapping_sub(mapped)
+        ))
+        .map(Some)
+        .doing("writing the verdict")
+        .map_err(Report::of_command);
+    }
     let remark = outcome.remark.lock().take();
     Ok(remark)
 }
@@ -291,8 +317,13 @@ fn work<'d, E: Exercise<'d>>(
             })
         });
         exercise.settle();
-        done.unwrap_or_else(|| Err(Failure::call("entering the context", EIO)))
-            .map_err(|failure| report(failure, number, context))?;
+        outcome.turns.fetch_add(1, Relaxed);
+        match done.unwrap_or_else(|| Err(Failure::call("entering the context", EIO))) {
+            Err(failure) if spec.may_refuse && failure.is_refusal() => {
+                outcome.refused.fetch_add(1, Relaxed);
+            }
+            result => result.map_err(|failure| report(failure, number, context))?,
+        }
     }
 
     if worker == 0 {

@@ -20,6 +20,8 @@ use crate::{
 pub(crate) enum Reason {
     /// A function of the kernel returned an error.
     Call { what: &'static str, error: Error },
+    /// The DMA API gave no address for memory.
+    Refused { what: &'static str, error: Error },
     /// Something that must fail did not.
     Worked { what: &'static str },
     /// Memory does not hold what it must.
@@ -80,10 +82,25 @@ impl Failure {
         Self::new(Reason::Call { what, error })
     }
 
+    /// The DMA API was asked for `what`, and gave no address.
+    pub(crate) fn refused(what: &'static str, error: Error) -> Self {
+        Self::new(Reason::Refused { what, error })
+    }
+
+    /// Whether it is that the DMA API gave no address, as it may at any time.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self.reason, Reason::Refused { .. })
+    }
+
+    /// Whether it is that the engine read something else than expected.
+    pub(crate) fn is_of_data(&self) -> bool {
+        matches!(self.reason, Reason::Checksum { .. })
+    }
+
     /// The error number that stands for it.
     pub(crate) fn errno(&self) -> Error {
         match self.reason {
-            Reason::Call { error, .. } => error,
+            Reason::Call { error, .. } | Reason::Refused { error, .. } => error,
             Reason::Timeout { .. } | Reason::LostInterrupt { .. } => ETIMEDOUT,
             _ => EIO,
         }
@@ -154,7 +171,9 @@ pub(crate) fn direction_name(direction: DataDirection) -> &'static str {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Call { what, error } => write!(f, "{what}: {error:?}"),
+            Self::Call { what, error } | Self::Refused { what, error } => {
+                write!(f, "{what}: {error:?}")
+            }
             Self::Worked { what } => write!(f, "{what} worked, but must fail"),
             Self::Byte {
                 what,

@@ -7,16 +7,19 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/irq_work.h>
+#include <linux/ioport.h>
 #include <linux/irqflags.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/uaccess.h>
 #include <linux/workqueue.h>
 
 #include "helpers.h"
@@ -96,6 +99,85 @@ struct page *dma_test_sg_page(struct scatterlist *sg)
 {
 	return sg_page(sg);
 }
+
+struct ram_walk {
+	unsigned int index; /* blocks until the one that is wanted */
+	bool found;
+	phys_addr_t start;
+	phys_addr_t end;
+};
+
+/* Ranges that touch are one block: @walk->end is that of the one before. */
+static int ram_walk(struct resource *res, void *data)
+{
+	struct ram_walk *walk = data;
+
+	if (walk->found && res->start != walk->end) {
+		if (!walk->index)
+			return 1;
+		walk->index--;
+		walk->found = false;
+	}
+	if (!walk->found)
+		walk->start = res->start;
+	walk->found = true;
+	walk->end = res->end + 1;
+	return 0;
+}
+
+int dma_test_ram_block(unsigned int index, phys_addr_t *start, phys_addr_t *end)
+{
+	struct ram_walk walk = { .index = index };
+	int ret;
+
+	ret = walk_iomem_res_desc(IORES_DESC_NONE,
+				  IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0,
+				  -1, &walk, ram_walk);
+	if (ret < 0)
+		return ret;
+	if (!walk.found || walk.index)
+		return -ENOENT;
+	*start = walk.start;
+	*end = walk.end;
+	return 0;
+}
+
+void *dma_test_phys_to_virt(phys_addr_t phys)
+{
+	return phys_to_virt(phys);
+}
+
+struct page *dma_test_phys_to_page(phys_addr_t phys)
+{
+	return pfn_to_page(PHYS_PFN(phys));
+}
+
+int dma_test_read_ram(phys_addr_t phys, void *to, size_t len)
+{
+	return copy_from_kernel_nofault(to, phys_to_virt(phys), len);
+}
+
+#ifdef CONFIG_CONTIG_ALLOC
+int dma_test_claim(phys_addr_t phys, unsigned long pages)
+{
+	return alloc_contig_range(PHYS_PFN(phys), PHYS_PFN(phys) + pages,
+				  ACR_FLAGS_NONE, GFP_KERNEL | __GFP_NOWARN);
+}
+
+void dma_test_unclaim(phys_addr_t phys, unsigned long pages)
+{
+	free_contig_range(PHYS_PFN(phys), pages);
+}
+#else
+int dma_test_claim(phys_addr_t phys, unsigned long pages)
+{
+	return -EOPNOTSUPP;
+}
+
+void dma_test_unclaim(phys_addr_t phys, unsigned long pages)
+{
+}
+#endif
 
 /*
  * The clock is looked at out of line, lest the compiler move parts of it, and
@@ -222,6 +304,131 @@ unsigned long dma_test_mmap(struct device *dev, void *cpu_addr, dma_addr_t addr,
 	file->private_data = NULL;
 	fput(file);
 	return user;
+}
+
+/* What a file of shared memory leads to; goes with it. */
+struct share {
+	struct mmap_call call;
+	struct mutex lock; /* of what follows */
+	unsigned int mappings;
+	bool over;
+	struct completion unmapped; /* when over, and there is no mapping left */
+};
+
+static void share_vma_open(struct vm_area_struct *vma)
+{
+	struct share *share = vma->vm_private_data;
+
+	mutex_lock(&share->lock);
+	share->mappings++;
+	mutex_unlock(&share->lock);
+}
+
+/* The mapping holds the file, and so the share, until this returns. */
+static void share_vma_close(struct vm_area_struct *vma)
+{
+	struct share *share = vma->vm_private_data;
+
+	mutex_lock(&share->lock);
+	share->mappings--;
+	if (share->over && !share->mappings)
+		complete(&share->unmapped);
+	mutex_unlock(&share->lock);
+}
+
+static const struct vm_operations_struct share_vm_ops = {
+	.open = share_vma_open,
+	.close = share_vma_close,
+};
+
+static int share_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct share *share = file->private_data;
+	struct mmap_call *call = &share->call;
+	int ret;
+
+	vm_flags_set(vma, VM_DONTCOPY | VM_DONTEXPAND);
+	mutex_lock(&share->lock);
+	if (share->over)
+		ret = -ENODEV;
+	else
+		ret = dma_mmap_attrs(call->dev, vma, call->cpu_addr, call->addr,
+				     call->size, call->attrs);
+	if (!ret) {
+		vma->vm_ops = &share_vm_ops;
+		vma->vm_private_data = share;
+		share->mappings++;
+	}
+	mutex_unlock(&share->lock);
+	return ret;
+}
+
+static int share_release(struct inode *inode, struct file *file)
+{
+	kfree(file->private_data);
+	return 0;
+}
+
+static const struct file_operations share_fops = {
+	.owner = THIS_MODULE,
+	.mmap = share_mmap,
+	.release = share_release,
+};
+
+struct file *dma_test_share(struct device *dev, void *cpu_addr, dma_addr_t addr,
+			    size_t size, unsigned long attrs)
+{
+	struct share *share = kzalloc(sizeof(*share), GFP_KERNEL);
+	struct file *file;
+
+	if (!share)
+		return ERR_PTR(-ENOMEM);
+	share->call.dev = dev;
+	share->call.cpu_addr = cpu_addr;
+	share->call.addr = addr;
+	share->call.size = size;
+	share->call.attrs = attrs;
+	mutex_init(&share->lock);
+	init_completion(&share->unmapped);
+
+	file = anon_inode_getfile("[apple_dma_test]", &share_fops, share, O_RDWR);
+	if (IS_ERR(file))
+		kfree(share);
+	return file;
+}
+
+int dma_test_share_fd(struct file *file)
+{
+	int fd = get_unused_fd_flags(O_CLOEXEC);
+
+	if (fd >= 0)
+		fd_install(fd, get_file(file));
+	return fd;
+}
+
+bool dma_test_share_is_mapped(struct file *file)
+{
+	struct share *share = file->private_data;
+	bool mapped;
+
+	mutex_lock(&share->lock);
+	mapped = share->mappings;
+	mutex_unlock(&share->lock);
+	return mapped;
+}
+
+void dma_test_unshare(struct file *file)
+{
+	struct share *share = file->private_data;
+	bool mapped;
+
+	mutex_lock(&share->lock);
+	share->over = true;
+	mapped = share->mappings;
+	mutex_unlock(&share->lock);
+	if (mapped)
+		wait_for_completion(&share->unmapped);
+	fput(file);
 }
 
 struct softirq_call {

@@ -42,12 +42,49 @@ void dma_test_sg_set_page(struct scatterlist *sg, struct page *page,
 struct page *dma_test_sg_page(struct scatterlist *sg);
 
 /*
+ * Block number @index of the guest's RAM, in the order of addresses, from @start
+ * to before @end. Blocks do not touch. -ENOENT if there are not as many. May
+ * sleep.
+ */
+int dma_test_ram_block(unsigned int index, phys_addr_t *start,
+		       phys_addr_t *end);
+
+/* Addresses and pages of RAM in the kernel's linear mapping. */
+void *dma_test_phys_to_virt(phys_addr_t phys);
+struct page *dma_test_phys_to_page(phys_addr_t phys);
+
+/*
+ * Copies @len bytes of RAM at @phys, whoever uses them. Any context. -EFAULT if
+ * the kernel has them not mapped.
+ */
+int dma_test_read_ram(phys_addr_t phys, void *to, size_t len);
+
+/*
+ * Allocates the @pages pages from @phys on, if they are free or can be made so;
+ * gives them back. May sleep.
+ */
+int dma_test_claim(phys_addr_t phys, unsigned long pages);
+void dma_test_unclaim(phys_addr_t phys, unsigned long pages);
+
+/*
  * Maps a coherent allocation into the calling process, which must have one
  * thread only. Returns the address, or an error as vm_mmap() does. The mapping
  * is to be undone with vm_munmap() before the allocation is freed.
  */
 unsigned long dma_test_mmap(struct device *dev, void *cpu_addr, dma_addr_t addr,
 			    size_t size, unsigned long attrs);
+
+/*
+ * A file that maps a coherent allocation into processes, as often as they like;
+ * its descriptor for the calling process; whether anybody has it mapped now.
+ * dma_test_unshare() lets nobody map it any more, waits until nobody has it
+ * mapped, and drops the file: then the allocation may be freed.
+ */
+struct file *dma_test_share(struct device *dev, void *cpu_addr, dma_addr_t addr,
+			    size_t size, unsigned long attrs);
+int dma_test_share_fd(struct file *file);
+bool dma_test_share_is_mapped(struct file *file);
+void dma_test_unshare(struct file *file);
 
 /*
  * Each of these calls @fn(@arg) once, in the context its name says, and returns

@@ -14,7 +14,11 @@ use kernel::{
         Device, //
     },
     dma::DataDirection,
-    prelude::*, //
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
 };
 
 use crate::{
@@ -26,7 +30,8 @@ use crate::{
         Doing,
         Failure, //
     },
-    land::Place, //
+    land::Place,
+    ram::Piece, //
 };
 
 /// The function that makes the mapping; each has a counterpart that undoes it.
@@ -112,6 +117,55 @@ impl<'a> Mapping<'a> {
         Ok(Self {
             dev,
             request,
+            iova,
+            _memory: PhantomData,
+        })
+    }
+
+    /// Maps `piece` for `dev`.
+    pub(crate) fn of_ram(
+        dev: &'a Device<Bound>,
+        piece: &Piece<'a>,
+        function: Function,
+        direction: DataDirection,
+    ) -> Result<Self, Failure> {
+        let (page, offset) = piece.page();
+        let len = piece.len();
+        let dev_raw = raw(dev);
+
+        let iova = match function {
+            // SAFETY: `dev` is bound, and `piece` is memory of the linear mapping that outlives
+            // the mapping.
+            Function::Single => unsafe {
+                helpers::dma_test_map_single_attrs(
+                    dev_raw,
+                    piece.as_ptr(),
+                    len,
+                    direction.into(),
+                    0,
+                )
+            },
+            // SAFETY: As above.
+            Function::Page => unsafe {
+                bindings::dma_map_page_attrs(dev_raw, page, offset, len, direction.into(), 0)
+            },
+            // SAFETY: As above.
+            Function::Phys => unsafe {
+                bindings::dma_map_phys(dev_raw, piece.phys(), len, direction.into(), 0)
+            },
+        };
+        let iova = check(dev, iova, "mapping")?;
+
+        // INVARIANT: This was just returned and is no error.
+        Ok(Self {
+            dev,
+            request: Request {
+                function,
+                offset,
+                len,
+                direction,
+                attrs: 0,
+            },
             iova,
             _memory: PhantomData,
         })
@@ -265,6 +319,20 @@ pub(crate) fn check(
 ) -> Result<Iova, Failure> {
     // SAFETY: `dev` is a valid device.
     kernel::error::to_result(unsafe { helpers::dma_test_mapping_error(raw(dev), iova) })
-        .doing(what)?;
+        .map_err(|error| Failure::refused(what, error))?;
+    count(1);
     Ok(Iova::new(iova))
+}
+
+/// How many ranges were mapped for engines since this module was loaded.
+static MAPPED: Atomic<u64> = Atomic::new(0);
+
+/// Counts ranges that were mapped. Any context.
+pub(crate) fn count(ranges: u32) {
+    MAPPED.fetch_add(u64::from(ranges), Relaxed);
+}
+
+/// How many ranges, entries of scatterlists among them, were mapped for any engine until now.
+pub(crate) fn counted() -> u64 {
+    MAPPED.load(Relaxed)
 }

@@ -71,7 +71,8 @@ impl Pattern {
     }
 }
 
-fn crc32_le(crc: u32, bytes: &[u8]) -> u32 {
+/// Goes on with the CRC-32 (IEEE) `crc`, which begins as all-ones, and ends inverted.
+pub(crate) fn crc32_le(crc: u32, bytes: &[u8]) -> u32 {
     // SAFETY: The function reads `bytes.len()` bytes from the pointer.
     unsafe { bindings::crc32_le(crc, bytes.as_ptr().cast(), bytes.len()) }
 }

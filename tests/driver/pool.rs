@@ -82,9 +82,8 @@ impl<'d> Pool<'d> {
         let cpu = unsafe {
             bindings::dma_pool_alloc(self.pool.as_ptr(), gfp | bindings::__GFP_ZERO, &mut iova)
         };
-        let cpu = NonNull::new(cpu)
-            .ok_or(ENOMEM)
-            .doing("allocating from a pool")?;
+        let cpu =
+            NonNull::new(cpu).ok_or_else(|| Failure::refused("allocating from a pool", ENOMEM))?;
 
         // INVARIANT: Just allocated.
         Ok(Block {

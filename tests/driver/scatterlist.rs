@@ -31,7 +31,10 @@ use crate::{
         Doing,
         Failure, //
     },
-    mapping::Attrs,
+    mapping::{
+        self,
+        Attrs, //
+    },
     span::Span, //
 };
 
@@ -313,16 +316,17 @@ fn map(
                 )
             };
             if table.nents == 0 {
-                return Err(Failure::call("mapping a scatterlist", EIO));
+                return Err(Failure::refused("mapping a scatterlist", EIO));
             }
-            Ok(())
         }
         // SAFETY: As above.
         Function::SgTable => to_result(unsafe {
             bindings::dma_map_sgtable(raw(dev), table, direction.into(), attrs)
         })
-        .doing("mapping a scatterlist"),
+        .map_err(|error| Failure::refused("mapping a scatterlist", error))?,
     }
+    mapping::count(table.orig_nents);
+    Ok(())
 }
 
 /// Writes `entries` into `list` and returns how many they are.

@@ -123,6 +123,8 @@ pub(crate) struct Spec {
 
     pub(crate) context: Choice<Context>,
     pub(crate) wait: Wait,
+    /// Whether the DMA API may refuse to map.
+    pub(crate) may_refuse: bool,
     /// Turns of each worker.
     pub(crate) iterations: u64,
     pub(crate) workers: u32,
@@ -154,6 +156,7 @@ impl Spec {
         trace: Trace::Pages,
         context: Choice::Is(Context::Process),
         wait: Wait::Interrupt,
+        may_refuse: false,
         iterations: 1,
         workers: 1,
         seed: 1,
@@ -167,6 +170,7 @@ impl Spec {
         match name {
             "ctx" => self.context = context(value)?,
             "wait" => self.wait = wait(value)?,
+            "refusals" => self.may_refuse = !failure(value)?,
             "iter" => self.iterations = number(value)?,
             "cpus" => self.workers = cpus(value)?,
             "seed" => self.seed = number(value)?,

@@ -239,7 +239,7 @@ ktap_finish_relayed() {
 	ktap_finished
 }
 
-# Sets ROWS from lines "NAME: COMMAND" on standard input.
+# Sets ROWS from lines "NAME: COMMAND", or "NAME: SKIP REASON", on standard input.
 read_rows() {
 	mapfile -t ROWS < <(grep -v '^$')
 }
@@ -253,7 +253,10 @@ run_rows() {
 	for mode in "${MODES[@]}"; do
 		enter_engine_mode "$mode" || continue
 		for row in "${ROWS[@]}"; do
-			test_command "$mode: ${row%%: *}" "${row#*: }"
+			case ${row#*: } in
+			SKIP\ *) ktap_test_skip "$mode: ${row%%: *} (${row#*: SKIP })" ;;
+			*) test_command "$mode: ${row%%: *}" "${row#*: }" ;;
+			esac
 		done
 		leave_engine_mode "$mode"
 	done

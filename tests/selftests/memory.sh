@@ -7,16 +7,19 @@
 . "$(dirname "$(readlink -f "$0")")"/lib.sh
 
 # 16 MiB in one piece is more than the page allocator has: only CMA can give it.
+large="coherent len=16M iter=2"
 cma_kb=$(awk '/^CmaTotal:/ { print $2 }' /proc/meminfo)
-large=4M
-[ "${cma_kb:-0}" -lt $((32 << 10)) ] || large=16M
+if [ "${cma_kb:-0}" -lt $((32 << 10)) ]; then
+	large="SKIP needs 32 MiB of CMA (CONFIG_DMA_CMA, cma=64M), there are ${cma_kb:-0} KiB"
+fi
 
 require_engine
 read_rows <<END
 dma_alloc_coherent, 8 bytes: coherent len=8 iter=50
 dma_alloc_coherent, 8 bytes to 64 KiB: coherent len=8-64k iter=80
 dma_alloc_coherent, 1 to 2 MiB: coherent len=1M-2M iter=4
-dma_alloc_coherent, $large: coherent len=$large iter=2
+dma_alloc_coherent, 4 MiB: coherent len=4M iter=2
+dma_alloc_coherent, 16 MiB: $large
 dma_alloc_coherent, softirq: coherent len=8-64k ctx=bh iter=30
 dma_alloc_coherent, interrupts off: coherent len=8-64k ctx=irqoff iter=30
 dma_alloc_coherent, hardirq: coherent len=8-64k ctx=hardirq iter=30

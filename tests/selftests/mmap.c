@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Coherent memory in user space, as processes see it. The test driver maps it with
- * dma_mmap_attrs() into the process that writes the command, and passes data between that
- * mapping and the engine. This tests what the shell cannot: address spaces before and after,
- * several processes, threads, limits and signals. mmap.sh runs it, with the drivers in place.
+ * Coherent memory in user space, as processes see it, mapped by dma_mmap_attrs(). Memory that the
+ * test driver shares is mapped and accessed here: what this writes the engine must read, and the
+ * other way round. With the command "mmap" the test driver does all of it, in the process that
+ * writes the command; here are the address spaces before and after, several processes, threads,
+ * limits and signals. mmap.sh runs it, with the drivers in place.
  */
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/types.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -45,6 +49,65 @@ static int open_engine(void)
 static int command(int fd, const char *text)
 {
 	return write(fd, text, strlen(text)) < 0 ? errno : 0;
+}
+
+/* Byte number i of the engine's pattern for a seed; tests/uapi/dma_engine.h defines it. */
+static __u8 pattern(__u64 seed, size_t i)
+{
+	__u64 z = (seed + i / 8 + 1) * 0x9e3779b97f4a7c15;
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+	z ^= z >> 31;
+	return z >> i % 8 * 8;
+}
+
+static void write_pattern(__u8 *memory, size_t len, __u64 seed)
+{
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		memory[i] = pattern(seed, i);
+}
+
+/* How many bytes are not the pattern's. */
+static size_t count_wrong(const __u8 *memory, size_t len, __u64 seed)
+{
+	size_t i, wrong = 0;
+
+	for (i = 0; i < len; i++)
+		wrong += memory[i] != pattern(seed, i);
+	return wrong;
+}
+
+/* Lets the engine do something with the shared memory. Returns 0 or an errno. */
+static int engine_does(int fd, const char *what, __u64 seed)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "%s seed=%llu", what, (unsigned long long)seed);
+	return command(fd, text);
+}
+
+/* Shares new memory. Returns the file that maps it, or a negative errno. */
+static int new_share(int fd, size_t len, const char *attr)
+{
+	char text[64] = "";
+	int error, shared;
+
+	snprintf(text, sizeof(text), "share len=%zu attr=%s", len, attr);
+	error = command(fd, text);
+	if (error)
+		return -error;
+	memset(text, 0, sizeof(text));
+	if (pread(fd, text, sizeof(text) - 1, 0) < 0)
+		return -errno;
+	return sscanf(text, "ok fd=%d", &shared) == 1 ? shared : -EPROTO;
+}
+
+static void *map(int shared, size_t len)
+{
+	return mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, shared, 0);
 }
 
 /* How many mappings this process has. */
@@ -98,6 +161,93 @@ TEST_F(engine, content)
 			 variant->attr, i);
 		EXPECT_EQ(0, command(self->fd, text)) TH_LOG("%s", text);
 	}
+}
+
+TEST_F(engine, access)
+{
+	static const size_t len[] = { 1, 7, 4095, 4096, 4097, 65536, 200000 };
+	__u8 *memory;
+	__u64 seed = 1;
+	int shared;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(len); i++) {
+		shared = new_share(self->fd, len[i], variant->attr);
+		ASSERT_LE(0, shared);
+		memory = map(shared, len[i]);
+		ASSERT_NE(MAP_FAILED, memory);
+
+		write_pattern(memory, len[i], ++seed);
+		EXPECT_EQ(0, engine_does(self->fd, "shared_checksum", seed));
+		EXPECT_EQ(0, engine_does(self->fd, "shared_fill", ++seed));
+		EXPECT_EQ(0, count_wrong(memory, len[i], seed));
+		/* A single byte makes the difference, the last one as well. */
+		memory[len[i] - 1]++;
+		EXPECT_EQ(EIO, engine_does(self->fd, "shared_checksum", seed));
+		memory[len[i] - 1]--;
+		EXPECT_EQ(0, engine_does(self->fd, "shared_checksum", seed));
+
+		ASSERT_EQ(0, munmap(memory, len[i]));
+		ASSERT_EQ(0, close(shared));
+		EXPECT_EQ(0, command(self->fd, "unshare"));
+	}
+}
+
+TEST_F(engine, access_from_two_processes)
+{
+	const size_t len = 20000;
+	__u8 *memory;
+	int shared, status;
+	pid_t child;
+
+	shared = new_share(self->fd, len, variant->attr);
+	ASSERT_LE(0, shared);
+	memory = map(shared, len);
+	ASSERT_NE(MAP_FAILED, memory);
+	child = fork();
+	ASSERT_LE(0, child);
+	if (!child) {
+		/* The mapping is not inherited, the file is. */
+		memory = map(shared, len);
+		if (memory == MAP_FAILED)
+			_exit(1);
+		write_pattern(memory, len, 3);
+		_exit(0);
+	}
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, count_wrong(memory, len, 3));
+	EXPECT_EQ(0, engine_does(self->fd, "shared_checksum", 3));
+	ASSERT_EQ(0, munmap(memory, len));
+	EXPECT_EQ(0, command(self->fd, "unshare"));
+	close(shared);
+}
+
+TEST_F(engine, mapping_keeps_the_memory)
+{
+	const size_t page = sysconf(_SC_PAGESIZE), len = 3 * page;
+	__u8 *memory;
+	int shared;
+
+	shared = new_share(self->fd, len, variant->attr);
+	ASSERT_LE(0, shared);
+	/* More than there is. */
+	EXPECT_EQ(MAP_FAILED, map(shared, len + page));
+	memory = map(shared, len);
+	ASSERT_NE(MAP_FAILED, memory);
+	EXPECT_EQ(EBUSY, command(self->fd, "unshare"));
+	EXPECT_EQ(EBUSY, command(self->fd, "share len=4k"));
+	/* A hole makes it two mappings. */
+	ASSERT_EQ(0, munmap(memory + page, page));
+	ASSERT_EQ(0, munmap(memory, page));
+	EXPECT_EQ(EBUSY, command(self->fd, "unshare"));
+	memory[2 * page]++;
+	ASSERT_EQ(0, munmap(memory + 2 * page, page));
+	EXPECT_EQ(0, command(self->fd, "unshare"));
+	EXPECT_EQ(MAP_FAILED, map(shared, len));
+	EXPECT_EQ(ENODEV, errno);
+	EXPECT_EQ(ENOENT, engine_does(self->fd, "shared_checksum", 0));
+	close(shared);
 }
 
 TEST_F(engine, mapping_goes)

@@ -48,6 +48,8 @@ one buffer mapped 64 times, overlapping, any order: many n=64 len=1-64k ctx=any 
 one buffer mapped 1000 times: many n=1000 len=1-16k iter=1
 5000 mappings at once, any order: hold n=5000 len=4k spread=2 dir=any check=200
 mappings of 1 MiB all over RAM: hold n=150 len=1M off=0-4095 dir=any check=20
+both ends of every block of RAM: ends len=1-300k iter=8
+both ends of every block of RAM, unaligned: ends len=1-64k off=0-4095 ctx=any iter=8
 everything mixed, any context, all CPUs: stress iter=150
 END
 run_rows

@@ -16,7 +16,9 @@ done
 # say LINE: to the runner, and to the console for those who read its log. The port can
 # be open once at a time, hence the lock.
 say() {
-	printf '@@%s\n' "$*"
+	local now _
+	read -r now _ </proc/uptime
+	printf '[%9s   ] @@%s\n' "$now" "$*"
 	flock /run/runner.lock sh -c 'printf "%s\n" "$1" >"$2"' sh "$*" "$lib_port"
 }
 

@@ -121,13 +121,15 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     if scenario.icount {
         command.args(["-icount", "shift=0"]);
     }
-    let memory = format!("{}M", scenario.memory);
+    let kib = u64::from(scenario.memory) << 10;
+    let kib = kib.saturating_add(u64::from(scenario.tail));
+    let memory = format!("{kib}K");
     let mut sizes = memory.clone();
     // The simulator reaches guest memory through these descriptors.
     let mut backends = vec![("mem", memory)];
     if scenario.hotplug != 0 {
-        let most = scenario.memory.saturating_add(scenario.hotplug);
-        sizes = format!("{sizes},slots=1,maxmem={most}M");
+        let most = kib.saturating_add(u64::from(scenario.hotplug) << 10);
+        sizes = format!("{sizes},slots=1,maxmem={most}K");
         backends.push((MEMORY, format!("{}M", scenario.hotplug)));
         let monitor = Monitor::new(paths.sockets);
         command.arg("-qmp");

@@ -70,6 +70,9 @@ pub struct Scenario {
     /// Guest RAM in MiB.
     #[serde(default = "default_memory")]
     pub memory: u32,
+    /// KiB of guest RAM besides, a multiple of 8: where the end of RAM is to be no window's.
+    #[serde(default)]
+    pub tail: u32,
     /// MiB of memory that the script may plug into the running guest; 0 is none.
     #[serde(default)]
     pub hotplug: u32,
