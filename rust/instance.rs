@@ -559,8 +559,8 @@ impl MemoryEvents for Arc<Instance<'_>> {
         }
         dev_err!(
             self.dev,
-            "the {} MiB of memory at {:#x} cannot come: {} would not know of it (load the module anew \
-             after it has)\n",
+            "the {} MiB of memory at {:#x} cannot come: {} would not know of it (load the module \
+             anew after it has)\n",
             span.len() >> 20,
             span.start().raw(),
             managed::name(&self.managed)
@@ -572,7 +572,8 @@ impl MemoryEvents for Arc<Instance<'_>> {
         if self.engine.is_fixed(&GpaSpan::ALL) {
             dev_info!(
                 self.dev,
-                "the {} MiB of memory at {:#x} came after all of RAM was mapped; windows serve it\n",
+                "the {} MiB of memory at {:#x} came after all of RAM was mapped; \
+                 windows serve it\n",
                 span.len() >> 20,
                 span.start().raw()
             );
@@ -586,7 +587,8 @@ impl MemoryEvents for Arc<Instance<'_>> {
         }
         dev_err!(
             self.dev,
-            "the {} MiB of memory at {:#x} cannot go: all of RAM is mapped (whole_ram=0 avoids that)\n",
+            "the {} MiB of memory at {:#x} cannot go: all of RAM is mapped \
+             (whole_ram=0 avoids that)\n",
             span.len() >> 20,
             span.start().raw()
         );

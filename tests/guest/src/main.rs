@@ -157,24 +157,19 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
         let filter = filter.as_ref();
         filter.is_none_or(|filter| filter.is_match(&case.name()))
     };
-    let (file, wanted): (_, Box<dyn Fn(&Case) -> bool>) = match command {
-        Command::Demo => (assets.scenarios(), Box::new(demo::shows)),
-        Command::Check { filter, arch, .. } => (
-            assets.scenarios(),
-            Box::new(move |case| {
-                arch.is_none_or(|arch| arch == case.arch) && matches(filter, case)
-            }),
-        ),
-        Command::Bench { filter, .. } => {
-            (assets.bench(), Box::new(move |case| matches(filter, case)))
-        }
-        Command::Boot { case: name, .. } => (
-            assets.scenarios(),
-            Box::new(move |case| case.name() == *name),
-        ),
+    let file = match command {
+        Command::Bench { .. } => assets.bench(),
+        Command::Demo | Command::Check { .. } | Command::Boot { .. } => assets.scenarios(),
     };
     let mut cases = scenario::load(&file)?;
-    cases.retain(wanted);
+    cases.retain(|case| match command {
+        Command::Demo => demo::shows(case),
+        Command::Check { filter, arch, .. } => {
+            arch.is_none_or(|arch| arch == case.arch) && matches(filter, case)
+        }
+        Command::Bench { filter, .. } => matches(filter, case),
+        Command::Boot { case: name, .. } => case.name() == *name,
+    });
     if cases.is_empty() {
         bail!("there is no such guest in {}", file.display());
     }
