@@ -27,14 +27,19 @@ const PAGES: [u64; 2] = [2 << 20, 64 << 10];
 /// How often a mapping is asked for at most, the first time included.
 const TRIES: u32 = 4;
 
-/// What part of the limit may be mapped for nothing but this.
-const PART: u64 = 32;
+/// What part of the limit may be mapped for nothing but this: less than what a driver would miss.
+const PART: u64 = 128;
 
 /// The largest page that `span` could be made of: its address should be congruent modulo that.
 pub(super) fn modulus(span: &GpaSpan) -> Option<u64> {
     PAGES
         .into_iter()
         .find(|page| span.len() >= *page && span.start().raw() & page.wrapping_sub(1) == 0)
+}
+
+/// The smallest page that matters.
+fn small_page() -> u64 {
+    PAGES.into_iter().min().unwrap_or(GRANULE)
 }
 
 /// How far the base of a mapping of `gpa` should have been further down for it to get an address
@@ -101,10 +106,30 @@ impl Aim {
         (self.extra, span)
     }
 
-    /// Takes whatever comes from now on, since there is nothing to extend the mapping by.
-    pub(super) fn give_up(&mut self) {
+    /// Whether what [`Self::extend`] says may be mapped to no other end if there are `padding` such
+    /// bytes. Large pages get half of what there may be, as they would soon have it all.
+    pub(super) fn affords(&self, padding: u64, max_bytes: u64) -> bool {
+        let part = if self.modulus > small_page() {
+            PART.saturating_mul(2)
+        } else {
+            PART
+        };
+        let most = max_bytes.checked_div(part).unwrap_or(0);
+        padding.saturating_add(self.extra) <= most
+    }
+
+    /// Aims at less, since there is nothing to extend the mapping by: at small pages, and then at
+    /// nothing. Says whether there still is something to aim at.
+    pub(super) fn lower(&mut self) -> bool {
+        let small = small_page();
+        if self.modulus > small {
+            self.modulus = small;
+            self.extra &= small.wrapping_sub(1);
+            return true;
+        }
         self.extra = 0;
         self.tries = TRIES;
+        false
     }
 
     /// Sees that `span`, extended as [`Self::extend`] says, was mapped at `iova`. Says whether to
@@ -114,8 +139,7 @@ impl Aim {
         if self.tries > 2 {
             // The host does not put mappings where it had others, so this would be mere luck, and
             // it takes less of that for small pages.
-            let small = PAGES.last().copied().unwrap_or(self.modulus);
-            self.modulus = self.modulus.min(small);
+            self.modulus = self.modulus.min(small_page());
         }
         let miss = miss(span.start(), iova, self.modulus);
         if miss == 0 || self.tries >= TRIES {
@@ -144,9 +168,4 @@ impl Aim {
             _ => None,
         }
     }
-}
-
-/// Whether `extra` more bytes may be mapped to no other end if there are `padding` such bytes.
-pub(super) fn affordable(extra: u64, padding: u64, max_bytes: u64) -> bool {
-    padding.saturating_add(extra) <= max_bytes / PART
 }

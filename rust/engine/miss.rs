@@ -440,19 +440,20 @@ impl<H: Host, P: Policy> Engine<H, P> {
         block: Option<&GpaSpan>,
         aim: &mut Aim,
     ) -> (Proposal, u64) {
-        let (extra, span) = aim.extend(&proposal.span);
-        if extra == 0 {
-            return (proposal, 0);
-        }
-        let extended = span
-            .filter(|span| block.is_some_and(|block| block.covers(span)))
-            .filter(|span| self.check_limits(slow, span).is_ok())
-            .filter(|_| congruence::affordable(extra, slow.stats.padding, self.max_bytes));
-        match extended {
-            Some(span) => (Proposal { span, tile: false }, extra),
-            None => {
-                aim.give_up();
-                (proposal, 0)
+        loop {
+            let (extra, span) = aim.extend(&proposal.span);
+            if extra == 0 {
+                return (proposal, 0);
+            }
+            let extended = span
+                .filter(|span| block.is_some_and(|block| block.covers(span)))
+                .filter(|span| self.check_limits(slow, span).is_ok())
+                .filter(|_| aim.affords(slow.stats.padding, self.max_bytes));
+            if let Some(span) = extended {
+                return (Proposal { span, tile: false }, extra);
+            }
+            if !aim.lower() {
+                return (proposal, 0);
             }
         }
     }
