@@ -28,7 +28,7 @@ const PAGES: [u64; 2] = [2 << 20, 64 << 10];
 const TRIES: u32 = 4;
 
 /// What part of the limit may be mapped for nothing but this: less than what a driver would miss.
-const PART: u64 = 128;
+const PART: u64 = 256;
 
 /// The largest page that `span` could be made of: its address should be congruent modulo that.
 pub(super) fn modulus(span: &GpaSpan) -> Option<u64> {

@@ -36,17 +36,16 @@ use crate::sys::{
     Slab, //
 };
 
-/// How many requests can be posted at a time. What finds no place waits and rings for itself.
-const POSTS: usize = 32;
+/// How many requests can be posted at a time: a bit of a word each. What finds no place waits and
+/// rings for itself.
+const POSTS: usize = u32::BITS as usize;
 
-/// Nobody's.
-const EMPTY: u32 = 0;
-/// Somebody's, and being written.
-const CLAIMED: u32 = 1;
+/// Being written.
+const CLAIMED: u32 = 0;
 /// To be served.
-const POSTED: u32 = 2;
+const POSTED: u32 = 1;
 /// Served: there is a reference for it.
-const SERVED: u32 = 3;
+const SERVED: u32 = 2;
 
 /// One request.
 struct Post {
@@ -60,17 +59,11 @@ struct Post {
 impl Post {
     fn new() -> Self {
         Self {
-            state: Atomic::new(EMPTY),
+            state: Atomic::new(CLAIMED),
             start: Atomic::new(0),
             len: Atomic::new(0),
             iova: Atomic::new(0),
         }
-    }
-
-    fn claim(&self) -> bool {
-        self.state.load(Relaxed) == EMPTY
-            // Acquire: what the last owner did with it comes before.
-            && self.state.cmpxchg(EMPTY, CLAIMED, Acquire).is_ok()
     }
 
     /// What is wanted, if nobody served it yet. Lock.
@@ -84,7 +77,11 @@ impl Post {
 }
 
 /// See the module's documentation.
-pub(super) struct Posts(Slab<Post>);
+pub(super) struct Posts {
+    /// A bit for each post that is somebody's, so that there being none is seen at once.
+    claimed: Atomic<u32>,
+    posts: Slab<Post>,
+}
 
 /// The posts of one call, a bit each.
 #[derive(Clone, Copy)]
@@ -93,25 +90,15 @@ pub(super) struct Tickets(u32);
 impl Tickets {
     /// None at all.
     pub(super) const NONE: Self = Self(0);
-
-    fn bit(index: usize) -> u32 {
-        // CAST: There are as many posts as bits.
-        1u32.wrapping_shl(index as u32)
-    }
-
-    fn add(&mut self, index: usize) {
-        self.0 |= Self::bit(index);
-    }
-
-    fn has(self, index: usize) -> bool {
-        self.0 & Self::bit(index) != 0
-    }
 }
 
 impl Posts {
     /// May sleep.
     pub(super) fn new() -> Result<Self, AllocError> {
-        Ok(Self(Slab::new(POSTS, Alloc::Sleep, |_| Post::new())?))
+        Ok(Self {
+            claimed: Atomic::new(0),
+            posts: Slab::new(POSTS, Alloc::Sleep, |_| Post::new())?,
+        })
     }
 
     /// Posts what is missing of `requests`, in their order, as far as there is room and `eligible`
@@ -122,21 +109,61 @@ impl Posts {
         I: Iterator<Item = &'a R>,
     {
         let mut tickets = Tickets::NONE;
-        let mut posts = self.0.iter().enumerate();
         for request in requests.filter(|request| request.iova().is_none()) {
             let Some(span) = request.span().filter(&eligible) else {
                 continue;
             };
-            let Some((index, post)) = posts.find(|(_, post)| post.claim()) else {
+            let Some((bit, post)) = self.claim() else {
                 break;
             };
             post.start.store(span.start().raw(), Relaxed);
             post.len.store(span.len(), Relaxed);
             // Release: who sees that it is posted sees what.
             post.state.store(POSTED, Release);
-            tickets.add(index);
+            tickets.0 |= bit;
         }
         tickets
+    }
+
+    /// Takes a post that is nobody's.
+    fn claim(&self) -> Option<(u32, &Post)> {
+        let mut old = self.claimed.load(Relaxed);
+        loop {
+            let index = old.trailing_ones();
+            let bit = 1u32.checked_shl(index)?;
+            // Acquire: what the last owner did with it comes before.
+            match self.claimed.cmpxchg(old, old | bit, Acquire) {
+                // CAST: `usize` has at least 32 bits.
+                Ok(_) => return Some((bit, self.posts.get(index as usize)?)),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Gives up the posts in `tickets`.
+    fn release(&self, tickets: Tickets) {
+        let mut old = self.claimed.load(Relaxed);
+        // Release: we are done with them.
+        while let Err(now) = self.claimed.cmpxchg(old, old & !tickets.0, Release) {
+            old = now;
+        }
+    }
+
+    /// The posts in `tickets`.
+    fn of(&self, tickets: Tickets) -> impl Iterator<Item = &Post> {
+        let mut rest = tickets.0;
+        core::iter::from_fn(move || {
+            let index = rest.trailing_zeros();
+            rest &= rest.wrapping_sub(1);
+            // CAST: `usize` has at least 32 bits. There is no post for no bit.
+            self.posts.get(index as usize)
+        })
+    }
+
+    /// All posts that are somebody's.
+    fn all(&self) -> impl Iterator<Item = &Post> {
+        // What is claimed after this can wait for the next doorbell.
+        self.of(Tickets(self.claimed.load(Relaxed)))
     }
 }
 
@@ -148,10 +175,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
-        for (index, post) in self.posts.0.iter().enumerate() {
-            if !tickets.has(index) {
-                continue;
-            }
+        if tickets.0 == 0 {
+            return;
+        }
+        for post in self.posts.of(tickets) {
             if post.state.load(Relaxed) == SERVED {
                 let iova = Iova::new(post.iova.load(Relaxed));
                 let start = Gpa::new(post.start.load(Relaxed));
@@ -171,9 +198,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     }
                 }
             }
-            // Release: we are done with it.
-            post.state.store(EMPTY, Release);
+            post.state.store(CLAIMED, Relaxed);
         }
+        self.posts.release(tickets);
     }
 
     /// Gives up the mapping at `span`; what that closes is queued.
@@ -192,7 +219,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Adds windows for what others posted to the batch, as far as it has room.
     pub(super) fn invite(&self, slow: &mut Slow<H>) {
         self.serve(slow);
-        for post in self.posts.0.iter() {
+        for post in self.posts.all() {
             let Some(span) = post.wanted() else {
                 continue;
             };
@@ -208,7 +235,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Takes references for what others posted and is mapped now.
     pub(super) fn serve(&self, _: &mut Slow<H>) {
-        for post in self.posts.0.iter() {
+        for post in self.posts.all() {
             let Some(iova) = post.wanted().and_then(|span| self.hit_locked(&span)) else {
                 continue;
             };
