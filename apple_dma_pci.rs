@@ -55,6 +55,8 @@ mod ratelimit;
 mod raw;
 #[path = "rust/scatterlist.rs"]
 mod scatterlist;
+#[path = "rust/shutdown.rs"]
+mod shutdown;
 #[path = "rust/sys.rs"]
 mod sys;
 #[path = "rust/whole.rs"]
@@ -94,7 +96,11 @@ impl pci::Driver for AppleDmaPci {
         _info: &'bound Self::IdInfo,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         // Only when there is a place for the binding, so that nothing can fail after it is made.
-        pin_init::pin_init_scope(move || Ok(Binding::new(dev, &params()?)))
+        pin_init::pin_init_scope(move || {
+            // SAFETY: This is the probe, and the driver's data is what it makes.
+            unsafe { shutdown::install::<Binding<'bound>>(dev) };
+            Ok(Binding::new(dev, &params()?))
+        })
     }
 }
 

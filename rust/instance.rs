@@ -62,6 +62,7 @@ use crate::scatterlist::{
     Entries,
     DMA_MAPPING_ERROR, //
 };
+use crate::shutdown::Shutdown;
 use crate::wire::Dialect;
 use core::ops::{
     Deref,
@@ -677,7 +678,27 @@ pub(crate) struct Binding<'a> {
     _attachment: Attachment,
     _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
     _ager: Option<Pin<KBox<Periodic<Arc<Instance<'a>>>>>>,
-    _instance: Arc<Instance<'a>>,
+    instance: Arc<Instance<'a>>,
+}
+
+impl Shutdown for Binding<'_> {
+    fn shutdown(self: Pin<&Self>) {
+        // The managed device's driver was shut down before; what it left mapped it does not use.
+        let this = &self.instance;
+        let released = this.engine.release();
+        dev_info!(
+            this.dev,
+            "gave all mappings of {} back, since the system goes down\n",
+            managed::name(&this.managed)
+        );
+        if released.lost != 0 {
+            dev_err!(
+                this.dev,
+                "the host did not take back {} mappings\n",
+                released.lost
+            );
+        }
+    }
 }
 
 impl<'a> Binding<'a> {
@@ -703,7 +724,7 @@ impl<'a> Binding<'a> {
             _attachment: attachment,
             _memory: memory,
             _ager: ager,
-            _instance: instance,
+            instance,
         })
     }
 }
