@@ -35,10 +35,14 @@ mod irq_lock;
 mod managed;
 #[path = "rust/memory.rs"]
 mod memory;
+#[path = "rust/notifier.rs"]
+mod notifier;
 #[path = "rust/ops.rs"]
 mod ops;
 #[path = "rust/params.rs"]
 mod params;
+#[path = "rust/pci_bus.rs"]
+mod pci_bus;
 #[path = "rust/periodic.rs"]
 mod periodic;
 #[path = "rust/policy.rs"]

@@ -29,7 +29,8 @@ use crate::engine::{
 use crate::managed::{
     self,
     Attachment,
-    Means, //
+    Means,
+    Slot, //
 };
 use crate::memory::{
     MemoryEvents,
@@ -53,7 +54,6 @@ use crate::policy::Adaptive;
 use crate::ram;
 use crate::range_map::{
     RangeError,
-    RangeMap,
     Ranges, //
 };
 use crate::ratelimit::RateLimit;
@@ -75,10 +75,7 @@ use kernel::{
     },
     pci,
     prelude::*,
-    sync::{
-        aref::ARef,
-        Arc, //
-    },
+    sync::Arc,
     types::Opaque, //
 };
 
@@ -126,7 +123,7 @@ pub(crate) struct Instance<'a> {
     pub(crate) ops: Ops,
     engine: Mappings<'a>,
     dev: &'a pci::Device<Bound>,
-    managed: ARef<pci::Device>,
+    managed: Slot<'a>,
     max_bytes: u64,
     max_entries: u32,
     len_max: u64,
@@ -155,7 +152,7 @@ impl<'a> Instance<'a> {
     fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<(Arc<Self>, Means)> {
         managed::check_bus(dev)?;
         let (companion, dart) = Companion::probe(dev)?;
-        let managed = managed::find(dev, companion.managed_bdf())?;
+        let managed = Slot::new(dev, companion.managed_bdf())?;
         let dialect = companion.dialect();
         let config = Config {
             strict: params.strict,
@@ -194,9 +191,8 @@ impl<'a> Instance<'a> {
             }
             Dart::Assigns(_) => "lazy",
         };
-        let range_map = if params.is_direct() {
-            let ranges = Self::ranges(dev, &engine)?;
-            Some(RangeMap::new(managed.clone(), ranges)?)
+        let ranges = if params.is_direct() {
+            Some(Self::ranges(dev, &engine)?)
         } else {
             None
         };
@@ -207,7 +203,7 @@ impl<'a> Instance<'a> {
         dev_info!(
             dev,
             "manages {}: {} mode, {} dialect, addresses like {:#x}, at most {} MiB in {} mappings\n",
-            managed::name(&managed),
+            managed,
             mode,
             match dialect {
                 Dialect::U32 => "u32",
@@ -235,8 +231,8 @@ impl<'a> Instance<'a> {
             }),
             GFP_KERNEL,
         )?;
-        let means = match range_map {
-            Some(map) => Means::Direct(map),
+        let means = match ranges {
+            Some(ranges) => Means::Direct(ranges),
             None => Means::Ops(this.ops.get()),
         };
         Ok((this, means))
@@ -459,7 +455,7 @@ impl<'a> Instance<'a> {
             dev_err!(
                 self.dev,
                 "{}: {} bytes of MMIO at {:#x} cannot be mapped: the DART maps guest RAM only\n",
-                managed::name(&self.managed),
+                self.managed,
                 size,
                 phys
             );
@@ -482,7 +478,7 @@ impl<'a> Instance<'a> {
         if !self.failures.allows() {
             return;
         }
-        let name = managed::name(&self.managed);
+        let name = self.managed;
         let dev = self.dev;
         let (what, size) = if size == 0 {
             ("a scatterlist", 0)
@@ -545,7 +541,7 @@ impl<'a> Instance<'a> {
             dev_err!(
                 self.dev,
                 "{}: its driver unmaps {} bytes at {:#x}, which are not mapped\n",
-                managed::name(&self.managed),
+                self.managed,
                 size,
                 handle
             );
@@ -564,7 +560,7 @@ impl MemoryEvents for Arc<Instance<'_>> {
              anew after it has)\n",
             span.len() >> 20,
             span.start().raw(),
-            managed::name(&self.managed)
+            self.managed
         );
         Err(EBUSY)
     }
@@ -605,7 +601,7 @@ impl MemoryEvents for Arc<Instance<'_>> {
                 "the {} MiB of memory at {:#x} went, but {} has {} windows mapped there\n",
                 span.len() >> 20,
                 span.start().raw(),
-                managed::name(&self.managed),
+                self.managed,
                 busy
             );
         }
@@ -638,7 +634,7 @@ impl PinnedDrop for Instance<'_> {
             dev_warn!(
                 self.dev,
                 "the driver of {} left {} windows mapped; they were taken away\n",
-                managed::name(&self.managed),
+                self.managed,
                 released.busy
             );
         }
@@ -654,7 +650,7 @@ impl PinnedDrop for Instance<'_> {
             "released {}: {} doorbells, {} windows mapped, {} given back, {} of them for age, \
              {} stale, {} refused, {} rejected, {} unanswered, {} requests failed, {} shared, \
              {} of {} large ones congruent, at most {} KiB in {} windows\n",
-            managed::name(&self.managed),
+            self.managed,
             stats.doorbells,
             stats.mapped,
             stats.unmapped,
@@ -675,7 +671,7 @@ impl PinnedDrop for Instance<'_> {
 
 /// See the module's documentation. The parts go in this order; the instance is the last.
 pub(crate) struct Binding<'a> {
-    _attachment: Attachment,
+    _attachment: Attachment<'a>,
     _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
     _ager: Option<Pin<KBox<Periodic<Arc<Instance<'a>>>>>>,
     instance: Arc<Instance<'a>>,
@@ -689,7 +685,7 @@ impl Shutdown for Binding<'_> {
         dev_info!(
             this.dev,
             "gave all mappings of {} back, since the system goes down\n",
-            managed::name(&this.managed)
+            this.managed
         );
         if released.lost != 0 {
             dev_err!(
@@ -719,7 +715,7 @@ impl<'a> Binding<'a> {
         // SAFETY: The operations live as long as the instance, which outlives the attachment, and
         // so does what it mapped. This is the last step of the companion's probe, so both live
         // until its driver unbinds.
-        let attachment = unsafe { Attachment::new(dev, instance.managed.clone(), means)? };
+        let attachment = unsafe { Attachment::new(instance.managed, means)? };
         Ok(Self {
             _attachment: attachment,
             _memory: memory,

@@ -6,75 +6,109 @@
 //! Everything here runs in process context and may sleep.
 
 use crate::bindings;
-use crate::range_map::RangeMap;
+use crate::pci_bus::{
+    BusEvents,
+    BusNotifier, //
+};
+use crate::range_map::Ranges;
 use crate::raw;
-use core::ptr;
+use core::{
+    ops::Deref,
+    ptr, //
+};
 use kernel::{
-    device::{
-        self,
-        Bound, //
-    },
+    device::Bound,
+    fmt,
     pci,
     prelude::*,
     sync::aref::ARef, //
 };
 
-/// Finds the device with the guest address `bdf`, `bus << 8 | devfn`, that `companion` manages.
-///
-/// The companion is always on the bus of its managed device. Where the bus part of `bdf` says
-/// otherwise it was taken before the firmware numbered the buses, and only `devfn` counts.
-pub(crate) fn find(companion: &pci::Device<Bound>, bdf: u32) -> Result<ARef<pci::Device>> {
-    let pdev = raw::pci_dev(companion);
-    // SAFETY: A device that a driver is bound to is on a bus.
-    let (bus, number, domain) = unsafe {
-        let bus = (*pdev).bus;
-        let domain = bindings::apple_dma_helper_pci_domain_nr(bus);
-        (bus, u32::from((*bus).number), domain)
-    };
-    let devfn = bdf & 0xff;
-    let slot = devfn >> 3;
-    let function = devfn & 7;
+/// Where a companion's managed device is: it may go, and come again.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot<'a> {
+    companion: &'a pci::Device<Bound>,
+    devfn: u8,
+}
 
-    if bdf > 0xffff {
-        dev_err!(
+impl<'a> Slot<'a> {
+    /// That of the device with the guest address `bdf`, `bus << 8 | devfn`, which `companion`
+    /// manages. Says what is wrong with it if something is.
+    ///
+    /// The companion is always on the bus of its managed device. Where the bus part of `bdf` says
+    /// otherwise it was taken before the firmware numbered the buses, and only `devfn` counts.
+    pub(crate) fn new(companion: &'a pci::Device<Bound>, bdf: u32) -> Result<Self> {
+        if bdf > 0xffff {
+            dev_err!(
+                companion,
+                "MANAGED_BDF is {:#x}: not an address of a device\n",
+                bdf
+            );
+            return Err(ENODEV);
+        }
+        let slot = Self {
             companion,
-            "MANAGED_BDF is {:#x}: not an address of a device\n",
-            bdf
-        );
-        return Err(ENODEV);
+            // CAST: The rest is the bus.
+            devfn: bdf as u8,
+        };
+        // SAFETY: A device that a driver is bound to is on a bus.
+        let (number, own) = unsafe {
+            (
+                u32::from((*slot.bus()).number),
+                (*raw::pci_dev(companion)).devfn,
+            )
+        };
+        if u32::from(slot.devfn) == own {
+            dev_err!(
+                companion,
+                "MANAGED_BDF {:#x} is the companion's own address\n",
+                bdf
+            );
+            return Err(ENODEV);
+        }
+        if bdf >> 8 != number {
+            dev_info!(
+                companion,
+                "MANAGED_BDF names bus {:02x}; looking on the companion's own bus {:02x}\n",
+                bdf >> 8,
+                number
+            );
+        }
+        Ok(slot)
     }
-    if bdf >> 8 != number {
-        dev_info!(
-            companion,
-            "MANAGED_BDF names bus {:02x}; looking on the companion's own bus {:02x}\n",
-            bdf >> 8,
-            number
-        );
+
+    /// The bus of both, which is there as long as the companion is.
+    fn bus(&self) -> *mut kernel::bindings::pci_bus {
+        // SAFETY: The device is valid.
+        unsafe { (*raw::pci_dev(self.companion)).bus }
     }
-    // SAFETY: `bus` is valid, see above. The reference that this takes becomes ours.
-    let found = unsafe { kernel::bindings::pci_get_slot(bus, devfn) };
-    let Some(found) = ptr::NonNull::new(found) else {
-        dev_err!(
-            companion,
-            "there is no managed device at {:04x}:{:02x}:{:02x}.{:x}\n",
-            domain,
-            number,
-            slot,
-            function
-        );
-        return Err(ENODEV);
-    };
-    // SAFETY: `pci::Device` is a transparent wrapper of `struct pci_dev`, and we own a reference.
-    let found: ARef<pci::Device> = unsafe { ARef::from_raw(found.cast()) };
-    if ptr::eq(raw::pci_dev(&found), pdev) {
-        dev_err!(
-            companion,
-            "MANAGED_BDF {:#x} is the companion's own address\n",
-            bdf
-        );
-        return Err(ENODEV);
+
+    /// Whether `dev` is there.
+    fn has(&self, dev: &pci::Device) -> bool {
+        let dev = raw::pci_dev(dev);
+        // SAFETY: The device is valid, and neither field changes.
+        unsafe { ptr::eq((*dev).bus, self.bus()) && (*dev).devfn == u32::from(self.devfn) }
     }
-    Ok(found)
+
+    /// The device that is there now.
+    fn device(&self) -> Option<ARef<pci::Device>> {
+        // SAFETY: The bus is valid. The reference that this takes becomes ours.
+        let dev = unsafe { kernel::bindings::pci_get_slot(self.bus(), self.devfn.into()) };
+        // SAFETY: `pci::Device` is a transparent wrapper of `struct pci_dev`, and we own a
+        // reference.
+        ptr::NonNull::new(dev).map(|dev| unsafe { ARef::from_raw(dev.cast()) })
+    }
+}
+
+impl fmt::Display for Slot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bus = self.bus();
+        // SAFETY: The bus is valid.
+        let (domain, number) =
+            unsafe { (bindings::apple_dma_helper_pci_domain_nr(bus), (*bus).number) };
+        let (slot, function) = (self.devfn >> 3, self.devfn & 7);
+        write!(f, "{domain:04x}:{number:02x}:{slot:02x}.{function:x}")
+    }
 }
 
 /// Checks that DMA of devices on the companion's bus is plain: coherent, and with guest-physical
@@ -113,16 +147,10 @@ pub(crate) fn check_bus(companion: &pci::Device<Bound>) -> Result {
     Ok(())
 }
 
-/// A device's lock, held.
-struct Locked<'a>(&'a pci::Device);
+/// A device whose lock is held.
+struct Held<'a>(&'a pci::Device);
 
-impl<'a> Locked<'a> {
-    fn new(dev: &'a pci::Device) -> Self {
-        // SAFETY: `dev` is a valid device.
-        unsafe { bindings::apple_dma_helper_device_lock(raw::device(dev)) };
-        Self(dev)
-    }
-
+impl Held<'_> {
     fn has_driver(&self) -> bool {
         // SAFETY: The device is valid, and its driver does not change while the lock is held.
         unsafe { !(*raw::device(self.0)).driver.is_null() }
@@ -140,17 +168,52 @@ impl<'a> Locked<'a> {
 
     /// # Safety
     ///
-    /// No driver is bound; `ops` is null or valid until it is replaced in the same way.
+    /// No driver uses the device; `ops` is null or valid until it is replaced in the same way.
     unsafe fn set_ops(&self, ops: *const bindings::dma_map_ops) {
         // SAFETY: By the safety requirements nobody can be using the operations.
         unsafe { bindings::apple_dma_helper_set_dma_ops(raw::device(self.0), ops) };
     }
 }
 
+/// A device's lock, held by us.
+struct Locked<'a>(Held<'a>);
+
+impl<'a> Locked<'a> {
+    fn new(dev: &'a pci::Device) -> Self {
+        // SAFETY: `dev` is a valid device.
+        unsafe { bindings::apple_dma_helper_device_lock(raw::device(dev)) };
+        Self(Held(dev))
+    }
+
+    /// The lock of `dev`, when no driver is bound to it: takes off the one that is. Says whether
+    /// there was one.
+    fn without_driver(dev: &'a pci::Device) -> (Self, bool) {
+        let mut had = false;
+        loop {
+            let locked = Self::new(dev);
+            if !locked.has_driver() {
+                return (locked, had);
+            }
+            drop(locked);
+            had = true;
+            // SAFETY: `dev` is a valid device, and its lock is not held.
+            unsafe { kernel::bindings::device_release_driver(raw::device(dev)) };
+        }
+    }
+}
+
+impl<'a> Deref for Locked<'a> {
+    type Target = Held<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         // SAFETY: `new` took the lock.
-        unsafe { bindings::apple_dma_helper_device_unlock(raw::device(self.0)) };
+        unsafe { bindings::apple_dma_helper_device_unlock(raw::device(self.0 .0)) };
     }
 }
 
@@ -159,38 +222,46 @@ pub(crate) enum Means {
     /// Our operations.
     Ops(*const bindings::dma_map_ops),
     /// The kernel's direct mapping.
-    Direct(Pin<KBox<RangeMap>>),
+    Direct(Ranges),
 }
 
 // SAFETY: The operations are not looked at here, and those who do may be any thread.
 unsafe impl Send for Means {}
 
+// SAFETY: As above; nothing here changes.
+unsafe impl Sync for Means {}
+
 impl Means {
-    /// What is on the device already, and in the way of this.
-    fn obstacle(&self, dev: &Locked<'_>) -> Option<&'static str> {
-        if !dev.ops().is_null() {
-            return Some("DMA operations");
-        }
+    /// Whether the device has this.
+    fn is_on(&self, dev: &Held<'_>) -> bool {
         match self {
+            Means::Ops(ops) => ptr::eq(dev.ops(), *ops),
+            Means::Direct(_) => dev.has_ranges(),
+        }
+    }
+
+    /// What is on the device already, and in the way of this.
+    fn obstacle(&self, dev: &Held<'_>) -> Option<&'static str> {
+        match self {
+            Means::Ops(_) if self.is_on(dev) => None,
+            _ if !dev.ops().is_null() => Some("DMA operations"),
             Means::Direct(_) if dev.has_ranges() => Some("DMA address ranges"),
             _ => None,
         }
     }
 
-    /// Has every driver use this that is bound to the device from now on.
+    /// Has the driver use this that is about to be bound.
     ///
     /// # Safety
     ///
-    /// No driver is bound; [`Self::remove`] is called before this is dropped, and before the
-    /// operations cease to be valid.
-    unsafe fn put(&self, dev: &Locked<'_>) -> Result {
+    /// The driver has not seen the device yet. [`Self::remove`] is called before this is dropped,
+    /// and before the operations cease to be valid, unless the device is gone by then.
+    unsafe fn put(&self, dev: &Held<'_>) {
         match self {
-            Means::Ops(ops) => {
-                // SAFETY: By the safety requirements.
-                unsafe { dev.set_ops(*ops) };
-                Ok(())
-            }
-            Means::Direct(map) => map.as_ref().register(),
+            // SAFETY: By the safety requirements.
+            Means::Ops(ops) => unsafe { dev.set_ops(*ops) },
+            // SAFETY: The lock is held, and by the safety requirements.
+            Means::Direct(ranges) => unsafe { ranges.put(dev.0) },
         }
     }
 
@@ -199,27 +270,109 @@ impl Means {
     /// # Safety
     ///
     /// No driver is bound.
-    unsafe fn remove(&self, dev: &Locked<'_>) {
+    unsafe fn remove(&self, dev: &Held<'_>) {
         match self {
             // SAFETY: By the safety requirements.
-            Means::Ops(_) => unsafe { dev.set_ops(ptr::null()) },
-            // The driver core took the ranges away when the last driver unbound.
-            Means::Direct(map) => map.as_ref().unregister(),
+            Means::Ops(_) if self.is_on(dev) => unsafe { dev.set_ops(ptr::null()) },
+            Means::Ops(_) => {}
+            // The driver core took the ranges away when the driver unbound.
+            Means::Direct(_) => {}
         }
     }
 }
 
-/// A managed device.
-pub(crate) struct Attachment {
-    dev: ARef<pci::Device>,
+/// Has whatever device is in a slot managed, from before a driver sees it until after.
+struct Managed<'a> {
+    slot: Slot<'a>,
     means: Means,
 }
 
-impl Attachment {
-    /// Has drivers of `dev` use `means`, and makes `companion` its supplier, so that from now on a
-    /// driver binds to it only while the companion's driver is there. A driver that is bound to it
-    /// is taken off before, and comes back when the companion's probe is done; so does one that
-    /// could not be bound before.
+impl Managed<'_> {
+    /// Makes the companion the supplier of `dev`, so that a driver binds to it only while the
+    /// companion's is there. May sleep.
+    fn link(&self, dev: &pci::Device) -> Result {
+        let companion = self.slot.companion;
+        // SAFETY: Both are valid devices.
+        let linked = unsafe {
+            bindings::apple_dma_helper_device_link(raw::device(dev), raw::device(companion))
+        };
+        if !linked {
+            dev_err!(
+                companion,
+                "cannot link {} to the companion: out of memory?\n",
+                self.slot
+            );
+            return Err(ENODEV);
+        }
+        Ok(())
+    }
+
+    fn check(&self, dev: &Held<'_>) -> Result {
+        let Some(obstacle) = self.means.obstacle(dev) else {
+            return Ok(());
+        };
+        dev_err!(
+            self.slot.companion,
+            "{} has {} of its own\n",
+            self.slot,
+            obstacle
+        );
+        Err(EBUSY)
+    }
+}
+
+impl BusEvents for Managed<'_> {
+    fn added(&self, dev: &pci::Device) {
+        if self.slot.has(dev) {
+            dev_info!(self.slot.companion, "{} is here now\n", self.slot);
+            // Without a link its driver is taken off in `drop`, if need be.
+            let _ = self.link(dev);
+        }
+    }
+
+    fn binding(&self, dev: &pci::Device) {
+        let dev = Held(dev);
+        if self.slot.has(dev.0) && self.check(&dev).is_ok() {
+            // SAFETY: The driver's probe comes after this. `drop` takes away what is put here, or
+            // `removed` does, when nobody can be using it any more.
+            unsafe { self.means.put(&dev) };
+        }
+    }
+
+    fn removed(&self, dev: &pci::Device) {
+        if self.slot.has(dev) {
+            // SAFETY: A device that is gone has no driver.
+            unsafe { self.means.remove(&Locked::new(dev)) };
+        }
+    }
+}
+
+impl Drop for Managed<'_> {
+    fn drop(&mut self) {
+        let Some(dev) = self.slot.device() else {
+            return;
+        };
+        if !self.means.is_on(&Locked::new(&dev)) {
+            return;
+        }
+        // The driver core took the driver off, as that of a consumer, if there was a link.
+        let (locked, _) = Locked::without_driver(&dev);
+        // SAFETY: No driver is bound.
+        unsafe { self.means.remove(&locked) };
+    }
+}
+
+/// A companion's managed device: what is in its slot, whenever something is.
+pub(crate) struct Attachment<'a> {
+    _notifier: Pin<KBox<BusNotifier<Managed<'a>>>>,
+}
+
+impl<'a> Attachment<'a> {
+    /// Has drivers of the device in `slot` use `means`, and makes the companion its supplier, so
+    /// that from now on a driver binds to it only while the companion's driver is there. A driver
+    /// that is bound to it is taken off before, and comes back when the companion's probe is done;
+    /// so does one that could not be bound before. It is the same with a device that comes later,
+    /// for the first time or again. May sleep.
     ///
     /// To be the last thing in the companion's probe that can fail: a link between devices cannot
     /// be taken back before the companion's driver unbinds.
@@ -228,84 +381,47 @@ impl Attachment {
     ///
     /// `means` is valid until the attachment is dropped, which must be when the companion's driver
     /// unbinds, and never before.
-    pub(crate) unsafe fn new(
-        companion: &pci::Device<Bound>,
-        dev: ARef<pci::Device>,
-        means: Means,
-    ) -> Result<Self> {
-        let raw = raw::device(&dev);
-        let mut detached = false;
-        loop {
-            let locked = Locked::new(&dev);
-            if locked.has_driver() {
-                drop(locked);
-                dev_info!(
-                    companion,
-                    "detaching the driver that {} has until its DMA is managed\n",
-                    name(&dev)
-                );
-                detached = true;
-                // SAFETY: `raw` is a valid device, and its lock is not held.
-                unsafe { kernel::bindings::device_release_driver(raw) };
-                continue;
-            }
-            // SAFETY: No driver is bound, and by the safety requirements.
-            let result = unsafe { Self::attach(companion, &dev, &means, &locked) };
-            drop(locked);
-            // Otherwise the link has the driver core do so when the companion is bound. To ask for
-            // it now would leave the device waiting, and the core with a wrong idea of its state.
-            if detached && result.is_err() {
+    pub(crate) unsafe fn new(slot: Slot<'a>, means: Means) -> Result<Self> {
+        let managed = Managed { slot, means };
+        let notifier = KBox::pin_init(BusNotifier::new(managed), GFP_KERNEL)?;
+        let managed = notifier.listener();
+        let Some(dev) = slot.device() else {
+            dev_warn!(
+                slot.companion,
+                "there is no managed device at {} yet\n",
+                slot
+            );
+            return Ok(Self {
+                _notifier: notifier,
+            });
+        };
+        // A driver that is bound from now on gets the means; one that was before does not have
+        // them.
+        let (locked, detached) = Locked::without_driver(&dev);
+        if detached {
+            dev_info!(
+                slot.companion,
+                "detached the driver that {} had until its DMA is managed\n",
+                slot
+            );
+        }
+        let result = managed.check(&locked).and_then(|()| managed.link(&dev));
+        drop(locked);
+        // On success the link has the driver core bring the driver back when the companion is bound.
+        // To ask for it now would leave the device waiting, and the core with a wrong idea of its
+        // state.
+        if let Err(error) = result {
+            drop(notifier);
+            if detached {
                 // The driver may be gone, which is no error.
                 //
-                // SAFETY: `raw` is a valid device, and its lock is not held.
-                let _ = unsafe { kernel::bindings::device_attach(raw) };
+                // SAFETY: The device is valid, and its lock is not held.
+                let _ = unsafe { kernel::bindings::device_attach(raw::device(&dev)) };
             }
-            return result.map(|()| Self { dev, means });
+            return Err(error);
         }
+        Ok(Self {
+            _notifier: notifier,
+        })
     }
-
-    /// The steps of [`Self::new`] that need the device's lock: all of them, or none.
-    ///
-    /// # Safety
-    ///
-    /// As [`Self::new`], and no driver is bound to `dev`, whose lock is `locked`.
-    unsafe fn attach(
-        companion: &pci::Device<Bound>,
-        dev: &pci::Device,
-        means: &Means,
-        locked: &Locked<'_>,
-    ) -> Result {
-        if let Some(obstacle) = means.obstacle(locked) {
-            dev_err!(companion, "{} has {} of its own\n", name(dev), obstacle);
-            return Err(EBUSY);
-        }
-        // SAFETY: By the safety requirements; it is undone below or when the attachment is dropped.
-        unsafe { means.put(locked)? };
-        // SAFETY: Both are valid devices.
-        let linked = unsafe {
-            bindings::apple_dma_helper_device_link(raw::device(dev), raw::device(companion))
-        };
-        if !linked {
-            dev_err!(companion, "cannot link {} to the companion\n", name(dev));
-            // SAFETY: By the safety requirements.
-            unsafe { means.remove(locked) };
-            return Err(ENODEV);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        // The driver core took the driver off before it unbound the companion's.
-        let locked = Locked::new(&self.dev);
-        // SAFETY: No driver is bound, and none can be as long as the companion's driver unbinds.
-        unsafe { self.means.remove(&locked) };
-    }
-}
-
-/// The name of a device, for messages.
-pub(crate) fn name(dev: &pci::Device) -> &CStr {
-    let dev: &device::Device = dev.as_ref();
-    dev.name()
 }
