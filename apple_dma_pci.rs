@@ -47,6 +47,8 @@ mod pci_bus;
 mod periodic;
 #[path = "rust/policy.rs"]
 mod policy;
+#[path = "rust/power.rs"]
+mod power;
 #[path = "rust/ram.rs"]
 mod ram;
 #[path = "rust/ram_map.rs"]
@@ -59,8 +61,6 @@ mod ratelimit;
 mod raw;
 #[path = "rust/scatterlist.rs"]
 mod scatterlist;
-#[path = "rust/shutdown.rs"]
-mod shutdown;
 #[path = "rust/sys.rs"]
 mod sys;
 #[path = "rust/whole.rs"]
@@ -102,7 +102,7 @@ impl pci::Driver for AppleDmaPci {
         // Only when there is a place for the binding, so that nothing can fail after it is made.
         pin_init::pin_init_scope(move || {
             // SAFETY: This is the probe, and the driver's data is what it makes.
-            unsafe { shutdown::install::<Binding<'bound>>(dev) };
+            unsafe { power::install::<Binding<'bound>>(dev) };
             Ok(Binding::new(dev, &params()?))
         })
     }

@@ -270,8 +270,8 @@ impl<'a> Companion<'a> {
         self.dialect
     }
 
-    /// Tells the device where the command block is.
-    fn program(&self) {
+    /// Tells the device where the command block is. Any context.
+    pub(crate) fn program(&mut self) {
         let gpa = self.shared.cmd.gpa().raw();
         // CAST: The halves are taken apart on purpose.
         self.bar.write32(gpa as u32, REG_CMD_GPA_LO);

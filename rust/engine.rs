@@ -559,6 +559,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         costs.fold(0, u64::saturating_add)
     }
 
+    /// Calls `f` with the host, between batches. Any context.
+    pub(crate) fn with_host<R>(&self, f: impl FnOnce(&mut H) -> R) -> R {
+        f(&mut self.slow.lock().host)
+    }
+
     /// What happened so far.
     pub(crate) fn stats(&self) -> Stats {
         self.slow.lock().stats

@@ -51,6 +51,7 @@ use crate::periodic::{
     Tick, //
 };
 use crate::policy::Adaptive;
+use crate::power::Power;
 use crate::ram;
 use crate::range_map::{
     RangeError,
@@ -62,7 +63,6 @@ use crate::scatterlist::{
     Entries,
     DMA_MAPPING_ERROR, //
 };
-use crate::shutdown::Shutdown;
 use crate::wire::Dialect;
 use core::ops::{
     Deref,
@@ -677,7 +677,7 @@ pub(crate) struct Binding<'a> {
     instance: Arc<Instance<'a>>,
 }
 
-impl Shutdown for Binding<'_> {
+impl Power for Binding<'_> {
     fn shutdown(self: Pin<&Self>) {
         // The managed device's driver was shut down before; what it left mapped it does not use.
         let this = &self.instance;
@@ -694,6 +694,21 @@ impl Shutdown for Binding<'_> {
                 released.lost
             );
         }
+    }
+
+    fn resume(self: Pin<&Self>) {
+        // What is mapped is the host's to know, and stays.
+        self.instance.engine.with_host(Companion::program);
+    }
+
+    fn freeze(self: Pin<&Self>) -> Result {
+        // The kernel that is brought back would believe in mappings that have gone with QEMU.
+        dev_err!(
+            self.instance.dev,
+            "hibernation is not supported: what {} has mapped would be lost\n",
+            self.instance.managed
+        );
+        Err(EBUSY)
     }
 }
 
