@@ -52,7 +52,7 @@ impl Device {
         };
         let bdf = field("bdf").context("no bdf")?;
         let (_, slot) = bdf.split_once(':').context("bdf is not BUS:DEV.FN")?;
-        let slot = slot.trim_start_matches('0');
+        let slot = slot.strip_prefix('0').unwrap_or(slot);
         Ok(Device {
             name: field("name").context("no name")?.to_owned(),
             address: slot.strip_suffix(".0").unwrap_or(slot).to_owned(),
@@ -183,6 +183,8 @@ mod tests {
         assert_eq!(device.name, "n0");
         assert_eq!(device.address, "5");
         assert!(device.disk && device.companion);
+        let device = Device::parse("engine:name=e,bdf=00:00.1").unwrap();
+        assert_eq!(device.address, "0.1");
         let device = Device::parse("engine:name=e,bdf=00:1a.3,companion=no").unwrap();
         assert_eq!(device.address, "1a.3");
         assert!(!device.disk && !device.companion);

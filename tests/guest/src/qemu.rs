@@ -20,12 +20,15 @@ use serde_json::Value;
 
 use crate::assets::Arch;
 use crate::mac::devices;
+use crate::scenario::Bus;
 use crate::scenario::Case;
 
 /// Name of the virtio port on which the guest's scripts talk to this program.
 const PORT: &str = "org.apple-dma-pci.runner";
 /// Slot of the first companion; those of managed devices are below, as scenarios say.
 const COMPANION_SLOT: u32 = 0x10;
+/// Function of the first companion where there is one slot.
+const COMPANION_FUNCTION: u32 = 4;
 /// Slots that are this file's.
 const BRIDGE_SLOT: &str = "2";
 const PORT_SLOT: &str = "3";
@@ -110,14 +113,12 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
         Arch::Arm64 => ("qemu-system-aarch64", "virt", "max", "ttyAMA0", None),
         // Linux forgets for a moment, while it identifies the first CPU, that it has page tables of
         // five levels: an interrupt at that moment gets a report from KASAN.
-        //
-        // The usual firmware would drive disks that it knows, without a module of ours.
         Arch::Amd64 => (
             "qemu-system-x86_64",
             "q35",
             "max,la57=off",
             "ttyS0",
-            Some("qboot.rom"),
+            Some(&scenario.firmware),
         ),
     };
     let mut command = Command::new(program);
@@ -179,11 +180,13 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     command.arg("-device");
     command.arg(format!("virtserialport,chardev=channel,name={PORT}"));
 
-    if scenario.bridge {
-        command.arg("-device");
-        command.arg(format!(
-            "pci-bridge,id=bridge,chassis_nr=1,addr={BRIDGE_SLOT}"
-        ));
+    let bus = match scenario.bus {
+        Bus::First => None,
+        Bus::Bridge => Some(format!("pci-bridge,chassis_nr=1,addr={BRIDGE_SLOT}")),
+        Bus::Port => Some(format!("pcie-root-port,chassis=1,addr={BRIDGE_SLOT}")),
+    };
+    if let Some(bus) = &bus {
+        command.arg("-device").arg(format!("{bus},id=bus"));
     }
     let mut plug = |name: &str, address: &str| {
         let mut device = json!({
@@ -191,16 +194,21 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
             "socket": { "type": "unix", "path": paths.sockets.join(format!("{name}.sock")) },
             "x-no-posted-writes": !scenario.posted,
             "addr": address,
+            "multifunction": true,
         });
-        if scenario.bridge {
-            device["bus"] = "bridge".into();
+        if bus.is_some() {
+            device["bus"] = "bus".into();
         }
         command.arg("-device").arg(device.to_string());
     };
-    for (slot, device) in (COMPANION_SLOT..).zip(devices(scenario)?) {
+    for (index, device) in (0..).zip(devices(scenario)?) {
         plug(&device.name, &device.address);
         if device.companion {
-            plug(&format!("{}-companion", device.name), &format!("{slot:x}"));
+            let address = match scenario.bus {
+                Bus::Port => format!("0.{}", COMPANION_FUNCTION + index),
+                _ => format!("{:x}", COMPANION_SLOT + index),
+            };
+            plug(&format!("{}-companion", device.name), &address);
         }
     }
 

@@ -52,9 +52,9 @@ pub struct Scenario {
     /// Let the guest boot again when it reboots, or panics, instead of ending there.
     #[serde(default)]
     pub reboot: bool,
-    /// Put managed devices and companions behind a PCI bridge.
+    /// The bus that managed devices and companions are on.
     #[serde(default)]
-    pub bridge: bool,
+    pub bus: Bus,
     /// Our modules, put into /test/modules.
     #[serde(default = "default_modules")]
     pub modules: Vec<String>,
@@ -76,6 +76,9 @@ pub struct Scenario {
     /// MiB of memory that the script may plug into the running guest; 0 is none.
     #[serde(default)]
     pub hotplug: u32,
+    /// Firmware of amd64 guests.
+    #[serde(default = "default_firmware")]
+    pub firmware: String,
     /// Let the guest's clock count instructions, and its processors take turns.
     #[serde(default)]
     pub icount: bool,
@@ -106,6 +109,19 @@ pub struct Scenario {
     /// Devices that need not have moved data; all others must have, through mappings.
     #[serde(default)]
     pub idle: Vec<String>,
+}
+
+/// Where managed devices and companions are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bus {
+    /// On the first bus, with all else.
+    #[default]
+    First,
+    /// Behind a conventional PCI bridge.
+    Bridge,
+    /// Behind a PCIe root port, which has one slot: companions are functions 4 to 7.
+    Port,
 }
 
 /// A mode of the module.
@@ -164,6 +180,11 @@ fn default_modules() -> Vec<String> {
 
 fn default_memory() -> u32 {
     1024
+}
+
+/// The usual one would drive disks that it knows, without a module of ours.
+fn default_firmware() -> String {
+    "qboot.rom".to_owned()
 }
 
 fn default_timeout() -> u64 {
