@@ -180,6 +180,17 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     command.arg("-device");
     command.arg(format!("virtserialport,chardev=channel,name={PORT}"));
 
+    if scenario.kexec {
+        for (serial, file) in [("kernel", paths.kernel), ("initrd", paths.initrd)] {
+            let file = file.display();
+            command.arg("-drive");
+            command.arg(format!(
+                "if=none,id={serial},format=raw,readonly=on,file={file}"
+            ));
+            command.arg("-device");
+            command.arg(format!("virtio-blk-pci,drive={serial},serial={serial}"));
+        }
+    }
     let bus = match scenario.bus {
         Bus::First => None,
         Bus::Bridge => Some(format!("pci-bridge,chassis_nr=1,addr={BRIDGE_SLOT}")),

@@ -52,6 +52,9 @@ pub struct Scenario {
     /// Let the guest boot again when it reboots, or panics, instead of ending there.
     #[serde(default)]
     pub reboot: bool,
+    /// Give the guest its own kernel and root file system as disks, for another start.
+    #[serde(default)]
+    pub kexec: bool,
     /// The bus that managed devices and companions are on.
     #[serde(default)]
     pub bus: Bus,
