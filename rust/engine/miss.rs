@@ -8,6 +8,7 @@ use super::congruence::{
     Aim, //
 };
 use super::posts::Tickets;
+use super::lost::STEPS;
 use super::tables::Obstacle;
 use super::{
     bump,
@@ -71,6 +72,8 @@ pub(super) struct Turn {
     scanned: u32,
     /// How the address should come out, if that matters.
     aim: Option<Aim>,
+    /// How often what is lost was asked for again.
+    retries: u32,
 }
 
 /// What came of one doorbell for new windows.
@@ -109,6 +112,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             may_grow: true,
             scanned: 0,
             aim: self.congruent.then(|| Aim::new(requests.clone())).flatten(),
+            retries: 0,
         };
         let mut result = Err(MapError::Refused);
         for _ in 0..MAX_ROUNDS {
@@ -143,6 +147,15 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     let stale = guard.stats.stale;
                     self.unmap_suspects_in_turn(guard);
                     if self.slow.lock().stats.stale != stale {
+                        continue;
+                    }
+                    // Perhaps it is something lost that is in the way.
+                    if matches!(error, MapError::Full(_) | MapError::NoKey)
+                        && turn.retries < STEPS
+                        && self.retry_lost_step()
+                    {
+                        turn.retries = turn.retries.saturating_add(1);
+                        turn.scanned = 0;
                         continue;
                     }
                     if turn.choice == Choice::Smallest {
@@ -249,6 +262,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
             if self.is_pending(&span) {
                 continue;
+            }
+            if !slow.host.is_ready() {
+                return self.abandon(slow, MapError::NoAnswer);
             }
             let obstacle = match self.add(slow, &span, turn.choice, turn.aim.as_mut()) {
                 Ok(()) => continue,

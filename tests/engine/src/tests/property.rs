@@ -63,6 +63,10 @@ enum Op {
     MapFaults(Vec<MapFault>),
     UnmapFaults(Vec<UnmapFault>),
     RefuseEvery(Option<u64>),
+    /// The host is away, or is back.
+    Away(bool),
+    /// What is lost is asked for again.
+    Retry,
     /// Allocations fail, or succeed again.
     FailAllocations(bool),
     /// An earlier kernel's mapping comes to light.
@@ -236,6 +240,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => prop::collection::vec(unmap_faults(), 1..4).prop_map(Op::UnmapFaults),
         1 => prop::option::of(1u64..5).prop_map(Op::RefuseEvery),
         1 => any::<bool>().prop_map(Op::FailAllocations),
+        1 => any::<bool>().prop_map(Op::Away),
+        1 => Just(Op::Retry),
     ];
     let calm = prop::collection::vec(plain.clone(), 1..60);
     let rough = prop::collection::vec(prop_oneof![6 => plain, 1 => faults], 1..60);
@@ -353,7 +359,8 @@ fn excused(
                 .any(|s| s.len().saturating_add(4 * GRANULE) > rig.setup.len_max);
             injected || refused || too_long
         }
-        MapError::Rejected(_) | MapError::NoAnswer => injected,
+        MapError::Rejected(_) => injected,
+        MapError::NoAnswer => injected || !rig.host.look().ready,
         MapError::Unreachable(iova) => wants
             .iter()
             .flatten()
@@ -530,6 +537,11 @@ fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), TestCase
             Op::MapFaults(faults) => rig.host.look().map_faults.extend(faults),
             Op::UnmapFaults(faults) => rig.host.look().unmap_faults.extend(faults),
             Op::RefuseEvery(every) => rig.host.look().refuse_every = every,
+            Op::Away(away) => rig.host.look().ready = !away,
+            Op::Retry => {
+                rig.engine.retry_lost();
+                rig.check();
+            }
             Op::FailAllocations(fail) => {
                 failing = fail;
                 fail_atomic_allocations(fail);
@@ -540,8 +552,9 @@ fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), TestCase
                     rig.check();
                 }
                 let idle = idle(&rig, |_| true);
+                let away = !rig.host.look().ready;
                 prop_assert!(
-                    idle.is_empty(),
+                    away || idle.is_empty(),
                     "not used since the first time: {:x?}",
                     idle
                 );
@@ -579,6 +592,27 @@ fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), TestCase
         let mut state = rig.host.look();
         state.map_faults.clear();
         state.unmap_faults.clear();
+        state.refuse_every = None;
+        state.ready = true;
+    }
+    // So can be what is lost, while drivers have theirs.
+    let lost = rig.host.look().view.len();
+    for _ in 0..lost {
+        rig.engine.retry_lost();
+    }
+    rig.check();
+    {
+        let state = rig.host.look();
+        // What cannot be mapped is refused whether it is mapped or not.
+        let unmappable = |span: &GpaSpan| !state.ram.iter().any(|block| block.covers(span));
+        prop_assert!(
+            state
+                .view
+                .values()
+                .all(|(span, view)| *view == View::Open || unmappable(span)),
+            "still lost: {:x?}",
+            state.view
+        );
     }
     let host = rig.host.clone();
     rig.release();
