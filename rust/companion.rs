@@ -474,9 +474,9 @@ impl<'a> Companion<'a> {
                 return status;
             }
             let gone = self.bar.read32(REG_STATUS) == GONE;
-            let now = Instant::<Monotonic>::now();
-            if gone || now - *began.get_or_insert(now) > patience {
-                self.owed = Some(now);
+            let began = *began.get_or_insert_with(Instant::<Monotonic>::now);
+            if gone || began.elapsed() > patience {
+                self.owed = Some(began);
                 self.failures = self.failures.saturating_add(1);
                 if !self.remarks.allows() {
                     return BatchStatus::Pending;
@@ -502,7 +502,7 @@ impl<'a> Companion<'a> {
         if self.remarks.allows() {
             dev_info!(
                 self.dev,
-                "{} after {} ms: the host is asked again\n",
+                "the host {} after {} ms: it is asked again\n",
                 how,
                 since.elapsed().as_millis()
             );
@@ -535,10 +535,10 @@ impl<'a> Companion<'a> {
     /// A host handles one doorbell after the other. So when the first batch in the new memory is
     /// finished nothing comes of the old one any more.
     pub(crate) fn renew(&mut self, fresh: Shared<'a>) -> Option<Shared<'a>> {
-        let since = match self.owed {
-            Some(since) if !self.is_ready() => since,
-            _ => return Some(fresh),
-        };
+        if self.is_ready() {
+            return Some(fresh);
+        }
+        let since = self.owed.unwrap_or_else(Instant::now);
         self.shared = ManuallyDrop::new(fresh);
         self.renewals = self.renewals.saturating_add(1);
         // The device may have been reset.
@@ -546,7 +546,7 @@ impl<'a> Companion<'a> {
         // SAFETY: The device is valid, and enabled as long as the companion is there.
         unsafe { kernel::bindings::pci_set_master(raw::pci_dev(self.dev)) };
         self.program();
-        self.welcome(since, "fresh memory");
+        self.welcome(since, "was given other memory");
         None
     }
 
@@ -584,7 +584,7 @@ impl Host for Companion<'_> {
             return false;
         }
         // What it says of the entries comes too late: they count as not answered.
-        self.welcome(since, "the batch was finished");
+        self.welcome(since, "finished the batch");
         true
     }
 
@@ -631,7 +631,7 @@ impl Drop for Companion<'_> {
         // The device forgets the command block before its memory is used for something else.
         self.bar.write32(0, REG_CMD_GPA_LO);
         self.bar.write32(0, REG_CMD_GPA_HI);
-        if self.owed.is_some() {
+        if self.owed.is_some() && self.status() == BatchStatus::Pending {
             dev_warn!(
                 self.dev,
                 "memory that the host may still write to is not freed\n"

@@ -21,14 +21,14 @@ mod congruence;
 mod give_back;
 #[path = "engine/host.rs"]
 mod host;
+#[path = "engine/lost.rs"]
+mod lost;
 #[path = "engine/miss.rs"]
 mod miss;
 #[path = "engine/pieces.rs"]
 mod pieces;
 #[path = "engine/posts.rs"]
 mod posts;
-#[path = "engine/lost.rs"]
-mod lost;
 #[path = "engine/tables.rs"]
 mod tables;
 
@@ -40,8 +40,8 @@ pub(crate) use self::host::{
 
 use self::batch::Batch;
 use self::congruence::Fill;
-use self::posts::Posts;
 use self::lost::Lost;
+use self::posts::Posts;
 use crate::addr::{
     Address,
     Gpa,

@@ -18,13 +18,15 @@ use crate::addr::{
 };
 use crate::companion::{
     Companion,
-    Dart, //
+    Dart,
+    Shared, //
 };
 use crate::engine::{
     Config,
     Engine,
     Limit,
-    MapError, //
+    MapError,
+    Released, //
 };
 use crate::managed::{
     self,
@@ -63,6 +65,10 @@ use crate::scatterlist::{
     DMA_MAPPING_ERROR, //
 };
 use crate::shutdown::Shutdown;
+use crate::sys::{
+    Atomic,
+    Relaxed, //
+};
 use crate::wire::Dialect;
 use core::ops::{
     Deref,
@@ -92,6 +98,9 @@ const TABLE_MAX: usize = 1 << 24;
 
 /// Windows that memory for the tables is there for from the beginning.
 const RESERVE: usize = 512;
+
+/// How often a host that failed is looked after, in milliseconds.
+const RECOVERY_PERIOD: u32 = 2000;
 
 /// An engine that gives everything back when it goes, also where setting up fails half-way.
 struct Mappings<'a>(Engine<Companion<'a>, Adaptive>);
@@ -136,6 +145,9 @@ pub(crate) struct Instance<'a> {
     ages: bool,
     /// Whether the kernel's direct mapping translates addresses, by what was mapped at first.
     direct: bool,
+    /// How many windows were said to be lost, and to be given back after all.
+    told_lost: Atomic<u64>,
+    told_recovered: Atomic<u64>,
     #[pin]
     failures: RateLimit,
     #[pin]
@@ -230,6 +242,8 @@ impl<'a> Instance<'a> {
                 first_last: first.map_or(0, |span| span.last()),
                 ages: first.is_some() && !params.strict && params.max_idle != 0,
                 direct: first.is_some() && params.is_direct(),
+                told_lost: Atomic::new(0),
+                told_recovered: Atomic::new(0),
                 failures <- RateLimit::new(),
                 misuse <- RateLimit::new(),
             }),
@@ -475,6 +489,50 @@ impl<'a> Instance<'a> {
         }
     }
 
+    /// Tries a host again that does not answer, if it is time or with `hurry`, and asks again for
+    /// what it did not take back. May sleep.
+    fn recover(&self, hurry: bool) {
+        let wanted = self.engine.with_host(|host| host.wants_memory(hurry));
+        // If there is no memory there may be some the next time.
+        let fresh = wanted.and_then(|entries| Shared::new(self.dev, entries).ok());
+        if let Some(fresh) = fresh {
+            drop(self.engine.with_host(|host| host.renew(fresh)));
+        }
+        self.engine.retry_lost();
+        let stats = self.engine.stats();
+        let news = |told: &Atomic<u64>, now: u64| now.saturating_sub(told.xchg(now, Relaxed));
+        let lost = news(&self.told_lost, stats.lost);
+        let recovered = news(&self.told_recovered, stats.recovered);
+        if lost != 0 {
+            dev_err!(
+                self.dev,
+                "the host did not take back {} mappings: it is asked again\n",
+                lost
+            );
+        }
+        if recovered != 0 {
+            dev_info!(
+                self.dev,
+                "the host took back {} mappings when it was asked again\n",
+                recovered
+            );
+        }
+    }
+
+    /// Gives everything back; says what the host keeps. May sleep.
+    fn release(&self) -> Released {
+        self.recover(true);
+        let released = self.engine.release();
+        if released.lost != 0 {
+            dev_err!(
+                self.dev,
+                "the host did not take back {} mappings\n",
+                released.lost
+            );
+        }
+        released
+    }
+
     /// Says why something could not be mapped. `size` is 0 for a scatterlist.
     #[cold]
     #[inline(never)]
@@ -618,6 +676,15 @@ impl Tick for Arc<Instance<'_>> {
     }
 }
 
+/// Looks after a host that failed.
+struct Recovery<'a>(Arc<Instance<'a>>);
+
+impl Tick for Recovery<'_> {
+    fn tick(&self) {
+        self.0.recover(false);
+    }
+}
+
 /// Why all of RAM must be mapped, in words for a message.
 fn direct_because() -> &'static str {
     if HAS_OPS {
@@ -632,7 +699,7 @@ impl PinnedDrop for Instance<'_> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: This is where sleeping is allowed.
         unsafe { crate::bindings::apple_dma_late_free_flush() };
-        let released = self.engine.release();
+        let released = self.release();
         let stats = self.engine.stats();
         if released.busy != 0 {
             dev_warn!(
@@ -642,17 +709,11 @@ impl PinnedDrop for Instance<'_> {
                 released.busy
             );
         }
-        if released.lost != 0 {
-            dev_err!(
-                self.dev,
-                "the host did not take back {} mappings\n",
-                released.lost
-            );
-        }
         dev_info!(
             self.dev,
             "released {}: {} doorbells, {} windows mapped, {} given back, {} of them for age, \
-             {} stale, {} refused, {} rejected, {} unanswered, {} requests failed, {} shared, \
+             {} stale, {} refused, {} rejected, {} unanswered, {} lost, {} of them found, \
+             {} requests failed, {} shared, \
              {} of {} large ones congruent, at most {} KiB in {} windows\n",
             managed::name(&self.managed),
             stats.doorbells,
@@ -663,6 +724,8 @@ impl PinnedDrop for Instance<'_> {
             stats.refused,
             stats.rejected,
             stats.unanswered,
+            stats.lost,
+            stats.recovered,
             stats.failed,
             stats.shared,
             stats.congruent,
@@ -678,6 +741,7 @@ pub(crate) struct Binding<'a> {
     _attachment: Attachment,
     _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
     _ager: Option<Pin<KBox<Periodic<Arc<Instance<'a>>>>>>,
+    _recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
     instance: Arc<Instance<'a>>,
 }
 
@@ -685,19 +749,12 @@ impl Shutdown for Binding<'_> {
     fn shutdown(self: Pin<&Self>) {
         // The managed device's driver was shut down before; what it left mapped it does not use.
         let this = &self.instance;
-        let released = this.engine.release();
+        this.release();
         dev_info!(
             this.dev,
             "gave all mappings of {} back, since the system goes down\n",
             managed::name(&this.managed)
         );
-        if released.lost != 0 {
-            dev_err!(
-                this.dev,
-                "the host did not take back {} mappings\n",
-                released.lost
-            );
-        }
     }
 }
 
@@ -716,6 +773,8 @@ impl<'a> Binding<'a> {
         } else {
             None
         };
+        let recovery = Periodic::new(Recovery(instance.clone()), RECOVERY_PERIOD);
+        let recovery = KBox::pin_init(recovery, GFP_KERNEL)?;
         // SAFETY: The operations live as long as the instance, which outlives the attachment, and
         // so does what it mapped. This is the last step of the companion's probe, so both live
         // until its driver unbinds.
@@ -724,6 +783,7 @@ impl<'a> Binding<'a> {
             _attachment: attachment,
             _memory: memory,
             _ager: ager,
+            _recovery: recovery,
             instance,
         })
     }

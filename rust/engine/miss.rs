@@ -7,8 +7,8 @@ use super::congruence::{
     self,
     Aim, //
 };
-use super::posts::Tickets;
 use super::lost::STEPS;
+use super::posts::Tickets;
 use super::tables::Obstacle;
 use super::{
     bump,
