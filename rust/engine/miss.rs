@@ -74,6 +74,8 @@ pub(super) struct Turn {
     aim: Option<Aim>,
     /// How often what is lost was asked for again.
     retries: u32,
+    /// Whether keys were given back since there was progress.
+    freed_keys: bool,
 }
 
 /// What came of one doorbell for new windows.
@@ -113,6 +115,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             scanned: 0,
             aim: self.congruent.then(|| Aim::new(requests.clone())).flatten(),
             retries: 0,
+            freed_keys: false,
         };
         let mut result = Err(MapError::Refused);
         for _ in 0..MAX_ROUNDS {
@@ -131,7 +134,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     result = Ok(());
                     break;
                 }
-                Round::Again => {}
+                Round::Again => turn.freed_keys = false,
                 Round::Grow => {
                     let missing = requests.clone().filter(|r| r.iova().is_none());
                     let windows = missing.count().min(guard.map.entries.len());
@@ -146,7 +149,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     }
                     let stale = guard.stats.stale;
                     self.unmap_suspects_in_turn(guard);
-                    if self.slow.lock().stats.stale != stale {
+                    // A host that refuses what it maps would have us do so again and again.
+                    let freed_keys = self.slow.lock().stats.stale != stale;
+                    if freed_keys && !turn.freed_keys {
+                        turn.freed_keys = true;
                         continue;
                     }
                     // Perhaps it is something lost that is in the way.
@@ -162,6 +168,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                         break;
                     }
                     turn.choice = Choice::Smallest;
+                    turn.freed_keys = false;
                     turn.scanned = 0;
                     turn.aim = None;
                     let some = requests.clone().any(|r| r.iova().is_some());

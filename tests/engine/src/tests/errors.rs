@@ -30,7 +30,8 @@ use crate::{
     },
     engine::{
         Limit,
-        MapError, //
+        MapError,
+        Request, //
     },
     sys::fail_atomic_allocations,
     wire::Reject, //
@@ -149,6 +150,28 @@ fn refused() {
     assert_eq!(rig.map_all(&entries, ALL), Err(MapError::Refused));
     assert!(rig.engine.stats().refused >= 4);
     assert_eq!(rig.engine.stats().stale, 0);
+    rig.release();
+}
+
+#[test]
+fn refused_but_mapped() {
+    let rig = Rig::new(Setup::default());
+    // However often it is given back.
+    let faults = [MapFault::RefuseMapped; 100];
+    rig.host.look().map_faults.extend(faults);
+    assert_eq!(rig.map(BASE, 4096), Err(MapError::Refused));
+    assert!(rig.host.doorbells() <= 8, "{}", rig.host.doorbells());
+    assert!(rig.host.look().mappings.is_empty());
+    rig.host.look().map_faults.clear();
+    rig.map(BASE, 4096).expect("the host is well again");
+    // Many keys of an earlier kernel are in the way one after the other.
+    let list = list(&[0, 1, 2, 3, 4].map(|n| (BASE + (n + 1) * MIB, 4096)));
+    for entry in &list {
+        let window = entry.span().expect("a span").round_out(256 * KIB);
+        rig.host.look().leave_stale(&window.expect("in RAM"));
+    }
+    rig.map_all(&list, ALL).expect("they are given back");
+    assert_eq!(rig.engine.stats().stale, 5 + 4);
     rig.release();
 }
 

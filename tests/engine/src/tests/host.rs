@@ -62,6 +62,8 @@ pub(crate) enum MapFault {
     None,
     /// It is refused for no reason.
     Refuse,
+    /// It is mapped, but said to be refused.
+    RefuseMapped,
     /// It is mapped, but the answer cannot be believed.
     RejectMapped(Reject),
     /// It is not mapped, and the answer cannot be believed.
@@ -449,6 +451,7 @@ impl State {
         };
         let offset = iova % GRANULE;
         match fault {
+            MapFault::RefuseMapped => MapOutcome::Refused,
             MapFault::RejectMapped(reject) => MapOutcome::Rejected(reject),
             MapFault::SilentMapped => MapOutcome::Unknown,
             MapFault::Wrap => {

@@ -204,6 +204,7 @@ fn map_faults() -> impl Strategy<Value = MapFault> {
     prop_oneof![
         3 => Just(MapFault::None),
         2 => Just(MapFault::Refuse),
+        1 => Just(MapFault::RefuseMapped),
         1 => rejects().prop_map(MapFault::RejectMapped),
         1 => rejects().prop_map(MapFault::RejectEmpty),
         1 => Just(MapFault::SilentMapped),
