@@ -79,6 +79,7 @@ use kernel::{
         Bound,
         Core, //
     },
+    fmt,
     pci,
     prelude::*,
     sync::{
@@ -127,6 +128,18 @@ impl Drop for Mappings<'_> {
     }
 }
 
+/// What something is done to, for a message: so many bytes, or a scatterlist.
+struct What(Option<usize>);
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("a scatterlist"),
+            Some(size) => write!(f, "{size} bytes"),
+        }
+    }
+}
+
 /// See the module's documentation.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Instance<'a> {
@@ -152,6 +165,8 @@ pub(crate) struct Instance<'a> {
     failures: RateLimit,
     #[pin]
     misuse: RateLimit,
+    /// How often a driver gave up what it had not.
+    misuses: Atomic<u64>,
 }
 
 // SAFETY: The operations are read by the DMA API from any context, and are never changed; the other
@@ -246,6 +261,7 @@ impl<'a> Instance<'a> {
                 told_recovered: Atomic::new(0),
                 failures <- RateLimit::new(),
                 misuse <- RateLimit::new(),
+                misuses: Atomic::new(0),
             }),
             GFP_KERNEL,
         )?;
@@ -378,7 +394,7 @@ impl<'a> Instance<'a> {
             None => Err(MapError::Invalid),
         };
         if let Err(error) = result {
-            self.report(error, gpa, size, limit);
+            self.report(error, gpa, Some(size), limit);
         }
         result
     }
@@ -391,7 +407,7 @@ impl<'a> Instance<'a> {
 
             let mut spans = entries.filter_map(|entry| entry.span());
             let gpa = spans.next().map_or(0, |span| span.start().raw());
-            self.report(error, gpa, 0, limit);
+            self.report(error, gpa, None, limit);
         }
         result
     }
@@ -422,16 +438,22 @@ impl<'a> Instance<'a> {
     fn unmap_hard(&self, handle: u64, size: usize) {
         // CAST: `usize` has at most 64 bits.
         if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
-            self.report_misuse(handle, size);
+            self.report_misuse(handle, Some(size));
         }
     }
 
-    /// Gives up a mapping; tells what was mapped, or says that nothing was. Any context.
-    pub(crate) fn unmap(&self, handle: u64, size: usize) -> Option<Gpa> {
+    /// Gives up a mapping if it is of what `is_right` says; tells what was mapped, or says that it
+    /// was not that. Any context.
+    pub(crate) fn unmap(
+        &self,
+        handle: u64,
+        size: usize,
+        is_right: impl FnOnce(Gpa) -> bool,
+    ) -> Option<Gpa> {
         let gpa = self.translate(handle, size)?;
         // CAST: `usize` has at most 64 bits.
-        if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
-            self.report_misuse(handle, size);
+        if !is_right(gpa) || self.engine.unmap(Iova::new(handle), size as u64).is_err() {
+            self.report_misuse(handle, Some(size));
             return None;
         }
         Some(gpa)
@@ -439,8 +461,12 @@ impl<'a> Instance<'a> {
 
     /// Gives up the mappings of a scatterlist. Any context.
     pub(crate) fn unmap_all(&self, entries: Entries<'_>) {
-        if self.engine.unmap_all(entries).is_err() {
-            self.report_misuse(0, 0);
+        if self.engine.unmap_all(entries.clone()).is_err() {
+            use crate::engine::Request;
+
+            let mut spans = entries.filter_map(|entry| entry.mapped());
+            let handle = spans.next().map_or(0, |span| span.start().raw());
+            self.report_misuse(handle, None);
         }
     }
 
@@ -449,7 +475,7 @@ impl<'a> Instance<'a> {
         // CAST: `usize` has at most 64 bits.
         let gpa = self.engine.translate(Iova::new(handle), size as u64);
         if gpa.is_none() {
-            self.report_misuse(handle, size);
+            self.report_misuse(handle, Some(size));
         }
         gpa
     }
@@ -533,27 +559,22 @@ impl<'a> Instance<'a> {
         released
     }
 
-    /// Says why something could not be mapped. `size` is 0 for a scatterlist.
+    /// Says why something could not be mapped; without `size` a scatterlist.
     #[cold]
     #[inline(never)]
-    fn report(&self, error: MapError, gpa: u64, size: usize, limit: u64) {
+    fn report(&self, error: MapError, gpa: u64, size: Option<usize>, limit: u64) {
         if !self.failures.allows() {
             return;
         }
         let name = managed::name(&self.managed);
         let dev = self.dev;
-        let (what, size) = if size == 0 {
-            ("a scatterlist", 0)
-        } else {
-            ("bytes", size)
-        };
+        let what = What(size);
         let stats = self.engine.stats();
         match error {
             MapError::Full(_) => dev_err!(
                 dev,
-                "{}: cannot map {} {} at {:#x}: {}: {} of max_bytes={} and {} of max_entries={} used\n",
+                "{}: cannot map {} at {:#x}: {}: {} of max_bytes={} and {} of max_entries={} used\n",
                 name,
-                size,
                 what,
                 gpa,
                 error.as_str(),
@@ -564,9 +585,8 @@ impl<'a> Instance<'a> {
             ),
             MapError::Unreachable(iova) => dev_err!(
                 dev,
-                "{}: cannot map {} {} at {:#x}: {}: {:#x} is beyond {:#x}\n",
+                "{}: cannot map {} at {:#x}: {}: {:#x} is beyond {:#x}\n",
                 name,
-                size,
                 what,
                 gpa,
                 error.as_str(),
@@ -575,9 +595,8 @@ impl<'a> Instance<'a> {
             ),
             MapError::Rejected(reject) => dev_err!(
                 dev,
-                "{}: cannot map {} {} at {:#x}: {}: {}\n",
+                "{}: cannot map {} at {:#x}: {}: {}\n",
                 name,
-                size,
                 what,
                 gpa,
                 error.as_str(),
@@ -585,9 +604,8 @@ impl<'a> Instance<'a> {
             ),
             error => dev_err!(
                 dev,
-                "{}: cannot map {} {} at {:#x}: {}\n",
+                "{}: cannot map {} at {:#x}: {}\n",
                 name,
-                size,
                 what,
                 gpa,
                 error.as_str()
@@ -595,16 +613,17 @@ impl<'a> Instance<'a> {
         }
     }
 
-    /// Says that a driver gave up what it had not.
+    /// Says that a driver gave up what it had not; without `size` a scatterlist.
     #[cold]
     #[inline(never)]
-    fn report_misuse(&self, handle: u64, size: usize) {
+    fn report_misuse(&self, handle: u64, size: Option<usize>) {
+        self.misuses.fetch_add(1, Relaxed);
         if self.misuse.allows() {
             dev_err!(
                 self.dev,
-                "{}: its driver unmaps {} bytes at {:#x}, which are not mapped\n",
+                "{}: its driver unmaps what is not mapped: {} at {:#x}\n",
                 managed::name(&self.managed),
-                size,
+                What(size),
                 handle
             );
         }
@@ -713,7 +732,7 @@ impl PinnedDrop for Instance<'_> {
             self.dev,
             "released {}: {} doorbells, {} windows mapped, {} given back, {} of them for age, \
              {} stale, {} refused, {} rejected, {} unanswered, {} lost, {} of them found, \
-             {} requests failed, {} shared, \
+             {} requests failed, {} misuses, {} shared, \
              {} of {} large ones congruent, at most {} KiB in {} windows\n",
             managed::name(&self.managed),
             stats.doorbells,
@@ -727,6 +746,7 @@ impl PinnedDrop for Instance<'_> {
             stats.lost,
             stats.recovered,
             stats.failed,
+            self.misuses.load(Relaxed),
             stats.shared,
             stats.congruent,
             stats.large,

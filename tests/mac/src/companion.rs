@@ -165,6 +165,10 @@ pub struct Settings {
     pub refuse_next: u64,
     /// How many of the next UNMAP entries are refused.
     pub refuse_unmap_next: u64,
+    /// The Nth MAP entry from now on is refused; 0 is none.
+    pub refuse_at: u64,
+    /// The Nth UNMAP entry from now on is refused; 0 is none.
+    pub refuse_unmap_at: u64,
     /// Every Nth MAP entry is refused; 0 is none.
     pub refuse_every: u64,
     /// MAP entries since `refuse_every` was set.
@@ -638,6 +642,9 @@ impl Worker {
         {
             let mut settings = lock(&self.shared.settings);
             settings.seen += 1;
+            if count_down(&mut settings.refuse_at) {
+                return Err(Refusal::Injected);
+            }
             if settings.refuse_next > 0 {
                 settings.refuse_next -= 1;
                 return Err(Refusal::Injected);
@@ -689,6 +696,9 @@ impl Worker {
     fn try_unmap(&self, key: Gpa, size: u64) -> Result<(), Refusal> {
         {
             let mut settings = lock(&self.shared.settings);
+            if count_down(&mut settings.refuse_unmap_at) {
+                return Err(Refusal::Injected);
+            }
             if settings.refuse_unmap_next > 0 {
                 settings.refuse_unmap_next -= 1;
                 return Err(Refusal::Injected);
@@ -702,6 +712,13 @@ impl Worker {
         stats.unmap_size_mismatches += u64::from(mapping.len != size);
         Ok(())
     }
+}
+
+/// Counts down to 0. Says whether it is reached now.
+fn count_down(left: &mut u64) -> bool {
+    let reached = *left == 1;
+    *left = left.saturating_sub(1);
+    reached
 }
 
 /// The register at `offset`, when the access has the one size that is allowed.

@@ -42,6 +42,8 @@ struct Set {
     placement: Option<String>,
     refuse_next: Option<u64>,
     refuse_unmap_next: Option<u64>,
+    refuse_at: Option<u64>,
+    refuse_unmap_at: Option<u64>,
     refuse_every: Option<u64>,
     hostile: Option<Hostile>,
     hostile_next: Option<u64>,
@@ -115,6 +117,8 @@ fn apply(pair: &Pair, set: &Set) -> Result<Value, String> {
     copy(&mut settings.latency_us, set.latency_us);
     copy(&mut settings.refuse_next, set.refuse_next);
     copy(&mut settings.refuse_unmap_next, set.refuse_unmap_next);
+    copy(&mut settings.refuse_at, set.refuse_at);
+    copy(&mut settings.refuse_unmap_at, set.refuse_unmap_at);
     copy(&mut settings.late_ms, set.late_ms);
     settings.reg_version = set.reg_version.or(settings.reg_version);
     settings.reg_max_entries = set.reg_max_entries.or(settings.reg_max_entries);

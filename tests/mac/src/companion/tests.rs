@@ -403,6 +403,19 @@ fn refusals_on_demand() {
     let statuses: Vec<_> = r.iter().map(|r| fields(r).3).collect();
     assert_eq!(statuses, [0, 0, 1, 0, 0, 1]);
     assert_eq!(g.shared.snapshot().refusals.injected, 4);
+
+    *lock(&g.shared.settings) = Settings {
+        refuse_at: 2,
+        refuse_unmap_at: 3,
+        ..Settings::default()
+    };
+    let ranges: Vec<_> = (8..12).map(|i| (DATA + i * 0x4000, 1)).collect();
+    let (_, r) = g.map(&ranges);
+    let statuses: Vec<_> = r.iter().map(|r| fields(r).3).collect();
+    assert_eq!(statuses, [0, 1, 0, 0]);
+    let (_, r) = g.unmap(&[ranges[0], ranges[2], ranges[3], ranges[3]]);
+    let statuses: Vec<_> = r.iter().map(|r| r.status).collect();
+    assert_eq!(statuses, [0, 0, 1, 0]);
 }
 
 fn hostile(g: &Guest, hostile: Hostile) {
