@@ -21,6 +21,7 @@ use crate::engine::{
     MapEntry,
     UnmapEntry, //
 };
+use crate::ratelimit::RateLimit;
 use crate::raw;
 use crate::wire::{
     self,
@@ -79,6 +80,19 @@ const BATCH_MAX: u32 = 256;
 /// short enough for the watchdogs of a CPU whose interrupts are off.
 const TIMEOUT: Delta = Delta::from_secs(2);
 
+/// The same for the first batch after one that the host did not finish in time.
+const TRIAL: Delta = Delta::from_millis(250);
+
+/// How long a host that did not finish a batch is left alone at least before it is tried with fresh
+/// memory; twice as long each time that it fails then, but for [`PAUSE_DOUBLINGS`] times only.
+const PAUSE: Delta = Delta::from_secs(4);
+
+/// See [`PAUSE`].
+const PAUSE_DOUBLINGS: u32 = 6;
+
+/// How often fresh memory is taken, since what it replaces may not be used again: a few pages.
+const RENEWALS: u32 = 32;
+
 /// What a register reads as when the device is gone.
 const GONE: u32 = u32::MAX;
 
@@ -135,10 +149,21 @@ impl<'a> SharedWords<'a> {
 }
 
 /// The memory that the companion and the guest share.
-struct Shared<'a> {
+pub(crate) struct Shared<'a> {
     cmd: SharedWords<'a>,
     requests: SharedWords<'a>,
     responses: SharedWords<'a>,
+}
+
+impl<'a> Shared<'a> {
+    /// Memory for batches of `batch_max` entries. May sleep.
+    pub(crate) fn new(dev: &'a pci::Device<Bound>, batch_max: usize) -> Result<Self> {
+        Ok(Self {
+            cmd: SharedWords::new(dev, CMD_WORDS)?,
+            requests: SharedWords::new(dev, batch_max.saturating_mul(REQ_WORDS))?,
+            responses: SharedWords::new(dev, batch_max.saturating_mul(RESP_WORDS))?,
+        })
+    }
 }
 
 /// A PCI device that is enabled, until this is dropped.
@@ -188,9 +213,15 @@ pub(crate) struct Companion<'a> {
     shared: ManuallyDrop<Shared<'a>>,
     dialect: Dialect,
     batch_max: usize,
-    /// The host did not finish a batch. It may still write into the shared memory, so nothing is
-    /// asked of it any more, and the memory is not used again.
-    dead: bool,
+    /// Since when the host owes the end of a batch. It may still write into the shared memory, so
+    /// the memory is not used until it has written the status, and nothing is asked of it.
+    owed: Option<Instant<Monotonic>>,
+    /// Batches in a row that it did not finish in time.
+    failures: u32,
+    /// How often the shared memory was replaced.
+    renewals: u32,
+    /// For what is said when the host goes and comes back.
+    remarks: Pin<KBox<RateLimit>>,
     /// After everything that needs the device.
     _enabled: Enabled<'a>,
 }
@@ -245,14 +276,13 @@ impl<'a> Companion<'a> {
         let mut companion = Self {
             dev,
             bar,
-            shared: ManuallyDrop::new(Shared {
-                cmd: SharedWords::new(dev, CMD_WORDS)?,
-                requests: SharedWords::new(dev, batch_max.saturating_mul(REQ_WORDS))?,
-                responses: SharedWords::new(dev, batch_max.saturating_mul(RESP_WORDS))?,
-            }),
+            shared: ManuallyDrop::new(Shared::new(dev, batch_max)?),
             dialect: Dialect::U64,
             batch_max,
-            dead: false,
+            owed: None,
+            failures: 0,
+            renewals: 0,
+            remarks: KBox::pin_init(RateLimit::new(), GFP_KERNEL)?,
             _enabled: enabled,
         };
         companion.program();
@@ -379,7 +409,7 @@ impl<'a> Companion<'a> {
 
     /// Rings for the `count` requests in place and waits for the end.
     fn ring(&mut self, command: Command, count: usize) -> BatchStatus {
-        if self.dead {
+        if !self.is_ready() {
             return BatchStatus::Pending;
         }
         let mut block = [0; CMD_WORDS];
@@ -424,35 +454,100 @@ impl<'a> Companion<'a> {
         status
     }
 
+    /// What the host wrote into the command block's status.
+    fn status(&self) -> BatchStatus {
+        let mut status = [SENTINEL];
+        self.shared.cmd.read(STATUS_WORD, 1, &mut status);
+        let [word] = status;
+        BatchStatus::from_word(word)
+    }
+
     /// Waits until the host wrote the command block's status. Usually it has by now; where the
     /// write to the doorbell was posted, reading a register makes it arrive.
     fn wait(&mut self) -> BatchStatus {
+        let patience = if self.failures == 0 { TIMEOUT } else { TRIAL };
         let mut began = None;
         loop {
-            let mut status = [SENTINEL];
-            self.shared.cmd.read(STATUS_WORD, 1, &mut status);
-            let [word] = status;
-            let status = BatchStatus::from_word(word);
+            let status = self.status();
             if status != BatchStatus::Pending {
+                self.failures = 0;
                 return status;
             }
-            if self.bar.read32(REG_STATUS) == GONE {
-                self.dead = true;
-                dev_err!(self.dev, "registers read all-ones: the device is gone\n");
-                return BatchStatus::Pending;
-            }
+            let gone = self.bar.read32(REG_STATUS) == GONE;
             let began = *began.get_or_insert_with(Instant::<Monotonic>::now);
-            if began.elapsed() > TIMEOUT {
-                self.dead = true;
-                dev_err!(
-                    self.dev,
-                    "the host did not finish a batch in {} ms: nothing is mapped any more\n",
-                    TIMEOUT.as_millis()
-                );
+            if gone || began.elapsed() > patience {
+                self.owed = Some(began);
+                self.failures = self.failures.saturating_add(1);
+                if !self.remarks.allows() {
+                    return BatchStatus::Pending;
+                }
+                if gone {
+                    dev_err!(self.dev, "registers read all-ones: the device is gone\n");
+                } else {
+                    dev_err!(
+                        self.dev,
+                        "the host did not finish a batch in {} ms: nothing is mapped until it does\n",
+                        patience.as_millis()
+                    );
+                }
                 return BatchStatus::Pending;
             }
             cpu_relax();
         }
+    }
+
+    /// Says that the host can be asked again.
+    fn welcome(&mut self, since: Instant<Monotonic>, how: &str) {
+        self.owed = None;
+        if self.remarks.allows() {
+            dev_info!(
+                self.dev,
+                "the host {} after {} ms: it is asked again\n",
+                how,
+                since.elapsed().as_millis()
+            );
+        }
+    }
+
+    /// How many entries the memory must be for that [`Self::renew`] takes, if it is time to try a
+    /// host anew that does not finish a batch; with `hurry`, if it is of any use at all.
+    pub(crate) fn wants_memory(&mut self, hurry: bool) -> Option<usize> {
+        if self.is_ready() || self.renewals >= RENEWALS {
+            return None;
+        }
+        let since = self.owed?;
+        let doublings = self.failures.saturating_sub(1).min(PAUSE_DOUBLINGS);
+        let pause = PAUSE.as_millis() << doublings;
+        if !hurry && since.elapsed().as_millis() < pause {
+            return None;
+        }
+        // It must be the device that it was.
+        let fits = self.bar.read32(REG_VERSION) == uapi::APPLE_DMA_PCI_VERSION
+            && self.bar.read32(REG_STATUS) != GONE
+            && self.bar.read32(REG_MAX_ENTRIES) as usize >= self.batch_max;
+        fits.then_some(self.batch_max)
+    }
+
+    /// Goes on with `fresh` memory, if the host still owes the end of a batch; the old memory is
+    /// never used again, since the host may still write to it. Returns memory that is not needed,
+    /// to be dropped where sleeping is allowed. Any context.
+    ///
+    /// A host handles one doorbell after the other. So when the first batch in the new memory is
+    /// finished nothing comes of the old one any more.
+    pub(crate) fn renew(&mut self, fresh: Shared<'a>) -> Option<Shared<'a>> {
+        if self.is_ready() {
+            return Some(fresh);
+        }
+        let since = self.owed.unwrap_or_else(Instant::now);
+        self.shared = ManuallyDrop::new(fresh);
+        self.renewals = self.renewals.saturating_add(1);
+        // The device may have been reset.
+        //
+        // SAFETY: The device is valid, and enabled as long as the companion is there.
+        unsafe { kernel::bindings::pci_set_master(raw::pci_dev(self.dev)) };
+        self.program();
+        self.welcome(since, "was given other memory");
+        None
     }
 
     /// The response `index` of a batch, over `empty`, which has the length of one.
@@ -479,6 +574,18 @@ impl Host for Companion<'_> {
 
     fn len_max(&self) -> u64 {
         self.dialect.max_len()
+    }
+
+    fn is_ready(&mut self) -> bool {
+        let Some(since) = self.owed else {
+            return true;
+        };
+        if self.status() == BatchStatus::Pending || self.bar.read32(REG_STATUS) == GONE {
+            return false;
+        }
+        // What it says of the entries comes too late: they count as not answered.
+        self.welcome(since, "finished the batch");
+        true
     }
 
     fn map(&mut self, batch: &mut [MapEntry]) {
@@ -524,7 +631,7 @@ impl Drop for Companion<'_> {
         // The device forgets the command block before its memory is used for something else.
         self.bar.write32(0, REG_CMD_GPA_LO);
         self.bar.write32(0, REG_CMD_GPA_HI);
-        if self.dead {
+        if self.owed.is_some() && self.status() == BatchStatus::Pending {
             dev_warn!(
                 self.dev,
                 "memory that the host may still write to is not freed\n"

@@ -21,6 +21,8 @@ mod congruence;
 mod give_back;
 #[path = "engine/host.rs"]
 mod host;
+#[path = "engine/lost.rs"]
+mod lost;
 #[path = "engine/miss.rs"]
 mod miss;
 #[path = "engine/pieces.rs"]
@@ -38,6 +40,7 @@ pub(crate) use self::host::{
 
 use self::batch::Batch;
 use self::congruence::Fill;
+use self::lost::Lost;
 use self::posts::Posts;
 use crate::addr::{
     Address,
@@ -175,8 +178,10 @@ pub(crate) struct Stats {
     pub(crate) unanswered: u64,
     /// Mappings of an earlier kernel that were in the way and were given back.
     pub(crate) stale: u64,
-    /// Windows that the host would not take back.
+    /// Windows that the host would not take back, or of which it did not say so.
     pub(crate) lost: u64,
+    /// Windows of these that it took back when it was asked again.
+    pub(crate) recovered: u64,
     /// Requests that failed.
     pub(crate) failed: u64,
     /// Windows that were given back because nobody had used them for long.
@@ -247,6 +252,8 @@ struct Slow<H> {
     keys: Slab<Id>,
     /// The first of the windows to be given back.
     retired: Id,
+    /// Windows that the host did not take back.
+    lost: Lost,
     /// The last window that the reclaimer looked at.
     hand: Id,
     map: Batch<MapEntry>,
@@ -296,6 +303,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 reserved_chunks: 0,
                 keys: Slab::new(1 << bits, Alloc::Sleep, |_| NONE)?,
                 retired: NONE,
+                lost: Lost::new(),
                 hand: NONE,
                 map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,
@@ -559,18 +567,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
         costs.fold(0, u64::saturating_add)
     }
 
-    /// Calls `f` with the host, between batches. Any context.
-    pub(crate) fn with_host<R>(&self, f: impl FnOnce(&mut H) -> R) -> R {
-        f(&mut self.slow.lock().host)
-    }
-
     /// What happened so far.
     pub(crate) fn stats(&self) -> Stats {
         self.slow.lock().stats
     }
 
-    /// The host, under the lock.
-    #[cfg(test)]
+    /// The host, under the lock: `f` must not sleep. Any context.
     pub(crate) fn with_host<R>(&self, f: impl FnOnce(&mut H) -> R) -> R {
         f(&mut self.slow.lock().host)
     }

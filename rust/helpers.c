@@ -8,6 +8,7 @@
 #include <linux/memory.h>
 #include <linux/memory_hotplug.h>
 #include <linux/memremap.h>
+#include <linux/mm.h>
 #include <linux/ratelimit.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
@@ -78,6 +79,22 @@ void apple_dma_helper_device_unlock(struct device *dev)
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier)
 {
 	return device_link_add(consumer, supplier, DL_FLAG_AUTOPROBE_CONSUMER);
+}
+
+/* Whether what dma_alloc_attrs() returned for a coherent device is the memory at phys. */
+bool apple_dma_helper_is_at(const void *cpu_addr, phys_addr_t phys, unsigned long attrs)
+{
+	/* It is a page then, where memory need not be shared with the host explicitly. */
+	if ((attrs & DMA_ATTR_NO_KERNEL_MAPPING) && apple_dma_helper_page_is_at(cpu_addr, phys))
+		return true;
+	if (is_vmalloc_addr(cpu_addr))
+		return page_to_phys(vmalloc_to_page(cpu_addr)) == (phys & PAGE_MASK);
+	return virt_addr_valid(cpu_addr) && virt_to_phys((void *)cpu_addr) == phys;
+}
+
+bool apple_dma_helper_page_is_at(const struct page *page, phys_addr_t phys)
+{
+	return pfn_valid(PHYS_PFN(phys)) && page == pfn_to_page(PHYS_PFN(phys));
 }
 
 /* To be freed by kfree(). Sleeps until there is memory; for what is small. */

@@ -35,6 +35,10 @@ void apple_dma_helper_device_lock(struct device *dev);
 void apple_dma_helper_device_unlock(struct device *dev);
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier);
 
+/* linux/mm.h */
+bool apple_dma_helper_is_at(const void *cpu_addr, phys_addr_t phys, unsigned long attrs);
+bool apple_dma_helper_page_is_at(const struct page *page, phys_addr_t phys);
+
 /* linux/slab.h */
 void *apple_dma_helper_memdup_nofail(const void *source, size_t size);
 

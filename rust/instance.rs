@@ -18,13 +18,15 @@ use crate::addr::{
 };
 use crate::companion::{
     Companion,
-    Dart, //
+    Dart,
+    Shared, //
 };
 use crate::engine::{
     Config,
     Engine,
     Limit,
-    MapError, //
+    MapError,
+    Released, //
 };
 use crate::managed::{
     self,
@@ -63,6 +65,10 @@ use crate::scatterlist::{
     Entries,
     DMA_MAPPING_ERROR, //
 };
+use crate::sys::{
+    Atomic,
+    Relaxed, //
+};
 use crate::wire::Dialect;
 use core::ops::{
     Deref,
@@ -73,6 +79,7 @@ use kernel::{
         Bound,
         Core, //
     },
+    fmt,
     pci,
     prelude::*,
     sync::Arc,
@@ -89,6 +96,9 @@ const TABLE_MAX: usize = 1 << 24;
 
 /// Windows that memory for the tables is there for from the beginning.
 const RESERVE: usize = 512;
+
+/// How often a host that failed is looked after, in milliseconds.
+const RECOVERY_PERIOD: u32 = 2000;
 
 /// An engine that gives everything back when it goes, also where setting up fails half-way.
 struct Mappings<'a>(Engine<Companion<'a>, Adaptive>);
@@ -115,6 +125,18 @@ impl Drop for Mappings<'_> {
     }
 }
 
+/// What something is done to, for a message: so many bytes, or a scatterlist.
+struct What(Option<usize>);
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("a scatterlist"),
+            Some(size) => write!(f, "{size} bytes"),
+        }
+    }
+}
+
 /// See the module's documentation.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Instance<'a> {
@@ -133,10 +155,15 @@ pub(crate) struct Instance<'a> {
     ages: bool,
     /// Whether the kernel's direct mapping translates addresses, by what was mapped at first.
     direct: bool,
+    /// How many windows were said to be lost, and to be given back after all.
+    told_lost: Atomic<u64>,
+    told_recovered: Atomic<u64>,
     #[pin]
     failures: RateLimit,
     #[pin]
     misuse: RateLimit,
+    /// How often a driver gave up what it had not.
+    misuses: Atomic<u64>,
 }
 
 // SAFETY: The operations are read by the DMA API from any context, and are never changed; the other
@@ -226,8 +253,11 @@ impl<'a> Instance<'a> {
                 first_last: first.map_or(0, |span| span.last()),
                 ages: first.is_some() && !params.strict && params.max_idle != 0,
                 direct: first.is_some() && params.is_direct(),
+                told_lost: Atomic::new(0),
+                told_recovered: Atomic::new(0),
                 failures <- RateLimit::new(),
                 misuse <- RateLimit::new(),
+                misuses: Atomic::new(0),
             }),
             GFP_KERNEL,
         )?;
@@ -360,7 +390,7 @@ impl<'a> Instance<'a> {
             None => Err(MapError::Invalid),
         };
         if let Err(error) = result {
-            self.report(error, gpa, size, limit);
+            self.report(error, gpa, Some(size), limit);
         }
         result
     }
@@ -373,7 +403,7 @@ impl<'a> Instance<'a> {
 
             let mut spans = entries.filter_map(|entry| entry.span());
             let gpa = spans.next().map_or(0, |span| span.start().raw());
-            self.report(error, gpa, 0, limit);
+            self.report(error, gpa, None, limit);
         }
         result
     }
@@ -404,16 +434,22 @@ impl<'a> Instance<'a> {
     fn unmap_hard(&self, handle: u64, size: usize) {
         // CAST: `usize` has at most 64 bits.
         if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
-            self.report_misuse(handle, size);
+            self.report_misuse(handle, Some(size));
         }
     }
 
-    /// Gives up a mapping; tells what was mapped, or says that nothing was. Any context.
-    pub(crate) fn unmap(&self, handle: u64, size: usize) -> Option<Gpa> {
+    /// Gives up a mapping if it is of what `is_right` says; tells what was mapped, or says that it
+    /// was not that. Any context.
+    pub(crate) fn unmap(
+        &self,
+        handle: u64,
+        size: usize,
+        is_right: impl FnOnce(Gpa) -> bool,
+    ) -> Option<Gpa> {
         let gpa = self.translate(handle, size)?;
         // CAST: `usize` has at most 64 bits.
-        if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
-            self.report_misuse(handle, size);
+        if !is_right(gpa) || self.engine.unmap(Iova::new(handle), size as u64).is_err() {
+            self.report_misuse(handle, Some(size));
             return None;
         }
         Some(gpa)
@@ -421,8 +457,12 @@ impl<'a> Instance<'a> {
 
     /// Gives up the mappings of a scatterlist. Any context.
     pub(crate) fn unmap_all(&self, entries: Entries<'_>) {
-        if self.engine.unmap_all(entries).is_err() {
-            self.report_misuse(0, 0);
+        if self.engine.unmap_all(entries.clone()).is_err() {
+            use crate::engine::Request;
+
+            let mut spans = entries.filter_map(|entry| entry.mapped());
+            let handle = spans.next().map_or(0, |span| span.start().raw());
+            self.report_misuse(handle, None);
         }
     }
 
@@ -431,7 +471,7 @@ impl<'a> Instance<'a> {
         // CAST: `usize` has at most 64 bits.
         let gpa = self.engine.translate(Iova::new(handle), size as u64);
         if gpa.is_none() {
-            self.report_misuse(handle, size);
+            self.report_misuse(handle, Some(size));
         }
         gpa
     }
@@ -471,27 +511,66 @@ impl<'a> Instance<'a> {
         }
     }
 
-    /// Says why something could not be mapped. `size` is 0 for a scatterlist.
+    /// Tries a host again that does not answer, if it is time or with `hurry`, and asks again for
+    /// what it did not take back. May sleep.
+    fn recover(&self, hurry: bool) {
+        let wanted = self.engine.with_host(|host| host.wants_memory(hurry));
+        // If there is no memory there may be some the next time.
+        let fresh = wanted.and_then(|entries| Shared::new(self.dev, entries).ok());
+        if let Some(fresh) = fresh {
+            drop(self.engine.with_host(|host| host.renew(fresh)));
+        }
+        self.engine.retry_lost();
+        let stats = self.engine.stats();
+        let news = |told: &Atomic<u64>, now: u64| now.saturating_sub(told.xchg(now, Relaxed));
+        let lost = news(&self.told_lost, stats.lost);
+        let recovered = news(&self.told_recovered, stats.recovered);
+        if lost != 0 {
+            dev_err!(
+                self.dev,
+                "the host did not take back {} mappings: it is asked again\n",
+                lost
+            );
+        }
+        if recovered != 0 {
+            dev_info!(
+                self.dev,
+                "the host took back {} mappings when it was asked again\n",
+                recovered
+            );
+        }
+    }
+
+    /// Gives everything back; says what the host keeps. May sleep.
+    fn release(&self) -> Released {
+        self.recover(true);
+        let released = self.engine.release();
+        if released.lost != 0 {
+            dev_err!(
+                self.dev,
+                "the host did not take back {} mappings\n",
+                released.lost
+            );
+        }
+        released
+    }
+
+    /// Says why something could not be mapped; without `size` a scatterlist.
     #[cold]
     #[inline(never)]
-    fn report(&self, error: MapError, gpa: u64, size: usize, limit: u64) {
+    fn report(&self, error: MapError, gpa: u64, size: Option<usize>, limit: u64) {
         if !self.failures.allows() {
             return;
         }
         let name = self.managed;
         let dev = self.dev;
-        let (what, size) = if size == 0 {
-            ("a scatterlist", 0)
-        } else {
-            ("bytes", size)
-        };
+        let what = What(size);
         let stats = self.engine.stats();
         match error {
             MapError::Full(_) => dev_err!(
                 dev,
-                "{}: cannot map {} {} at {:#x}: {}: {} of max_bytes={} and {} of max_entries={} used\n",
+                "{}: cannot map {} at {:#x}: {}: {} of max_bytes={} and {} of max_entries={} used\n",
                 name,
-                size,
                 what,
                 gpa,
                 error.as_str(),
@@ -502,9 +581,8 @@ impl<'a> Instance<'a> {
             ),
             MapError::Unreachable(iova) => dev_err!(
                 dev,
-                "{}: cannot map {} {} at {:#x}: {}: {:#x} is beyond {:#x}\n",
+                "{}: cannot map {} at {:#x}: {}: {:#x} is beyond {:#x}\n",
                 name,
-                size,
                 what,
                 gpa,
                 error.as_str(),
@@ -513,9 +591,8 @@ impl<'a> Instance<'a> {
             ),
             MapError::Rejected(reject) => dev_err!(
                 dev,
-                "{}: cannot map {} {} at {:#x}: {}: {}\n",
+                "{}: cannot map {} at {:#x}: {}: {}\n",
                 name,
-                size,
                 what,
                 gpa,
                 error.as_str(),
@@ -523,9 +600,8 @@ impl<'a> Instance<'a> {
             ),
             error => dev_err!(
                 dev,
-                "{}: cannot map {} {} at {:#x}: {}\n",
+                "{}: cannot map {} at {:#x}: {}\n",
                 name,
-                size,
                 what,
                 gpa,
                 error.as_str()
@@ -533,16 +609,17 @@ impl<'a> Instance<'a> {
         }
     }
 
-    /// Says that a driver gave up what it had not.
+    /// Says that a driver gave up what it had not; without `size` a scatterlist.
     #[cold]
     #[inline(never)]
-    fn report_misuse(&self, handle: u64, size: usize) {
+    fn report_misuse(&self, handle: u64, size: Option<usize>) {
+        self.misuses.fetch_add(1, Relaxed);
         if self.misuse.allows() {
             dev_err!(
                 self.dev,
-                "{}: its driver unmaps {} bytes at {:#x}, which are not mapped\n",
+                "{}: its driver unmaps what is not mapped: {} at {:#x}\n",
                 self.managed,
-                size,
+                What(size),
                 handle
             );
         }
@@ -614,6 +691,15 @@ impl Tick for Arc<Instance<'_>> {
     }
 }
 
+/// Looks after a host that failed.
+struct Recovery<'a>(Arc<Instance<'a>>);
+
+impl Tick for Recovery<'_> {
+    fn tick(&self) {
+        self.0.recover(false);
+    }
+}
+
 /// Why all of RAM must be mapped, in words for a message.
 fn direct_because() -> &'static str {
     if HAS_OPS {
@@ -628,7 +714,7 @@ impl PinnedDrop for Instance<'_> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: This is where sleeping is allowed.
         unsafe { crate::bindings::apple_dma_late_free_flush() };
-        let released = self.engine.release();
+        let released = self.release();
         let stats = self.engine.stats();
         if released.busy != 0 {
             dev_warn!(
@@ -638,17 +724,11 @@ impl PinnedDrop for Instance<'_> {
                 released.busy
             );
         }
-        if released.lost != 0 {
-            dev_err!(
-                self.dev,
-                "the host did not take back {} mappings\n",
-                released.lost
-            );
-        }
         dev_info!(
             self.dev,
             "released {}: {} doorbells, {} windows mapped, {} given back, {} of them for age, \
-             {} stale, {} refused, {} rejected, {} unanswered, {} requests failed, {} shared, \
+             {} stale, {} refused, {} rejected, {} unanswered, {} lost, {} of them found, \
+             {} requests failed, {} misuses, {} shared, \
              {} of {} large ones congruent, at most {} KiB in {} windows\n",
             self.managed,
             stats.doorbells,
@@ -659,7 +739,10 @@ impl PinnedDrop for Instance<'_> {
             stats.refused,
             stats.rejected,
             stats.unanswered,
+            stats.lost,
+            stats.recovered,
             stats.failed,
+            self.misuses.load(Relaxed),
             stats.shared,
             stats.congruent,
             stats.large,
@@ -674,6 +757,7 @@ pub(crate) struct Binding<'a> {
     _attachment: Attachment<'a>,
     _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
     _ager: Option<Pin<KBox<Periodic<Arc<Instance<'a>>>>>>,
+    _recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
     instance: Arc<Instance<'a>>,
 }
 
@@ -681,19 +765,12 @@ impl Power for Binding<'_> {
     fn shutdown(self: Pin<&Self>) {
         // The managed device's driver was shut down before; what it left mapped it does not use.
         let this = &self.instance;
-        let released = this.engine.release();
+        this.release();
         dev_info!(
             this.dev,
             "gave all mappings of {} back, since the system goes down\n",
             this.managed
         );
-        if released.lost != 0 {
-            dev_err!(
-                this.dev,
-                "the host did not take back {} mappings\n",
-                released.lost
-            );
-        }
     }
 
     fn resume(self: Pin<&Self>) {
@@ -727,6 +804,8 @@ impl<'a> Binding<'a> {
         } else {
             None
         };
+        let recovery = Periodic::new(Recovery(instance.clone()), RECOVERY_PERIOD);
+        let recovery = KBox::pin_init(recovery, GFP_KERNEL)?;
         // SAFETY: The operations live as long as the instance, which outlives the attachment, and
         // so does what it mapped. This is the last step of the companion's probe, so both live
         // until its driver unbinds.
@@ -735,6 +814,7 @@ impl<'a> Binding<'a> {
             _attachment: attachment,
             _memory: memory,
             _ager: ager,
+            _recovery: recovery,
             instance,
         })
     }

@@ -182,8 +182,10 @@ unsafe extern "C" fn free(
 ) {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
-    // The memory of a handle that is not ours is leaked rather than guessed at.
-    if let Some(gpa) = this.unmap(handle, size) {
+    // SAFETY: `cpu` is what an allocation returned.
+    let is_at = |gpa: Gpa| unsafe { bindings::apple_dma_helper_is_at(cpu, gpa.raw(), attrs) };
+    // The memory of a handle that is not ours, or another one's, is leaked rather than guessed at.
+    if let Some(gpa) = this.unmap(handle, size, is_at) {
         // SAFETY: By the safety requirements `cpu` was allocated like this, at `gpa`.
         unsafe {
             kernel::bindings::dma_free_attrs(this.companion(), size, cpu, gpa.raw(), attrs);
@@ -236,7 +238,9 @@ unsafe extern "C" fn free_pages(
 ) {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
-    if let Some(gpa) = this.unmap(handle, size) {
+    // SAFETY: The pages are not looked at.
+    let is_at = |gpa: Gpa| unsafe { bindings::apple_dma_helper_page_is_at(pages, gpa.raw()) };
+    if let Some(gpa) = this.unmap(handle, size, is_at) {
         // SAFETY: By the safety requirements `pages` were allocated like this, at `gpa`.
         unsafe {
             kernel::bindings::dma_free_pages(this.companion(), size, pages, gpa.raw(), dir);

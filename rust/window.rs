@@ -124,7 +124,8 @@ pub(crate) enum State {
     Fixed,
     /// To be given back; its key is in use until then.
     Retired,
-    /// The host would not take it back, or never answered; its key may be in use.
+    /// The host would not take it back, or never answered; its key may be in use. To be asked for
+    /// again.
     Lost,
 }
 

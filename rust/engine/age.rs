@@ -17,6 +17,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         self.sweep(|slow, id, window| {
             if window.state() != State::Live
                 || window.users() != 0
+                || !slow.host.is_ready()
                 || window.test_and_clear_used()
                 || !window.close()
             {

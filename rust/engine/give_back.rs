@@ -59,11 +59,14 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     self.unlink(slow, id, window);
                 }
                 State::Fixed => window.force_close(),
-                State::Pending | State::Retired | State::Lost => {}
+                State::Pending | State::Retired => {}
+                // These have their turn at the end.
+                State::Lost => return,
             }
             self.queue_unmap(slow, id, window);
         });
         self.slow.lock().suspects.clear();
+        self.retry_all_lost();
         released.lost = self.slow.lock().stats.entries;
         released
     }
@@ -171,15 +174,22 @@ impl<H: Host, P: Policy> Engine<H, P> {
             let Some(window) = self.windows.get(entry.id) else {
                 continue;
             };
+            let was_lost = window.state() == State::Lost;
             if entry.outcome == UnmapOutcome::Unmapped {
                 bump(&mut slow.stats.unmapped);
+                if was_lost {
+                    bump(&mut slow.stats.recovered);
+                }
                 self.discard(slow, entry.id, window);
-            } else {
-                // It may be mapped or not. Its key stays taken and its bytes count, so that
-                // neither the limits nor the uniqueness of keys depend on which.
+                continue;
+            }
+            // It may be mapped or not. Its key stays taken and its bytes count, so that neither
+            // the limits nor the uniqueness of keys depend on which.
+            if !was_lost {
                 bump(&mut slow.stats.lost);
                 window.set_state(State::Lost);
             }
+            self.lose(slow, entry.id, window, entry.outcome);
         }
         slow.unmap.clear();
     }
@@ -231,6 +241,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// stays if there is anything else. Fails with `error` if nothing is idle, which takes several
     /// rounds to find out if there are many; `scanned` counts for them.
     pub(super) fn reclaim(&self, slow: &mut Slow<H>, scanned: &mut u32, error: MapError) -> Round {
+        if !slow.host.is_ready() {
+            // What is idle now still serves those who come for it.
+            return Round::Failed(MapError::NoAnswer);
+        }
         let last = slow.free_windows.last_id();
         let mut found: usize = 0;
         // More than twice around finds no more.

@@ -64,6 +64,9 @@ pub(crate) trait Host: Unpin {
     /// Most bytes of one mapping.
     fn len_max(&self) -> u64;
 
+    /// Whether there is any use in asking now. Cheap; what is asked all the same has no answer.
+    fn is_ready(&mut self) -> bool;
+
     /// Asks for the mappings of `batch`, which is not empty nor longer than [`Self::batch_max`],
     /// with one doorbell, and fills in every outcome.
     fn map(&mut self, batch: &mut [MapEntry]);

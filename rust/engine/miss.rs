@@ -7,6 +7,7 @@ use super::congruence::{
     self,
     Aim, //
 };
+use super::lost::STEPS;
 use super::posts::Tickets;
 use super::tables::Obstacle;
 use super::{
@@ -71,6 +72,10 @@ pub(super) struct Turn {
     scanned: u32,
     /// How the address should come out, if that matters.
     aim: Option<Aim>,
+    /// How often what is lost was asked for again.
+    retries: u32,
+    /// Whether keys were given back since there was progress.
+    freed_keys: bool,
 }
 
 /// What came of one doorbell for new windows.
@@ -109,6 +114,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
             may_grow: true,
             scanned: 0,
             aim: self.congruent.then(|| Aim::new(requests.clone())).flatten(),
+            retries: 0,
+            freed_keys: false,
         };
         let mut result = Err(MapError::Refused);
         for _ in 0..MAX_ROUNDS {
@@ -127,7 +134,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     result = Ok(());
                     break;
                 }
-                Round::Again => {}
+                Round::Again => turn.freed_keys = false,
                 Round::Grow => {
                     let missing = requests.clone().filter(|r| r.iova().is_none());
                     let windows = missing.count().min(guard.map.entries.len());
@@ -142,13 +149,26 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     }
                     let stale = guard.stats.stale;
                     self.unmap_suspects_in_turn(guard);
-                    if self.slow.lock().stats.stale != stale {
+                    // A host that refuses what it maps would have us do so again and again.
+                    let freed_keys = self.slow.lock().stats.stale != stale;
+                    if freed_keys && !turn.freed_keys {
+                        turn.freed_keys = true;
+                        continue;
+                    }
+                    // Perhaps it is something lost that is in the way.
+                    if matches!(error, MapError::Full(_) | MapError::NoKey)
+                        && turn.retries < STEPS
+                        && self.retry_lost_step()
+                    {
+                        turn.retries = turn.retries.saturating_add(1);
+                        turn.scanned = 0;
                         continue;
                     }
                     if turn.choice == Choice::Smallest {
                         break;
                     }
                     turn.choice = Choice::Smallest;
+                    turn.freed_keys = false;
                     turn.scanned = 0;
                     turn.aim = None;
                     let some = requests.clone().any(|r| r.iova().is_some());
@@ -249,6 +269,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
             if self.is_pending(&span) {
                 continue;
+            }
+            if !slow.host.is_ready() {
+                return self.abandon(slow, MapError::NoAnswer);
             }
             let obstacle = match self.add(slow, &span, turn.choice, turn.aim.as_mut()) {
                 Ok(()) => continue,

@@ -106,6 +106,21 @@ impl<'d> Coherent<'d> {
         unsafe { helpers::dma_test_need_sync(raw(self.dev), self.iova.value()) }
     }
 
+    /// Frees the memory by another address than its own, which the DMA API forbids and must not
+    /// do: it stays.
+    pub(crate) fn misfree(&self, iova: Iova) {
+        // SAFETY: This is about whether the implementation under test bears it.
+        unsafe {
+            bindings::dma_free_attrs(
+                raw(self.dev),
+                self.len,
+                self.cpu.as_ptr(),
+                iova.value(),
+                self.attrs,
+            )
+        };
+    }
+
     /// Describes the memory as a table of pages, to hand it to others.
     pub(crate) fn export(&self) -> Result<Export<'_>, Failure> {
         let mut table = bindings::sg_table::default();

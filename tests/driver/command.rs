@@ -108,6 +108,7 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Sizes<'_>),
     command!(exercise::Resource),
     command!(exercise::AfterUnmap),
+    command!(exercise::Misuse),
     command!(exercise::Mmap),
     command!(exercise::Capacity),
     command!(exercise::Cost),

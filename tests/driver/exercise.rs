@@ -13,6 +13,7 @@ mod export;
 mod hold;
 mod limits;
 mod many;
+mod misuse;
 mod mmap;
 mod pool;
 mod sg;
@@ -41,6 +42,7 @@ pub(crate) use self::{
         Sizes, //
     },
     many::Many,
+    misuse::Misuse,
     mmap::Mmap,
     pool::Pool,
     sg::Sg,

@@ -28,7 +28,8 @@ use crate::{
     engine::Iova,
     failure::{
         Doing,
-        Failure, //
+        Failure,
+        Reason, //
     },
     land::Place,
     ram::Piece, //
@@ -233,6 +234,15 @@ impl<'a> Mapping<'a> {
         self.iova
     }
 
+    /// Unmaps `len` bytes at `iova`, whatever is there: what the DMA API forbids, so this is about
+    /// whether the implementation under test bears it.
+    pub(crate) fn misunmap(&self, iova: u64, len: usize) {
+        // SAFETY: As above; the device is bound.
+        unsafe {
+            bindings::dma_unmap_phys(raw(self.dev), iova, len, self.request.direction.into(), 0)
+        };
+    }
+
     /// What is mapped, and how.
     pub(crate) fn request(&self) -> &Request {
         &self.request
@@ -308,6 +318,23 @@ impl Drop for Mapping<'_> {
             // SAFETY: As above.
             Function::Phys => unsafe { bindings::dma_unmap_phys(dev, iova, len, direction, attrs) },
         }
+    }
+}
+
+/// Maps `len` bytes at `phys`, which must not work.
+pub(crate) fn must_refuse(
+    dev: &Device<Bound>,
+    phys: bindings::phys_addr_t,
+    len: usize,
+) -> Result<(), Failure> {
+    let direction = DataDirection::Bidirectional.into();
+    // SAFETY: `dev` is bound. Nobody uses the memory, whatever there is.
+    let iova = unsafe { bindings::dma_map_phys(raw(dev), phys, len, direction, 0) };
+    match check(dev, iova, "mapping") {
+        Ok(_) => Err(Failure::new(Reason::Worked {
+            what: "mapping what is no memory",
+        })),
+        Err(_) => Ok(()),
     }
 }
 

@@ -100,6 +100,21 @@ impl<'d> Pages<'d> {
         }
     }
 
+    /// Frees the pages by another address than their own, which the DMA API forbids and must not
+    /// do: they stay.
+    pub(crate) fn misfree(&self, iova: Iova) {
+        // SAFETY: This is about whether the implementation under test bears it.
+        unsafe {
+            bindings::dma_free_pages(
+                raw(self.dev),
+                self.len,
+                self.page.as_ptr(),
+                iova.value(),
+                self.direction.into(),
+            )
+        };
+    }
+
     /// Hands the memory to the CPU.
     pub(crate) fn sync_for_cpu(&self) {
         // SAFETY: By the type's invariant, the range is mapped for the device.

@@ -237,6 +237,21 @@ impl<'a> Mapping<'a> {
         unsafe { segments(&self.table) }
     }
 
+    /// Unmaps the entries before their time, which the DMA API forbids, as they are unmapped again
+    /// when this is dropped: so this is about whether the implementation under test bears it.
+    pub(crate) fn misunmap(&self) {
+        // SAFETY: By the type's invariant, these entries are mapped.
+        unsafe {
+            bindings::dma_unmap_sg_attrs(
+                raw(self.dev),
+                self.table.sgl,
+                self.table.orig_nents as c_int,
+                self.request.direction.into(),
+                0,
+            )
+        };
+    }
+
     /// Hands the memory to the CPU.
     pub(crate) fn sync_for_cpu(&self) {
         // SAFETY: By the type's invariant, these entries are mapped for the device.

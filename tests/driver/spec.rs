@@ -54,6 +54,46 @@ pub(crate) enum Trace {
     Gpu,
 }
 
+/// What a driver may get wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mistake {
+    /// It unmaps what was never mapped.
+    Never,
+    /// It unmaps a range twice.
+    Twice,
+    /// It unmaps more than was mapped.
+    Longer,
+    /// It maps, and unmaps, nothing.
+    Empty,
+    /// It maps, and unmaps, what is beyond the last address.
+    Wrap,
+    /// It unmaps a scatterlist twice.
+    List,
+    /// It frees memory by an address that nothing has.
+    Free,
+    /// It frees memory by the address of other memory.
+    FreeOther,
+    /// It frees pages by the address of others.
+    FreePages,
+    /// It synchronizes what it unmapped.
+    Sync,
+}
+
+impl Mistake {
+    const NAMES: [(&'static str, Self); 10] = [
+        ("never", Self::Never),
+        ("twice", Self::Twice),
+        ("longer", Self::Longer),
+        ("empty", Self::Empty),
+        ("wrap", Self::Wrap),
+        ("list", Self::List),
+        ("free", Self::Free),
+        ("free_other", Self::FreeOther),
+        ("free_pages", Self::FreePages),
+        ("sync", Self::Sync),
+    ];
+}
+
 /// A parameter that not every command has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
@@ -67,6 +107,7 @@ pub(crate) enum Key {
     Dir,
     Expect,
     Fresh,
+    Kind,
     Layout,
     Len,
     Off,
@@ -106,6 +147,8 @@ pub(crate) struct Spec {
     /// Whether nothing is mapped twice.
     pub(crate) fresh: bool,
     pub(crate) layout: Choice<Layout>,
+    /// What is done wrong.
+    pub(crate) mistake: Mistake,
     /// Pairs of operations that are timed as a whole.
     pub(crate) pairs: usize,
     /// Timed operations of a turn.
@@ -147,6 +190,7 @@ impl Spec {
         expect_failure: false,
         fresh: false,
         layout: Choice::Any,
+        mistake: Mistake::Never,
         pairs: 0,
         samples: 1000,
         skip_sync: false,
@@ -191,6 +235,7 @@ impl Spec {
             Key::Dir => self.direction = direction(value)?,
             Key::Expect => self.expect_failure = failure(value)?,
             Key::Fresh => self.fresh = number(value)? != 0,
+            Key::Kind => self.mistake = mistake(value)?,
             Key::Layout => self.layout = layout(value)?,
             Key::Len => self.len = bounds(value)?,
             Key::Off => self.offset = bounds(value)?,
@@ -218,6 +263,7 @@ fn own_key(name: &str) -> Option<Key> {
         "dir" => Key::Dir,
         "expect" => Key::Expect,
         "fresh" => Key::Fresh,
+        "kind" => Key::Kind,
         "layout" => Key::Layout,
         "len" => Key::Len,
         "off" => Key::Off,
@@ -327,6 +373,12 @@ fn layout(value: &str) -> Result<Choice<Layout>> {
         "mixed" => Ok(Choice::Any),
         _ => Err(EINVAL),
     }
+}
+
+fn mistake(value: &str) -> Result<Mistake> {
+    let mut names = Mistake::NAMES.into_iter();
+    let found = names.find(|(name, _)| *name == value);
+    found.map(|(_, mistake)| mistake).ok_or(EINVAL)
 }
 
 fn trace(value: &str) -> Result<Trace> {

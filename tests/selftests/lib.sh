@@ -153,7 +153,7 @@ log_since_mark() {
 
 # What the kernel and the module say when something went wrong.
 TROUBLE="WARNING:|BUG:|Oops|[Cc]all trace|rcu: INFO|blocked for more|answer is wrong"
-TROUBLE+="|left [0-9]+ windows|did not take back|which are not mapped"
+TROUBLE+="|left [0-9]+ windows|did not take back|unmaps what is not mapped"
 
 # Ends a mode. Unloading must find nothing left, and the log must be clean.
 leave_mode() { # MODE

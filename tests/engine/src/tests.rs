@@ -6,6 +6,7 @@ mod arena;
 mod budgets;
 mod congruence;
 mod doorbells;
+mod drive;
 mod errors;
 mod host;
 mod keys;

@@ -7,9 +7,13 @@
 
 use std::mem::offset_of;
 use std::mem::size_of;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::RwLock;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -21,6 +25,7 @@ use crate::dart::Dart;
 use crate::dart::Mapping;
 use crate::dart::RamBlocks;
 use crate::dart::Refusal;
+use crate::hostile::About;
 use crate::hostile::Hostile;
 use crate::hostile::MapAnswer;
 use crate::hostile::UnmapAnswer;
@@ -160,14 +165,26 @@ pub struct Settings {
     pub refuse_next: u64,
     /// How many of the next UNMAP entries are refused.
     pub refuse_unmap_next: u64,
+    /// The Nth MAP entry from now on is refused; 0 is none.
+    pub refuse_at: u64,
+    /// The Nth UNMAP entry from now on is refused; 0 is none.
+    pub refuse_unmap_at: u64,
     /// Every Nth MAP entry is refused; 0 is none.
     pub refuse_every: u64,
     /// MAP entries since `refuse_every` was set.
     pub seen: u64,
     /// The lie that is told.
     pub hostile: Hostile,
+    /// What it is told about.
+    pub hostile_about: About,
     /// After how many lies the truth returns; `None` is never.
     pub hostile_next: Option<u64>,
+    /// Milliseconds after which late doorbells are handled.
+    pub late_ms: u64,
+    /// What VERSION reads as from now on.
+    pub reg_version: Option<u32>,
+    /// What MAX_ENTRIES reads as from now on.
+    pub reg_max_entries: Option<u32>,
 }
 
 /// What the control socket shares with a companion.
@@ -235,9 +252,18 @@ impl Shared {
         (dart.live(), dart.bytes())
     }
 
-    /// The lie to tell now.
-    fn hostile(&self) -> Hostile {
-        lock(&self.settings).hostile
+    /// The lie to tell now about a batch of `command`.
+    fn hostile(&self, command: u32) -> Hostile {
+        let settings = lock(&self.settings);
+        match settings.hostile_about.covers(command) {
+            true => settings.hostile,
+            false => Hostile::None,
+        }
+    }
+
+    /// Whether the device is gone.
+    fn gone(&self) -> bool {
+        lock(&self.settings).hostile == Hostile::Gone
     }
 
     /// Notes that a lie was told.
@@ -257,14 +283,34 @@ impl Shared {
 /// The device behind the companion's BAR.
 #[derive(Debug)]
 pub struct Companion {
-    shared: Arc<Shared>,
-    ram: Arc<GuestRam>,
+    worker: Worker,
     config: Config,
     master: bool,
     cmd_gpa: u64,
-    status: u32,
+    /// A batch that is handled late.
+    late: Option<Late>,
+}
+
+/// A batch that is handled some time after the doorbell.
+#[derive(Debug)]
+struct Late {
+    /// Its command block.
+    cmd_gpa: u64,
+    /// It is handled, but for the status that says so.
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// What handles batches, one after the other.
+#[derive(Clone, Debug)]
+struct Worker {
+    shared: Arc<Shared>,
+    ram: Arc<GuestRam>,
+    config: Config,
+    /// The register.
+    status: Arc<AtomicU32>,
     /// A MAP batch was answered since reset.
-    answered: bool,
+    answered: Arc<AtomicBool>,
 }
 
 /// What the companion says about itself in configuration space.
@@ -287,13 +333,17 @@ impl Companion {
     /// A companion that reaches guest RAM through `ram`.
     pub fn new(shared: Arc<Shared>, ram: Arc<GuestRam>, config: Config) -> Self {
         Self {
-            shared,
-            ram,
+            worker: Worker {
+                shared,
+                ram,
+                config,
+                status: Arc::new(AtomicU32::new(APPLE_DMA_PCI_STATUS_OK)),
+                answered: Arc::default(),
+            },
             config,
             master: false,
             cmd_gpa: 0,
-            status: APPLE_DMA_PCI_STATUS_OK,
-            answered: false,
+            late: None,
         }
     }
 
@@ -304,24 +354,42 @@ impl Companion {
 
     /// A reset by the guest's machine: registers go back, mappings stay.
     pub fn reset(&mut self) {
+        self.finish();
         self.master = false;
         self.cmd_gpa = 0;
-        self.status = APPLE_DMA_PCI_STATUS_OK;
-        self.answered = false;
-        lock(&self.shared.stats).resets += 1;
+        self.worker.set_status(APPLE_DMA_PCI_STATUS_OK);
+        self.worker.answered.store(false, Ordering::Relaxed);
+        lock(&self.worker.shared.stats).resets += 1;
+    }
+
+    /// Waits until late batches are handled.
+    fn finish(&mut self) {
+        if let Some(late) = self.late.take() {
+            let _ = late.thread.join();
+        }
     }
 
     /// Reads from BAR0. What must not be read reads as ones.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let value = match (register(offset, data.len()), self.config) {
-            (Some(APPLE_DMA_PCI_REG_VERSION), config) => config.reg_version,
-            (Some(APPLE_DMA_PCI_REG_MANAGED_BDF), config) => config.reg_bdf,
-            (Some(APPLE_DMA_PCI_REG_MAX_ENTRIES), config) => config.reg_max_entries,
-            (Some(APPLE_DMA_PCI_REG_STATUS), _) => self.status,
+        let shared = &self.worker.shared;
+        if shared.gone() {
+            shared.lied();
+            data.fill(0xff);
+            return;
+        }
+        let (version, max_entries) = {
+            let settings = lock(&shared.settings);
+            (settings.reg_version, settings.reg_max_entries)
+        };
+        let config = &self.config;
+        let value = match register(offset, data.len()) {
+            Some(APPLE_DMA_PCI_REG_VERSION) => version.unwrap_or(config.reg_version),
+            Some(APPLE_DMA_PCI_REG_MANAGED_BDF) => config.reg_bdf,
+            Some(APPLE_DMA_PCI_REG_MAX_ENTRIES) => max_entries.unwrap_or(config.reg_max_entries),
+            Some(APPLE_DMA_PCI_REG_STATUS) => self.worker.status.load(Ordering::Relaxed),
             _ => {
                 let len = data.len();
-                self.shared
-                    .violation(format!("read of {len} bytes at BAR0 + {offset:#x}"));
+                shared.violation(format!("read of {len} bytes at BAR0 + {offset:#x}"));
                 data.fill(0xff);
                 return;
             }
@@ -329,8 +397,13 @@ impl Companion {
         data.copy_from_slice(&value.to_le_bytes());
     }
 
-    /// Writes to BAR0. Returns when all that follows from it is done.
+    /// Writes to BAR0. Returns when all that follows from it is done, unless it is to be late.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
+        let shared = &self.worker.shared;
+        if shared.gone() {
+            shared.lied();
+            return;
+        }
         let value = data.try_into().map(u32::from_le_bytes).unwrap_or(0);
         match register(offset, data.len()) {
             Some(APPLE_DMA_PCI_REG_CMD_GPA_LO) => {
@@ -343,34 +416,94 @@ impl Companion {
                 let start = Instant::now();
                 self.doorbell();
                 let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                let mut stats = lock(&self.shared.stats);
+                let mut stats = lock(&self.worker.shared.stats);
                 stats.doorbells += 1;
                 stats.doorbell_ns = stats.doorbell_ns.saturating_add(ns);
             }
             _ => {
                 let len = data.len();
-                self.shared
-                    .violation(format!("write of {len} bytes at BAR0 + {offset:#x}"));
+                shared.violation(format!("write of {len} bytes at BAR0 + {offset:#x}"));
             }
         }
     }
 
     fn doorbell(&mut self) {
-        let latency = lock(&self.shared.settings).latency_us;
+        let (latency, late_ms) = {
+            let settings = lock(&self.worker.shared.settings);
+            (settings.latency_us, settings.late_ms)
+        };
         if latency != 0 {
             std::thread::sleep(Duration::from_micros(latency));
         }
         if !self.master {
-            self.shared
+            self.worker
+                .shared
                 .violation("doorbell without bus mastering".into());
-            self.status = APPLE_DMA_PCI_STATUS_IOERR;
+            self.worker.set_status(APPLE_DMA_PCI_STATUS_IOERR);
             return;
         }
-        if self.shared.hostile() == Hostile::NeverCompletes {
-            self.shared.lied();
+        let cmd_gpa = self.cmd_gpa;
+        let hostile = self.worker.shared.hostile(self.worker.command(cmd_gpa));
+        if hostile == Hostile::NeverCompletes {
+            self.worker.shared.lied();
             return;
         }
-        let mut status = match self.batch() {
+        if self
+            .late
+            .as_ref()
+            .is_some_and(|l| l.done.load(Ordering::Acquire))
+        {
+            self.finish();
+        }
+        let before = self.late.take();
+        if before.as_ref().is_some_and(|late| late.cmd_gpa == cmd_gpa) {
+            self.worker
+                .shared
+                .violation("doorbell for a command block whose batch is not finished".into());
+        }
+        let delay = match hostile {
+            Hostile::Late => Duration::from_millis(late_ms),
+            _ => Duration::ZERO,
+        };
+        let done = Arc::new(AtomicBool::new(false));
+        if delay.is_zero() && before.is_none() {
+            self.worker.handle(cmd_gpa, &done);
+            return;
+        }
+        if !delay.is_zero() {
+            self.worker.shared.lied();
+        }
+        let (worker, flag) = (self.worker.clone(), done.clone());
+        let thread = std::thread::spawn(move || {
+            if let Some(before) = before {
+                let _ = before.thread.join();
+            }
+            std::thread::sleep(delay);
+            worker.handle(cmd_gpa, &flag);
+        });
+        self.late = Some(Late {
+            cmd_gpa,
+            done,
+            thread,
+        });
+    }
+}
+
+impl Worker {
+    fn set_status(&self, status: u32) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+
+    /// The command that a command block asks for, if it is one.
+    fn command(&self, cmd_gpa: u64) -> u32 {
+        let cmd = self.ram.read_obj::<apple_dma_pci_cmd>(Gpa(cmd_gpa));
+        cmd.map_or(0, |cmd| cmd.type_)
+    }
+
+    /// Handles the batch of a command block; sets `done` before the status, which comes last.
+    fn handle(&self, cmd_gpa: u64, done: &AtomicBool) {
+        let hostile = self.shared.hostile(self.command(cmd_gpa));
+        let mut status = match self.batch(cmd_gpa) {
             Ok(status) => Some(status),
             Err(why) => {
                 log::debug!("{}: inval: {why}", self.shared.name);
@@ -380,28 +513,29 @@ impl Companion {
                 Some(APPLE_DMA_PCI_STATUS_INVAL)
             }
         };
-        self.status = status.unwrap_or_default();
-        if status != Some(APPLE_DMA_PCI_STATUS_INVAL)
-            && self.shared.hostile().twist_batch(&mut status)
-        {
+        self.set_status(status.unwrap_or_default());
+        if status != Some(APPLE_DMA_PCI_STATUS_INVAL) && hostile.twist_batch(&mut status) {
             self.shared.lied();
-            self.status = status.unwrap_or(self.status);
+            if let Some(status) = status {
+                self.set_status(status);
+            }
         }
+        done.store(true, Ordering::Release);
         if let Some(status) = status {
             // When the block is not in RAM the status has nowhere to go; the
             // register tells.
             let at = offset_of!(apple_dma_pci_cmd, status) as u64;
-            if let Some(at) = Gpa(self.cmd_gpa).checked_add(at) {
+            if let Some(at) = Gpa(cmd_gpa).checked_add(at) {
                 let _ = self.ram.write_release(at, status);
             }
         }
     }
 
     /// Does what the command block asks for. The error says why it is INVAL.
-    fn batch(&mut self) -> Result<u32, String> {
+    fn batch(&self, cmd_gpa: u64) -> Result<u32, String> {
         let cmd: apple_dma_pci_cmd = self
             .ram
-            .read_obj(Gpa(self.cmd_gpa))
+            .read_obj(Gpa(cmd_gpa))
             .map_err(|e| format!("command block: {e}"))?;
         if cmd.reserved != 0 {
             self.shared
@@ -450,7 +584,7 @@ impl Companion {
         stats.largest_batch = stats.largest_batch.max(u64::from(cmd.count));
         if cmd.type_ == APPLE_DMA_PCI_CMD_MAP {
             stats.map_batches += 1;
-            self.answered = true;
+            self.answered.store(true, Ordering::Relaxed);
         } else {
             stats.unmap_batches += 1;
         }
@@ -461,7 +595,7 @@ impl Companion {
     }
 
     /// One MAP entry. Says whether it failed.
-    fn map(&mut self, request: &[u8], responses: &Array, i: usize) -> bool {
+    fn map(&self, request: &[u8], responses: &Array, i: usize) -> bool {
         let dialect = self.config.dialect;
         let (gpa, len, flags) = dialect.parse(request);
         if flags != 0 {
@@ -482,7 +616,7 @@ impl Companion {
                 MapAnswer::Failed(APPLE_DMA_PCI_STATUS_IOERR)
             }
         };
-        let hostile = self.shared.hostile();
+        let hostile = self.shared.hostile(APPLE_DMA_PCI_CMD_MAP);
         if hostile != Hostile::None {
             let dart = self.shared.dart.read().unwrap_or_else(|e| e.into_inner());
             let lied = hostile.twist_map(&mut answer, &dart);
@@ -492,7 +626,7 @@ impl Companion {
             }
         }
         let layout = match hostile {
-            Hostile::DialectChange if self.answered => {
+            Hostile::DialectChange if self.answered.load(Ordering::Relaxed) => {
                 self.shared.lied();
                 dialect.other()
             }
@@ -508,6 +642,9 @@ impl Companion {
         {
             let mut settings = lock(&self.shared.settings);
             settings.seen += 1;
+            if count_down(&mut settings.refuse_at) {
+                return Err(Refusal::Injected);
+            }
             if settings.refuse_next > 0 {
                 settings.refuse_next -= 1;
                 return Err(Refusal::Injected);
@@ -528,7 +665,7 @@ impl Companion {
     }
 
     /// One UNMAP entry. Says whether it failed.
-    fn unmap(&mut self, request: &[u8], responses: &Array, i: usize) -> bool {
+    fn unmap(&self, request: &[u8], responses: &Array, i: usize) -> bool {
         let request: apple_dma_pci_unmap_req = object(request);
         let outcome = self.try_unmap(Gpa(request.id), request.size);
         let status = match outcome {
@@ -540,7 +677,8 @@ impl Companion {
             }
         };
         let mut answer: UnmapAnswer = Some((request.id, status));
-        if self.shared.hostile().twist_unmap(&mut answer) {
+        let hostile = self.shared.hostile(APPLE_DMA_PCI_CMD_UNMAP);
+        if hostile.twist_unmap(&mut answer) {
             self.shared.lied();
         }
         if let Some((id, status)) = answer {
@@ -558,6 +696,9 @@ impl Companion {
     fn try_unmap(&self, key: Gpa, size: u64) -> Result<(), Refusal> {
         {
             let mut settings = lock(&self.shared.settings);
+            if count_down(&mut settings.refuse_unmap_at) {
+                return Err(Refusal::Injected);
+            }
             if settings.refuse_unmap_next > 0 {
                 settings.refuse_unmap_next -= 1;
                 return Err(Refusal::Injected);
@@ -571,6 +712,13 @@ impl Companion {
         stats.unmap_size_mismatches += u64::from(mapping.len != size);
         Ok(())
     }
+}
+
+/// Counts down to 0. Says whether it is reached now.
+fn count_down(left: &mut u64) -> bool {
+    let reached = *left == 1;
+    *left = left.saturating_sub(1);
+    reached
 }
 
 /// The register at `offset`, when the access has the one size that is allowed.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::Value;
 
+use crate::hostile::About;
 use crate::hostile::Hostile;
 use crate::mac::Mac;
 use crate::mac::Pair;
@@ -41,9 +42,15 @@ struct Set {
     placement: Option<String>,
     refuse_next: Option<u64>,
     refuse_unmap_next: Option<u64>,
+    refuse_at: Option<u64>,
+    refuse_unmap_at: Option<u64>,
     refuse_every: Option<u64>,
     hostile: Option<Hostile>,
     hostile_next: Option<u64>,
+    hostile_about: Option<About>,
+    late_ms: Option<u64>,
+    reg_version: Option<u32>,
+    reg_max_entries: Option<u32>,
 }
 
 /// Answers one line.
@@ -110,6 +117,11 @@ fn apply(pair: &Pair, set: &Set) -> Result<Value, String> {
     copy(&mut settings.latency_us, set.latency_us);
     copy(&mut settings.refuse_next, set.refuse_next);
     copy(&mut settings.refuse_unmap_next, set.refuse_unmap_next);
+    copy(&mut settings.refuse_at, set.refuse_at);
+    copy(&mut settings.refuse_unmap_at, set.refuse_unmap_at);
+    copy(&mut settings.late_ms, set.late_ms);
+    settings.reg_version = set.reg_version.or(settings.reg_version);
+    settings.reg_max_entries = set.reg_max_entries.or(settings.reg_max_entries);
     if let Some(n) = set.refuse_every {
         settings.refuse_every = n;
         settings.seen = 0;
@@ -117,6 +129,7 @@ fn apply(pair: &Pair, set: &Set) -> Result<Value, String> {
     if let Some(hostile) = set.hostile {
         settings.hostile = hostile;
         settings.hostile_next = None;
+        settings.hostile_about = set.hostile_about.unwrap_or_default();
     }
     if let Some(n) = set.hostile_next {
         settings.hostile_next = Some(n).filter(|n| *n != 0);

@@ -13,6 +13,9 @@ use crate::addr::Gpa;
 use crate::addr::Iova;
 use crate::addr::GRANULE;
 use crate::dart::Dart;
+use crate::wire::companion::APPLE_DMA_PCI_CMD_MAP;
+use crate::wire::companion::APPLE_DMA_PCI_CMD_UNMAP;
+use crate::wire::companion::APPLE_DMA_PCI_STATUS_INVAL;
 use crate::wire::companion::APPLE_DMA_PCI_STATUS_IOERR;
 use crate::wire::companion::APPLE_DMA_PCI_STATUS_OK;
 
@@ -54,8 +57,40 @@ pub enum Hostile {
     OkThoughFailed,
     /// From the second batch on, MAP responses come in the other dialect's layout.
     DialectChange,
+    /// Entries that were done are said to have failed.
+    FailedThoughDone,
+    /// Batches that were done are said to be invalid.
+    InvalThoughDone,
     /// Doorbells do nothing at all.
     NeverCompletes,
+    /// Doorbells are handled some time after they were rung.
+    Late,
+    /// The device is gone: registers read as ones, and writes do nothing.
+    Gone,
+}
+
+/// Which batches are lied about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum About {
+    /// All.
+    #[default]
+    All,
+    /// MAP.
+    Map,
+    /// UNMAP.
+    Unmap,
+}
+
+impl About {
+    /// Whether batches of this command are.
+    pub fn covers(self, command: u32) -> bool {
+        match self {
+            Self::All => true,
+            Self::Map => command == APPLE_DMA_PCI_CMD_MAP,
+            Self::Unmap => command == APPLE_DMA_PCI_CMD_UNMAP,
+        }
+    }
 }
 
 /// The answer to one MAP entry, as it will be written.
@@ -88,6 +123,9 @@ impl Hostile {
         let before = *answer;
         match (self, &mut *answer) {
             (Self::UntouchedResponse, answer) => *answer = MapAnswer::Untouched,
+            (Self::FailedThoughDone, answer @ MapAnswer::Full { .. }) => {
+                *answer = MapAnswer::Failed(APPLE_DMA_PCI_STATUS_IOERR)
+            }
             (Self::UnknownStatus, MapAnswer::Failed(status) | MapAnswer::Full { status, .. }) => {
                 *status = UNKNOWN_STATUS
             }
@@ -125,6 +163,7 @@ impl Hostile {
         match (self, &mut *answer) {
             (Self::UntouchedResponse, answer) => *answer = None,
             (Self::UnknownStatus, Some((_, status))) => *status = UNKNOWN_STATUS,
+            (Self::FailedThoughDone, Some((_, status))) => *status = APPLE_DMA_PCI_STATUS_IOERR,
             (Self::WrongId, Some((id, _))) => *id = id.wrapping_add(GRANULE),
             _ => (),
         }
@@ -140,6 +179,8 @@ impl Hostile {
             Self::OkThoughFailed if *status == Some(APPLE_DMA_PCI_STATUS_IOERR) => {
                 *status = Some(APPLE_DMA_PCI_STATUS_OK)
             }
+            Self::FailedThoughDone => *status = Some(APPLE_DMA_PCI_STATUS_IOERR),
+            Self::InvalThoughDone => *status = Some(APPLE_DMA_PCI_STATUS_INVAL),
             _ => (),
         }
         *status != before
@@ -212,6 +253,19 @@ mod tests {
             Some((0, 0, 0x2000, UNKNOWN_STATUS))
         );
         assert_eq!(twist(Hostile::UntouchedResponse), None);
+        assert_eq!(twist(Hostile::FailedThoughDone), None);
+    }
+
+    #[test]
+    fn lies_are_about_some_commands() {
+        for (about, map, unmap) in [
+            (About::All, true, true),
+            (About::Map, true, false),
+            (About::Unmap, false, true),
+        ] {
+            assert_eq!(about.covers(APPLE_DMA_PCI_CMD_MAP), map);
+            assert_eq!(about.covers(APPLE_DMA_PCI_CMD_UNMAP), unmap);
+        }
     }
 
     #[test]
@@ -229,11 +283,17 @@ mod tests {
         status = Some(APPLE_DMA_PCI_STATUS_IOERR);
         assert!(Hostile::OkThoughFailed.twist_batch(&mut status));
         assert_eq!(status, Some(APPLE_DMA_PCI_STATUS_OK));
+        assert!(Hostile::FailedThoughDone.twist_batch(&mut status));
+        assert_eq!(status, Some(APPLE_DMA_PCI_STATUS_IOERR));
+        assert!(Hostile::InvalThoughDone.twist_batch(&mut status));
+        assert_eq!(status, Some(APPLE_DMA_PCI_STATUS_INVAL));
         assert!(Hostile::UntouchedBatchStatus.twist_batch(&mut status));
         assert_eq!(status, None);
 
         let mut answer = Some((5, 0));
         assert!(!Hostile::None.twist_unmap(&mut answer));
+        assert!(Hostile::FailedThoughDone.twist_unmap(&mut answer));
+        assert_eq!(answer, Some((5, APPLE_DMA_PCI_STATUS_IOERR)));
         assert!(Hostile::WrongId.twist_unmap(&mut answer));
         assert!(Hostile::UnknownStatus.twist_unmap(&mut answer));
         assert_eq!(answer, Some((5 + GRANULE, UNKNOWN_STATUS)));

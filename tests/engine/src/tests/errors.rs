@@ -30,7 +30,8 @@ use crate::{
     },
     engine::{
         Limit,
-        MapError, //
+        MapError,
+        Request, //
     },
     sys::fail_atomic_allocations,
     wire::Reject, //
@@ -149,6 +150,28 @@ fn refused() {
     assert_eq!(rig.map_all(&entries, ALL), Err(MapError::Refused));
     assert!(rig.engine.stats().refused >= 4);
     assert_eq!(rig.engine.stats().stale, 0);
+    rig.release();
+}
+
+#[test]
+fn refused_but_mapped() {
+    let rig = Rig::new(Setup::default());
+    // However often it is given back.
+    let faults = [MapFault::RefuseMapped; 100];
+    rig.host.look().map_faults.extend(faults);
+    assert_eq!(rig.map(BASE, 4096), Err(MapError::Refused));
+    assert!(rig.host.doorbells() <= 8, "{}", rig.host.doorbells());
+    assert!(rig.host.look().mappings.is_empty());
+    rig.host.look().map_faults.clear();
+    rig.map(BASE, 4096).expect("the host is well again");
+    // Many keys of an earlier kernel are in the way one after the other.
+    let list = list(&[0, 1, 2, 3, 4].map(|n| (BASE + (n + 1) * MIB, 4096)));
+    for entry in &list {
+        let window = entry.span().expect("a span").round_out(256 * KIB);
+        rig.host.look().leave_stale(&window.expect("in RAM"));
+    }
+    rig.map_all(&list, ALL).expect("they are given back");
+    assert_eq!(rig.engine.stats().stale, 5 + 4);
     rig.release();
 }
 
@@ -377,27 +400,135 @@ fn what_the_host_keeps_is_lost() {
             max_entries: 3,
             ..Setup::default()
         });
-        let iova = rig.map(BASE, 4096).expect("room");
-        rig.host.look().unmap_faults.push_back(fault);
-        rig.unmap(BASE, 4096, iova);
+        let lose = |times| {
+            let iova = rig.map(BASE, 4096).expect("room");
+            // However often it is asked.
+            rig.host.look().unmap_faults.extend(vec![fault; times]);
+            rig.unmap(BASE, 4096, iova);
+            iova
+        };
+        let iova = lose(100);
         let stats = rig.engine.stats();
-        assert_eq!((stats.lost, stats.entries), (1, 1));
+        assert_eq!((stats.lost, stats.recovered, stats.entries), (1, 0, 1));
         assert_eq!(stats.bytes, 16 * KIB);
         // It serves nobody, and its key is not used again: the model would object.
         assert_eq!(rig.engine.translate(iova, 1), None);
         assert!(rig.engine.unmap(iova, 1).is_err());
+        let doorbells = rig.host.doorbells();
         assert_eq!(rig.map(BASE, 4096), Err(MapError::NoKey));
-        rig.map(BASE + 4096, 4096).expect("another key");
-        rig.map(BASE + MIB, 4096).expect("room");
+        assert!(rig.host.doorbells() - doorbells <= 6);
+        let other = rig.map(BASE + 4096, 4096).expect("another key");
+        let another = rig.map(BASE + MIB, 4096).expect("room");
         assert_eq!(
             rig.map(BASE + 2 * MIB, 4096),
             Err(MapError::Full(Limit::Entries))
         );
-        // At the end it is asked for once more.
-        let gone = fault == UnmapFault::SilentGone;
+        // The host is well again, and is asked when something is in the way.
+        rig.host.look().unmap_faults.clear();
+        let third = rig.map(BASE + 2 * MIB, 4096).expect("room again");
+        let stats = rig.engine.stats();
+        assert_eq!((stats.lost, stats.recovered, stats.entries), (1, 1, 3));
+        rig.unmap(BASE + 2 * MIB, 4096, third);
+        rig.unmap(BASE + 4096, 4096, other);
+        // So it is for a key.
+        lose(1);
+        let again = rig.map(BASE, 4096).expect("the key is free again");
+        rig.unmap(BASE, 4096, again);
+        rig.unmap(BASE + MIB, 4096, another);
+        // Now and then.
+        lose(1);
+        rig.engine.retry_lost();
+        rig.check();
+        let stats = rig.engine.stats();
+        assert_eq!((stats.lost, stats.recovered, stats.entries), (3, 3, 0));
+        let doorbells = rig.host.doorbells();
+        rig.engine.retry_lost();
+        assert_eq!(rig.host.doorbells(), doorbells, "nothing is lost");
+        // At the end.
+        lose(1);
         let host = rig.host.clone();
         rig.release();
-        assert_eq!(host.look().view.len(), usize::from(gone));
+        assert_eq!(host.look().view.len(), 0);
         assert!(host.look().mappings.is_empty());
+    }
+}
+
+#[test]
+fn many_are_lost_and_some_stay_so() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        strict: true,
+        max_entries: 20,
+        batch_max: 4,
+        ..Setup::default()
+    });
+    let place = |n: u64| BASE + n * MIB / 2;
+    let held: Vec<_> = (0..20)
+        .map(|n| rig.map(place(n), 4096).expect("room"))
+        .collect();
+    let faults = [
+        UnmapFault::Refuse,
+        UnmapFault::SilentGone,
+        UnmapFault::SilentKept,
+    ];
+    for (n, iova) in (0..20).zip(held) {
+        let fault = faults[usize::try_from(n % 3).expect("small")];
+        rig.host.look().unmap_faults.push_back(fault);
+        rig.unmap(place(n), 4096, iova);
+    }
+    assert_eq!(rig.engine.stats().entries, 20);
+    // Four that the host will not part with are in nobody's way.
+    let stubborn = [UnmapFault::Refuse; 4];
+    rig.host.look().unmap_faults.extend(stubborn);
+    rig.map(place(30), 4096).expect("room");
+    for _ in 0..20 {
+        rig.engine.retry_lost();
+        rig.check();
+    }
+    let stats = rig.engine.stats();
+    assert_eq!((stats.lost, stats.recovered, stats.entries), (20, 20, 1));
+    rig.release();
+}
+
+#[test]
+fn a_host_that_is_away() {
+    for strict in [false, true] {
+        let rig = Rig::new(Setup {
+            policy: TestPolicy::Smallest,
+            strict,
+            max_entries: 3,
+            ..Setup::default()
+        });
+        let held = rig.map(BASE, 4096).expect("room");
+        let idle = rig.map(BASE + MIB, 4096).expect("room");
+        rig.unmap(BASE + MIB, 4096, idle);
+        rig.host.look().ready = false;
+        // It is not asked at all, and what is there serves.
+        let doorbells = rig.host.doorbells();
+        for n in 2..10 {
+            assert_eq!(rig.map(BASE + n * MIB, 4096), Err(MapError::NoAnswer));
+        }
+        let entries = list(&[(BASE, 4096), (BASE + 9 * MIB, 4096)]);
+        assert_eq!(rig.map_all(&entries, ALL), Err(MapError::NoAnswer));
+        for _ in 0..3 {
+            rig.engine.age();
+            rig.engine.retry_lost();
+        }
+        let again = rig.map(BASE, 4096).expect("it is mapped");
+        rig.unmap(BASE, 4096, again);
+        if !strict {
+            let idle = rig.map(BASE + MIB, 4096).expect("it is mapped");
+            rig.unmap(BASE + MIB, 4096, idle);
+        }
+        assert_eq!(rig.host.doorbells(), doorbells);
+        assert_eq!(rig.engine.stats().lost, 0);
+        rig.unmap(BASE, 4096, held);
+        assert_eq!(rig.engine.stats().lost, u64::from(strict));
+        rig.host.look().ready = true;
+        for n in 0..3 {
+            rig.map(BASE + n * MIB, 4096).expect("room for all");
+        }
+        assert_eq!(rig.engine.stats().recovered, u64::from(strict));
+        rig.release();
     }
 }

@@ -62,6 +62,8 @@ pub(crate) enum MapFault {
     None,
     /// It is refused for no reason.
     Refuse,
+    /// It is mapped, but said to be refused.
+    RefuseMapped,
     /// It is mapped, but the answer cannot be believed.
     RejectMapped(Reject),
     /// It is not mapped, and the answer cannot be believed.
@@ -138,6 +140,8 @@ pub(crate) struct State {
     pub(crate) unmap_faults: VecDeque<UnmapFault>,
     /// Refuses every so many map entries.
     pub(crate) refuse_every: Option<u64>,
+    /// Whether it does anything at all.
+    pub(crate) ready: bool,
 
     /// Mappings, by their keys.
     pub(crate) mappings: BTreeMap<u64, Mapping>,
@@ -197,6 +201,7 @@ impl ModelHost {
             map_faults: VecDeque::new(),
             unmap_faults: VecDeque::new(),
             refuse_every: None,
+            ready: true,
             mappings: BTreeMap::new(),
             used: BTreeMap::new(),
             view: BTreeMap::new(),
@@ -407,7 +412,14 @@ impl State {
         )
     }
 
-    fn map_one(&mut self, span: &GpaSpan) -> MapOutcome {
+    /// Whether the engine does not know if it is mapped.
+    fn is_lost(&self, span: &GpaSpan) -> bool {
+        self.view
+            .get(&span.start().raw())
+            .is_some_and(|&(all, view)| all == *span && view == View::Lost)
+    }
+
+    fn map_one(&mut self, span: &GpaSpan, lost: bool) -> MapOutcome {
         let key = span.start().raw();
         let fault = self.map_faults.pop_front().unwrap_or(MapFault::None);
         self.map_entries += 1;
@@ -419,8 +431,10 @@ impl State {
             return MapOutcome::Refused;
         }
         if self.mappings.contains_key(&key) {
-            // The engine does not use it, so an earlier kernel did.
-            self.refused_stale += 1;
+            if !lost {
+                // The engine does not use it, so an earlier kernel did.
+                self.refused_stale += 1;
+            }
             return MapOutcome::Refused;
         }
         if fault != MapFault::None {
@@ -437,6 +451,7 @@ impl State {
         };
         let offset = iova % GRANULE;
         match fault {
+            MapFault::RefuseMapped => MapOutcome::Refused,
             MapFault::RejectMapped(reject) => MapOutcome::Rejected(reject),
             MapFault::SilentMapped => MapOutcome::Unknown,
             MapFault::Wrap => {
@@ -474,10 +489,14 @@ impl State {
         // All that is asked for counts from the moment that it is asked for.
         let (mut bytes, mut entries) = self.counted();
         for entry in batch.iter() {
-            bytes += cost(&entry.span);
-            entries += 1;
+            // What is lost counts already.
+            if !self.is_lost(&entry.span) {
+                bytes += cost(&entry.span);
+                entries += 1;
+            }
             assert!(entry.span.len() <= self.len_max, "a request too long");
         }
+        assert!(self.ready, "it would not do it");
         assert!(bytes <= self.budget.0, "{bytes} bytes are over the budget");
         assert!(
             entries <= self.budget.1,
@@ -485,11 +504,16 @@ impl State {
         );
         for entry in batch {
             let key = entry.span.start().raw();
+            let lost = self.is_lost(&entry.span);
             assert!(
-                !self.view.contains_key(&key),
+                lost || !self.view.contains_key(&key),
                 "key {key:#x} is asked for, but may be in use"
             );
-            entry.outcome = self.map_one(&entry.span);
+            entry.outcome = self.map_one(&entry.span, lost);
+            if lost {
+                // Whatever the answer, it is to be asked for back.
+                continue;
+            }
             let right = self.mappings.get(&key).map(|m| m.iova);
             let view = match entry.outcome {
                 MapOutcome::Refused => {
@@ -543,6 +567,7 @@ impl State {
                 panic!("{:x?} is taken from under {held:x?}", entry.span);
             }
             entry.outcome = match fault {
+                _ if !self.ready => UnmapOutcome::Unknown,
                 UnmapFault::None if self.drop_mapping(key) => UnmapOutcome::Unmapped,
                 UnmapFault::None | UnmapFault::Refuse => UnmapOutcome::Refused,
                 UnmapFault::SilentGone => {
@@ -567,6 +592,10 @@ impl Host for ModelHost {
 
     fn len_max(&self) -> u64 {
         self.look().len_max
+    }
+
+    fn is_ready(&mut self) -> bool {
+        self.look().ready
     }
 
     fn map(&mut self, batch: &mut [MapEntry]) {

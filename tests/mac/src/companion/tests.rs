@@ -101,7 +101,8 @@ impl Guest {
         let mut responses = vec![SENTINEL; ranges.len() * size + 8];
         self.ram.write(Gpa(RESP), &responses).unwrap();
         let (status, register) = self.ring(APPLE_DMA_PCI_CMD_MAP, ranges.len() as u32, REQ, RESP);
-        if self.shared.hostile() == Hostile::None && self.shared.snapshot().lies == 0 {
+        if lock(&self.shared.settings).hostile == Hostile::None && self.shared.snapshot().lies == 0
+        {
             assert_eq!(status, register);
         }
         self.ram.read(Gpa(RESP), &mut responses).unwrap();
@@ -402,6 +403,19 @@ fn refusals_on_demand() {
     let statuses: Vec<_> = r.iter().map(|r| fields(r).3).collect();
     assert_eq!(statuses, [0, 0, 1, 0, 0, 1]);
     assert_eq!(g.shared.snapshot().refusals.injected, 4);
+
+    *lock(&g.shared.settings) = Settings {
+        refuse_at: 2,
+        refuse_unmap_at: 3,
+        ..Settings::default()
+    };
+    let ranges: Vec<_> = (8..12).map(|i| (DATA + i * 0x4000, 1)).collect();
+    let (_, r) = g.map(&ranges);
+    let statuses: Vec<_> = r.iter().map(|r| fields(r).3).collect();
+    assert_eq!(statuses, [0, 1, 0, 0]);
+    let (_, r) = g.unmap(&[ranges[0], ranges[2], ranges[3], ranges[3]]);
+    let statuses: Vec<_> = r.iter().map(|r| r.status).collect();
+    assert_eq!(statuses, [0, 0, 1, 0]);
 }
 
 fn hostile(g: &Guest, hostile: Hostile) {
@@ -488,4 +502,62 @@ fn latency_is_counted() {
     g.shared.clear();
     let s = g.shared.snapshot();
     assert_eq!((s.doorbells, s.peak_mappings, s.live_mappings), (0, 1, 1));
+}
+
+#[test]
+fn lies_about_what_was_done() {
+    let mut g = guest(Dialect::U64);
+    hostile(&g, Hostile::FailedThoughDone);
+    let (status, r) = g.map(&[(DATA, 0x1000)]);
+    assert_eq!((status, fields(&r[0]).3), (1, 1));
+    assert_eq!(g.shared.snapshot().live_mappings, 1);
+    let (status, r) = g.unmap(&[(DATA, 0x1000)]);
+    assert_eq!((status, r[0].status), (1, 1));
+    assert_eq!(g.shared.snapshot().live_mappings, 0);
+
+    hostile(&g, Hostile::InvalThoughDone);
+    let (status, _) = g.map(&[(DATA, 0x1000)]);
+    assert_eq!(status, APPLE_DMA_PCI_STATUS_INVAL);
+    assert_eq!(g.shared.snapshot().live_mappings, 1);
+    // About one command only.
+    lock(&g.shared.settings).hostile_about = About::Map;
+    assert_eq!(g.unmap(&[(DATA, 0x1000)]).0, 0);
+}
+
+#[test]
+fn late_batches_come_in_their_order() {
+    let mut g = guest(Dialect::U32);
+    lock(&g.shared.settings).late_ms = 100;
+    hostile(&g, Hostile::Late);
+    let (status, _) = g.map(&[(DATA, 0x1000)]);
+    assert_eq!(status, UNTOUCHED);
+    assert_eq!(g.shared.snapshot().live_mappings, 0);
+    // Another one in the same place is a mistake, and comes after it.
+    hostile(&g, Hostile::None);
+    assert_eq!(g.violations(), 0);
+    g.unmap(&[(DATA, 0x1000)]);
+    assert_eq!(g.violations(), 1);
+    g.companion.finish();
+    let s = g.shared.snapshot();
+    assert_eq!((s.live_mappings, s.lies), (0, 1));
+    // When it is finished there may be another.
+    assert_eq!(g.map(&[(DATA, 0x1000)]).0, 0);
+    assert_eq!(g.violations(), 1);
+}
+
+#[test]
+fn a_device_that_is_gone() {
+    let mut g = guest(Dialect::U32);
+    hostile(&g, Hostile::Gone);
+    let (status, _) = g.map(&[(DATA, 0x1000)]);
+    assert_eq!(status, UNTOUCHED);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_VERSION), u32::MAX);
+    hostile(&g, Hostile::None);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_VERSION), APPLE_DMA_PCI_VERSION);
+    // Registers may change.
+    lock(&g.shared.settings).reg_version = Some(7);
+    lock(&g.shared.settings).reg_max_entries = Some(8);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_VERSION), 7);
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_MAX_ENTRIES), 8);
+    assert_eq!(g.map(&[(DATA, 0x1000)]).0, 0);
 }

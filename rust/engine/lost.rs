@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Windows that the host did not take back: asking for them again, until it is known that it has
+//! none of them.
+//!
+//! Whether the host still has such a window is not known. What it says to another UNMAP may tell;
+//! if it refuses, there is nothing to take, or it keeps what there is. A MAP of the same span tells
+//! which: a live key is refused. If it is not, the window is one that the host has and that can be
+//! asked for. Neither changes what counts against the limits, since a lost window does already.
+
+use super::{
+    bump,
+    Engine,
+    Host,
+    MapEntry,
+    Slow,
+    UnmapEntry, //
+};
+use crate::arena::{
+    Id,
+    Linked,
+    NONE, //
+};
+use crate::policy::Policy;
+use crate::sys::Relaxed;
+use crate::window::Window;
+use crate::wire::{
+    MapOutcome,
+    UnmapOutcome, //
+};
+
+/// Steps that it takes at most to know what became of a window, if the host is honest.
+pub(super) const STEPS: u32 = 2;
+
+/// A queue of windows, linked by their ids.
+struct Queue {
+    first: Id,
+    last: Id,
+}
+
+/// The windows that are lost, by what is to be asked next.
+pub(super) struct Lost {
+    /// UNMAP.
+    unmap: Queue,
+    /// MAP, since the host refused to unmap them.
+    map: Queue,
+}
+
+impl Lost {
+    /// None.
+    pub(super) const fn new() -> Self {
+        const EMPTY: Queue = Queue {
+            first: NONE,
+            last: NONE,
+        };
+        Self {
+            unmap: EMPTY,
+            map: EMPTY,
+        }
+    }
+}
+
+impl<H: Host, P: Policy> Engine<H, P> {
+    /// Asks for some of what is lost again, a batch at most. Any context; to be called now and
+    /// then. Interrupts are off for a doorbell at a time.
+    pub(crate) fn retry_lost(&self) {
+        for _ in 0..STEPS {
+            if !self.retry_lost_step() {
+                return;
+            }
+        }
+    }
+
+    /// Asks for all that is lost.
+    pub(super) fn retry_all_lost(&self) {
+        let (lost, batch) = {
+            let slow = self.slow.lock();
+            (
+                slow.stats.lost.saturating_sub(slow.stats.recovered),
+                slow.unmap.entries.len().max(1),
+            )
+        };
+        // CAST: `usize` has at most 64 bits.
+        for _ in 0..lost.div_ceil(batch as u64) {
+            self.retry_lost();
+        }
+    }
+
+    /// Asks for some of what is lost again. Says whether it did.
+    pub(super) fn retry_lost_step(&self) -> bool {
+        let mapped = self.map_lost(&mut self.slow.lock());
+        // What was mapped just to know is not to stay.
+        self.unmap_lost(&mut self.slow.lock()) || mapped
+    }
+
+    /// Notes that the host answered `outcome` to the request to take back a lost window.
+    pub(super) fn lose(&self, slow: &mut Slow<H>, id: Id, window: &Window, outcome: UnmapOutcome) {
+        match outcome {
+            UnmapOutcome::Refused => self.push_back(&mut slow.lost.map, id, window),
+            UnmapOutcome::Unknown | UnmapOutcome::Unmapped => {
+                self.push_back(&mut slow.lost.unmap, id, window)
+            }
+        }
+    }
+
+    /// Sends a batch of the UNMAPs that are to be sent. Says whether there were any.
+    fn unmap_lost(&self, slow: &mut Slow<H>) -> bool {
+        while slow.host.is_ready() && !slow.unmap.is_full() {
+            let Some((id, window)) = self.pop(&mut slow.lost.unmap) else {
+                break;
+            };
+            if let Some(span) = window.span() {
+                slow.unmap.push(UnmapEntry {
+                    id,
+                    ..UnmapEntry::new(span)
+                });
+            }
+        }
+        let any = !slow.unmap.is_empty();
+        self.ring_unmap(slow);
+        any
+    }
+
+    /// Sends a batch of the MAPs that are to be sent. Says whether there were any.
+    fn map_lost(&self, slow: &mut Slow<H>) -> bool {
+        while slow.host.is_ready() && !slow.map.is_full() {
+            let Some((id, window)) = self.pop(&mut slow.lost.map) else {
+                break;
+            };
+            if let Some(span) = window.span() {
+                slow.map.push(MapEntry {
+                    id,
+                    ..MapEntry::new(span)
+                });
+            }
+        }
+        if slow.map.is_empty() {
+            return false;
+        }
+        bump(&mut slow.stats.doorbells);
+        slow.host.map(slow.map.filled_mut());
+        for index in 0..slow.map.len {
+            let Some(entry) = slow.map.get(index) else {
+                break;
+            };
+            let Some(window) = self.windows.get(entry.id) else {
+                continue;
+            };
+            match entry.outcome {
+                // It has it and keeps it, or has no room. Others first.
+                MapOutcome::Refused => self.push_back(&mut slow.lost.unmap, entry.id, window),
+                // Where it is does not matter.
+                MapOutcome::Mapped(_) | MapOutcome::Rejected(_) | MapOutcome::Unknown => {
+                    self.push_front(&mut slow.lost.unmap, entry.id, window)
+                }
+            }
+        }
+        slow.map.clear();
+        true
+    }
+
+    fn push_back(&self, queue: &mut Queue, id: Id, window: &Window) {
+        window.link().store(NONE, Relaxed);
+        match self.windows.get(queue.last) {
+            Some(last) => last.link().store(id, Relaxed),
+            None => queue.first = id,
+        }
+        queue.last = id;
+    }
+
+    fn push_front(&self, queue: &mut Queue, id: Id, window: &Window) {
+        window.link().store(queue.first, Relaxed);
+        if queue.first == NONE {
+            queue.last = id;
+        }
+        queue.first = id;
+    }
+
+    fn pop(&self, queue: &mut Queue) -> Option<(Id, &Window)> {
+        let id = queue.first;
+        let window = self.windows.get(id)?;
+        queue.first = window.link().load(Relaxed);
+        if queue.first == NONE {
+            queue.last = NONE;
+        }
+        Some((id, window))
+    }
+}

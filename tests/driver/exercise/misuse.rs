@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `misuse`: what no driver may do, done once in every turn. Nothing may come of it.
+
+use kernel::{
+    bindings,
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::DataDirection,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+use crate::{
+    buffer::Buffer,
+    coherent::Coherent,
+    engine::Iova,
+    failure::{
+        Doing,
+        Failure, //
+    },
+    mapping::{
+        self,
+        Function,
+        Mapping,
+        Request, //
+    },
+    noncontiguous::Pages,
+    rng::Rng,
+    scatterlist::{
+        self,
+        Described,
+        Entry,
+        List, //
+    },
+    spec::{
+        Key,
+        Mistake,
+        Spec, //
+    },
+};
+
+use super::{
+    Exercise,
+    Turn, //
+};
+
+/// Where nothing is mapped: no host assigns it.
+const NOWHERE: u64 = 0x1000;
+
+/// More than any window has.
+const MUCH: usize = 64 << 20;
+
+const DIRECTION: DataDirection = DataDirection::Bidirectional;
+
+/// Memory to map.
+pub(crate) struct Misuse {
+    buffers: KVec<Buffer>,
+    list: List,
+}
+
+impl Exercise<'_> for Misuse {
+    const NAME: &'static str = "misuse";
+    const KEYS: &'static [Key] = &[Key::Kind];
+    const ATOMIC: bool = false;
+    // What is unmapped wrongly may be another worker's.
+    const ALONE: bool = true;
+
+    fn prepare(_: &Device<Bound>, _: &Spec, _: &mut Rng) -> Result<Self, Failure> {
+        Self::allocate().doing("allocating the memory to map")
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
+        let dev = turn.dev;
+        let coherent = || Coherent::new(dev, PAGE_SIZE, bindings::GFP_KERNEL, 0);
+        match turn.spec.mistake {
+            Mistake::Never => self.map(dev)?.misunmap(NOWHERE, PAGE_SIZE),
+            Mistake::Twice => {
+                // Once here, and once when it is dropped.
+                let mapping = self.map(dev)?;
+                mapping.misunmap(mapping.iova().value(), PAGE_SIZE);
+            }
+            Mistake::Longer => {
+                let mapping = self.map(dev)?;
+                mapping.misunmap(mapping.iova().value(), MUCH);
+            }
+            Mistake::Empty => {
+                mapping::must_refuse(dev, self.buffer()?.phys(0), 0)?;
+                let mapping = self.map(dev)?;
+                mapping.misunmap(mapping.iova().value(), 0);
+            }
+            Mistake::Wrap => {
+                mapping::must_refuse(dev, !0xfff, MUCH)?;
+                let mapping = self.map(dev)?;
+                mapping.misunmap(mapping.iova().value(), usize::MAX);
+            }
+            Mistake::List => self.map_list(dev)?,
+            Mistake::Free => coherent()?.misfree(Iova::new(NOWHERE)),
+            Mistake::FreeOther => {
+                let other = coherent()?;
+                coherent()?.misfree(other.iova());
+            }
+            Mistake::FreePages => {
+                let other = Pages::new(dev, PAGE_SIZE, DIRECTION)?;
+                let pages = Pages::new(dev, PAGE_SIZE, DIRECTION)?;
+                pages.misfree(other.segment().iova);
+            }
+            Mistake::Sync => {
+                let mapping = self.map(dev)?;
+                mapping.misunmap(mapping.iova().value(), PAGE_SIZE);
+                mapping.sync_for_cpu();
+                mapping.sync_for_device();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Misuse {
+    fn allocate() -> Result<Self> {
+        let mut buffers = KVec::with_capacity(1, GFP_KERNEL)?;
+        buffers.push(Buffer::new(PAGE_SIZE)?, GFP_KERNEL)?;
+        Ok(Self {
+            buffers,
+            list: List::new(1)?,
+        })
+    }
+
+    fn buffer(&self) -> Result<&Buffer, Failure> {
+        self.buffers
+            .first()
+            .ok_or(EINVAL)
+            .doing("choosing what to map")
+    }
+
+    fn map<'a>(&'a self, dev: &'a Device<Bound>) -> Result<Mapping<'a>, Failure> {
+        let request = Request {
+            function: Function::Phys,
+            offset: 0,
+            len: PAGE_SIZE,
+            direction: DIRECTION,
+            attrs: 0,
+        };
+        Mapping::new(dev, self.buffer()?, request)
+    }
+
+    /// Maps a scatterlist, and unmaps it twice.
+    fn map_list(&mut self, dev: &Device<Bound>) -> Result<(), Failure> {
+        let request = scatterlist::Request {
+            function: scatterlist::Function::Sg,
+            direction: DIRECTION,
+            attrs: 0,
+        };
+        let entries = [Entry {
+            buffer: 0,
+            offset: 0,
+            len: PAGE_SIZE,
+        }];
+        let mut described = Described::new(&mut self.list, &entries, &self.buffers)?;
+        scatterlist::Mapping::new(dev, &mut described, request)?.misunmap();
+        Ok(())
+    }
+}
