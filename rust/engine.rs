@@ -29,6 +29,8 @@ mod miss;
 mod pieces;
 #[path = "engine/posts.rs"]
 mod posts;
+#[path = "engine/stale.rs"]
+mod stale;
 #[path = "engine/tables.rs"]
 mod tables;
 
@@ -42,6 +44,7 @@ use self::batch::Batch;
 use self::congruence::Fill;
 use self::lost::Lost;
 use self::posts::Posts;
+use self::stale::Search;
 use crate::addr::{
     Address,
     Gpa,
@@ -254,6 +257,8 @@ struct Slow<H> {
     retired: Id,
     /// Windows that the host did not take back.
     lost: Lost,
+    /// The search for what an earlier kernel left.
+    search: Search,
     /// The last window that the reclaimer looked at.
     hand: Id,
     map: Batch<MapEntry>,
@@ -304,6 +309,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 keys: Slab::new(1 << bits, Alloc::Sleep, |_| NONE)?,
                 retired: NONE,
                 lost: Lost::new(),
+                search: Search::Unneeded,
                 hand: NONE,
                 map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,

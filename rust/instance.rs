@@ -100,6 +100,10 @@ const RESERVE: usize = 512;
 /// How often a host that failed is looked after, in milliseconds.
 const RECOVERY_PERIOD: u32 = 2000;
 
+/// Batches of [`RECOVERY_PERIOD`] in which to look for what an earlier kernel left: 256 MiB of RAM
+/// by the largest ones, and some hundred milliseconds at most.
+const SEARCH_BATCHES: u32 = 64;
+
 /// An engine that gives everything back when it goes, also where setting up fails half-way.
 struct Mappings<'a>(Engine<Companion<'a>, Adaptive>);
 
@@ -697,6 +701,11 @@ struct Recovery<'a>(Arc<Instance<'a>>);
 impl Tick for Recovery<'_> {
     fn tick(&self) {
         self.0.recover(false);
+        for _ in 0..SEARCH_BATCHES {
+            if !self.0.engine.search_stale() {
+                break;
+            }
+        }
     }
 }
 

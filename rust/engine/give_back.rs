@@ -204,6 +204,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
         }
         slow.suspects.clear();
+        self.unmap_stale(slow);
+    }
+
+    /// Rings for the batch of keys that are none of ours; what is unmapped by that was stale.
+    pub(super) fn unmap_stale(&self, slow: &mut Slow<H>) {
         if slow.unmap.is_empty() {
             return;
         }
@@ -217,6 +222,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
             .count();
         // CAST: `usize` has at most 64 bits.
         slow.stats.stale = slow.stats.stale.saturating_add(stale as u64);
+        if stale != 0 {
+            self.suspect(slow);
+        }
         slow.unmap.clear();
     }
 

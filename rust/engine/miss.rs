@@ -533,6 +533,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     self.unlink(slow, entry.id, window);
                     self.discard(slow, entry.id, window);
                     slow.suspects.push(entry.span);
+                    self.suspect(slow);
                     fails(MapError::Refused);
                 }
                 MapOutcome::Rejected(reject) => {

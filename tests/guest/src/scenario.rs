@@ -106,7 +106,7 @@ pub struct Scenario {
     /// Devices whose companions may have refused requests; no other may.
     #[serde(default)]
     pub refused: Vec<String>,
-    /// Devices that may have mappings left at the end; no other may.
+    /// Devices of which a kernel that crashed left mappings, whose size the next cannot know.
     #[serde(default)]
     pub left: Vec<String>,
     /// Devices that need not have moved data; all others must have, through mappings.

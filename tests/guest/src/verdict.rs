@@ -232,13 +232,11 @@ fn judge_pair(scenario: &Scenario, name: &str, pair: &Pair, all: &mut Vec<Assert
         "companion: no violation",
         no_violation(&companion.violations),
     );
-    if !scenario.left.iter().any(|left| left == name) {
-        let left = companion
-            .live_at_disconnect
-            .unwrap_or(companion.live_mappings);
-        let empty = ensure(left == 0, || format!("{left} mappings left"));
-        assert("companion: nothing mapped at the end", empty);
-    }
+    let left = companion
+        .live_at_disconnect
+        .unwrap_or(companion.live_mappings);
+    let empty = ensure(left == 0, || format!("{left} mappings left"));
+    assert("companion: nothing mapped at the end", empty);
     if !scenario.refused.iter().any(|refused| refused == name) {
         let refused = companion.refusals.iter().find(|(_, count)| **count > 0);
         let none = refused.map_or(Ok(()), |(why, count)| Err(format!("{count} by {why}")));

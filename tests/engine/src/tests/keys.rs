@@ -15,10 +15,14 @@ use super::{
         ALL,
         BASE,
         KIB,
-        MIB, //
+        MIB,
+        RAM, //
     },
 };
-use crate::engine::MapError;
+use crate::{
+    addr::GRANULE,
+    engine::MapError, //
+};
 
 #[test]
 fn a_taken_key_is_stepped_aside_from() {
@@ -108,5 +112,47 @@ fn what_an_earlier_kernel_left_may_stay() {
     rig.host.look().unmap_faults.clear();
     rig.map(BASE + MIB, 4096).expect("now it went");
     assert_eq!(rig.engine.stats().stale, 1);
+    rig.release();
+}
+
+#[test]
+fn what_an_earlier_kernel_left_makes_room() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        batch_max: 7,
+        ..Setup::default()
+    });
+    // None of it is in the way, but together it is all that the host can hold.
+    let (first, second) = (RAM[0].0, RAM[1].0);
+    let left = [
+        first,
+        first + RAM[0].1 - GRANULE,
+        second,
+        (second | (GRANULE - 1)) + 1,
+        (second + RAM[1].1 - 1) & !(GRANULE - 1),
+        BASE + 7 * MIB,
+    ];
+    for start in left {
+        rig.host.look().leave_stale(&span(start, 4096));
+    }
+    assert!(!rig.engine.search_stale(), "no sign of it yet");
+    assert_eq!(rig.host.doorbells(), 0);
+
+    let own = BASE + 5 * MIB;
+    rig.map(own, 4096).expect("there is room");
+    rig.host.look().max_entries = left.len() + 1;
+    assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::Refused));
+    while rig.engine.search_stale() {}
+    assert_eq!(rig.host.look().stale(), 0);
+    assert_eq!(rig.engine.stats().stale, left.len() as u64);
+    assert_eq!(rig.engine.stats().entries, 1, "what is ours stays");
+    rig.map(BASE + MIB, 4096).expect("there is room again");
+
+    // Once is enough.
+    let doorbells = rig.host.doorbells();
+    rig.host.look().max_entries = 2;
+    assert_eq!(rig.map(BASE + 2 * MIB, 4096), Err(MapError::Refused));
+    assert!(rig.host.doorbells() > doorbells);
+    assert!(!rig.engine.search_stale());
     rig.release();
 }
