@@ -407,11 +407,9 @@ impl<'a> Companion<'a> {
             .all(|entry| entry.outcome == UnmapOutcome::Unmapped)
     }
 
-    /// Rings for the `count` requests in place and waits for the end.
+    /// Rings for the `count` requests in place and waits for the end. To be called only if the host
+    /// can be asked, as the requests must be there for it to read until then.
     fn ring(&mut self, command: Command, count: usize) -> BatchStatus {
-        if !self.is_ready() {
-            return BatchStatus::Pending;
-        }
         let mut block = [0; CMD_WORDS];
         let requests = self.shared.requests.gpa().raw();
         let responses = self.shared.responses.gpa().raw();
@@ -589,6 +587,12 @@ impl Host for Companion<'_> {
     }
 
     fn map(&mut self, batch: &mut [MapEntry]) {
+        if !self.is_ready() {
+            for entry in batch {
+                entry.outcome = MapOutcome::Unknown;
+            }
+            return;
+        }
         let dialect = self.dialect;
         for (index, entry) in batch.iter().enumerate() {
             let request = dialect.map_request(&entry.span);
@@ -608,6 +612,12 @@ impl Host for Companion<'_> {
     }
 
     fn unmap(&mut self, batch: &mut [UnmapEntry]) {
+        if !self.is_ready() {
+            for entry in batch {
+                entry.outcome = UnmapOutcome::Unknown;
+            }
+            return;
+        }
         for (index, entry) in batch.iter().enumerate() {
             let request = wire::unmap_request(&entry.span);
             self.put(index, &request, &wire::empty_unmap_response());

@@ -103,6 +103,8 @@ const RECOVERY_PERIOD: u32 = 2000;
 /// Batches of [`RECOVERY_PERIOD`] in which to look for what an earlier kernel left: 256 MiB of RAM
 /// by the largest ones, and some hundred milliseconds at most.
 const SEARCH_BATCHES: u32 = 64;
+/// Batches of lost windows that are asked for at a time at most.
+const RECOVERY_TURNS: usize = 64;
 
 /// An engine that gives everything back when it goes, also where setting up fails half-way.
 struct Mappings<'a>(Engine<Companion<'a>, Adaptive>);
@@ -524,8 +526,16 @@ impl<'a> Instance<'a> {
         if let Some(fresh) = fresh {
             drop(self.engine.with_host(|host| host.renew(fresh)));
         }
-        self.engine.retry_lost();
-        let stats = self.engine.stats();
+        // As long as that is of use.
+        let mut stats = self.engine.stats();
+        for _ in 0..RECOVERY_TURNS {
+            let before = stats.recovered;
+            self.engine.retry_lost();
+            stats = self.engine.stats();
+            if stats.recovered == before {
+                break;
+            }
+        }
         let news = |told: &Atomic<u64>, now: u64| now.saturating_sub(told.xchg(now, Relaxed));
         let lost = news(&self.told_lost, stats.lost);
         let recovered = news(&self.told_recovered, stats.recovered);

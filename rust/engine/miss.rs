@@ -610,6 +610,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 return MapOutcome::Rejected(Reject::Range);
             }
         }
+        self.displace(slow, id, window, span);
         window.open(iova);
         MapOutcome::Mapped(iova)
     }

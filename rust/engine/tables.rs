@@ -136,17 +136,33 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let free = &mut slow.free_chunks;
         let anchor = window.anchor();
         for granule in span.first_granule()..=span.last_granule() {
-            // A tile serves everything in it, so it comes first; others fill the gaps, and take
-            // the places of those whose memory they cover all of.
+            // A tile serves everything in it, so it comes first; others fill the gaps until they
+            // are open.
             let old = self.by_gpa.get_locked(&self.chunks, granule);
-            let better = |old: &Window| old.span().is_some_and(|old| span.covers(&old));
-            if anchor.is_none() || self.windows.get(old).is_none_or(better) {
+            if anchor.is_none() || self.windows.get(old).is_none() {
                 self.by_gpa.set(&self.chunks, free, granule, id)?;
             }
         }
         match anchor {
             Some(granule) => self.by_start.set(&self.chunks, free, granule, id),
             None => Ok(()),
+        }
+    }
+
+    /// Has a window that is about to open take the places of those whose memory it covers all of.
+    /// Not before: should the host not make it nobody would find those.
+    pub(super) fn displace(&self, slow: &mut Slow<H>, id: Id, window: &Window, span: &GpaSpan) {
+        if window.anchor().is_none() {
+            return;
+        }
+        for granule in span.first_granule()..=span.last_granule() {
+            let old = self.by_gpa.get_locked(&self.chunks, granule);
+            let better = |old: &Window| old.span().is_some_and(|old| span.covers(&old));
+            if old != id && self.windows.get(old).is_none_or(better) {
+                // Without memory it is not found here.
+                let free = &mut slow.free_chunks;
+                let _ = self.by_gpa.set(&self.chunks, free, granule, id);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf, //
 };
 
-fn main() {
+pub(crate) fn main() {
     let header = "../../uapi/apple_dma_pci.h";
     println!("cargo:rerun-if-changed={header}");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

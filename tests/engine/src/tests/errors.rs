@@ -176,6 +176,32 @@ fn refused_but_mapped() {
 }
 
 #[test]
+fn a_refused_window_hides_no_other() {
+    for strict in [false, true] {
+        let rig = Rig::new(Setup {
+            policy: TestPolicy::Adaptive(14),
+            strict,
+            max_bytes: 128 * MIB,
+            ..Setup::default()
+        });
+        // In the same batch: a list that begins well, and covers that with what is not RAM.
+        let len = RAM[2].1;
+        let entries = list(&[(BASE + MIB, 4096), (BASE + 137, len)]);
+        assert_eq!(rig.map_all(&entries, ALL), Err(MapError::Refused));
+        assert!(rig.host.doorbells() <= 8, "{}", rig.host.doorbells());
+        // One that was there before.
+        let iova = rig.map(BASE + MIB, 4096).expect("room");
+        assert_eq!(rig.map(BASE + 137, len), Err(MapError::Refused));
+        let doorbells = rig.host.doorbells();
+        let again = rig.map(BASE + MIB, 4096).expect("it is mapped");
+        assert_eq!((again, rig.host.doorbells()), (iova, doorbells));
+        rig.unmap(BASE + MIB, 4096, iova);
+        rig.unmap(BASE + MIB, 4096, again);
+        rig.release();
+    }
+}
+
+#[test]
 fn longer_than_the_host_can_be_asked_for() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Aligned(20),
