@@ -63,14 +63,17 @@ impl<T: Linked, const N: usize> Arena<T, N> {
         self.segments.get(index / N)?.as_ref()?.get(index % N)
     }
 
-    /// Makes `segment` part of the arena and its objects free. Says whether it still could grow.
-    pub(crate) fn grow(&self, list: &mut FreeList, segment: Segment<T, N>) -> bool {
+    /// Makes `segment` part of the arena and its objects free; gives it back if the arena has grown
+    /// as far as it can. It is not freed here: the caller holds a lock.
+    pub(crate) fn grow(
+        &self,
+        list: &mut FreeList,
+        segment: Segment<T, N>,
+    ) -> Result<(), Segment<T, N>> {
         let Some(slot) = self.segments.get(list.segments) else {
-            return false;
+            return Err(segment);
         };
-        if !slot.populate(segment.0) {
-            return false;
-        }
+        slot.populate(segment.0).map_err(Segment)?;
         list.segments = list.segments.saturating_add(1);
         let before = list.last;
         // CAST: The number of objects was bounded to 32 bits when the arena was made.
@@ -78,7 +81,7 @@ impl<T: Linked, const N: usize> Arena<T, N> {
         for id in (before..list.last).rev() {
             self.free(list, id.saturating_add(1));
         }
-        true
+        Ok(())
     }
 
     /// Takes an object out of `list`.

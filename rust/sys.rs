@@ -129,21 +129,22 @@ impl<T, const N: usize> OnceArray<T, N> {
         unsafe { self.0.load(Acquire).cast::<[T; N]>().as_ref() }
     }
 
-    /// Sets the array, unless there is one or `slab` has another length. Says whether it did. Any
-    /// context if it does.
-    pub(crate) fn populate(&self, slab: Slab<T>) -> bool {
+    /// Sets the array, unless there is one or `slab` has another length: then that is given back.
+    /// Any context.
+    pub(crate) fn populate(&self, slab: Slab<T>) -> Result<(), Slab<T>> {
         if slab.len() != N || slab.0.capacity() != N {
-            return false;
+            return Err(slab);
         }
         let (elements, length, capacity) = slab.0.into_raw_parts();
         // INVARIANT: The length and the capacity were just checked. Release: whoever finds the
         // array finds it as it was made.
-        let set = self.0.cmpxchg(ptr::null_mut(), elements, Release).is_ok();
-        if !set {
+        match self.0.cmpxchg(ptr::null_mut(), elements, Release) {
+            Ok(_) => Ok(()),
             // SAFETY: These are the parts of a vector that nobody else knows of.
-            drop(unsafe { KVVec::from_raw_parts(elements, length, capacity) });
+            Err(_) => Err(Slab(unsafe {
+                KVVec::from_raw_parts(elements, length, capacity)
+            })),
         }
-        set
     }
 }
 

@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest kselftest bench lint test-help
+.PHONY: setup update demo check check-unit check-guest check-kernel soak kselftest bench lint test-help
 
 setup:
 	@$(env)/setup
@@ -27,6 +27,15 @@ check-unit: setup
 check-guest: setup
 	@$(in_root) $(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
 
+# All that is not about another kernel, on kernel NAME of tests/kernels/, or rt.
+check-kernel: setup
+	@$(in_root) $(env)/check guest -- --kernel '$(NAME)' $(if $(ARCH),--arch '$(ARCH)') \
+		$(if $(FILTER),--filter '$(FILTER)')
+
+# Half an hour at least, and ten million accesses.
+soak: setup
+	@$(in_root) $(env)/check guest -- --soak
+
 # In a booted guest; in a guest of your own see tests/selftests/README.md.
 kselftest: setup
 	@$(in_root) $(env)/check guest -- --filter '/kselftest'
@@ -46,6 +55,8 @@ help: test-help
 test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
+	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, or on rt'
+	@echo 'make soak                 a guest that works for half an hour, and is often disturbed'
 	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'
 	@echo 'make kselftest            the kselftest, in guests'
 	@echo 'make lint                 formatting, lints and style'

@@ -213,16 +213,19 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Allocates what the tables lack. Says whether there is any use in trying again.
     pub(super) fn grow(&self, windows: bool, chunks: bool, alloc: Alloc) -> bool {
         let mut grown = false;
+        // What the tables have no use for is freed after the lock is let go.
         if windows {
             if let Ok(segment) = Segment::new(alloc) {
-                grown |= self
+                let left = self
                     .windows
                     .grow(&mut self.slow.lock().free_windows, segment);
+                grown |= left.is_ok();
             }
         }
         if chunks {
             if let Ok(segment) = Segment::new(alloc) {
-                grown |= self.chunks.grow(&mut self.slow.lock().free_chunks, segment);
+                let left = self.chunks.grow(&mut self.slow.lock().free_chunks, segment);
+                grown |= left.is_ok();
             }
         }
         grown

@@ -9,6 +9,24 @@
 check_only=
 hint=
 
+# The version of Debian's kernel that was picked.
+kernel_version() { cat "$cache/kernel-version"; }
+
+# kernel_release FLAVOUR: its release, e.g. of arm64 or rt-arm64.
+kernel_release() {
+	local version
+	version=$(kernel_version)
+	echo "${version%%-*}+deb13-$1"
+}
+
+# kernel_packages FLAVOUR ARCH: what apt-get is asked for, one to a line.
+kernel_packages() {
+	local part
+	for part in base headers binary modules; do
+		echo "linux-$part-$(kernel_release "$1"):$2=$(kernel_version)"
+	done
+}
+
 hash_of() { sha256sum <<<"$*" | cut -c1-32; }
 
 # step NAME SECONDS TEXT KEY...: runs do_NAME, or do_NAME ARCH for NAME.ARCH,

@@ -85,10 +85,9 @@ impl<T, const N: usize> OnceArray<T, N> {
         self.0.get().map(|array| &**array)
     }
 
-    pub(crate) fn populate(&self, slab: Slab<T>) -> bool {
-        slab.0
-            .try_into()
-            .is_ok_and(|array| self.0.set(array).is_ok())
+    pub(crate) fn populate(&self, slab: Slab<T>) -> Result<(), Slab<T>> {
+        let array = slab.0.try_into().map_err(Slab)?;
+        self.0.set(array).map_err(|array| Slab(array))
     }
 }
 

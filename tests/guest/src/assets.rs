@@ -46,7 +46,7 @@ impl Arch {
 pub struct System {
     /// The machine.
     pub arch: Arch,
-    /// The kernel of tests/kernels/; Debian's when absent.
+    /// What tests/env/kernel makes; Debian's usual one when absent.
     pub kernel: Option<String>,
 }
 
@@ -94,6 +94,11 @@ impl Assets {
     /// The file that declares the scenarios.
     pub fn scenarios(&self) -> PathBuf {
         self.repo.join("tests/guest/scenarios.toml")
+    }
+
+    /// The file that declares the scenarios that take long.
+    pub fn soak(&self) -> PathBuf {
+        self.repo.join("tests/guest/soak.toml")
     }
 
     /// The file that declares the guests of `bench`.

@@ -9,6 +9,7 @@ use std::thread;
 use anyhow::Result;
 
 use crate::assets::Assets;
+use crate::channel::Event;
 use crate::qemu::Console;
 use crate::report;
 use crate::report::Style;
@@ -31,7 +32,7 @@ pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals
     let totals = Mutex::new(Totals::default());
     let work = || {
         while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (text, result) = match one(assets, case, keep) {
+            let (text, result) = match one(assets, case, keep, cases.len() == 1) {
                 Ok(result) => result,
                 Err(error) => (
                     format!("FAIL {}: {error:#}\n", case.name()),
@@ -55,8 +56,12 @@ pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals
     totals.into_inner().unwrap_or_else(|e| e.into_inner())
 }
 
-fn one(assets: &Assets, case: &Case, keep: bool) -> Result<(String, Totals)> {
-    let outcome = run::run(assets, case, Console::File, |_| {})?;
+/// Runs a case; with `live`, what its script remarks is printed at once.
+fn one(assets: &Assets, case: &Case, keep: bool, live: bool) -> Result<(String, Totals)> {
+    let outcome = run::run(assets, case, Console::File, |event| match event {
+        Event::Info(text) if live => println!("     {text}"),
+        _ => {}
+    })?;
     let assertions = verdict::judge(case, &outcome);
     let failed = assertions.iter().filter(|(_, result)| result.is_err());
     let failed = failed.count();

@@ -62,6 +62,12 @@ enum Command {
         /// Only this architecture.
         #[arg(long)]
         arch: Option<Arch>,
+        /// Only cases for Debian's usual kernel, on this one instead.
+        #[arg(long, value_name = "NAME")]
+        kernel: Option<String>,
+        /// The cases of soak.toml, which take long.
+        #[arg(long)]
+        soak: bool,
         /// Print what would run.
         #[arg(long)]
         list: bool,
@@ -159,9 +165,17 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
     };
     let file = match command {
         Command::Bench { .. } => assets.bench(),
+        Command::Check { soak: true, .. } => assets.soak(),
         Command::Demo | Command::Check { .. } | Command::Boot { .. } => assets.scenarios(),
     };
     let mut cases = scenario::load(&file)?;
+    if let Command::Check {
+        kernel: Some(kernel),
+        ..
+    } = command
+    {
+        cases.retain_mut(|case| case.move_to(kernel));
+    }
     cases.retain(|case| match command {
         Command::Demo => demo::shows(case),
         Command::Check { filter, arch, .. } => {

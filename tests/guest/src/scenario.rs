@@ -17,6 +17,9 @@ use crate::assets::System;
 /// The module that all of this is about.
 const MODULE: &str = "apple_dma_pci";
 
+/// How much longer a guest may take on a kernel that it was not made for.
+const SLOWER: u64 = 5;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -35,7 +38,7 @@ pub struct Scenario {
     pub script: Option<String>,
     /// Architectures to run on.
     pub arch: Vec<Arch>,
-    /// The kernel of tests/kernels/ to boot; Debian's when absent.
+    /// The kernel to boot, of tests/kernels/ or a flavour of Debian's; the usual one when absent.
     pub kernel: Option<String>,
     /// Devices, as the simulator's `--device` takes them, without `file=`.
     #[serde(default)]
@@ -217,6 +220,18 @@ impl Case {
         }
     }
 
+    /// Lets the case run on `kernel` instead of Debian's, with more time. Says whether it can: not
+    /// if it is about a kernel already, or about what only Debian's is asked for by a parameter.
+    pub fn move_to(&mut self, kernel: &str) -> bool {
+        let scenario = &mut self.scenario;
+        if scenario.kernel.is_some() || scenario.mode == Mode::Direct {
+            return false;
+        }
+        scenario.kernel = Some(kernel.to_owned());
+        scenario.timeout = scenario.timeout.saturating_mul(SLOWER);
+        true
+    }
+
     /// The file in image/scenarios/ to run.
     pub fn script(&self) -> &str {
         self.scenario
@@ -292,6 +307,19 @@ mod tests {
         let names: Vec<_> = cases.iter().map(Case::name).collect();
         assert_eq!(names, ["arm64/a", "amd64/a"]);
         assert_eq!(cases[0].script(), "s");
+    }
+
+    #[test]
+    fn a_case_moves_to_another_kernel_unless_it_is_about_one() {
+        let head = "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64']\n";
+        let one = |more: &str| parse(&format!("{head}{more}")).unwrap().remove(0);
+        let mut case = one("timeout = 10\n");
+        assert!(case.move_to("debug"));
+        assert_eq!(case.system().to_string(), "arm64-debug");
+        assert_eq!(case.timeout(), Duration::from_secs(50));
+        assert!(!case.move_to("rt"));
+        assert!(!one("kernel = 'rt'\n").move_to("debug"));
+        assert!(!one("mode = 'direct'\n").move_to("debug"));
     }
 
     #[test]

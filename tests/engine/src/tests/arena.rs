@@ -52,16 +52,16 @@ fn numbers_begin_at_one_and_end_where_it_has_grown_to() {
     assert!(arena.take(&mut free).is_none());
     assert_eq!(free.last_id(), 0);
 
-    assert!(arena.grow(&mut free, segment()));
+    assert!(arena.grow(&mut free, segment()).is_ok());
     assert_eq!((free.len(), free.last_id()), (64, 64));
     assert!(arena.get(1).is_some());
     assert!(arena.get(64).is_some());
     assert!(arena.get(65).is_none());
 
     // At least what was asked for, and no more segments than that takes.
-    assert!(arena.grow(&mut free, segment()));
+    assert!(arena.grow(&mut free, segment()).is_ok());
     assert_eq!((free.len(), free.last_id()), (128, 128));
-    assert!(!arena.grow(&mut free, segment()));
+    assert!(arena.grow(&mut free, segment()).is_err());
     assert_eq!((free.len(), free.last_id()), (128, 128));
     for id in [NONE, 129, u32::MAX] {
         assert!(arena.get(id).is_none());
@@ -75,7 +75,7 @@ fn numbers_begin_at_one_and_end_where_it_has_grown_to() {
 fn an_arena_may_be_for_nothing() {
     let arena = Arena::<Object>::new(0).expect("memory");
     let mut free = FreeList::new();
-    assert!(!arena.grow(&mut free, segment()));
+    assert!(arena.grow(&mut free, segment()).is_err());
     assert!(arena.get(1).is_none());
 }
 
@@ -105,7 +105,7 @@ proptest! {
                 None => {
                     if free.len() == 0 {
                         let grows = free.last_id() < 128;
-                        prop_assert_eq!(arena.grow(&mut free, segment()), grows);
+                        prop_assert_eq!(arena.grow(&mut free, segment()).is_ok(), grows);
                     }
                     match arena.take(&mut free) {
                         Some((id, object)) => taken.push((id, object)),

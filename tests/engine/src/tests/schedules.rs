@@ -475,7 +475,8 @@ fn an_id_that_stays_is_found_or_missed() {
         let maps = Arc::new([0, 1].map(|n| GranuleMap::new(1, n).expect("memory")));
         let chunks = Arc::new(Chunks::new(64).expect("memory"));
         let mut free = FreeList::new();
-        assert!(chunks.grow(&mut free, Segment::new(Alloc::Sleep).expect("memory")));
+        let segment = Segment::new(Alloc::Sleep).expect("memory");
+        assert!(chunks.grow(&mut free, segment).is_ok());
         // In a map of two buckets, these two share one.
         let (kept, gone) = (0, 2 * CHUNK as u64);
         maps[0].set(&chunks, &mut free, kept, 1).expect("room");
