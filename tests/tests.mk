@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest kselftest bench lint test-help
+.PHONY: setup update demo check check-unit check-guest fuzz kselftest bench lint test-help
 
 setup:
 	@$(env)/setup
@@ -26,6 +26,11 @@ check-unit: setup
 # FILTER=REGEX picks cases by name, ARCH/SCENARIO.
 check-guest: setup
 	@$(in_root) $(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
+
+# For each target; what is found is in build/fuzz/.
+SECONDS ?= 600
+fuzz: setup
+	@$(in_root) $(env)/fuzz $(SECONDS)
 
 # In a booted guest; in a guest of your own see tests/selftests/README.md.
 kselftest: setup
@@ -47,6 +52,7 @@ test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
 	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'
+	@echo 'make fuzz [SECONDS=N]     feeds the answer decoder and the engine at random, 600 s each'
 	@echo 'make kselftest            the kselftest, in guests'
 	@echo 'make lint                 formatting, lints and style'
 	@echo 'make setup                what these need, which they do first; make update: newer packages'
