@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest check-kernel soak kselftest bench lint test-help
+.PHONY: setup update demo check check-unit check-guest check-kernel fuzz soak kselftest bench lint test-help
 
 setup:
 	@$(env)/setup
@@ -36,6 +36,11 @@ check-kernel: setup
 soak: setup
 	@$(in_root) $(env)/check guest -- --soak
 
+# For each target; what is found is in build/fuzz/.
+SECONDS ?= 600
+fuzz: setup
+	@$(in_root) $(env)/fuzz $(SECONDS)
+
 # In a booted guest; in a guest of your own see tests/selftests/README.md.
 kselftest: setup
 	@$(in_root) $(env)/check guest -- --filter '/kselftest'
@@ -58,6 +63,7 @@ test-help:
 	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, or on rt'
 	@echo 'make soak                 a guest that works for half an hour, and is often disturbed'
 	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'
+	@echo 'make fuzz [SECONDS=N]     feeds the answer decoder and the engine at random, 600 s each'
 	@echo 'make kselftest            the kselftest, in guests'
 	@echo 'make lint                 formatting, lints and style'
 	@echo 'make setup                what these need, which they do first; make update: newer packages'

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The answer decoder, against a reading of the wire's structures that is not the module's.
+
+use crate::{
+    addr::{
+        Address,
+        Gpa,
+        GpaSpan,
+        GRANULE, //
+    },
+    bytes::Bytes,
+    uapi::{
+        apple_dma_pci_map_resp32,
+        apple_dma_pci_map_resp64,
+        apple_dma_pci_unmap_resp, //
+    },
+    wire::{
+        empty_unmap_response,
+        unmap_outcome,
+        unmap_request,
+        BatchStatus,
+        Dialect,
+        MapOutcome,
+        Reject,
+        Response,
+        UnmapOutcome,
+        SENTINEL, //
+    },
+};
+use std::mem::{
+    offset_of,
+    size_of, //
+};
+
+/// Lets the host write what it likes over `empty`: words as they are in memory, of which some are
+/// what a truthful host would write.
+fn answer(bytes: &mut Bytes<'_>, empty: &Response, truth: &[u8]) -> (Response, Vec<u8>) {
+    let mut response = *empty;
+    for (index, word) in response.words_mut().iter_mut().enumerate() {
+        let right: [u8; 4] = truth[index * 4..][..4].try_into().expect("4 bytes");
+        *word = match bytes.u8() % 4 {
+            0 => *word,
+            1 => bytes.u32(),
+            // One bit.
+            2 => u32::from_le_bytes(right) ^ 1u32.wrapping_shl(bytes.u8().into()),
+            _ => u32::from_le_bytes(right),
+        };
+    }
+    let memory = response.words().iter().flat_map(|word| word.to_le_bytes());
+    (response, memory.collect())
+}
+
+fn number(memory: &[u8], offset: usize, len: usize) -> u64 {
+    let mut number = [0; 8];
+    number[..len].copy_from_slice(&memory[offset..offset + len]);
+    u64::from_le_bytes(number)
+}
+
+/// What the fields of a map response are: id, address, length, status.
+fn fields(dialect: Dialect, memory: &[u8]) -> [u64; 4] {
+    macro_rules! fields {
+        ($resp:ty, $len:expr) => {
+            [
+                number(memory, offset_of!($resp, id), 8),
+                number(memory, offset_of!($resp, dma_addr), 8),
+                number(memory, offset_of!($resp, dma_len), $len),
+                number(memory, offset_of!($resp, status), 4),
+            ]
+        };
+    }
+    match dialect {
+        Dialect::U32 => fields!(apple_dma_pci_map_resp32, 4),
+        Dialect::U64 => fields!(apple_dma_pci_map_resp64, 8),
+    }
+}
+
+fn truth(dialect: Dialect, span: &GpaSpan, dma_addr: u64) -> Vec<u8> {
+    let mut memory = span.start().raw().to_le_bytes().to_vec();
+    memory.extend(dma_addr.to_le_bytes());
+    match dialect {
+        // CAST: A host of that dialect has no more.
+        Dialect::U32 => memory.extend((span.len() as u32).to_le_bytes()),
+        Dialect::U64 => memory.extend(span.len().to_le_bytes()),
+    }
+    memory.extend(0u32.to_le_bytes());
+    memory
+}
+
+pub(crate) fn check(bytes: &mut Bytes<'_>) {
+    let status = bytes.u32();
+    let expected = match status {
+        0 | 1 => BatchStatus::Answered,
+        3 => BatchStatus::Invalid,
+        SENTINEL => BatchStatus::Pending,
+        _ => BatchStatus::Unknown,
+    };
+    assert_eq!(BatchStatus::from_word(status), expected);
+
+    let start = bytes.u64();
+    let lengths = [bytes.u16().into(), bytes.u64(), 4096, 1 << 32];
+    let len = bytes.pick(&lengths);
+    let Some(span) = GpaSpan::new(Gpa::new(start), len) else {
+        return;
+    };
+    let dma_addr = match bytes.flag() {
+        true => bytes.u64(),
+        false => (bytes.u64() & !(GRANULE - 1)) | start % GRANULE,
+    };
+    for dialect in [Dialect::U32, Dialect::U64] {
+        map(bytes, dialect, &span, dma_addr);
+    }
+    unmap(bytes, &span);
+}
+
+fn map(bytes: &mut Bytes<'_>, dialect: Dialect, span: &GpaSpan, dma_addr: u64) {
+    let request = dialect.map_request(span);
+    assert_eq!(request.words().len() * 4, dialect.map_req_bytes());
+    let empty = dialect.empty_map_response();
+    assert_eq!(empty.words().len() * 4, dialect.map_resp_bytes());
+    let (response, memory) = answer(bytes, &empty, &truth(dialect, span, dma_addr));
+
+    let [id, dma_addr, dma_len, status] = fields(dialect, &memory);
+    let outcome = dialect.map_outcome(span, &response);
+    let last = dma_addr.checked_add(span.len() - 1);
+    let good = [
+        (id == span.start().raw(), Reject::Id),
+        (dma_len == span.len(), Reject::Length),
+        (
+            dma_addr % GRANULE == span.start().raw() % GRANULE,
+            Reject::Offset,
+        ),
+        (last.is_some_and(|last| last != u64::MAX), Reject::Range),
+    ];
+    match (status, outcome) {
+        (0, MapOutcome::Mapped(iova)) => {
+            assert_eq!(iova.raw(), dma_addr);
+            for (holds, what) in good {
+                assert!(holds, "{what:?} is believed: {memory:x?}");
+            }
+        }
+        (0, MapOutcome::Rejected(what)) => {
+            assert!(
+                good.contains(&(false, what)),
+                "{what:?} is not: {memory:x?}"
+            );
+        }
+        (1 | 3, MapOutcome::Refused) => {}
+        (status, MapOutcome::Unknown) => assert_eq!(status, u64::from(SENTINEL)),
+        (status, MapOutcome::Rejected(what)) => {
+            assert!(![0, 1, 3, u64::from(SENTINEL)].contains(&status));
+            assert_eq!(what, Reject::Status);
+        }
+        (status, outcome) => panic!("{outcome:?} for status {status:#x}"),
+    }
+
+    // As the first answer of a host, which is read in the longer form.
+    let mut first = Dialect::U64.empty_map_response();
+    first.words_mut()[..response.words().len()].copy_from_slice(response.words());
+    let word = |offset| first.words()[offset / 4] != SENTINEL;
+    let detected = match (
+        word(offset_of!(apple_dma_pci_map_resp64, status)),
+        word(offset_of!(apple_dma_pci_map_resp32, status)),
+    ) {
+        (true, _) => Some(Dialect::U64),
+        (false, true) => Some(Dialect::U32),
+        (false, false) => None,
+    };
+    assert_eq!(Dialect::detect(&first), detected);
+}
+
+fn unmap(bytes: &mut Bytes<'_>, span: &GpaSpan) {
+    assert_eq!(
+        unmap_request(span).words().len() * 4,
+        size_of::<crate::uapi::apple_dma_pci_unmap_req>()
+    );
+    let mut truth = span.start().raw().to_le_bytes().to_vec();
+    truth.extend([0; 8]);
+    let (response, memory) = answer(bytes, &empty_unmap_response(), &truth);
+    let id = number(&memory, offset_of!(apple_dma_pci_unmap_resp, id), 8);
+    let status = number(&memory, offset_of!(apple_dma_pci_unmap_resp, status), 4);
+    let expected = match status {
+        0 if id == span.start().raw() => UnmapOutcome::Unmapped,
+        1 | 3 => UnmapOutcome::Refused,
+        _ => UnmapOutcome::Unknown,
+    };
+    assert_eq!(unmap_outcome(span.start(), &response), expected);
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A driver's steps on a host with faults, out of a fuzzer's bytes.
+
+use crate::{
+    bytes::Bytes,
+    model::{
+        drive::{
+            Op,
+            Want, //
+        },
+        host::{
+            MapFault,
+            Placement,
+            UnmapFault, //
+        },
+        rig::{
+            Setup,
+            TestPolicy,
+            ALL,
+            KIB,
+            MIB,
+            RAM, //
+        },
+    },
+    wire::Reject,
+};
+
+/// Most steps of a run: more find nothing that fewer do not, but take time.
+const STEPS: usize = 200;
+
+const REJECTS: [Reject; 6] = [
+    Reject::Status,
+    Reject::Id,
+    Reject::Length,
+    Reject::Offset,
+    Reject::Range,
+    Reject::Overlap,
+];
+
+/// How the engine is set up, where the host's luck begins, and whether the driver is tidy.
+pub(crate) fn setup(bytes: &mut Bytes<'_>) -> (Setup, u64, bool) {
+    let policy = match bytes.u8() % 6 {
+        0 | 1 => TestPolicy::Adaptive(14 + u32::from(bytes.u8()) % 8),
+        2 => TestPolicy::Aligned(u32::from(bytes.u8()) % 70),
+        3 => TestPolicy::Smallest,
+        4 => TestPolicy::Mute,
+        _ => TestPolicy::Wild(bytes.u64()),
+    };
+    let modes = bytes.u8();
+    let setup = Setup {
+        policy,
+        strict: modes & 1 != 0,
+        congruent: modes & 2 != 0,
+        max_bytes: bytes.pick(&[128 * MIB, MIB, 0]) + u64::from(bytes.u8()) * 16 * KIB,
+        max_entries: bytes.pick(&[1000, 16, 3, 1, 0]),
+        batch_max: bytes.pick(&[64, 1, 2, 3, 16]),
+        len_max: bytes.pick(&[u64::MAX, 128 * KIB]),
+        placement: bytes.pick(&[Placement::Low, Placement::High, Placement::Random]),
+        table_max: bytes.pick(&[1 << 20, 0, 700]),
+    };
+    (setup, bytes.u8().into(), modes & 4 != 0)
+}
+
+/// The steps.
+pub(crate) fn ops(bytes: &mut Bytes<'_>) -> Vec<Op> {
+    let mut ops = Vec::new();
+    while !bytes.is_empty() && ops.len() < STEPS {
+        ops.push(op(bytes));
+    }
+    ops
+}
+
+fn op(bytes: &mut Bytes<'_>) -> Op {
+    match bytes.u8() % 20 {
+        0..=3 => Op::Map(want(bytes), mask(bytes)),
+        4..=5 => {
+            let count = bytes.u8() % 9;
+            let list = (0..count).map(|_| want(bytes)).collect();
+            Op::MapAll(list, mask(bytes))
+        }
+        6 => Op::Again(bytes.u8().into()),
+        7..=9 => Op::Unmap(bytes.u8().into()),
+        10 => Op::UnmapAll(bytes.u8().into(), 1 + usize::from(bytes.u8() % 3)),
+        11 => Op::Misuse(bytes.u64(), bytes.u32().into()),
+        12 => {
+            let count = bytes.u8() % 6;
+            Op::MapFaults((0..count).map(|_| map_fault(bytes)).collect())
+        }
+        13 => {
+            let count = bytes.u8() % 6;
+            let faults = [
+                UnmapFault::None,
+                UnmapFault::Refuse,
+                UnmapFault::SilentGone,
+                UnmapFault::SilentKept,
+            ];
+            Op::UnmapFaults((0..count).map(|_| bytes.pick(&faults)).collect())
+        }
+        14 => Op::RefuseEvery(Some(u64::from(bytes.u8() % 5)).filter(|n| *n != 0)),
+        15 => match bytes.u8() % 4 {
+            0 => Op::FailAllocations(true),
+            1 => Op::FailAllocations(false),
+            2 => Op::Away(true),
+            _ => Op::Away(false),
+        },
+        16 => Op::Stale(want(bytes)),
+        17 => Op::Age,
+        18 => Op::Evict(want(bytes)),
+        _ => Op::Retry,
+    }
+}
+
+fn map_fault(bytes: &mut Bytes<'_>) -> MapFault {
+    match bytes.u8() % 9 {
+        0 => MapFault::None,
+        1 => MapFault::Refuse,
+        2 => MapFault::RefuseMapped,
+        3 => MapFault::RejectMapped(bytes.pick(&REJECTS)),
+        4 => MapFault::RejectEmpty(bytes.pick(&REJECTS)),
+        5 => MapFault::SilentMapped,
+        6 => MapFault::SilentEmpty,
+        7 => MapFault::Overlap,
+        _ => MapFault::Wrap,
+    }
+}
+
+fn mask(bytes: &mut Bytes<'_>) -> u64 {
+    bytes.pick(&[ALL, ALL, ALL, 0xffff_ffff, 0x800f_ffff])
+}
+
+fn want(bytes: &mut Bytes<'_>) -> Want {
+    let (block, block_len) = bytes.pick(RAM);
+    let len = match bytes.u8() % 6 {
+        0 | 1 => 4 * KIB,
+        2 => 16 * KIB << (bytes.u8() % 5),
+        3 => bytes.u16().into(),
+        4 => u64::from(bytes.u16()) * 64,
+        _ => block_len,
+    };
+    let offset = match bytes.u8() % 6 {
+        0 => u64::from(bytes.u8()) * 4 * KIB,
+        1 => u64::from(bytes.u8()) * 64 * KIB,
+        2 => bytes.u16().into(),
+        3 => u64::from(bytes.u16()) * KIB,
+        4 => block_len.saturating_sub(len),
+        // Over an edge of RAM, beyond it, anywhere.
+        _ => bytes.u64(),
+    };
+    Want {
+        start: block.wrapping_add(offset),
+        len,
+    }
+}
