@@ -8,6 +8,7 @@
 #include <linux/memory.h>
 #include <linux/memory_hotplug.h>
 #include <linux/memremap.h>
+#include <linux/preempt.h>
 #include <linux/ratelimit.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
@@ -78,6 +79,12 @@ void apple_dma_helper_device_unlock(struct device *dev)
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier)
 {
 	return device_link_add(consumer, supplier, DL_FLAG_AUTOPROBE_CONSUMER);
+}
+
+/* On PREEMPT_RT allocating takes locks that sleep, GFP_ATOMIC or not. */
+bool apple_dma_helper_may_allocate(void)
+{
+	return !IS_ENABLED(CONFIG_PREEMPT_RT) || preemptible();
 }
 
 /* To be freed by kfree(). Sleeps until there is memory; for what is small. */
