@@ -9,6 +9,7 @@
 #include <linux/memory_hotplug.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
+#include <linux/preempt.h>
 #include <linux/ratelimit.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
@@ -95,6 +96,12 @@ bool apple_dma_helper_is_at(const void *cpu_addr, phys_addr_t phys, unsigned lon
 bool apple_dma_helper_page_is_at(const struct page *page, phys_addr_t phys)
 {
 	return pfn_valid(PHYS_PFN(phys)) && page == pfn_to_page(PHYS_PFN(phys));
+}
+
+/* On PREEMPT_RT allocating takes locks that sleep, GFP_ATOMIC or not. */
+bool apple_dma_helper_may_allocate(void)
+{
+	return !IS_ENABLED(CONFIG_PREEMPT_RT) || preemptible();
 }
 
 /* To be freed by kfree(). Sleeps until there is memory; for what is small. */

@@ -33,6 +33,7 @@ void apple_dma_helper_dma_rmb(void);
 /* linux/device.h */
 void apple_dma_helper_device_lock(struct device *dev);
 void apple_dma_helper_device_unlock(struct device *dev);
+bool apple_dma_helper_may_allocate(void);
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier);
 
 /* linux/mm.h */

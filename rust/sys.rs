@@ -5,9 +5,12 @@
 //! The engine's files use nothing else of the kernel, so that user-space tests can give them the
 //! same interface on top of the standard library.
 
-use crate::irq_lock::{
-    RawIrqGuard,
-    RawIrqLock, //
+use crate::{
+    bindings,
+    irq_lock::{
+        RawIrqGuard,
+        RawIrqLock, //
+    }, //
 };
 use core::ptr;
 use kernel::{
@@ -172,7 +175,8 @@ pub(crate) enum Alloc {
 pub(crate) struct Slab<T>(KVVec<T>);
 
 impl<T> Slab<T> {
-    /// A slice of `len` elements, each made from its index.
+    /// A slice of `len` elements, each made from its index. There is no memory for one where the
+    /// kernel may not allocate at all, as with interrupts off on PREEMPT_RT.
     pub(crate) fn new(
         len: usize,
         alloc: Alloc,
@@ -181,7 +185,11 @@ impl<T> Slab<T> {
         let flags = match alloc {
             Alloc::Sleep => GFP_KERNEL,
             // The caller has a way to go on without; a message would only add to the trouble.
-            Alloc::Atomic => GFP_ATOMIC | __GFP_NOWARN,
+            // SAFETY: It looks at the context only.
+            Alloc::Atomic if unsafe { bindings::apple_dma_helper_may_allocate() } => {
+                GFP_ATOMIC | __GFP_NOWARN
+            }
+            Alloc::Atomic => return Err(AllocError),
         };
         let mut slab = KVVec::with_capacity(len, flags)?;
         for index in 0..len {
