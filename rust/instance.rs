@@ -97,12 +97,16 @@ const TABLE_MAX: usize = 1 << 24;
 /// Windows that memory for the tables is there for from the beginning.
 const RESERVE: usize = 512;
 
+/// Windows that there is memory in the tables for, beyond those that are in use, as time goes by.
+const SPARE: usize = 128;
+
 /// How often a host that failed is looked after, in milliseconds.
 const RECOVERY_PERIOD: u32 = 2000;
 
 /// Batches of [`RECOVERY_PERIOD`] in which to look for what an earlier kernel left: 256 MiB of RAM
 /// by the largest ones, and some hundred milliseconds at most.
 const SEARCH_BATCHES: u32 = 64;
+
 /// Batches of lost windows that are asked for at a time at most.
 const RECOVERY_TURNS: usize = 64;
 
@@ -705,11 +709,13 @@ impl Tick for Arc<Instance<'_>> {
     }
 }
 
-/// Looks after a host that failed.
+/// Looks after a host that failed, what a kernel left that did, and the tables.
 struct Recovery<'a>(Arc<Instance<'a>>);
 
 impl Tick for Recovery<'_> {
     fn tick(&self) {
+        // Those who map with interrupts off may not be able to; without it they try all the same.
+        let _ = self.0.engine.reserve(SPARE);
         self.0.recover(false);
         for _ in 0..SEARCH_BATCHES {
             if !self.0.engine.search_stale() {
