@@ -118,10 +118,31 @@ fn map(bytes: &mut Bytes<'_>, dialect: Dialect, span: &GpaSpan, dma_addr: u64) {
     assert_eq!(request.words().len() * 4, dialect.map_req_bytes());
     let empty = dialect.empty_map_response();
     assert_eq!(empty.words().len() * 4, dialect.map_resp_bytes());
-    let (response, memory) = answer(bytes, &empty, &truth(dialect, span, dma_addr));
+    let truth = truth(dialect, span, dma_addr);
+    let (response, memory) = answer(bytes, &empty, &truth);
+    judge(dialect, span, &response, &memory);
 
-    let [id, dma_addr, dma_len, status] = fields(dialect, &memory);
-    let outcome = dialect.map_outcome(span, &response);
+    // The truth but for one bit of each word.
+    let mut near = empty;
+    for (word, right) in near.words_mut().iter_mut().zip(truth.chunks_exact(4)) {
+        *word = u32::from_le_bytes(right.try_into().expect("4 bytes"));
+    }
+    for index in 0..near.words().len() {
+        let mut response = near;
+        response.words_mut()[index] ^= 1u32.wrapping_shl(bytes.u8().into());
+        let memory: Vec<_> = response
+            .words()
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        judge(dialect, span, &response, &memory);
+    }
+}
+
+/// Checks what the decoder makes of `response`, which is `memory`.
+fn judge(dialect: Dialect, span: &GpaSpan, response: &Response, memory: &[u8]) {
+    let [id, dma_addr, dma_len, status] = fields(dialect, memory);
+    let outcome = dialect.map_outcome(span, response);
     let last = dma_addr.checked_add(span.len() - 1);
     let good = [
         (id == span.start().raw(), Reject::Id),
