@@ -484,7 +484,7 @@ impl<'a> Companion<'a> {
                 } else {
                     dev_err!(
                         self.dev,
-                        "the host did not finish a batch in {} ms: nothing is mapped until it does\n",
+                        "the host did not finish a batch in {} ms: nothing new is mapped\n",
                         patience.as_millis()
                     );
                 }

@@ -27,11 +27,11 @@ impl<'a> Bytes<'a> {
     }
 
     pub(crate) fn u32(&mut self) -> u32 {
-        u32::from(self.u16()) | u32::from(self.u16()) << 16
+        u32::from(self.u16()) | (u32::from(self.u16()) << 16)
     }
 
     pub(crate) fn u64(&mut self) -> u64 {
-        u64::from(self.u32()) | u64::from(self.u32()) << 32
+        u64::from(self.u32()) | (u64::from(self.u32()) << 32)
     }
 
     pub(crate) fn flag(&mut self) -> bool {

@@ -105,7 +105,7 @@ pub(crate) fn check(bytes: &mut Bytes<'_>) {
     };
     let dma_addr = match bytes.flag() {
         true => bytes.u64(),
-        false => (bytes.u64() & !(GRANULE - 1)) | start % GRANULE,
+        false => (bytes.u64() & !(GRANULE - 1)) | (start % GRANULE),
     };
     for dialect in [Dialect::U32, Dialect::U64] {
         map(bytes, dialect, &span, dma_addr);

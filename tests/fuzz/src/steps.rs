@@ -133,7 +133,7 @@ fn want(bytes: &mut Bytes<'_>) -> Want {
     let (block, block_len) = bytes.pick(RAM);
     let len = match bytes.u8() % 6 {
         0 | 1 => 4 * KIB,
-        2 => 16 * KIB << (bytes.u8() % 5),
+        2 => (16 * KIB) << (bytes.u8() % 5),
         3 => bytes.u16().into(),
         4 => u64::from(bytes.u16()) * 64,
         _ => block_len,

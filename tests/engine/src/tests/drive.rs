@@ -57,7 +57,8 @@ macro_rules! ensure {
 macro_rules! ensure_eq {
     ($left:expr, $right:expr $(, $why:expr)? $(,)?) => {{
         let (left, right) = (&$left, &$right);
-        ensure!(left == right, "{left:?}, not {right:?}: {}", concat!(stringify!($left) $(, ": ", $why)?));
+        let what = concat!(stringify!($left) $(, ": ", $why)?);
+        ensure!(left == right, "{left:?}, not {right:?}: {what}");
     }};
 }
 
@@ -253,8 +254,8 @@ fn idle(rig: &Rig, counts: impl Fn(&GpaSpan) -> bool) -> Vec<GpaSpan> {
         .collect()
 }
 
-/// Runs `ops` on a host that starts from `seed`; with `tidy` the driver gives up all that it holds at
-/// the end. Fails with what is wrong; what the rig and the host notice panics.
+/// Runs `ops` on a host that starts from `seed`; with `tidy` the driver gives up all that it holds
+/// at the end. Fails with what is wrong; what the rig and the host notice panics.
 pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), String> {
     // Left over from a case that failed, perhaps.
     fail_atomic_allocations(false);
