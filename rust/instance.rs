@@ -103,8 +103,8 @@ const SPARE: usize = 128;
 /// How often a host that failed is looked after, in milliseconds.
 const RECOVERY_PERIOD: u32 = 2000;
 
-/// Batches of [`RECOVERY_PERIOD`] in which to look for what an earlier kernel left: 256 MiB of RAM
-/// by the largest ones, and some hundred milliseconds at most.
+/// Batches of [`RECOVERY_PERIOD`] in which to look for what an earlier kernel left: some hundred
+/// milliseconds, and some tens of seconds for all of a GiB.
 const SEARCH_BATCHES: u32 = 64;
 
 /// Batches of lost windows that are asked for at a time at most.

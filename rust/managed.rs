@@ -407,9 +407,9 @@ impl<'a> Attachment<'a> {
         }
         let result = managed.check(&locked).and_then(|()| managed.link(&dev));
         drop(locked);
-        // On success the link has the driver core bring the driver back when the companion is bound.
-        // To ask for it now would leave the device waiting, and the core with a wrong idea of its
-        // state.
+        // On success the link has the driver core bring the driver back when the companion is
+        // bound. To ask for it now would leave the device waiting, and the core with a wrong idea
+        // of its state.
         if let Err(error) = result {
             drop(notifier);
             if detached {

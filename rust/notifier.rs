@@ -20,8 +20,8 @@ use kernel::{
 ///
 /// # Safety
 ///
-/// `register` puts a block into the chain that `unregister` takes it out of, after which the block is
-/// not used any more. Both may sleep.
+/// `register` puts a block into the chain that `unregister` takes it out of, after which the block
+/// is not used any more. Both may sleep.
 pub(crate) unsafe trait Chain {
     /// As the kernel's function of the chain.
     ///

@@ -7,8 +7,8 @@
 //! piece must have DMA addresses that are.
 //!
 //! The driver core frees a device's map whenever a driver unbinds or could not be bound. So a copy
-//! of ours is put there each time a driver is about to be bound: after the core has applied what the
-//! firmware says of DMA and before the driver sees the device.
+//! of ours is put there each time a driver is about to be bound: after the core has applied what
+//! the firmware says of DMA and before the driver sees the device.
 
 use crate::addr::{
     Address,

@@ -3,9 +3,10 @@
 //! What an earlier kernel left on the host when it crashed: finding all of it.
 //!
 //! What is in the way of a window of ours has its key, and is given back when the host refuses the
-//! window. But what is not in the way takes room. Its keys are not known; all but a few begin with
-//! a granule. So once there is a sign that something was left, the host is asked to unmap every
-//! granule of RAM that is not a key of ours, a batch at a time, in the background.
+//! window. But what is not in the way takes room. Its keys are not known, but begin with a granule,
+//! or with a page where one had to step aside. So once there is a sign that something was left, the
+//! host is asked to unmap every granule of RAM, and then every page, that is not a key of ours, a
+//! batch at a time, in the background.
 
 use super::{
     Engine,
@@ -16,7 +17,8 @@ use super::{
 use crate::addr::{
     Address,
     GpaSpan,
-    GRANULE, //
+    GRANULE,
+    PAGE, //
 };
 use crate::policy::Policy;
 
@@ -25,9 +27,11 @@ use crate::policy::Policy;
 pub(super) enum Search {
     /// There is no sign of anything yet.
     Unneeded,
-    /// This is the lowest address that was not looked at.
-    At(u64),
-    /// There is nothing left to find, or what there is keeps a key that this does not guess.
+    /// The granules from this address on were not looked at, nor any other page.
+    Granules(u64),
+    /// The pages from this address on were not looked at.
+    Pages(u64),
+    /// There is nothing left to find.
     Done,
 }
 
@@ -36,7 +40,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// it should have room for.
     pub(super) fn suspect(&self, slow: &mut Slow<H>) {
         if slow.search == Search::Unneeded {
-            slow.search = Search::At(0);
+            slow.search = Search::Granules(0);
         }
     }
 
@@ -45,35 +49,46 @@ impl<H: Host, P: Policy> Engine<H, P> {
     pub(crate) fn search_stale(&self) -> bool {
         let mut slow = self.slow.lock();
         let slow = &mut *slow;
-        let Search::At(mut at) = slow.search else {
-            return false;
-        };
         if !slow.host.is_ready() {
             return false;
         }
         while !slow.unmap.is_full() {
-            let Some(span) = next_granule(slow.ram.blocks(), at) else {
-                slow.search = Search::Done;
-                break;
+            let (at, size) = match slow.search {
+                Search::Granules(at) => (at, GRANULE),
+                Search::Pages(at) => (at, PAGE),
+                Search::Unneeded | Search::Done => break,
             };
-            at = span.end();
-            slow.search = Search::At(at);
-            if self.key_is_free(slow, span.start()) {
+            let Some(span) = next(slow.ram.blocks(), at, size) else {
+                slow.search = match slow.search {
+                    Search::Granules(_) => Search::Pages(0),
+                    _ => Search::Done,
+                };
+                continue;
+            };
+            slow.search = match slow.search {
+                Search::Granules(_) => Search::Granules(span.end()),
+                _ => Search::Pages(span.end()),
+            };
+            let start = span.start();
+            // Granules had their turn.
+            let is_new = size == GRANULE || start.raw() & GRANULE.wrapping_sub(1) != 0;
+            if is_new && self.key_is_free(slow, start) {
                 slow.unmap.push(UnmapEntry::new(span));
             }
         }
         self.unmap_stale(slow);
-        slow.search != Search::Done
+        !matches!(slow.search, Search::Unneeded | Search::Done)
     }
 }
 
-/// The first granule of `blocks`, which are sorted, from the address `at` on.
-fn next_granule(blocks: &[GpaSpan], at: u64) -> Option<GpaSpan> {
+/// The first `size` bytes, aligned to that where RAM is, of `blocks` from the address `at` on;
+/// `blocks` are sorted.
+fn next(blocks: &[GpaSpan], at: u64, size: u64) -> Option<GpaSpan> {
     let block = blocks.iter().find(|block| at < block.end())?;
     let start = at.max(block.start().raw());
     let next = start
         .checked_add(1)
-        .and_then(|next| next.checked_next_multiple_of(GRANULE))
+        .and_then(|next| next.checked_next_multiple_of(size))
         .unwrap_or(u64::MAX);
     GpaSpan::from_bounds(start, next.min(block.end()))
 }

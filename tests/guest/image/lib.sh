@@ -112,8 +112,8 @@ load() {
 look_for_races() {
 	local races=/sys/kernel/debug/kcsan name
 	[[ -e $races ]] || return 0
-	awk '($4 ~ /^\[apple_dma/ && $3 ~ /^(apple_)?dma_/) || $3 ~ /^rust_helper_atomic/ { print $3 }' \
-		/proc/kallsyms | while read -r name; do
+	awk '$4 ~ /^\[apple_dma/ && $3 ~ /^(apple_)?dma_/ { print $3 }
+		$3 ~ /^rust_helper_atomic/ { print $3 }' /proc/kallsyms | while read -r name; do
 		echo "!$name" >$races
 	done
 	echo whitelist >$races

@@ -131,6 +131,8 @@ fn what_an_earlier_kernel_left_makes_room() {
         (second | (GRANULE - 1)) + 1,
         (second + RAM[1].1 - 1) & !(GRANULE - 1),
         BASE + 7 * MIB,
+        // It had to step aside.
+        BASE + 9 * MIB + 4096,
     ];
     for start in left {
         rig.host.look().leave_stale(&span(start, 4096));
