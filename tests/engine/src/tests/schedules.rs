@@ -117,18 +117,29 @@ fn use_all(rig: &Rig, wants: &[(u64, u64)]) {
     }
 }
 
-/// Runs one thread for each of `lists`, to the end.
-fn in_parallel(rig: &Arc<Rig>, lists: &[&'static [(u64, u64)]]) {
-    let threads: Vec<_> = lists
-        .iter()
-        .map(|&wants| {
+/// Runs `run` in one thread for each of `items`, to the end.
+fn each<I, T, F>(rig: &Arc<Rig>, items: I, run: F) -> Vec<T>
+where
+    I: IntoIterator<Item: Send + 'static>,
+    T: Send + 'static,
+    F: Fn(&Rig, I::Item) -> T + Copy + Send + 'static,
+{
+    let threads: Vec<_> = items
+        .into_iter()
+        .map(|item| {
             let rig = rig.clone();
-            thread::spawn(move || use_all(&rig, wants))
+            thread::spawn(move || run(&rig, item))
         })
         .collect();
-    for thread in threads {
-        thread.join().expect("it ran");
-    }
+    threads
+        .into_iter()
+        .map(|thread| thread.join().expect("it ran"))
+        .collect()
+}
+
+/// Runs one thread for each of `lists`, to the end.
+fn in_parallel(rig: &Arc<Rig>, lists: &[&'static [(u64, u64)]]) {
+    each(rig, lists.to_vec(), use_all);
 }
 
 /// When all is given up: nobody has a reference, and what is counted is there.
@@ -202,19 +213,11 @@ fn looking_at_another_window_in_passing() {
 fn two_miss_the_same_window() {
     explore(1000, || {
         let rig = rig(few());
-        let threads: Vec<_> = (0..3)
-            .map(|n| {
-                let rig = rig.clone();
-                thread::spawn(move || {
-                    let start = A + n * 4 * KIB;
-                    let iova = map(&rig, start, 4 * KIB).expect("room");
-                    unmap(&rig, start, 4 * KIB, iova);
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join().expect("it ran");
-        }
+        each(&rig, 0..3, |rig, n| {
+            let start = A + n * 4 * KIB;
+            let iova = map(rig, start, 4 * KIB).expect("room");
+            unmap(rig, start, 4 * KIB, iova);
+        });
         assert_eq!(rig.host.look().map_entries, 1, "made once");
         assert_eq!(rig.host.doorbells(), 1);
         finish(rig);
@@ -233,20 +236,9 @@ fn those_who_wait_are_served_by_another_ones_doorbell() {
         FEWEST.store(u64::MAX, Relaxed);
         explore(1000, move || {
             let rig = rig(Setup { strict, ..few() });
-            let threads: Vec<_> = [A, B, C]
-                .into_iter()
-                .map(|start| {
-                    let rig = rig.clone();
-                    thread::spawn(move || {
-                        let iova = map(&rig, start, 4 * KIB).expect("room");
-                        (start, iova)
-                    })
-                })
-                .collect();
-            let held: Vec<_> = threads
-                .into_iter()
-                .map(|thread| thread.join().expect("it ran"))
-                .collect();
+            let held = each(&rig, [A, B, C], |rig, start| {
+                (start, map(rig, start, 4 * KIB).expect("room"))
+            });
             let doorbells = rig.host.look().map_doorbells;
             let stats = rig.engine.stats();
             assert_eq!(doorbells + stats.shared, 3, "each is served once");
@@ -267,25 +259,16 @@ fn lists_are_served_by_another_ones_doorbell() {
     for strict in [false, true] {
         explore(600, move || {
             let rig = rig(Setup { strict, ..few() });
-            let threads: Vec<_> = [[A, A, B], [B, C, A]]
-                .into_iter()
-                .map(|starts| {
-                    let rig = rig.clone();
-                    thread::spawn(move || {
-                        let spans = starts.map(|start| (start, 4096));
-                        let entries = list(&spans);
-                        rig.engine.map_all(entries.iter(), ALL).expect("room");
-                        for (entry, start) in entries.iter().zip(starts) {
-                            let iova = entry.at().expect("mapped");
-                            assert_eq!(rig.engine.translate(iova, 4096), Some(Gpa::new(start)));
-                        }
-                        assert!(rig.engine.unmap_all(entries.iter()).is_ok());
-                    })
-                })
-                .collect();
-            for thread in threads {
-                thread.join().expect("it ran");
-            }
+            each(&rig, [[A, A, B], [B, C, A]], |rig, starts| {
+                let spans = starts.map(|start| (start, 4096));
+                let entries = list(&spans);
+                rig.engine.map_all(entries.iter(), ALL).expect("room");
+                for (entry, start) in entries.iter().zip(starts) {
+                    let iova = entry.at().expect("mapped");
+                    assert_eq!(rig.engine.translate(iova, 4096), Some(Gpa::new(start)));
+                }
+                assert!(rig.engine.unmap_all(entries.iter()).is_ok());
+            });
             finish(rig);
         });
     }
@@ -295,23 +278,14 @@ fn lists_are_served_by_another_ones_doorbell() {
 fn a_served_request_that_the_device_cannot_reach() {
     explore(600, || {
         let rig = rig(few());
-        let threads: Vec<_> = [(A, 1), (B, ALL), (C, 1)]
-            .into_iter()
-            .map(|(start, mask)| {
-                let rig = rig.clone();
-                thread::spawn(move || {
-                    let result = rig.engine.map(span(start, 4 * KIB), mask);
-                    match result {
-                        Ok(iova) => assert!(rig.engine.unmap(iova, 4 * KIB).is_ok()),
-                        Err(error) => assert!(matches!(error, MapError::Unreachable(_))),
-                    }
-                    assert_eq!(result.is_ok(), mask == ALL);
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join().expect("it ran");
-        }
+        each(&rig, [(A, 1), (B, ALL), (C, 1)], |rig, (start, mask)| {
+            let result = rig.engine.map(span(start, 4 * KIB), mask);
+            match result {
+                Ok(iova) => assert!(rig.engine.unmap(iova, 4 * KIB).is_ok()),
+                Err(error) => assert!(matches!(error, MapError::Unreachable(_))),
+            }
+            assert_eq!(result.is_ok(), mask == ALL);
+        });
         finish(rig);
     });
 }
@@ -343,23 +317,14 @@ fn strict_means_gone_when_unmap_returns() {
             strict: true,
             ..few()
         });
-        let threads: Vec<_> = [A, B, C]
-            .into_iter()
-            .map(|start| {
-                let rig = rig.clone();
-                thread::spawn(move || {
-                    for _ in 0..2 {
-                        let iova = map(&rig, start, 1).expect("room");
-                        unmap(&rig, start, 1, iova);
-                        let state = rig.host.look();
-                        assert!(!state.mappings.contains_key(&start), "still mapped");
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join().expect("it ran");
-        }
+        each(&rig, [A, B, C], |rig, start| {
+            for _ in 0..2 {
+                let iova = map(rig, start, 1).expect("room");
+                unmap(rig, start, 1, iova);
+                let state = rig.host.look();
+                assert!(!state.mappings.contains_key(&start), "still mapped");
+            }
+        });
         finish(rig);
     });
 }
@@ -373,32 +338,23 @@ fn lists_that_share_windows() {
                 batch_max: 2,
                 ..few()
             });
-            let threads: Vec<_> = [[A, B, C], [C, A, B]]
-                .into_iter()
-                .map(|starts| {
-                    let rig = rig.clone();
-                    thread::spawn(move || {
-                        let spans = starts.map(|start| (start, 4096));
-                        let entries = list(&spans);
-                        rig.engine.map_all(entries.iter(), ALL).expect("room");
-                        let held: Vec<_> = entries
-                            .iter()
-                            .zip(starts)
-                            .map(|(entry, start)| (start, entry.at().expect("mapped")))
-                            .collect();
-                        for (start, iova) in &held {
-                            rig.host.look().hold(span(*start, 4096), *iova);
-                        }
-                        for (start, iova) in &held {
-                            rig.host.look().let_go(span(*start, 4096), *iova);
-                        }
-                        assert!(rig.engine.unmap_all(entries.iter()).is_ok());
-                    })
-                })
-                .collect();
-            for thread in threads {
-                thread.join().expect("it ran");
-            }
+            each(&rig, [[A, B, C], [C, A, B]], |rig, starts| {
+                let spans = starts.map(|start| (start, 4096));
+                let entries = list(&spans);
+                rig.engine.map_all(entries.iter(), ALL).expect("room");
+                let held: Vec<_> = entries
+                    .iter()
+                    .zip(starts)
+                    .map(|(entry, start)| (start, entry.at().expect("mapped")))
+                    .collect();
+                for (start, iova) in &held {
+                    rig.host.look().hold(span(*start, 4096), *iova);
+                }
+                for (start, iova) in &held {
+                    rig.host.look().let_go(span(*start, 4096), *iova);
+                }
+                assert!(rig.engine.unmap_all(entries.iter()).is_ok());
+            });
             finish(rig);
         });
     }
