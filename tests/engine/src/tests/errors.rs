@@ -414,6 +414,26 @@ fn what_is_not_held_cannot_be_given_up() {
 }
 
 #[test]
+fn more_of_a_window_than_is_held_cannot_be_given_up() {
+    for strict in [false, true] {
+        let rig = Rig::new(Setup {
+            strict,
+            ..Setup::default()
+        });
+        let iova = rig.map(BASE, 4096).expect("room");
+        rig.host.look().let_go(span(BASE, 4096), iova);
+        let entries = [0; 3].map(|_| Entry::mapped(span(BASE, 4096), iova));
+        assert!(rig.engine.unmap_all(entries.iter()).is_err());
+        // What was held is given up, and nothing besides.
+        assert!(rig.engine.unmap(iova, 4096).is_err());
+        rig.engine.age();
+        rig.engine.age();
+        assert!(rig.host.look().mappings.is_empty(), "nobody uses it");
+        rig.release();
+    }
+}
+
+#[test]
 fn what_the_host_keeps_is_lost() {
     for fault in [
         UnmapFault::Refuse,
