@@ -273,16 +273,19 @@ impl<'a> Companion<'a> {
 
         // SAFETY: No mapping nor allocation was made for the device yet.
         unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
+        let remarks = KBox::pin_init(RateLimit::new(), GFP_KERNEL)?;
+        // Nothing may fail until there is a companion, which frees it.
+        let shared = Shared::new(dev, batch_max)?;
         let mut companion = Self {
             dev,
             bar,
-            shared: ManuallyDrop::new(Shared::new(dev, batch_max)?),
+            shared: ManuallyDrop::new(shared),
             dialect: Dialect::U64,
             batch_max,
             owed: None,
             failures: 0,
             renewals: 0,
-            remarks: KBox::pin_init(RateLimit::new(), GFP_KERNEL)?,
+            remarks,
             _enabled: enabled,
         };
         companion.program();
