@@ -7,9 +7,6 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 
 .PHONY: modules clean help
 modules:
-	@test -e '$(KDIR)/rust/libkernel.rmeta' || { \
-		echo '$(KDIR) has no rust/libkernel.rmeta: a Rust module needs a build directory' \
-		     'prepared with CONFIG_RUST=y (make modules_prepare); see README.md' >&2; exit 1; }
 	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules
 
 clean:

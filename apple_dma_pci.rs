@@ -23,6 +23,8 @@ mod arena;
 mod bindings;
 #[path = "rust/companion.rs"]
 mod companion;
+#[path = "rust/compat.rs"]
+mod compat;
 #[path = "rust/engine.rs"]
 mod engine;
 #[path = "rust/granule_map.rs"]
@@ -71,6 +73,10 @@ mod window;
 mod wire;
 
 use bindings as uapi;
+use compat::{
+    value,
+    IdInfo, //
+};
 use instance::Binding;
 use params::{
     Given,
@@ -79,9 +85,8 @@ use params::{
 
 struct AppleDmaPci;
 
-kernel::pci_device_table!(
+compat::pci_device_table!(
     PCI_TABLE,
-    MODULE_PCI_TABLE,
     <AppleDmaPci as pci::Driver>::IdInfo,
     [(
         pci::DeviceId::from_id(pci::Vendor::REDHAT, uapi::APPLE_DMA_PCI_DEVICE_ID),
@@ -97,7 +102,7 @@ impl pci::Driver for AppleDmaPci {
 
     fn probe<'bound>(
         dev: &'bound pci::Device<Core<'_>>,
-        _info: &'bound Self::IdInfo,
+        _info: IdInfo<'bound, Self::IdInfo>,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         // Only when there is a place for the binding, so that nothing can fail after it is made.
         pin_init::pin_init_scope(move || {
@@ -111,12 +116,12 @@ impl pci::Driver for AppleDmaPci {
 /// The parameters as they were given.
 fn params() -> Result<Params> {
     Params::new(&Given {
-        strict: *module_parameters::strict.value(),
-        whole_ram: *module_parameters::whole_ram.value(),
-        max_bytes: *module_parameters::max_bytes.value(),
-        max_entries: *module_parameters::max_entries.value(),
-        max_idle: *module_parameters::max_idle.value(),
-        congruent: *module_parameters::congruent.value(),
+        strict: value(&module_parameters::strict),
+        whole_ram: value(&module_parameters::whole_ram),
+        max_bytes: value(&module_parameters::max_bytes),
+        max_entries: value(&module_parameters::max_entries),
+        max_idle: value(&module_parameters::max_idle),
+        congruent: value(&module_parameters::congruent),
     })
 }
 

@@ -16,6 +16,7 @@ use crate::addr::{
     PAGE, //
 };
 use crate::bindings as uapi;
+use crate::compat;
 use crate::engine::{
     Host,
     MapEntry,
@@ -112,7 +113,7 @@ impl<'a> SharedWords<'a> {
     }
 
     fn gpa(&self) -> Gpa {
-        Gpa::new(self.words.dma_handle())
+        Gpa::new(compat::dma_address(&self.words))
     }
 
     /// The first word of record `index` if records are `stride` words long, as a pointer to

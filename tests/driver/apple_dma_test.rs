@@ -11,6 +11,8 @@ mod bindings;
 mod buffer;
 mod coherent;
 mod command;
+#[path = "../../rust/compat.rs"]
+mod compat;
 mod context;
 mod debugfs;
 mod device;

@@ -17,6 +17,10 @@ use kernel::{
 use crate::{
     bench::Bench,
     bindings as uapi,
+    compat::{
+        self,
+        IdInfo, //
+    },
     debugfs,
     engine::Engine, //
 };
@@ -26,9 +30,8 @@ use crate::{
 // SAFETY: `Vendor` is a transparent wrapper of the ID; it has no name for this one.
 const VENDOR: pci::Vendor = unsafe { core::mem::transmute(uapi::DMA_ENGINE_VENDOR_ID as u16) };
 
-kernel::pci_device_table!(
+compat::pci_device_table!(
     PCI_TABLE,
-    MODULE_PCI_TABLE,
     <EngineDriver as pci::Driver>::IdInfo,
     [(
         pci::DeviceId::from_id(VENDOR, uapi::DMA_ENGINE_DEVICE_ID),
@@ -56,7 +59,7 @@ impl pci::Driver for EngineDriver {
 
     fn probe<'bound>(
         pdev: &'bound pci::Device<Core<'_>>,
-        _info: &'bound Self::IdInfo,
+        _info: IdInfo<'bound, Self::IdInfo>,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         pin_init::pin_init_scope(move || {
             pdev.enable_device_mem()?;

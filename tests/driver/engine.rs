@@ -5,7 +5,6 @@
 use kernel::{
     bindings,
     device::Bound,
-    devres::Devres,
     io::Io,
     pci,
     prelude::*,
@@ -25,6 +24,7 @@ use kernel::{
 
 use crate::{
     bindings as uapi,
+    compat::DevresBar,
     device::raw_pci,
     failure::{
         Doing,
@@ -79,7 +79,7 @@ const CHANNEL_STRIDE: usize = uapi::DMA_ENGINE_CHANNEL_STRIDE as usize;
 /// As many channels as the BAR has room for.
 const MAX_CHANNELS: u32 = ((BAR_SIZE - CHANNEL_BASE) / CHANNEL_STRIDE) as u32;
 
-type Bar = pci::Bar<'static, BAR_SIZE>;
+type Bar<'a> = pci::Bar<'a, BAR_SIZE>;
 
 /// What the driver keeps for each channel.
 struct ChannelState {
@@ -91,7 +91,7 @@ struct ChannelState {
 pub(crate) struct Engine {
     channels: KVec<ChannelState>,
     memory_size: usize,
-    bar: Devres<Bar>,
+    bar: DevresBar<BAR_SIZE>,
 }
 
 impl Engine {
@@ -178,7 +178,7 @@ impl Engine {
 /// A channel in use.
 pub(crate) struct Channel<'a> {
     pdev: &'a pci::Device<Bound>,
-    bar: &'a Bar,
+    bar: &'a Bar<'a>,
     /// Where the channel's registers start.
     block: usize,
     state: &'a ChannelState,

@@ -19,7 +19,10 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::device::raw_pci;
+use crate::{
+    compat::IRQ_HANDLED,
+    device::raw_pci, //
+};
 
 /// A completion that counts, can be waited for with a timeout, and is used over and over.
 #[pin_data]
@@ -120,7 +123,7 @@ impl Interrupt {
         let signal = unsafe { &*cookie.cast_const().cast::<Signal>() };
 
         signal.complete();
-        bindings::irqreturn_IRQ_HANDLED
+        IRQ_HANDLED
     }
 }
 
