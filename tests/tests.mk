@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest check-kernel fuzz soak kselftest bench lint test-help
+.PHONY: setup update demo check check-unit check-guest check-kernel matrix fuzz soak kselftest bench lint test-help
 
 setup:
 	@$(env)/setup
@@ -31,6 +31,10 @@ check-guest: setup
 check-kernel: setup
 	@$(in_root) $(env)/check guest -- --kernel '$(NAME)' $(if $(ARCH),--arch '$(ARCH)') \
 		$(if $(FILTER),--filter '$(FILTER)')
+
+# The core of the guest tests on each kernel that is supported; FILTER=REGEX picks some, by ARCH/NAME.
+matrix: setup
+	@$(in_root) $(env)/matrix $(if $(FILTER),'$(FILTER)')
 
 # Half an hour at least, and ten million accesses.
 soak: setup
@@ -61,6 +65,7 @@ test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
 	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, or on rt'
+	@echo 'make matrix               the core of the guest tests on every kernel that is supported'
 	@echo 'make soak                 a guest that works for half an hour, and is often disturbed'
 	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'
 	@echo 'make fuzz [SECONDS=N]     feeds the answer decoder and the engine at random, 600 s each'

@@ -9,8 +9,12 @@
 check_only=
 hint=
 
+# Where the sources of the kernels in question are, and the version of them: the cache for the usual
+# ones, a directory of it for another series.
+kernels=$cache
+
 # The version of Debian's kernel that was picked.
-kernel_version() { cat "$cache/kernel-version"; }
+kernel_version() { cat "$kernels/kernel-version"; }
 
 # kernel_release FLAVOUR: its release, e.g. of arm64 or rt-arm64.
 kernel_release() {

@@ -65,6 +65,12 @@ enum Command {
         /// Only cases for Debian's usual kernel, on this one instead.
         #[arg(long, value_name = "NAME")]
         kernel: Option<String>,
+        /// Only cases that every kernel must do.
+        #[arg(long)]
+        core: bool,
+        /// Not this scenario.
+        #[arg(long, value_name = "SCENARIO")]
+        without: Vec<String>,
         /// The cases of soak.toml, which take long.
         #[arg(long)]
         soak: bool,
@@ -178,8 +184,17 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
     }
     cases.retain(|case| match command {
         Command::Demo => demo::shows(case),
-        Command::Check { filter, arch, .. } => {
-            arch.is_none_or(|arch| arch == case.arch) && matches(filter, case)
+        Command::Check {
+            filter,
+            arch,
+            core,
+            without,
+            ..
+        } => {
+            arch.is_none_or(|arch| arch == case.arch)
+                && (case.scenario.core || !core)
+                && !without.contains(&case.scenario.name)
+                && matches(filter, case)
         }
         Command::Bench { filter, .. } => matches(filter, case),
         Command::Boot { case: name, .. } => case.name() == *name,

@@ -58,7 +58,8 @@ pub fn run(
 ) -> Result<Outcome> {
     let start = Instant::now();
     let scenario = &case.scenario;
-    let run = assets.runs().join(case.name());
+    let system = case.system();
+    let run = assets.runs().join(system.to_string()).join(&scenario.name);
     if run.exists() {
         fs::remove_dir_all(&run).with_context(|| run.display().to_string())?;
     }
@@ -68,7 +69,6 @@ pub fn run(
     let mut variables = case.variables();
     let last_words = scenario.timeout.saturating_sub(LAST_WORDS);
     variables.push(("LAST_WORDS".to_owned(), last_words.to_string()));
-    let system = case.system();
     assets.initrd(
         &initrd,
         &system,

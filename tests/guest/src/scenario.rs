@@ -38,8 +38,11 @@ pub struct Scenario {
     pub script: Option<String>,
     /// Architectures to run on.
     pub arch: Vec<Arch>,
-    /// The kernel to boot, of tests/kernels/ or a flavour of Debian's; the usual one when absent.
+    /// The kernel to boot, as tests/env/kernel calls it; Debian's usual one when absent.
     pub kernel: Option<String>,
+    /// Whether every kernel that is supported must do it.
+    #[serde(default)]
+    pub core: bool,
     /// Devices, as the simulator's `--device` takes them, without `file=`.
     #[serde(default)]
     pub devices: Vec<String>,
