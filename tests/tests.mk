@@ -27,7 +27,7 @@ check-unit: setup
 check-guest: setup
 	@$(in_root) $(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
 
-# All that is not about another kernel, on kernel NAME of tests/kernels/, or rt.
+# All that is not about another kernel, on kernel NAME: see tests/env/kernel.
 check-kernel: setup
 	@$(in_root) $(env)/check guest -- --kernel '$(NAME)' $(if $(ARCH),--arch '$(ARCH)') \
 		$(if $(FILTER),--filter '$(FILTER)')
@@ -64,7 +64,7 @@ help: test-help
 test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
-	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, or on rt'
+	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, e.g. 7.3 or 16k'
 	@echo 'make matrix               the core of the guest tests on every kernel that is supported'
 	@echo 'make soak                 a guest that works for half an hour, and is often disturbed'
 	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'
