@@ -31,7 +31,10 @@ use crate::{
         Failure,
         Reason, //
     },
-    interrupt::Interrupt,
+    interrupt::{
+        Interrupt,
+        Vectors, //
+    },
     pattern::Pattern, //
 };
 
@@ -89,7 +92,9 @@ struct ChannelState {
 
 /// A bound engine.
 pub(crate) struct Engine {
+    // Dropped in this order: no line is requested when its vector goes.
     channels: KVec<ChannelState>,
+    _vectors: Vectors,
     memory_size: usize,
     bar: DevresBar<BAR_SIZE>,
 }
@@ -116,8 +121,7 @@ impl Engine {
         // CAST: `usize` is at least as wide as the register.
         let memory_size = registers.read32(MEM_SIZE) as usize;
 
-        let types = pci::IrqTypes::default().with(pci::IrqType::MsiX);
-        pdev.alloc_irq_vectors(count, count, types)?;
+        let vectors = Vectors::new(pdev, count)?;
         let mut channels = KVec::new();
         for vector in 0..count {
             channels.push(
@@ -131,6 +135,7 @@ impl Engine {
 
         Ok(Self {
             channels,
+            _vectors: vectors,
             memory_size,
             bar,
         })

@@ -2,8 +2,9 @@
 
 //! Interrupt vectors of a PCI device, each waking whoever waits for it.
 //!
-//! `kernel::pci` hands out the first and the last vector of an allocation only, so the lines are
-//! requested by number here.
+//! `kernel::pci` hands out the first and the last vector of an allocation only, or ties it to the
+//! device's borrow, depending on the kernel; so vectors are allocated, and lines requested by
+//! number, here.
 
 use kernel::{
     bindings,
@@ -11,7 +12,10 @@ use kernel::{
     error::to_result,
     pci,
     prelude::*,
-    sync::Arc,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
     time::{
         msecs_to_jiffies,
         Msecs, //
@@ -69,6 +73,38 @@ impl Signal {
     }
 }
 
+/// The allocated MSI-X vectors of a device.
+///
+/// # Invariants
+///
+/// The device's vectors are allocated.
+pub(crate) struct Vectors(ARef<pci::Device>);
+
+impl Vectors {
+    /// Allocates `count` vectors.
+    ///
+    /// To be dropped before the device is unbound, and after all of its interrupts.
+    pub(crate) fn new(pdev: &pci::Device<Bound>, count: u32) -> Result<Self> {
+        // SAFETY: `raw_pci` gives a valid device; the function checks `count`.
+        to_result(unsafe {
+            bindings::pci_alloc_irq_vectors(raw_pci(pdev), count, count, bindings::PCI_IRQ_MSIX)
+        })?;
+        // INVARIANT: They were just allocated.
+        Ok(Self(ARef::from(&**pdev)))
+    }
+}
+
+impl Drop for Vectors {
+    fn drop(&mut self) {
+        // CAST: `pci::Device` is a transparent wrapper of the `struct pci_dev` it refers to.
+        let pdev = core::ptr::from_ref::<pci::Device>(&self.0)
+            .cast_mut()
+            .cast();
+        // SAFETY: The device is valid; by the type's invariant its vectors are allocated.
+        unsafe { bindings::pci_free_irq_vectors(pdev) };
+    }
+}
+
 /// A requested interrupt line.
 ///
 /// # Invariants
@@ -82,7 +118,7 @@ pub(crate) struct Interrupt {
 impl Interrupt {
     /// Requests vector `vector` of `pdev`, whose vectors are allocated.
     ///
-    /// To be dropped before the vectors are freed, so before the device's managed resources are.
+    /// To be dropped before the vectors are freed.
     pub(crate) fn new(pdev: &pci::Device<Bound>, vector: u32) -> Result<Self> {
         let signal = Arc::pin_init(Signal::new(), GFP_KERNEL)?;
 

@@ -101,6 +101,9 @@ within() {
 
 # --- drivers and devices ----------------------------------------------------
 
+# page_size: the kernel's, in bytes, as every process is told (AT_PAGESZ).
+page_size() { od -An -v -w16 -t u8 /proc/self/auxv | awk '$1 == 6 { print $2 }'; }
+
 # load: our module, as the scenario wants it.
 load() {
 	# shellcheck disable=SC2086 # words
