@@ -3,16 +3,20 @@
  * C helpers; see helpers.h.
  */
 #include "helpers.h"
+#include "version.h"
 
 #include <linux/iommu-dma.h>
 #include <linux/memory.h>
 #include <linux/memory_hotplug.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/preempt.h>
 #include <linux/ratelimit.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+
+MODULE_VERSION(APPLE_DMA_PCI_VERSION);
 
 void apple_dma_helper_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
 					 struct lock_class_key *key)
