@@ -68,3 +68,44 @@ compilers() {
 		echo "CROSS_COMPILE=$(cross_compile "$1")"
 	fi
 }
+
+# bind_into ROOT SOURCE [TARGET [KIND]]: makes a file or directory seen in a root.
+bind_into() {
+	local to=$1${3:-$2}
+	if [[ -d $2 ]]; then mkdir -p "$to"; else touch "$to"; fi
+	mount "${4:---bind}" "$2" "$to"
+}
+
+# mount_system ROOT: what programs expect of a machine, in a mount namespace of its own.
+# Certificates and names as the host has them, also behind a proxy of its own.
+mount_system() {
+	bind_into "$1" /dev /dev --rbind
+	mount -t proc none "$1/proc"
+	mount -t sysfs -o ro none "$1/sys"
+	mount -t tmpfs none "$1/tmp"
+	mount -t tmpfs none "$1/run"
+	[[ ! -e /etc/resolv.conf ]] ||
+		bind_into "$1" "$(realpath /etc/resolv.conf)" /etc/resolv.conf
+	[[ ! -e /etc/ssl/certs/ca-certificates.crt ]] ||
+		bind_into "$1" /etc/ssl/certs/ca-certificates.crt
+}
+
+# enter_root ROOT VARIABLE=VALUE... -- COMMAND...: runs it there, in this directory if there is one.
+enter_root() {
+	local to=$1 name variables=(
+		HOME=/root USER=root LANG=C.UTF-8 TERM="${TERM:-dumb}"
+		PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+	)
+	shift
+	for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+		[[ ! -v $name ]] || variables+=("$name=${!name}")
+	done
+	while [[ $1 != -- ]]; do
+		variables+=("$1")
+		shift
+	done
+	shift
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	chroot "$to" env -i "${variables[@]}" sh -c 'cd "$0" 2>/dev/null || cd /; exec "$@"' \
+		"$PWD" "$@"
+}

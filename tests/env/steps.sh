@@ -71,3 +71,29 @@ step() {
 	printf '    done in %d s\n' $((SECONDS - start))
 	echo "$key" >"$stamps/$name"
 }
+
+# What Debian there is.
+suite=trixie
+
+# The mirror that this machine's apt takes Debian from; none elsewhere.
+mirror() {
+	# shellcheck disable=SC2016 # expanded by apt
+	apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+		awk '$1 == "Debian" && $2 == "Debian" { print $3; exit }'
+}
+
+# bootstrap DIR VARIANT ARCHITECTURES PACKAGES [OPTION]...
+bootstrap() {
+	local dir=$1 variant=$2 architectures=$3 packages=$4 from
+	shift 4
+	from=$(mirror)
+	rm -rf --one-file-system "$dir"
+	mmdebstrap --mode=root --variant="$variant" --architectures="$architectures" \
+		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
+		--include="$packages" "$@" "$suite" "$dir" ${from:+"$from"}
+}
+
+join() { # WORD...: with commas
+	local IFS=,
+	echo "$*"
+}
