@@ -6,7 +6,8 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest check-kernel matrix fuzz soak kselftest bench lint test-help
+.PHONY: setup update demo check check-unit check-guest check-kernel check-package matrix deb fuzz
+.PHONY: soak kselftest bench lint test-help
 
 setup:
 	@$(env)/setup
@@ -18,19 +19,29 @@ demo: setup
 	@$(in_root) $(env)/guest demo
 
 check: setup
-	@$(in_root) $(env)/check
+	@$(env)/package-roots
+	@$(env)/check
 
 check-unit: setup
-	@$(in_root) $(env)/check unit
+	@$(env)/check unit
 
 # FILTER=REGEX picks cases by name, ARCH/SCENARIO.
 check-guest: setup
-	@$(in_root) $(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
+	@$(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
 
 # All that is not about another kernel, on kernel NAME: see tests/env/kernel.
 check-kernel: setup
-	@$(in_root) $(env)/check guest -- --kernel '$(NAME)' $(if $(ARCH),--arch '$(ARCH)') \
+	@$(env)/check guest -- --kernel '$(NAME)' $(if $(ARCH),--arch '$(ARCH)') \
 		$(if $(FILTER),--filter '$(FILTER)')
+
+# Of the package, and of guests that it is installed in.
+check-package: setup
+	@$(env)/package-roots
+	@$(env)/check package
+
+deb: setup
+	@$(env)/package-roots package
+	@$(env)/package deb
 
 # The core of the guest tests on each kernel that is supported; FILTER=REGEX picks some, by ARCH/NAME.
 matrix: setup
@@ -38,7 +49,7 @@ matrix: setup
 
 # Half an hour at least, and ten million accesses.
 soak: setup
-	@$(in_root) $(env)/check guest -- --soak
+	@$(env)/check guest -- --soak
 
 # For each target; what is found is in build/fuzz/.
 SECONDS ?= 600
@@ -47,7 +58,7 @@ fuzz: setup
 
 # In a booted guest; in a guest of your own see tests/selftests/README.md.
 kselftest: setup
-	@$(in_root) $(env)/check guest -- --filter '/kselftest'
+	@$(env)/check guest -- --filter '/kselftest'
 
 # FILTER=REGEX picks guests of tests/guest/bench.toml.
 bench: setup
@@ -65,6 +76,8 @@ test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
 	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, e.g. 7.3 or 16k'
+	@echo 'make deb                  the Debian package, in build/deb'
+	@echo 'make check-package        installs it, upgrades and removes it, and boots what was installed'
 	@echo 'make matrix               the core of the guest tests on every kernel that is supported'
 	@echo 'make soak                 a guest that works for half an hour, and is often disturbed'
 	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'

@@ -20,6 +20,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::cpio::Archive;
+use crate::scenario::Case;
 
 /// A guest's architecture, by Debian's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum)]
@@ -101,6 +102,16 @@ impl Assets {
         self.repo.join("tests/guest/soak.toml")
     }
 
+    /// The file that declares the scenarios of systems that the package is installed in.
+    pub fn packages(&self) -> PathBuf {
+        self.repo.join("tests/guest/package.toml")
+    }
+
+    /// What tests/env/package left of such a system: `vmlinuz`, `initrd` and `root.img`.
+    pub fn installed(&self, name: &str) -> PathBuf {
+        self.repo.join("build/package").join(name)
+    }
+
     /// The file that declares the guests of `bench`.
     pub fn bench(&self) -> PathBuf {
         self.repo.join("tests/guest/bench.toml")
@@ -148,9 +159,12 @@ impl Assets {
         self.repo.join(format!("build/selftests-{system}"))
     }
 
-    /// Finds a module among those that were built for `system`.
-    fn module(&self, system: &System, name: &str) -> Result<PathBuf> {
-        let built = self.repo.join(format!("build/modules-{system}"));
+    /// Finds a module among those that were built for the guest of `case`.
+    fn module(&self, case: &Case, name: &str) -> Result<PathBuf> {
+        let built = match &case.scenario.modules_in {
+            Some(directory) => self.repo.join("build").join(directory),
+            None => self.repo.join(format!("build/modules-{}", case.system())),
+        };
         let file = format!("{name}.ko");
         [built.join(&file), built.join("tests/driver").join(&file)]
             .into_iter()
@@ -163,17 +177,11 @@ impl Assets {
             })
     }
 
-    /// Writes an initial root file system to `path`: the base of `system`, the scripts
-    /// of image/, the named modules, with `selftests` the kselftest, and `variables` as
-    /// shell assignments.
-    pub fn initrd(
-        &self,
-        path: &Path,
-        system: &System,
-        modules: &[String],
-        selftests: bool,
-        variables: &[(String, String)],
-    ) -> Result<()> {
+    /// Writes an initial root file system for the guest of `case` to `path`: the base of its
+    /// system, the scripts of image/, its modules and selftests, and `variables` as shell
+    /// assignments.
+    pub fn initrd(&self, path: &Path, case: &Case, variables: &[(String, String)]) -> Result<()> {
+        let system = &case.system();
         let mut out = File::create(path).with_context(|| path.display().to_string())?;
         let base = self.guest(system.arch).join("base.cpio");
         let modules_of_kernel = self.made(system).map(|made| made.join("modules.cpio"));
@@ -200,11 +208,11 @@ impl Assets {
                 &read(&entry.path())?,
             )?;
         }
-        for name in modules {
-            let module = read(&self.module(system, name)?)?;
+        for name in &case.scenario.modules {
+            let module = read(&self.module(case, name)?)?;
             archive.file(&format!("test/modules/{name}.ko"), &module)?;
         }
-        if selftests {
+        if case.scenario.selftests {
             let from = self.selftests(system);
             tree(&mut archive, "test/selftests", &from).with_context(|| {
                 format!(

@@ -86,8 +86,15 @@ pub struct Mac {
 
 impl Mac {
     /// Starts `program` for `scenario` and waits until its sockets listen. Sockets go to
-    /// `sockets`, whose path must be short; images, log and statistics to `run`.
-    pub fn start(program: &Path, scenario: &Scenario, sockets: &Path, run: &Path) -> Result<Self> {
+    /// `sockets`, whose path must be short; images, log and statistics to `run`. The first disk is
+    /// a copy of `content`.
+    pub fn start(
+        program: &Path,
+        scenario: &Scenario,
+        mut content: Option<&Path>,
+        sockets: &Path,
+        run: &Path,
+    ) -> Result<Self> {
         let stats = run.join("stats.json");
         let mut command = Command::new(program);
         command.arg("--dir").arg(sockets);
@@ -96,9 +103,11 @@ impl Mac {
             command.arg("--device");
             if device.disk {
                 let image = run.join(format!("{}.img", device.name));
-                File::create(&image)
-                    .and_then(|file| file.set_len(scenario.disk))
-                    .with_context(|| image.display().to_string())?;
+                match content.take() {
+                    Some(content) => fs::copy(content, &image).map(|_| ()),
+                    None => File::create(&image).and_then(|file| file.set_len(scenario.disk)),
+                }
+                .with_context(|| image.display().to_string())?;
                 command.arg(format!("{spec},file={}", image.display()));
             } else {
                 command.arg(spec);

@@ -74,6 +74,9 @@ enum Command {
         /// The cases of soak.toml, which take long.
         #[arg(long)]
         soak: bool,
+        /// The cases of package.toml, whose systems tests/env/package installs.
+        #[arg(long, conflicts_with_all = ["soak", "kernel"])]
+        package: bool,
         /// Print what would run.
         #[arg(long)]
         list: bool,
@@ -124,7 +127,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     if cli.systems {
         // Whether the kselftest is wanted as well.
         let mut systems: BTreeMap<System, bool> = BTreeMap::new();
-        for case in &cases {
+        for case in cases.iter().filter(|case| case.is_built()) {
             *systems.entry(case.system()).or_default() |= case.scenario.selftests;
         }
         for (System { arch, kernel }, selftests) in systems {
@@ -172,6 +175,7 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
     let file = match command {
         Command::Bench { .. } => assets.bench(),
         Command::Check { soak: true, .. } => assets.soak(),
+        Command::Check { package: true, .. } => assets.packages(),
         Command::Demo | Command::Check { .. } | Command::Boot { .. } => assets.scenarios(),
     };
     let mut cases = scenario::load(&file)?;

@@ -43,6 +43,8 @@ pub struct Paths<'a> {
     pub kernel: &'a Path,
     /// Initial root file system.
     pub initrd: &'a Path,
+    /// What boots with Secure Boot.
+    pub uefi: Option<Uefi>,
     /// Directory of the simulator's sockets.
     pub sockets: &'a Path,
     /// Socket that this program listens on for the guest's scripts.
@@ -51,6 +53,16 @@ pub struct Paths<'a> {
     pub console: &'a Path,
     /// Where QEMU's own messages go.
     pub log: &'a Path,
+}
+
+/// What a machine with UEFI starts from.
+pub struct Uefi {
+    /// The firmware.
+    pub code: PathBuf,
+    /// Its variables, which it changes.
+    pub variables: PathBuf,
+    /// Disks, of which nothing is kept.
+    pub disks: Vec<PathBuf>,
 }
 
 /// What becomes of the guest's console.
@@ -126,7 +138,8 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     if !scenario.reboot {
         command.arg("-no-reboot");
     }
-    command.args(["-machine", &format!("{machine},memory-backend=mem")]);
+    let smm = if paths.uefi.is_some() { ",smm=on" } else { "" };
+    command.args(["-machine", &format!("{machine},memory-backend=mem{smm}")]);
     command.args(["-cpu", cpu, "-accel", "tcg", "-smp", "2"]);
     if scenario.icount {
         command.args(["-icount", "shift=0"]);
@@ -150,15 +163,34 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
         command.arg("-object");
         command.arg(format!("memory-backend-memfd,id={id},size={size},share=on"));
     }
-    if let Some(firmware) = firmware {
-        command.args(["-bios", firmware]);
+    match &paths.uefi {
+        Some(uefi) => {
+            // The variables are the firmware's alone.
+            command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+            let code = format!("readonly=on,file={}", uefi.code.display());
+            let variables = format!("file={}", uefi.variables.display());
+            for (unit, file) in (0..).zip([code, variables]) {
+                command.arg("-drive");
+                command.arg(format!("if=pflash,unit={unit},format=raw,{file}"));
+            }
+            for disk in &uefi.disks {
+                let disk = disk.display();
+                command.arg("-drive");
+                command.arg(format!("if=virtio,format=raw,snapshot=on,file={disk}"));
+            }
+        }
+        None => {
+            if let Some(firmware) = firmware {
+                command.args(["-bios", firmware]);
+            }
+            command.arg("-kernel").arg(paths.kernel);
+            command.arg("-initrd").arg(paths.initrd);
+            command.arg("-append").arg(format!(
+                "console={tty} panic=-1 oops=panic loglevel=5 {}",
+                case.append()
+            ));
+        }
     }
-    command.arg("-kernel").arg(paths.kernel);
-    command.arg("-initrd").arg(paths.initrd);
-    command.arg("-append").arg(format!(
-        "console={tty} panic=-1 oops=panic loglevel=5 {}",
-        scenario.append
-    ));
 
     let log = paths.console.display();
     command.arg("-chardev");

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::mpsc;
@@ -24,6 +25,7 @@ use crate::mac::Mac;
 use crate::process::Process;
 use crate::qemu;
 use crate::qemu::Console;
+use crate::qemu::Uefi;
 use crate::scenario::Case;
 
 /// How often a guest that says nothing is looked after.
@@ -66,29 +68,47 @@ pub fn run(
     fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
 
     let initrd = run.join("initrd");
-    let mut variables = case.variables();
-    let last_words = scenario.timeout.saturating_sub(LAST_WORDS);
-    variables.push(("LAST_WORDS".to_owned(), last_words.to_string()));
-    assets.initrd(
-        &initrd,
-        &system,
-        &scenario.modules,
-        scenario.selftests,
-        &variables,
-    )?;
+    let kernel = match &scenario.installed {
+        None => {
+            let mut variables = case.variables();
+            let last_words = scenario.timeout.saturating_sub(LAST_WORDS);
+            variables.push(("LAST_WORDS".to_owned(), last_words.to_string()));
+            assets.initrd(&initrd, case, &variables)?;
+            assets.kernel(&case.system())
+        }
+        Some(name) => {
+            let from = assets.installed(name);
+            fs::copy(from.join("initrd"), &initrd)
+                .with_context(|| format!("{}: run 'make check-package'", from.display()))?;
+            from.join("vmlinuz")
+        }
+    };
 
     // A socket's path may have no more than 107 bytes.
     let sockets = tempfile::Builder::new().prefix("adp").tempdir()?;
-    let mac = Mac::start(&assets.mac(), scenario, sockets.path(), &run)?;
+    let disk = scenario.installed.as_ref();
+    let disk = disk.map(|name| assets.installed(name).join("root.img"));
+    let mac = Mac::start(
+        &assets.mac(),
+        scenario,
+        disk.as_deref(),
+        sockets.path(),
+        &run,
+    )?;
     let mut control = mac.control()?;
     let channel = sockets.path().join("channel.sock");
     let listener = UnixListener::bind(&channel).with_context(|| channel.display().to_string())?;
 
     let monitor = qemu::Monitor::new(sockets.path());
     let log = run.join("console.log");
+    let uefi = match (&scenario.installed, &scenario.secure_boot) {
+        (Some(name), Some(variables)) => Some(uefi(&assets.installed(name), variables, &run)?),
+        _ => None,
+    };
     let paths = qemu::Paths {
-        kernel: &assets.kernel(&system),
+        kernel: &kernel,
         initrd: &initrd,
+        uefi,
         sockets: sockets.path(),
         channel: &channel,
         console: &log,
@@ -140,6 +160,18 @@ pub fn run(
         stats,
         duration: start.elapsed(),
         run,
+    })
+}
+
+/// What a system with Secure Boot starts from, which is installed in `from`.
+fn uefi(from: &Path, variables: &str, run: &Path) -> Result<Uefi> {
+    let own = run.join("vars.img");
+    let file = from.join(format!("vars-{variables}.fd"));
+    fs::copy(&file, &own).with_context(|| file.display().to_string())?;
+    Ok(Uefi {
+        code: from.join("code.fd"),
+        variables: own,
+        disks: ["esp.img", "root.img"].map(|disk| from.join(disk)).into(),
     })
 }
 

@@ -64,9 +64,17 @@ pub struct Scenario {
     /// The bus that managed devices and companions are on.
     #[serde(default)]
     pub bus: Bus,
+    /// The system to boot, of those that tests/env/package installed, from the first disk; its own
+    /// kernel and initial root file system, not ours.
+    pub installed: Option<String>,
+    /// Boot it by UEFI with Secure Boot, from disks of the machine's own; the firmware's variables
+    /// are those in `vars-NAME.fd`.
+    pub secure_boot: Option<String>,
     /// Our modules, put into /test/modules.
     #[serde(default = "default_modules")]
     pub modules: Vec<String>,
+    /// Where they were built, below build/, if not where tests/env/build-modules does.
+    pub modules_in: Option<String>,
     /// Put the kselftest into /test/selftests.
     #[serde(default)]
     pub selftests: bool,
@@ -259,9 +267,25 @@ impl Case {
         variables
     }
 
+    /// Whether its modules are built by tests/env/build-modules.
+    pub fn is_built(&self) -> bool {
+        self.scenario.installed.is_none() && self.scenario.modules_in.is_none()
+    }
+
     /// Whether our module is part of it.
     pub fn has_module(&self) -> bool {
         self.scenario.modules.iter().any(|name| name == MODULE)
+    }
+
+    /// What to tell the kernel.
+    pub fn append(&self) -> String {
+        let mut append = self.scenario.append.clone();
+        if self.scenario.installed.is_some() {
+            for (name, value) in self.variables() {
+                append.push_str(&format!(" \"systemd.setenv={name}={value}\""));
+            }
+        }
+        append
     }
 
     /// How long the guest may take.
