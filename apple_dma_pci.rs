@@ -19,6 +19,8 @@ use kernel::{
 mod addr;
 #[path = "rust/arena.rs"]
 mod arena;
+#[path = "rust/bells.rs"]
+mod bells;
 #[path = "rust/bindings.rs"]
 mod bindings;
 #[path = "rust/companion.rs"]
@@ -33,6 +35,8 @@ mod granule_map;
 mod instance;
 #[path = "rust/irq_lock.rs"]
 mod irq_lock;
+#[path = "rust/look.rs"]
+mod look;
 #[path = "rust/managed.rs"]
 mod managed;
 #[path = "rust/memory.rs"]
@@ -65,6 +69,8 @@ mod raw;
 mod scatterlist;
 #[path = "rust/sys.rs"]
 mod sys;
+#[path = "rust/trace.rs"]
+mod trace;
 #[path = "rust/whole.rs"]
 mod whole;
 #[path = "rust/window.rs"]
@@ -129,6 +135,8 @@ fn params() -> Result<Params> {
 struct Module {
     #[pin]
     _driver: driver::Registration<pci::Adapter<AppleDmaPci>>,
+    /// After the driver, whose companions have directories in it.
+    _root: look::Root,
 }
 
 impl InPlaceModule for Module {
@@ -136,6 +144,7 @@ impl InPlaceModule for Module {
         try_pin_init!(Self {
             // A wrong parameter keeps the module out, rather than one device of several.
             _: { params()?; },
+            _root: look::Root::new(),
             _driver <- driver::Registration::new(c"apple_dma_pci", module),
         })
     }

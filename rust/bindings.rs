@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Generated bindings: the wire, `struct dma_map_ops` and `bus_dma_region`, the memory notifier's
-//! argument, and the C helpers.
+//! argument, and our own C.
 //!
 //! Everything that is not in here comes from the kernel's own bindings, which these build on.
 

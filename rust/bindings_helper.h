@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What bindgen reads: the wire, struct dma_map_ops and bus_dma_region, the memory notifier's
- * argument, and the C helpers. Everything else comes from the kernel's own bindings.
+ * argument, and our own C. Everything else comes from the kernel's own bindings.
  */
 #include <linux/dma-direct.h>
 #include <linux/dma-map-ops.h>
@@ -10,3 +10,5 @@
 #include "../uapi/apple_dma_pci.h"
 #include "helpers.h"
 #include "late_free.h"
+#include "look.h"
+#include "trace.h"

@@ -15,15 +15,22 @@ use crate::addr::{
     GRANULE,
     PAGE, //
 };
+use crate::bells::Bells;
 use crate::bindings as uapi;
 use crate::compat;
 use crate::engine::{
+    self,
     Host,
     MapEntry,
     UnmapEntry, //
 };
+use crate::managed::Slot;
 use crate::ratelimit::RateLimit;
 use crate::raw;
+use crate::trace::{
+    self,
+    Origin, //
+};
 use crate::wire::{
     self,
     BatchStatus,
@@ -221,6 +228,9 @@ pub(crate) struct Companion<'a> {
     failures: u32,
     /// How often the shared memory was replaced.
     renewals: u32,
+    /// What was sent so far.
+    bells: KBox<Bells>,
+    origin: Origin,
     /// For what is said when the host goes and comes back.
     remarks: Pin<KBox<RateLimit>>,
     /// After everything that needs the device.
@@ -275,6 +285,9 @@ impl<'a> Companion<'a> {
         // SAFETY: No mapping nor allocation was made for the device yet.
         unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
         let remarks = KBox::pin_init(RateLimit::new(), GFP_KERNEL)?;
+        let bells = KBox::new(Bells::new(), GFP_KERNEL)?;
+        // CAST: The rest is the bus.
+        let managed = Slot::named(dev, bar.read32(REG_MANAGED_BDF) as u8);
         // Nothing may fail until there is a companion, which frees it.
         let shared = Shared::new(dev, batch_max)?;
         let mut companion = Self {
@@ -286,6 +299,8 @@ impl<'a> Companion<'a> {
             owed: None,
             failures: 0,
             renewals: 0,
+            bells,
+            origin: Origin::new(&Slot::of(dev), &managed),
             remarks,
             _enabled: enabled,
         };
@@ -302,6 +317,26 @@ impl<'a> Companion<'a> {
     /// How the host speaks.
     pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Where events come from.
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Most entries of one batch.
+    pub(crate) fn batch_max(&self) -> usize {
+        self.batch_max
+    }
+
+    /// What was sent so far.
+    pub(crate) fn bells(&self) -> Bells {
+        *self.bells
+    }
+
+    /// How often the host got other memory.
+    pub(crate) fn renewals(&self) -> u32 {
+        self.renewals
     }
 
     /// Tells the device where the command block is. Any context.
@@ -446,9 +481,19 @@ impl<'a> Companion<'a> {
         }
         self.shared.cmd.write(0, 0, &block);
 
+        let began = Instant::<Monotonic>::now();
         // The write to the register comes after those to memory.
         self.bar.write32(1, REG_DOORBELL);
         let status = self.wait();
+        let ns = trace::ns(began.elapsed());
+        let what = match command {
+            Command::Map => engine::Command::Map,
+            Command::Unmap => engine::Command::Unmap,
+        };
+        // CAST: At most `BATCH_MAX`.
+        let entries = count as u32;
+        self.bells.count(what, entries, status, ns);
+        self.origin.doorbell(what, entries, status, ns);
         // SAFETY: Always safe to call.
         //
         // The answers are read after the status that says that they are there.
@@ -570,6 +615,12 @@ impl<'a> Companion<'a> {
 }
 
 impl Host for Companion<'_> {
+    type Observer = Origin;
+
+    fn observer(&self) -> Origin {
+        self.origin
+    }
+
     fn batch_max(&self) -> usize {
         self.batch_max
     }

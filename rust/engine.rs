@@ -25,12 +25,16 @@ mod host;
 mod lost;
 #[path = "engine/miss.rs"]
 mod miss;
+#[path = "engine/observer.rs"]
+mod observer;
 #[path = "engine/pieces.rs"]
 mod pieces;
 #[path = "engine/posts.rs"]
 mod posts;
 #[path = "engine/stale.rs"]
 mod stale;
+#[path = "engine/survey.rs"]
+mod survey;
 #[path = "engine/tables.rs"]
 mod tables;
 
@@ -38,6 +42,18 @@ pub(crate) use self::host::{
     Host,
     MapEntry,
     UnmapEntry, //
+};
+pub(crate) use self::observer::{
+    Command,
+    HostError,
+    Observer,
+    Source,
+    HOST_ERRORS, //
+};
+pub(crate) use self::survey::{
+    Condition,
+    Seen,
+    Survey, //
 };
 
 use self::batch::Batch;
@@ -165,8 +181,14 @@ pub(crate) struct Config {
 }
 
 /// What happened so far. Costs the fast path nothing: it is counted under the lock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stats {
+    /// References to windows that were taken, as far as they were added up; see [`Survey::maps`].
+    pub(crate) uses: u64,
+    /// Those of them that no driver got a mapping by.
+    pub(crate) undone: u64,
+    /// Mappings of drivers that did not find a window at first.
+    pub(crate) misses: u64,
     /// Batches sent.
     pub(crate) doorbells: u64,
     /// Windows made.
@@ -189,6 +211,16 @@ pub(crate) struct Stats {
     pub(crate) failed: u64,
     /// Windows that were given back because nobody had used them for long.
     pub(crate) aged: u64,
+    /// Windows that were given back because room was needed.
+    pub(crate) reclaimed: u64,
+    /// Requests that were tried again with the smallest windows.
+    pub(crate) smaller: u64,
+    /// Windows that were tried again for the sake of their address.
+    pub(crate) misplaced: u64,
+    /// Lost windows that were asked for again.
+    pub(crate) asked_again: u64,
+    /// Answers about windows that were not what was asked for, by [`HostError`].
+    pub(crate) host_errors: [u64; HOST_ERRORS],
     /// Requests of a CPU that the doorbell of another one served.
     pub(crate) shared: u64,
     /// Large buffers whose address was chosen by the host just for them, and how many of these
@@ -208,6 +240,39 @@ pub(crate) struct Stats {
     pub(crate) peak_entries: u32,
 }
 
+impl Stats {
+    /// Nothing happened yet.
+    pub(crate) const NONE: Self = Self {
+        uses: 0,
+        undone: 0,
+        misses: 0,
+        doorbells: 0,
+        mapped: 0,
+        unmapped: 0,
+        refused: 0,
+        rejected: 0,
+        unanswered: 0,
+        stale: 0,
+        lost: 0,
+        recovered: 0,
+        failed: 0,
+        aged: 0,
+        reclaimed: 0,
+        smaller: 0,
+        misplaced: 0,
+        asked_again: 0,
+        host_errors: [0; HOST_ERRORS],
+        shared: 0,
+        large: 0,
+        congruent: 0,
+        padding: 0,
+        bytes: 0,
+        peak_bytes: 0,
+        entries: 0,
+        peak_entries: 0,
+    };
+}
+
 /// What was found when everything was given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Released {
@@ -218,12 +283,13 @@ pub(crate) struct Released {
 }
 
 /// See the module's documentation.
-pub(crate) struct Engine<H, P> {
+pub(crate) struct Engine<H: Host, P> {
     strict: bool,
     congruent: bool,
     max_bytes: u64,
     max_entries: u32,
     policy: P,
+    observer: H::Observer,
     /// All of RAM, if it is mapped at once.
     whole: Option<Whole>,
     windows: Arena<Window>,
@@ -291,6 +357,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             max_bytes: config.max_bytes,
             max_entries: config.max_entries,
             policy,
+            observer: host.observer(),
             whole: None,
             windows: Arena::new(entries.min(1 << 28))?,
             chunks: Arena::new(chunks)?,
@@ -314,7 +381,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,
                 suspects: Batch::new(batch, fill)?,
-                stats: Stats::default(),
+                stats: Stats::NONE,
             })?,
         })
     }
@@ -368,22 +435,29 @@ impl<H: Host, P: Policy> Engine<H, P> {
     #[inline(always)]
     pub(crate) fn map_hit(&self, span: &GpaSpan, mask: u64) -> Option<Iova> {
         let id = self.by_gpa.get(&self.chunks, span.first_granule());
-        match self.take(id, span) {
-            Take::Hit(iova) if reachable(iova, span, mask) => Some(iova),
-            Take::Miss => None,
-            take => self.not_hit(take, span),
+        let window = self.windows.get(id)?;
+        if !window.hold() {
+            return None;
+        }
+        match window.iova_of(span) {
+            Some(iova) if reachable(iova, span, mask) => Some(iova),
+            found => self.not_hit(id, *span, found),
         }
     }
 
-    /// Undoes what [`Self::map_hit`] does not want.
+    /// Undoes what [`Self::map_hit`] does not want: a reference to a window that has `span` at
+    /// `found`, if at all.
     #[cold]
     #[inline(never)]
-    fn not_hit(&self, take: Take, span: &GpaSpan) -> Option<Iova> {
-        match take {
-            // It was just taken, so it is held.
-            Take::Hit(iova) => drop(self.unmap(iova, span.len())),
-            Take::Closed => self.give_back_retired(),
-            Take::Miss => {}
+    fn not_hit(&self, id: Id, span: GpaSpan, found: Option<Iova>) -> Option<Iova> {
+        match (found, self.windows.get(id)) {
+            (Some(iova), _) => self.undo(iova, span.len()),
+            (None, Some(window)) => {
+                if window.not_taken(self.strict) == Take::Closed {
+                    self.retire_now(id, window);
+                }
+            }
+            (None, None) => {}
         }
         None
     }
@@ -418,11 +492,40 @@ impl<H: Host, P: Policy> Engine<H, P> {
         match self.hit(&span) {
             Some(iova) if reachable(iova, &span, mask) => Ok(iova),
             Some(iova) => {
-                // It was just taken, so it is held.
-                let _ = self.unmap(iova, span.len());
+                self.undo(iova, span.len());
                 Err(MapError::Unreachable(iova))
             }
             None => self.map_one(span, mask),
+        }
+    }
+
+    /// Gives up a mapping that was just made, and that no driver gets.
+    #[cold]
+    fn undo(&self, iova: Iova, len: u64) {
+        if IovaSpan::new(iova, len).is_some_and(|span| self.is_whole(&span)) {
+            return;
+        }
+        bump(&mut self.slow.lock().stats.undone);
+        // It was just taken, so it is held.
+        let _ = self.unmap(iova, len);
+    }
+
+    /// How a mapping of `span` would be made just now. Lock-free; tells nothing for sure.
+    pub(crate) fn source(&self, span: &GpaSpan) -> Source {
+        let granule = span.first_granule();
+        let has = |id| {
+            self.windows
+                .get(id)
+                .is_some_and(|window| window.covers(span))
+        };
+        if self.in_whole(span).is_some() {
+            Source::Whole
+        } else if has(self.by_gpa.get(&self.chunks, granule))
+            || has(self.by_start.get(&self.chunks, granule))
+        {
+            Source::Window
+        } else {
+            Source::Host
         }
     }
 
@@ -482,6 +585,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
+        let taken = requests.clone().filter_map(Request::mapped);
+        // CAST: `usize` has at most 64 bits.
+        let undone = taken.filter(|span| !self.is_whole(span)).count() as u64;
+        if undone != 0 {
+            let stats = &mut self.slow.lock().stats;
+            stats.undone = stats.undone.saturating_add(undone);
+        }
         // These were just taken, so they are held.
         let _ = self.unmap_all(requests.clone());
         for request in requests {
@@ -591,7 +701,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         let id = self.by_gpa.get(&self.chunks, span.first_granule());
         match self.take(id, span) {
-            Take::Hit(iova) => Some(iova),
+            Take::Hit(iova, false) => Some(iova),
+            Take::Hit(iova, true) => Some(self.revived(id, iova)),
             take => self.hit_by_start(span, take),
         }
     }
@@ -604,13 +715,24 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         let id = self.by_start.get(&self.chunks, span.first_granule());
         match self.take(id, span) {
-            Take::Hit(iova) => Some(iova),
+            Take::Hit(iova, false) => Some(iova),
+            Take::Hit(iova, true) => Some(self.revived(id, iova)),
             Take::Miss => None,
             Take::Closed => {
                 self.give_back_retired();
                 None
             }
         }
+    }
+
+    /// Tells that a window is used again, from which the caller just took `iova`.
+    #[inline(never)]
+    fn revived(&self, id: Id, iova: Iova) -> Iova {
+        // The caller has a reference.
+        if let Some(seen) = self.windows.get(id).and_then(Seen::new) {
+            self.observer.reused(&seen);
+        }
+        iova
     }
 
     /// Where `span` is if all of RAM is mapped.
@@ -627,7 +749,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         self.candidates(span)
             .iter()
             .find_map(|id| match self.take(*id, span) {
-                Take::Hit(iova) => Some(iova),
+                Take::Hit(iova, false) => Some(iova),
+                Take::Hit(iova, true) => Some(self.revived(*id, iova)),
                 // What was closed is in the queue, and those who hold the lock look there.
                 Take::Miss | Take::Closed => None,
             })
@@ -721,6 +844,20 @@ impl Request for One {
 /// Counts one more.
 fn bump(counter: &mut u64) {
     *counter = counter.saturating_add(1);
+}
+
+/// Counts an answer about the window for `span` that was not what was asked for, and tells of it.
+fn note<H: Host, P>(
+    engine: &Engine<H, P>,
+    slow: &mut Slow<H>,
+    command: Command,
+    span: &GpaSpan,
+    error: HostError,
+) {
+    if let Some(count) = slow.stats.host_errors.get_mut(error.index()) {
+        bump(count);
+    }
+    engine.observer.host_error(command, span, error);
 }
 
 /// Bytes that the host counts for a window: whole granules.

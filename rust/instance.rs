@@ -26,8 +26,10 @@ use crate::engine::{
     Engine,
     Limit,
     MapError,
-    Released, //
+    Released,
+    Source, //
 };
+use crate::look::Look;
 use crate::managed::{
     self,
     Attachment,
@@ -69,7 +71,18 @@ use crate::sys::{
     Atomic,
     Relaxed, //
 };
+use crate::trace::{
+    self,
+    Began,
+    Cause,
+    Origin, //
+};
+use crate::window::NotHeld;
 use crate::wire::Dialect;
+
+#[path = "instance/shown.rs"]
+mod shown;
+
 use core::ops::{
     Deref,
     DerefMut, //
@@ -106,6 +119,9 @@ const RECOVERY_PERIOD: u32 = 2000;
 /// Batches of [`RECOVERY_PERIOD`] in which to look for what an earlier kernel left: some hundred
 /// milliseconds, and some tens of seconds for all of a GiB.
 const SEARCH_BATCHES: u32 = 64;
+
+/// In how many of [`RECOVERY_PERIOD`] windows' uses are added up once.
+const COUNT_EVERY: u32 = 8;
 
 /// Batches of lost windows that are asked for at a time at most.
 const RECOVERY_TURNS: usize = 64;
@@ -156,6 +172,13 @@ pub(crate) struct Instance<'a> {
     engine: Mappings<'a>,
     dev: &'a pci::Device<Bound>,
     managed: Slot<'a>,
+    /// Where events come from.
+    origin: Origin,
+    mode: &'static CStr,
+    dialect: Dialect,
+    batch_max: usize,
+    max_idle: u32,
+    congruent: bool,
     max_bytes: u64,
     max_entries: u32,
     len_max: u64,
@@ -174,6 +197,8 @@ pub(crate) struct Instance<'a> {
     misuse: RateLimit,
     /// How often a driver gave up what it had not.
     misuses: Atomic<u64>,
+    /// How often a driver did not get what it wanted, by [`Cause`].
+    refusals: [Atomic<u64>; Cause::NAMES.len()],
 }
 
 // SAFETY: The operations are read by the DMA API from any context, and are never changed; the other
@@ -191,6 +216,8 @@ impl<'a> Instance<'a> {
         let (companion, dart) = Companion::probe(dev)?;
         let managed = Slot::new(dev, companion.managed_bdf())?;
         let dialect = companion.dialect();
+        let origin = companion.origin();
+        let batch_max = companion.batch_max();
         let config = Config {
             strict: params.strict,
             max_bytes: params.max_bytes,
@@ -214,19 +241,19 @@ impl<'a> Instance<'a> {
                     dev,
                     "the host has no DART: addresses are guest-physical ones\n"
                 );
-                "identity"
+                c"identity"
             }
             Dart::Assigns(_) if params.is_direct() => {
                 Self::map_whole_for_direct(dev, &mut engine, params)?;
-                "direct"
+                c"direct"
             }
-            Dart::Assigns(_) if params.strict => "strict",
+            Dart::Assigns(_) if params.strict => c"strict",
             Dart::Assigns(_)
                 if params.whole_ram == WholeRam::IfItFits && Self::map_whole(dev, &mut engine) =>
             {
-                "whole-RAM"
+                c"whole-RAM"
             }
-            Dart::Assigns(_) => "lazy",
+            Dart::Assigns(_) => c"lazy",
         };
         let ranges = if params.is_direct() {
             Some(Self::ranges(dev, &engine)?)
@@ -242,10 +269,7 @@ impl<'a> Instance<'a> {
             "manages {}: {} mode, {} dialect, addresses like {:#x}, at most {} MiB in {} mappings\n",
             managed,
             mode,
-            match dialect {
-                Dialect::U32 => "u32",
-                Dialect::U64 => "u64",
-            },
+            dialect.name(),
             first.map_or(0, |span| span.start().raw()),
             params.max_bytes >> 20,
             params.max_entries
@@ -257,6 +281,12 @@ impl<'a> Instance<'a> {
                 engine,
                 dev,
                 managed,
+                origin,
+                mode,
+                dialect,
+                batch_max,
+                max_idle: params.max_idle,
+                congruent: params.congruent,
                 max_bytes: params.max_bytes,
                 max_entries: params.max_entries,
                 len_max: dialect.max_len(),
@@ -268,6 +298,7 @@ impl<'a> Instance<'a> {
                 failures <- RateLimit::new(),
                 misuse <- RateLimit::new(),
                 misuses: Atomic::new(0),
+                refusals: [const { Atomic::new(0) }; Cause::NAMES.len()],
             }),
             GFP_KERNEL,
         )?;
@@ -370,6 +401,9 @@ impl<'a> Instance<'a> {
     /// What is done at once needs no stack frame, which would be a good part of the cost.
     #[inline(always)]
     pub(crate) fn map_streaming(&self, gpa: u64, size: usize, limit: u64) -> u64 {
+        if trace::is_on() {
+            return self.map_new(gpa, size, limit);
+        }
         match ops::span(gpa, size).and_then(|span| self.engine.map_at_once(&span, limit)) {
             Some(iova) => iova.raw(),
             None => self.map_window(gpa, size, limit),
@@ -395,32 +429,100 @@ impl<'a> Instance<'a> {
 
     /// Maps `size` bytes at `gpa` for a device that reaches addresses up to `limit`. Any context.
     pub(crate) fn map(&self, gpa: u64, size: usize, limit: u64) -> Result<Iova, MapError> {
-        let result = match ops::span(gpa, size) {
+        let began = Began::now();
+        let span = ops::span(gpa, size);
+        let wanted = span.filter(|_| began.is_wanted());
+        let source = wanted.map(|span| self.engine.source(&span));
+        let result = match span {
             Some(span) => self.engine.map(span, limit),
             None => Err(MapError::Invalid),
         };
-        if let Err(error) = result {
-            self.report(error, gpa, Some(size), limit);
+        match result {
+            Ok(iova) => {
+                if let Some((span, source)) = wanted.zip(source) {
+                    self.origin.map(&span, iova, began, (0, 1), source);
+                }
+            }
+            Err(error) => {
+                // CAST: `usize` has at most 64 bits.
+                self.refuse(error, (gpa, size as u64), 1, limit, began);
+                self.report(error, gpa, Some(size), limit);
+            }
         }
         result
     }
 
     /// Maps all entries of a scatterlist or none. Any context.
     pub(crate) fn map_all(&self, entries: Entries<'_>, limit: u64) -> Result<(), MapError> {
+        let began = Began::now();
+        let source = began.is_wanted().then(|| self.source_of(entries.clone()));
         let result = self.engine.map_all(entries.clone(), limit);
+        if let Some(source) = source.filter(|_| result.is_ok()) {
+            self.trace_map_all(entries.clone(), began, source);
+        }
         if let Err(error) = result {
             use crate::engine::Request;
 
-            let mut spans = entries.filter_map(|entry| entry.span());
-            let gpa = spans.next().map_or(0, |span| span.start().raw());
+            // CAST: A scatterlist has fewer entries.
+            let count = entries.clone().count() as u32;
+            let mut spans = entries.filter_map(|entry| entry.span()).peekable();
+            let gpa = spans.peek().map_or(0, |span| span.start().raw());
+            let size = spans.fold(0, |sum: u64, span| sum.saturating_add(span.len()));
+            self.refuse(error, (gpa, size), count, limit, began);
             self.report(error, gpa, None, limit);
         }
         result
     }
 
+    /// How the entries of a scatterlist would be mapped just now.
+    #[cold]
+    fn source_of(&self, entries: Entries<'_>) -> Source {
+        use crate::engine::Request;
+
+        let spans = entries.filter_map(|entry| entry.span());
+        let sources = spans.map(|span| self.engine.source(&span));
+        let worst = sources.max_by_key(|source| *source as u8);
+        worst.unwrap_or(Source::Host)
+    }
+
+    /// Tells that a scatterlist was mapped.
+    #[cold]
+    fn trace_map_all(&self, entries: Entries<'_>, began: Began, source: Source) {
+        use crate::engine::Request;
+
+        // CAST: A scatterlist has fewer entries.
+        let count = entries.clone().count() as u32;
+        for (index, entry) in (0..count).zip(entries) {
+            if let Some((span, iova)) = entry.span().zip(entry.iova()) {
+                self.origin.map(&span, iova, began, (index, count), source);
+            }
+        }
+    }
+
+    /// Counts what a driver did not get, and tells of it.
+    #[cold]
+    fn refuse(
+        &self,
+        cause: impl Into<Cause>,
+        what: (u64, u64),
+        entries: u32,
+        limit: u64,
+        began: Began,
+    ) {
+        let cause = cause.into();
+        // CAST: The discriminants are small.
+        if let Some(count) = self.refusals.get(cause as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+        self.origin.refusal(cause, what, entries, limit, began);
+    }
+
     /// Gives up a streaming mapping. Any context.
     #[inline(always)]
     pub(crate) fn unmap_streaming(&self, handle: u64, size: usize) {
+        if trace::is_on() {
+            return self.unmap_hard(handle, size);
+        }
         // CAST: `usize` has at most 64 bits.
         let span = IovaSpan::new(Iova::new(handle), size as u64);
         if !span.is_some_and(|span| self.engine.is_whole(&span)) {
@@ -443,9 +545,26 @@ impl<'a> Instance<'a> {
     #[inline(never)]
     fn unmap_hard(&self, handle: u64, size: usize) {
         // CAST: `usize` has at most 64 bits.
-        if self.engine.unmap(Iova::new(handle), size as u64).is_err() {
+        if self.unmap_traced(handle, size as u64).is_err() {
             self.report_misuse(handle, Some(size));
         }
+    }
+
+    /// Gives up a mapping, and tells of it.
+    fn unmap_traced(&self, handle: u64, size: u64) -> Result<(), NotHeld> {
+        let began = Began::now();
+        let gpa = began.is_wanted().then(|| self.gpa_of(handle, size));
+        let result = self.engine.unmap(Iova::new(handle), size);
+        if let Some(gpa) = gpa {
+            self.origin.unmap(gpa, handle, size, began, (0, 1));
+        }
+        result
+    }
+
+    /// What is mapped at `handle`, for who wants to see; all-ones if nothing is.
+    fn gpa_of(&self, handle: u64, size: u64) -> u64 {
+        let gpa = self.engine.translate(Iova::new(handle), size);
+        gpa.map_or(u64::MAX, Gpa::raw)
     }
 
     /// Gives up a mapping if it is of what `is_right` says; tells what was mapped, or says that it
@@ -458,7 +577,7 @@ impl<'a> Instance<'a> {
     ) -> Option<Gpa> {
         let gpa = self.translate(handle, size)?;
         // CAST: `usize` has at most 64 bits.
-        if !is_right(gpa) || self.engine.unmap(Iova::new(handle), size as u64).is_err() {
+        if !is_right(gpa) || self.unmap_traced(handle, size as u64).is_err() {
             self.report_misuse(handle, Some(size));
             return None;
         }
@@ -467,12 +586,32 @@ impl<'a> Instance<'a> {
 
     /// Gives up the mappings of a scatterlist. Any context.
     pub(crate) fn unmap_all(&self, entries: Entries<'_>) {
+        if trace::is_on() {
+            self.trace_unmap_all(entries.clone());
+        }
         if self.engine.unmap_all(entries.clone()).is_err() {
             use crate::engine::Request;
 
             let mut spans = entries.filter_map(|entry| entry.mapped());
             let handle = spans.next().map_or(0, |span| span.start().raw());
             self.report_misuse(handle, None);
+        }
+    }
+
+    /// Tells that a scatterlist is given up.
+    #[cold]
+    fn trace_unmap_all(&self, entries: Entries<'_>) {
+        use crate::engine::Request;
+
+        // CAST: A scatterlist has fewer entries.
+        let count = entries.clone().count() as u32;
+        for (index, entry) in (0..count).zip(entries) {
+            if let Some(span) = entry.mapped() {
+                let (handle, size) = (span.start().raw(), span.len());
+                let gpa = self.gpa_of(handle, size);
+                self.origin
+                    .unmap(gpa, handle, size, Began::never(), (index, count));
+            }
         }
     }
 
@@ -500,7 +639,9 @@ impl<'a> Instance<'a> {
     /// Says that MMIO cannot be mapped, which is not to be.
     #[cold]
     #[inline(never)]
-    pub(crate) fn refuse_mmio(&self, phys: u64, size: usize) -> u64 {
+    pub(crate) fn refuse_mmio(&self, phys: u64, size: usize, limit: u64) -> u64 {
+        // CAST: `usize` has at most 64 bits.
+        self.refuse(Cause::Mmio, (phys, size as u64), 1, limit, Began::now());
         if self.failures.allows() {
             dev_err!(
                 self.dev,
@@ -632,6 +773,8 @@ impl<'a> Instance<'a> {
     #[inline(never)]
     fn report_misuse(&self, handle: u64, size: Option<usize>) {
         self.misuses.fetch_add(1, Relaxed);
+        // CAST: `usize` has at most 64 bits.
+        self.origin.misuse(handle, size.unwrap_or(0) as u64);
         if self.misuse.allows() {
             dev_err!(
                 self.dev,
@@ -710,13 +853,16 @@ impl Tick for Arc<Instance<'_>> {
 }
 
 /// Looks after a host that failed, what a kernel left that did, and the tables.
-struct Recovery<'a>(Arc<Instance<'a>>);
+struct Recovery<'a>(Arc<Instance<'a>>, Atomic<u32>);
 
 impl Tick for Recovery<'_> {
     fn tick(&self) {
         // Those who map with interrupts off may not be able to; without it they try all the same.
         let _ = self.0.engine.reserve(SPARE);
         self.0.recover(false);
+        if self.1.fetch_add(1, Relaxed) % COUNT_EVERY == 0 {
+            self.0.engine.count_uses();
+        }
         for _ in 0..SEARCH_BATCHES {
             if !self.0.engine.search_stale() {
                 break;
@@ -783,6 +929,7 @@ pub(crate) struct Binding<'a> {
     _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
     _ager: Option<Pin<KBox<Periodic<Arc<Instance<'a>>>>>>,
     _recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
+    _look: Look<'a, Instance<'a>>,
     instance: Arc<Instance<'a>>,
 }
 
@@ -829,8 +976,9 @@ impl<'a> Binding<'a> {
         } else {
             None
         };
-        let recovery = Periodic::new(Recovery(instance.clone()), RECOVERY_PERIOD);
+        let recovery = Periodic::new(Recovery(instance.clone(), Atomic::new(0)), RECOVERY_PERIOD);
         let recovery = KBox::pin_init(recovery, GFP_KERNEL)?;
+        let look = Look::new(instance.dev, instance.clone())?;
         // SAFETY: The operations live as long as the instance, which outlives the attachment, and
         // so does what it mapped. This is the last step of the companion's probe, so both live
         // until its driver unbinds.
@@ -840,6 +988,7 @@ impl<'a> Binding<'a> {
             _memory: memory,
             _ager: ager,
             _recovery: recovery,
+            _look: look,
             instance,
         })
     }

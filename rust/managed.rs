@@ -77,6 +77,32 @@ impl<'a> Slot<'a> {
         Ok(slot)
     }
 
+    /// The slot `devfn` beside `companion`, whatever is there, for who needs its name only.
+    pub(crate) fn named(companion: &'a pci::Device<Bound>, devfn: u8) -> Self {
+        Self { companion, devfn }
+    }
+
+    /// The slot that `companion` itself is in, for its name.
+    pub(crate) fn of(companion: &'a pci::Device<Bound>) -> Self {
+        // SAFETY: The device is valid.
+        let devfn = unsafe { (*raw::pci_dev(companion)).devfn };
+        // CAST: It has 8 bits.
+        Self::named(companion, devfn as u8)
+    }
+
+    /// The name of the driver of the device that is there now, in `name`, which it is cut off to.
+    /// May sleep.
+    pub(crate) fn driver<'b>(&self, name: &'b mut [u8]) -> &'b CStr {
+        let Some(dev) = self.device() else {
+            return c"-";
+        };
+        // SAFETY: The device is valid, and `name` is valid for writes of its length.
+        unsafe {
+            bindings::apple_dma_look_driver(raw::device(&dev), name.as_mut_ptr().cast(), name.len())
+        };
+        CStr::from_bytes_until_nul(name).unwrap_or(c"?")
+    }
+
     /// The bus of both, which is there as long as the companion is.
     fn bus(&self) -> *mut kernel::bindings::pci_bus {
         // SAFETY: The device is valid.

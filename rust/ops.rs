@@ -312,7 +312,7 @@ unsafe extern "C" fn map_phys(
     // SAFETY: By the safety requirements.
     let (this, limit) = unsafe { (instance(dev), streaming_limit(dev)) };
     if attrs & MMIO != 0 {
-        return this.refuse_mmio(phys, size);
+        return this.refuse_mmio(phys, size, limit);
     }
     this.map_streaming(phys, size, limit)
 }

@@ -25,11 +25,13 @@ use crate::sys::{
     Release, //
 };
 
-/// How many mappings use a window, and whether more may.
+/// How many mappings use a window, how many did, and whether more may.
 ///
-/// Bits 29:0 count. [`Refs::USED`] tells the reclaimer that somebody took a reference since it last
-/// looked. [`Refs::CLOSED`] keeps everybody out; whoever sets it owns the window.
-struct Refs(Atomic<u32>);
+/// Bits 29:0 count references. [`Refs::USED`] tells the reclaimer that somebody took one since it
+/// last looked. [`Refs::CLOSED`] keeps everybody out; whoever sets it owns the window. Bits 63:32
+/// count how often a reference was taken, and wrap: what counts mappings is the word that each of
+/// them writes anyway.
+struct Refs(Atomic<u64>);
 
 /// Why a reference could not be given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +49,9 @@ pub(crate) enum Put {
 /// What came of trying to use a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Take {
-    /// The caller has a reference, and what it wants is mapped from this address on.
-    Hit(Iova),
+    /// The caller has a reference, and what it wants is mapped from this address on. Nobody had
+    /// one before if the second part says so.
+    Hit(Iova, bool),
     /// The window does not serve.
     Miss,
     /// The window does not serve, and the caller closed it: the caller owns it.
@@ -56,33 +59,39 @@ pub(crate) enum Take {
 }
 
 impl Refs {
-    const CLOSED: u32 = 1 << 31;
-    const USED: u32 = 1 << 30;
-    const COUNT: u32 = Self::USED - 1;
+    const CLOSED: u64 = 1 << 31;
+    const USED: u64 = 1 << 30;
+    const COUNT: u64 = Self::USED - 1;
+    /// No more are counted.
+    const FULL: u64 = 1 << 29;
+    const USES_SHIFT: u32 = 32;
+    const USES: u64 = !0 << Self::USES_SHIFT;
+    /// One more use.
+    const USE: u64 = 1 << Self::USES_SHIFT;
 
-    /// Takes a reference. Fails if the window is closed, or counts as many as it can.
+    /// Takes a reference, and says whether there was none. Fails if the window is closed, or counts
+    /// as many as it can.
     #[inline(always)]
-    fn get(&self) -> bool {
+    fn get(&self) -> Option<bool> {
         let mut old = self.0.load(Relaxed);
         loop {
-            if old & Self::CLOSED != 0 || old & Self::COUNT == Self::COUNT {
-                return false;
+            if old & (Self::CLOSED | Self::FULL) != 0 {
+                return None;
             }
+            let new = old.wrapping_add(Self::USE + 1) | Self::USED;
             // Acquire: what is read of the window after this is what it was opened with.
-            match self
-                .0
-                .cmpxchg(old, old.wrapping_add(1) | Self::USED, Acquire)
-            {
-                Ok(_) => return true,
+            match self.0.cmpxchg(old, new, Acquire) {
+                Ok(_) => return Some(old & Self::COUNT == 0),
                 Err(now) => old = now,
             }
         }
     }
 
     /// Gives back `count` references, or none if there are fewer; closes the window if they were
-    /// the last and `close` is set.
+    /// the last and `close` is set. `uses` of [`Self::USE`] were none after all.
     #[inline(always)]
-    fn put(&self, count: u32, close: bool) -> Result<Put, NotHeld> {
+    fn put(&self, count: u32, close: bool, uses: u64) -> Result<Put, NotHeld> {
+        let count = u64::from(count);
         let mut old = self.0.load(Relaxed);
         loop {
             if old & Self::CLOSED != 0 || old & Self::COUNT < count {
@@ -90,13 +99,13 @@ impl Refs {
             }
             let closes = close && old & Self::COUNT == count;
             let new = if closes {
-                Self::CLOSED
+                old & Self::USES | Self::CLOSED
             } else {
                 old.wrapping_sub(count)
             };
             // Release: all that was done with the window comes before it is closed. Acquire: what
             // the others did with it came before, too.
-            match self.0.cmpxchg(old, new, Full) {
+            match self.0.cmpxchg(old, new.wrapping_sub(uses), Full) {
                 Ok(_) if closes => return Ok(Put::Closed),
                 Ok(_) => return Ok(Put::Open),
                 Err(now) => old = now,
@@ -107,7 +116,14 @@ impl Refs {
     /// Closes the window if nobody has a reference.
     fn close(&self) -> bool {
         let old = self.0.load(Relaxed);
-        old & (Self::CLOSED | Self::COUNT) == 0 && self.0.cmpxchg(old, Self::CLOSED, Full).is_ok()
+        let new = old & Self::USES | Self::CLOSED;
+        old & (Self::CLOSED | Self::COUNT) == 0 && self.0.cmpxchg(old, new, Full).is_ok()
+    }
+
+    /// How often a reference was taken, modulo 2^32.
+    fn uses(&self) -> u32 {
+        // CAST: What is left are 32 bits.
+        (self.0.load(Relaxed) >> Self::USES_SHIFT) as u32
     }
 }
 
@@ -137,6 +153,8 @@ pub(crate) struct Window {
     /// The next window in the same bucket of keys. Lock.
     pub(crate) next_key: Atomic<u32>,
     state: Atomic<u32>,
+    /// How many uses the engine has counted. Lock.
+    counted: Atomic<u32>,
     start: Atomic<u64>,
     len: Atomic<u64>,
     iova: Atomic<u64>,
@@ -153,6 +171,7 @@ impl Default for Window {
             link: Atomic::new(NONE),
             next_key: Atomic::new(NONE),
             state: Atomic::new(State::Free as u32),
+            counted: Atomic::new(0),
             start: Atomic::new(0),
             len: Atomic::new(0),
             iova: Atomic::new(0),
@@ -169,22 +188,35 @@ impl Linked for Window {
 }
 
 impl Window {
+    /// Takes a reference if the window is open, whatever it covers. Lock-free.
+    #[inline(always)]
+    pub(crate) fn hold(&self) -> bool {
+        self.refs.get().is_some()
+    }
+
     /// Takes a reference if the window is open and covers `want`; tells where `want` is mapped.
     /// Lock-free: the window may be any. `close` is as for [`Self::put`].
     #[inline(always)]
     pub(crate) fn take(&self, want: &GpaSpan, close: bool) -> Take {
-        if !self.refs.get() {
+        let Some(revived) = self.refs.get() else {
             return Take::Miss;
-        }
+        };
         // From here on the window stays what it is.
         match self.iova_of(want) {
-            Some(iova) => Take::Hit(iova),
-            // It is another one. All its users may have gone meanwhile, so that ours is the last
-            // reference.
-            None => match self.refs.put(1, close) {
-                Ok(Put::Closed) => Take::Closed,
-                Ok(Put::Open) | Err(NotHeld) => Take::Miss,
-            },
+            Some(iova) => Take::Hit(iova, revived),
+            None => self.not_taken(close),
+        }
+    }
+
+    /// Gives back a reference to a window that turned out to be another one: it was not used.
+    /// `close` is as for [`Self::put`].
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn not_taken(&self, close: bool) -> Take {
+        // All its users may have gone meanwhile, so that ours is the last reference.
+        match self.refs.put(1, close, Refs::USE) {
+            Ok(Put::Closed) => Take::Closed,
+            Ok(Put::Open) | Err(NotHeld) => Take::Miss,
         }
     }
 
@@ -193,7 +225,7 @@ impl Window {
     #[inline(always)]
     pub(crate) fn put(&self, span: &IovaSpan, close: bool) -> Result<Put, NotHeld> {
         if self.serves(span) {
-            self.refs.put(1, close)
+            self.refs.put(1, close, 0)
         } else {
             Err(NotHeld)
         }
@@ -202,7 +234,7 @@ impl Window {
     /// Gives back `count` references for mappings that [`Self::serves`] told to be of this window,
     /// while the caller held one of them; as [`Self::put`]. On failure none is given back.
     pub(crate) fn put_many(&self, count: u32, close: bool) -> Result<Put, NotHeld> {
-        self.refs.put(count, close)
+        self.refs.put(count, close, 0)
     }
 
     /// Whether `span` can be mapped by the window. Certain if the caller has a reference.
@@ -233,6 +265,11 @@ impl Window {
         GpaSpan::new(Gpa::new(self.start.load(Relaxed)), self.len.load(Relaxed))
     }
 
+    /// Where the window is mapped; 0 if that is not known.
+    pub(crate) fn iova(&self) -> Iova {
+        Iova::new(self.iova.load(Relaxed))
+    }
+
     /// The IOVAs that the window covers.
     #[inline(always)]
     pub(crate) fn iova_span(&self) -> Option<IovaSpan> {
@@ -259,7 +296,27 @@ impl Window {
 
     /// How many references there are.
     pub(crate) fn users(&self) -> u32 {
-        self.refs.0.load(Relaxed) & Refs::COUNT
+        // CAST: The mask leaves 30 bits.
+        (self.refs.0.load(Relaxed) & Refs::COUNT) as u32
+    }
+
+    /// How many references were taken since the window was made, modulo 2^32.
+    pub(crate) fn uses(&self) -> u32 {
+        self.refs.uses()
+    }
+
+    /// How many of these there are since this was last called; to be called before there are 2^32.
+    /// Lock.
+    pub(crate) fn count_uses(&self) -> u32 {
+        let uses = self.refs.uses();
+        let counted = self.counted.load(Relaxed);
+        self.counted.store(uses, Relaxed);
+        uses.wrapping_sub(counted)
+    }
+
+    /// Whether the window covers `want` just now. Any context; tells nothing for sure.
+    pub(crate) fn covers(&self, want: &GpaSpan) -> bool {
+        self.refs.0.load(Relaxed) & Refs::CLOSED == 0 && self.iova_of(want).is_some()
     }
 
     /// What the window is. Lock.
@@ -287,6 +344,9 @@ impl Window {
         self.iova.store(0, Relaxed);
         self.anchor.store(anchor.unwrap_or(u64::MAX), Relaxed);
         self.padding.store(0, Relaxed);
+        self.counted.store(0, Relaxed);
+        // Nobody changes the word of a closed window.
+        self.refs.0.store(Refs::CLOSED, Relaxed);
         self.set_state(State::Pending);
     }
 
@@ -301,7 +361,7 @@ impl Window {
 
     /// Gives back the reference that the window was opened with; `close` is as for [`Self::put`].
     pub(crate) fn settle(&self, close: bool) -> Result<Put, NotHeld> {
-        self.refs.put(1, close)
+        self.refs.put(1, close, 0)
     }
 
     /// Closes the window if nobody uses it; the caller then owns it.
@@ -311,7 +371,8 @@ impl Window {
 
     /// Closes the window whoever uses it. For the end of the engine, when nobody can any more.
     pub(crate) fn force_close(&self) {
-        self.refs.0.store(Refs::CLOSED, Relaxed);
+        let uses = self.refs.0.load(Relaxed) & Refs::USES;
+        self.refs.0.store(uses | Refs::CLOSED, Relaxed);
     }
 
     /// Whether the window was used since this was last asked; an idle window that was not is fair

@@ -121,6 +121,9 @@ pub(crate) enum Reject {
     Overlap,
 }
 
+/// How many kinds of [`Reject`] there are.
+pub(crate) const REJECTS: usize = 6;
+
 impl Reject {
     /// What is wrong, in words for a message.
     pub(crate) fn as_str(self) -> &'static str {
@@ -155,7 +158,9 @@ pub(crate) enum UnmapOutcome {
     Unmapped,
     /// Refused: no such mapping, or it could not be taken away.
     Refused,
-    /// There is no answer, or none that can be believed.
+    /// The answer cannot be believed.
+    Rejected(Reject),
+    /// There is no answer.
     Unknown,
 }
 
@@ -168,6 +173,14 @@ impl Status {
 }
 
 impl Dialect {
+    /// Its name: how wide lengths are.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Dialect::U32 => "u32",
+            Dialect::U64 => "u64",
+        }
+    }
+
     /// Bytes of a map request.
     pub(crate) fn map_req_bytes(self) -> usize {
         match self {
@@ -300,8 +313,10 @@ pub(crate) fn unmap_outcome(key: Gpa, resp: &Response) -> UnmapOutcome {
         Status::OK if resp.get64(offset_of!(apple_dma_pci_unmap_resp, id)) == key.raw() => {
             UnmapOutcome::Unmapped
         }
+        Status::OK => UnmapOutcome::Rejected(Reject::Id),
         Status::IOERR | Status::INVAL => UnmapOutcome::Refused,
-        _ => UnmapOutcome::Unknown,
+        SENTINEL => UnmapOutcome::Unknown,
+        _ => UnmapOutcome::Rejected(Reject::Status),
     }
 }
 

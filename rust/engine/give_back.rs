@@ -11,10 +11,15 @@ use super::miss::{
 };
 use super::{
     bump,
+    note,
+    Command,
     Engine,
     Host,
+    HostError,
     MapError,
+    Observer,
     Released,
+    Seen,
     Slow,
     UnmapEntry, //
 };
@@ -175,14 +180,24 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 continue;
             };
             let was_lost = window.state() == State::Lost;
-            if entry.outcome == UnmapOutcome::Unmapped {
+            let error = match entry.outcome {
+                UnmapOutcome::Unmapped => None,
+                UnmapOutcome::Refused => Some(HostError::Refused),
+                UnmapOutcome::Rejected(reject) => Some(HostError::Rejected(reject)),
+                UnmapOutcome::Unknown => Some(HostError::Silent),
+            };
+            let Some(error) = error else {
                 bump(&mut slow.stats.unmapped);
+                if let Some(seen) = Seen::new(window) {
+                    self.observer.returned(&seen);
+                }
                 if was_lost {
                     bump(&mut slow.stats.recovered);
                 }
                 self.discard(slow, entry.id, window);
                 continue;
-            }
+            };
+            note(self, slow, Command::Unmap, &entry.span, error);
             // It may be mapped or not. Its key stays taken and its bytes count, so that neither
             // the limits nor the uniqueness of keys depend on which.
             if !was_lost {
@@ -280,6 +295,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
             self.unlink(slow, id, window);
             self.queue_unmap(slow, id, window);
+            bump(&mut slow.stats.reclaimed);
             found = found.saturating_add(1);
         }
         // Once around finds what was not used since the last time, once more finds all.

@@ -2,6 +2,7 @@
 
 //! What the engine asks of a host, and how it hears what came of it.
 
+use super::observer::Observer;
 use crate::addr::GpaSpan;
 use crate::arena::{
     Id,
@@ -58,6 +59,12 @@ impl UnmapEntry {
 ///
 /// It is called under the engine's lock, with interrupts off, and must not sleep.
 pub(crate) trait Host: Unpin {
+    /// Who is told what the engine does.
+    type Observer: Observer;
+
+    /// The engine asks once, when it is made.
+    fn observer(&self) -> Self::Observer;
+
     /// Most entries of one batch. Does not change.
     fn batch_max(&self) -> usize;
 

@@ -97,7 +97,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     pub(super) fn lose(&self, slow: &mut Slow<H>, id: Id, window: &Window, outcome: UnmapOutcome) {
         match outcome {
             UnmapOutcome::Refused => self.push_back(&mut slow.lost.map, id, window),
-            UnmapOutcome::Unknown | UnmapOutcome::Unmapped => {
+            UnmapOutcome::Rejected(_) | UnmapOutcome::Unknown | UnmapOutcome::Unmapped => {
                 self.push_back(&mut slow.lost.unmap, id, window)
             }
         }
@@ -117,6 +117,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
         }
         let any = !slow.unmap.is_empty();
+        self.count_asked(slow, slow.unmap.len);
         self.ring_unmap(slow);
         any
     }
@@ -137,6 +138,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         if slow.map.is_empty() {
             return false;
         }
+        self.count_asked(slow, slow.map.len);
         bump(&mut slow.stats.doorbells);
         slow.host.map(slow.map.filled_mut());
         for index in 0..slow.map.len {
@@ -157,6 +159,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         slow.map.clear();
         true
+    }
+
+    fn count_asked(&self, slow: &mut Slow<H>, windows: usize) {
+        // CAST: `usize` has at most 64 bits.
+        slow.stats.asked_again = slow.stats.asked_again.saturating_add(windows as u64);
     }
 
     fn push_back(&self, queue: &mut Queue, id: Id, window: &Window) {

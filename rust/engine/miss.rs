@@ -12,12 +12,17 @@ use super::posts::Tickets;
 use super::tables::Obstacle;
 use super::{
     bump,
+    note,
     reachable,
+    Command,
     Engine,
     Host,
+    HostError,
     MapEntry,
     MapError,
+    Observer,
     Request,
+    Seen,
     Slow, //
 };
 use crate::addr::{
@@ -117,6 +122,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
             retries: 0,
             freed_keys: false,
         };
+        // CAST: `usize` has at most 64 bits.
+        let missing = requests.clone().filter(|r| r.iova().is_none()).count() as u64;
         let mut result = Err(MapError::Refused);
         for _ in 0..MAX_ROUNDS {
             let (mut guard, tickets) = match self.slow.try_lock() {
@@ -131,6 +138,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             self.collect(&mut guard, tickets, requests.clone());
             match self.round(&mut guard, requests.clone(), mask, &mut turn) {
                 Round::Done => {
+                    guard.stats.misses = guard.stats.misses.saturating_add(missing);
                     result = Ok(());
                     break;
                 }
@@ -167,6 +175,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     if turn.choice == Choice::Smallest {
                         break;
                     }
+                    bump(&mut self.slow.lock().stats.smaller);
                     turn.choice = Choice::Smallest;
                     turn.freed_keys = false;
                     turn.scanned = 0;
@@ -511,6 +520,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     let aim = aim.as_deref_mut().filter(|_| is_own);
                     if aim.is_some_and(|aim| aim.adjust(&entry.span, iova, &mut slow.fill)) {
                         bump(&mut slow.stats.mapped);
+                        bump(&mut slow.stats.misplaced);
                         self.quarantine(slow, entry.id, window);
                         ring = Ring::Misplaced;
                         continue;
@@ -527,12 +537,17 @@ impl<H: Host, P: Policy> Engine<H, P> {
             match outcome {
                 MapOutcome::Mapped(_) => {
                     bump(&mut slow.stats.mapped);
+                    if let Some(seen) = Seen::new(window) {
+                        // Others may use it already.
+                        self.observer.created(&Seen { uses: 0, ..seen });
+                    }
                     if is_own {
                         ring = Ring::Opened;
                     }
                 }
                 MapOutcome::Refused => {
                     bump(&mut slow.stats.refused);
+                    note(self, slow, Command::Map, &entry.span, HostError::Refused);
                     self.unlink(slow, entry.id, window);
                     self.discard(slow, entry.id, window);
                     slow.suspects.push(entry.span);
@@ -541,11 +556,14 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
                 MapOutcome::Rejected(reject) => {
                     bump(&mut slow.stats.rejected);
+                    let error = HostError::Rejected(reject);
+                    note(self, slow, Command::Map, &entry.span, error);
                     self.quarantine(slow, entry.id, window);
                     fails(MapError::Rejected(reject));
                 }
                 MapOutcome::Unknown => {
                     bump(&mut slow.stats.unanswered);
+                    note(self, slow, Command::Map, &entry.span, HostError::Silent);
                     self.quarantine(slow, entry.id, window);
                     fails(MapError::NoAnswer);
                 }

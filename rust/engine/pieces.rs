@@ -5,11 +5,16 @@
 use super::tables::Obstacle;
 use super::{
     bump,
+    note,
+    Command,
     Engine,
     Host,
+    HostError,
     Limit,
     MapEntry,
-    MapError, //
+    MapError,
+    Observer,
+    Seen, //
 };
 use crate::addr::{
     Address,
@@ -93,14 +98,19 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     .split_at_mut_checked(count)
                     .ok_or(MapError::Full(Limit::Entries))?;
                 let place = free.first_mut().ok_or(MapError::Full(Limit::Entries))?;
-                let piece = match self.map_piece(&span) {
+                let (piece, seen) = match self.map_piece(&span) {
                     // An earlier kernel may have left a mapping with this key.
                     Err(MapError::Refused) if self.recover() => self.map_piece(&span),
                     result => result,
                 }?;
                 let taken = earlier.iter().flatten().any(|other| other.overlaps(&piece));
                 if taken {
+                    let error = HostError::Rejected(Reject::Overlap);
+                    note(self, &mut self.slow.lock(), Command::Map, &span, error);
                     return Err(MapError::Rejected(Reject::Overlap));
+                }
+                if let Some(seen) = seen {
+                    self.observer.created(&seen);
                 }
                 *place = Some(piece);
                 count = count.saturating_add(1);
@@ -116,7 +126,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Maps one piece of RAM for good.
-    pub(super) fn map_piece(&self, span: &GpaSpan) -> Result<Piece, MapError> {
+    fn map_piece(&self, span: &GpaSpan) -> Result<(Piece, Option<Seen>), MapError> {
         let mut slow = self.slow.lock();
         let slow = &mut *slow;
         if slow.map.is_full() {
@@ -147,16 +157,24 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 bump(&mut slow.stats.mapped);
                 window.open(iova);
                 window.set_state(State::Fixed);
-                Ok(piece)
+                Ok((piece, Seen::new(window)))
             }
             (Some(MapOutcome::Refused), None) => {
                 bump(&mut slow.stats.refused);
+                note(self, slow, Command::Map, span, HostError::Refused);
                 self.discard(slow, id, window);
                 slow.suspects.push(*span);
                 Err(MapError::Refused)
             }
+            (Some(MapOutcome::Rejected(reject)), None) => {
+                bump(&mut slow.stats.rejected);
+                note(self, slow, Command::Map, span, HostError::Rejected(reject));
+                self.quarantine(slow, id, window);
+                Err(MapError::Rejected(reject))
+            }
             _ => {
                 bump(&mut slow.stats.unanswered);
+                note(self, slow, Command::Map, span, HostError::Silent);
                 self.quarantine(slow, id, window);
                 Err(MapError::NoAnswer)
             }

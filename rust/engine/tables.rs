@@ -3,6 +3,7 @@
 //! The engine's books: which windows there are, where they are found, what keys are taken, and what
 //! counts against the limits. Nothing here talks to the host.
 
+use super::survey::count_uses;
 use super::{
     cost,
     Engine,
@@ -188,6 +189,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Frees an unlinked window that the host does not have.
     pub(super) fn discard(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+        count_uses(slow, window);
         if let Some(span) = window.span() {
             slow.stats.bytes = slow.stats.bytes.saturating_sub(cost(&span));
         }

@@ -4,7 +4,7 @@
 //!
 //! The files are the module's own; only [`sys`], what they need of the system, is another.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 #[path = "../../../rust/addr.rs"]
 mod addr;

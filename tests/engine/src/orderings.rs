@@ -91,7 +91,7 @@ impl Rig {
     /// A driver's mapping, use and unmapping, if the window serves.
     fn use_it(&self, iova: u64, close: bool) {
         match self.window.take(&want(), close) {
-            Take::Hit(at) => {
+            Take::Hit(at, _) => {
                 assert_eq!(at.raw(), iova + 4096, "as it was opened");
                 // SAFETY: With a reference the mapping stays.
                 assert!(self.mapped.with(|mapped| unsafe { *mapped }));

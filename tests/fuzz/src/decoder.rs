@@ -202,8 +202,10 @@ fn unmap(bytes: &mut Bytes<'_>, span: &GpaSpan) {
     let status = number(&memory, offset_of!(apple_dma_pci_unmap_resp, status), 4);
     let expected = match status {
         0 if id == span.start().raw() => UnmapOutcome::Unmapped,
+        0 => UnmapOutcome::Rejected(Reject::Id),
         1 | 3 => UnmapOutcome::Refused,
-        _ => UnmapOutcome::Unknown,
+        SENTINEL => UnmapOutcome::Unknown,
+        _ => UnmapOutcome::Rejected(Reject::Status),
     };
     assert_eq!(unmap_outcome(span.start(), &response), expected);
 }

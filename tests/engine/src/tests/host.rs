@@ -18,6 +18,8 @@ use crate::{
     engine::{
         Host,
         MapEntry,
+        Observer,
+        Seen,
         UnmapEntry, //
     },
     wire::{
@@ -153,6 +155,10 @@ pub(crate) struct State {
     refused_keys: BTreeSet<u64>,
     /// Mappings of drivers.
     pub(crate) held: Vec<Held>,
+    /// How many there were so far.
+    pub(crate) holds: u64,
+    /// Keys of the windows that the engine told of, and did not tell to have been returned.
+    pub(crate) told: BTreeSet<u64>,
 
     pub(crate) map_doorbells: u64,
     pub(crate) unmap_doorbells: u64,
@@ -209,6 +215,8 @@ impl ModelHost {
             view: BTreeMap::new(),
             refused_keys: BTreeSet::new(),
             held: Vec::new(),
+            holds: 0,
+            told: BTreeSet::new(),
             map_doorbells: 0,
             unmap_doorbells: 0,
             map_entries: 0,
@@ -381,6 +389,7 @@ impl State {
         );
         assert!(self.backing(&held).is_some(), "{held:?} is not backed");
         self.held.push(held);
+        self.holds += 1;
     }
 
     /// Notes that a driver is about to give a mapping up; it must have been backed to the end.
@@ -588,7 +597,28 @@ impl State {
     }
 }
 
+impl Observer for ModelHost {
+    fn created(&self, window: &Seen) {
+        let mut state = self.look();
+        let key = window.span.start().raw();
+        let mapping = state.mappings.get(&key).expect("the host has it");
+        assert_eq!(mapping.iova, window.iova.raw(), "where it is");
+        assert_eq!(window.uses, 0, "it was not used yet");
+        assert!(state.told.insert(key), "told twice");
+    }
+
+    fn returned(&self, window: &Seen) {
+        self.look().told.remove(&window.span.start().raw());
+    }
+}
+
 impl Host for ModelHost {
+    type Observer = Self;
+
+    fn observer(&self) -> Self {
+        self.clone()
+    }
+
     fn batch_max(&self) -> usize {
         self.look().batch_max
     }

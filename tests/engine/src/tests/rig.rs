@@ -22,10 +22,12 @@ use crate::{
         GRANULE, //
     },
     engine::{
+        Condition,
         Config,
         Engine,
         MapError,
-        Request, //
+        Request,
+        Survey, //
     },
     policy::{
         smallest,
@@ -374,8 +376,19 @@ impl Rig {
             }
             let doubtful = state.view.values().any(|(_, view)| *view == View::Doubtful);
             assert!(!doubtful, "what is doubtful is given back at once");
+            let told = |open: bool| {
+                let windows = state.view.iter();
+                let windows = windows.filter(move |(_, (_, view))| !open || *view == View::Open);
+                windows.map(|(key, _)| *key).collect::<BTreeSet<_>>()
+            };
+            assert!(
+                state.told.is_superset(&told(true)),
+                "all windows were told of"
+            );
+            assert!(state.told.is_subset(&told(false)), "no other is");
             (state.held.clone(), busy)
         };
+        self.check_survey();
         // The engine's own view of every mapping.
         for held in &held {
             assert_eq!(
@@ -385,6 +398,40 @@ impl Rig {
             );
         }
         drop(busy);
+    }
+
+    /// What the engine shows of itself must be what it did.
+    #[track_caller]
+    fn check_survey(&self) {
+        let mut survey = Survey::new();
+        self.engine.survey(&mut survey);
+        let windows: u32 = survey.sizes.iter().flatten().sum();
+        assert_eq!(windows, survey.stats.entries, "windows of all sizes");
+        let mut from = 1;
+        let mut listed = 0;
+        while let Some((id, _)) = self.engine.window_from(from) {
+            (from, listed) = (id + 1, listed + 1);
+        }
+        assert_eq!(listed, windows, "windows one by one");
+        for (condition, sizes) in Condition::ALL.into_iter().zip(&survey.sizes) {
+            let strict = self.setup.strict && condition == Condition::Idle;
+            assert!(
+                !strict || sizes.iter().all(|count| *count == 0),
+                "idle in strict mode"
+            );
+        }
+        if self.engine.whole().is_some() {
+            return;
+        }
+        let state = self.host.look();
+        let held = u64::try_from(state.held.len()).expect("few");
+        assert_eq!(survey.users, held, "mappings that there are");
+        assert_eq!(survey.maps(), state.holds, "mappings that there were");
+        assert_eq!(survey.maps() - survey.unmaps(), held, "mappings given up");
+        assert!(
+            survey.hits() + survey.stats.misses == survey.maps(),
+            "each is one of both"
+        );
     }
 
     /// Keys of the mappings that are in use, or lost; with what they cost together.

@@ -272,11 +272,12 @@ proptest! {
             unmap_outcome(Gpa::new(id), &resp)
         };
         prop_assert_eq!(read(&say(id, OK)), UnmapOutcome::Unmapped);
-        prop_assert_eq!(read(&say(id ^ wrong, OK)), UnmapOutcome::Unknown);
+        prop_assert_eq!(read(&say(id ^ wrong, OK)), UnmapOutcome::Rejected(Reject::Id));
         prop_assert_eq!(read(&say(id, IOERR)), UnmapOutcome::Refused);
         prop_assert_eq!(read(&say(id, INVAL)), UnmapOutcome::Refused);
-        prop_assert_eq!(read(&say(id, 2)), UnmapOutcome::Unknown);
-        prop_assert_eq!(read(&say(id, status)), UnmapOutcome::Unknown);
+        let unknown = UnmapOutcome::Rejected(Reject::Status);
+        prop_assert_eq!(read(&say(id, 2)), unknown);
+        prop_assert_eq!(read(&say(id, status)), if status == SENTINEL { UnmapOutcome::Unknown } else { unknown });
         prop_assert_eq!(read(&sentinels(16)), UnmapOutcome::Unknown);
     }
 

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The tracepoints; docs/ABI/testing/tracefs-driver-apple-dma-pci says what they mean. Names are
+ * arrays rather than dynamic strings, so that all tools can filter and count by them.
+ */
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM apple_dma_pci
+
+#if !defined(_APPLE_DMA_PCI_EVENTS_H) || defined(TRACE_HEADER_MULTI_READ)
+#define _APPLE_DMA_PCI_EVENTS_H
+
+#include <linux/string.h>
+#include <linux/tracepoint.h>
+
+#include "trace.h"
+
+TRACE_EVENT_FN(map,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u64 ns,
+		 u32 index, u32 entries, const char *source),
+	TP_ARGS(origin, gpa, dma, size, ns, index, entries, source),
+	TP_STRUCT__entry(
+		__array(char, companion, APPLE_DMA_PCI_NAME)
+		__array(char, device, APPLE_DMA_PCI_NAME)
+		__field(u64, gpa)
+		__field(u64, dma)
+		__field(u64, size)
+		__field(u64, ns)
+		__field(u32, entry)
+		__field(u32, entries)
+		__array(char, source, APPLE_DMA_PCI_WORD)
+	),
+	TP_fast_assign(
+		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
+		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+		__entry->gpa = gpa;
+		__entry->dma = dma;
+		__entry->size = size;
+		__entry->ns = ns;
+		__entry->entry = index;
+		__entry->entries = entries;
+		strscpy(__entry->source, source, APPLE_DMA_PCI_WORD);
+	),
+	TP_printk("companion=%s device=%s gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u source=%s",
+		  __entry->companion, __entry->device, __entry->gpa, __entry->dma, __entry->size,
+		  __entry->ns, __entry->entry, __entry->entries, __entry->source),
+	apple_dma_trace_begin, apple_dma_trace_end
+);
+
+TRACE_EVENT_FN(unmap,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u64 ns,
+		 u32 index, u32 entries),
+	TP_ARGS(origin, gpa, dma, size, ns, index, entries),
+	TP_STRUCT__entry(
+		__array(char, companion, APPLE_DMA_PCI_NAME)
+		__array(char, device, APPLE_DMA_PCI_NAME)
+		__field(u64, gpa)
+		__field(u64, dma)
+		__field(u64, size)
+		__field(u64, ns)
+		__field(u32, entry)
+		__field(u32, entries)
+	),
+	TP_fast_assign(
+		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
+		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+		__entry->gpa = gpa;
+		__entry->dma = dma;
+		__entry->size = size;
+		__entry->ns = ns;
+		__entry->entry = index;
+		__entry->entries = entries;
+	),
+	TP_printk("companion=%s device=%s gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u",
+		  __entry->companion, __entry->device, __entry->gpa, __entry->dma, __entry->size,
+		  __entry->ns, __entry->entry, __entry->entries),
+	apple_dma_trace_begin, apple_dma_trace_end
+);
+
+DECLARE_EVENT_CLASS(window,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses),
+	TP_ARGS(origin, gpa, dma, size, uses),
+	TP_STRUCT__entry(
+		__array(char, companion, APPLE_DMA_PCI_NAME)
+		__array(char, device, APPLE_DMA_PCI_NAME)
+		__field(u64, gpa)
+		__field(u64, dma)
+		__field(u64, size)
+		__field(u32, uses)
+	),
+	TP_fast_assign(
+		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
+		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+		__entry->gpa = gpa;
+		__entry->dma = dma;
+		__entry->size = size;
+		__entry->uses = uses;
+	),
+	TP_printk("companion=%s device=%s gpa=0x%llx dma=0x%llx size=%llu uses=%u",
+		  __entry->companion, __entry->device, __entry->gpa, __entry->dma, __entry->size,
+		  __entry->uses)
+);
+
+DEFINE_EVENT(window, window_created,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses),
+	TP_ARGS(origin, gpa, dma, size, uses)
+);
+
+DEFINE_EVENT_FN(window, window_reused,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses),
+	TP_ARGS(origin, gpa, dma, size, uses),
+	apple_dma_trace_begin, apple_dma_trace_end
+);
+
+DEFINE_EVENT(window, window_returned,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses),
+	TP_ARGS(origin, gpa, dma, size, uses)
+);
+
+TRACE_EVENT(doorbell,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, const char *command, u32 entries,
+		 const char *status, u64 ns),
+	TP_ARGS(origin, command, entries, status, ns),
+	TP_STRUCT__entry(
+		__array(char, companion, APPLE_DMA_PCI_NAME)
+		__array(char, device, APPLE_DMA_PCI_NAME)
+		__array(char, command, APPLE_DMA_PCI_WORD)
+		__field(u32, entries)
+		__array(char, status, APPLE_DMA_PCI_WORD)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
+		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+		strscpy(__entry->command, command, APPLE_DMA_PCI_WORD);
+		__entry->entries = entries;
+		strscpy(__entry->status, status, APPLE_DMA_PCI_WORD);
+		__entry->ns = ns;
+	),
+	TP_printk("companion=%s device=%s command=%s entries=%u status=%s ns=%llu",
+		  __entry->companion, __entry->device, __entry->command, __entry->entries,
+		  __entry->status, __entry->ns)
+);
+
+TRACE_EVENT_FN(refusal,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 size, u32 entries,
+		 u64 limit, const char *cause, u64 ns),
+	TP_ARGS(origin, gpa, size, entries, limit, cause, ns),
+	TP_STRUCT__entry(
+		__array(char, companion, APPLE_DMA_PCI_NAME)
+		__array(char, device, APPLE_DMA_PCI_NAME)
+		__field(u64, gpa)
+		__field(u64, size)
+		__field(u32, entries)
+		__field(u64, limit)
+		__array(char, cause, APPLE_DMA_PCI_WORD)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
+		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+		__entry->gpa = gpa;
+		__entry->size = size;
+		__entry->entries = entries;
+		__entry->limit = limit;
+		strscpy(__entry->cause, cause, APPLE_DMA_PCI_WORD);
+		__entry->ns = ns;
+	),
+	TP_printk("companion=%s device=%s gpa=0x%llx size=%llu entries=%u limit=0x%llx cause=%s ns=%llu",
+		  __entry->companion, __entry->device, __entry->gpa, __entry->size,
+		  __entry->entries, __entry->limit, __entry->cause, __entry->ns),
+	apple_dma_trace_begin, apple_dma_trace_end
+);
+
+TRACE_EVENT(host_error,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, const char *command, u64 gpa,
+		 u64 size, const char *cause),
+	TP_ARGS(origin, command, gpa, size, cause),
+	TP_STRUCT__entry(
+		__array(char, companion, APPLE_DMA_PCI_NAME)
+		__array(char, device, APPLE_DMA_PCI_NAME)
+		__array(char, command, APPLE_DMA_PCI_WORD)
+		__field(u64, gpa)
+		__field(u64, size)
+		__array(char, cause, APPLE_DMA_PCI_WORD)
+	),
+	TP_fast_assign(
+		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
+		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+		strscpy(__entry->command, command, APPLE_DMA_PCI_WORD);
+		__entry->gpa = gpa;
+		__entry->size = size;
+		strscpy(__entry->cause, cause, APPLE_DMA_PCI_WORD);
+	),
+	TP_printk("companion=%s device=%s command=%s gpa=0x%llx size=%llu cause=%s",
+		  __entry->companion, __entry->device, __entry->command, __entry->gpa,
+		  __entry->size, __entry->cause)
+);
+
+TRACE_EVENT(misuse,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 dma, u64 size),
+	TP_ARGS(origin, dma, size),
+	TP_STRUCT__entry(
+		__array(char, companion, APPLE_DMA_PCI_NAME)
+		__array(char, device, APPLE_DMA_PCI_NAME)
+		__field(u64, dma)
+		__field(u64, size)
+	),
+	TP_fast_assign(
+		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
+		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+		__entry->dma = dma;
+		__entry->size = size;
+	),
+	TP_printk("companion=%s device=%s dma=0x%llx size=%llu",
+		  __entry->companion, __entry->device, __entry->dma, __entry->size)
+);
+
+#endif /* _APPLE_DMA_PCI_EVENTS_H */
+
+#undef TRACE_INCLUDE_PATH
+#define TRACE_INCLUDE_PATH .
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_FILE apple_dma_events
+#include <trace/define_trace.h>

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an instance shows of itself: the text of its files. `docs/ABI/testing/` says what it means,
+//! and must say what is here.
+
+use super::Instance;
+use crate::arena::Id;
+use crate::bells::Rung;
+use crate::engine::{
+    Condition,
+    Host,
+    HostError,
+    Seen,
+    Survey, //
+};
+use crate::look::{
+    Page,
+    Subject,
+    Summary, //
+};
+use crate::sys::Relaxed;
+use crate::trace::Cause;
+use crate::wire::BatchStatus;
+use kernel::{
+    fmt,
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print, //
+};
+
+/// Room for a driver's name.
+const DRIVER: usize = 64;
+
+/// A line.
+fn line(file: &SeqFile, name: &str, value: impl fmt::Display) {
+    seq_print!(file, "{} {}\n", name, value);
+}
+
+/// Lines for what is not 0 of a histogram by powers of two.
+fn histogram(file: &SeqFile, name: &str, counts: &[u32]) {
+    for (power, count) in counts.iter().enumerate().filter(|(_, count)| **count != 0) {
+        // CAST: There are at most 64 places.
+        let size = 1u64.checked_shl(power as u32).unwrap_or(0);
+        seq_print!(file, "{}_{} {}\n", name, size, count);
+    }
+}
+
+impl Instance<'_> {
+    fn show_status(&self, file: &SeqFile) {
+        let mut name = [0; DRIVER];
+        let (stats, ram) = (self.engine.stats(), self.engine.ram_bytes());
+        let is_ready = self.engine.with_host(Host::is_ready);
+        line(file, "managed", self.managed);
+        line(file, "driver", self.managed.driver(&mut name));
+        line(file, "mode", self.mode);
+        line(file, "dialect", self.dialect.name());
+        line(file, "host", if is_ready { "ready" } else { "silent" });
+        line(file, "ram_bytes", ram);
+        line(file, "bytes", stats.bytes);
+        line(file, "peak_bytes", stats.peak_bytes);
+        line(file, "max_bytes", self.max_bytes);
+        line(file, "padding_bytes", stats.padding);
+        line(file, "entries", stats.entries);
+        line(file, "peak_entries", stats.peak_entries);
+        line(file, "max_entries", self.max_entries);
+        line(file, "batch_max", self.batch_max);
+        line(file, "max_idle", self.max_idle);
+        line(file, "congruent", u8::from(self.congruent));
+    }
+
+    fn show_counters(&self, file: &SeqFile, survey: &Survey) {
+        let stats = &survey.stats;
+        let renewals = self.engine.with_host(|host| host.renewals());
+        line(file, "maps", survey.maps());
+        line(file, "unmaps", survey.unmaps());
+        line(file, "hits", survey.hits());
+        line(file, "misses", stats.misses);
+        line(file, "shared", stats.shared);
+        line(file, "misuses", self.misuses.load(Relaxed));
+        line(file, "windows_created", stats.mapped);
+        line(file, "windows_returned", stats.unmapped);
+        line(file, "windows_aged", stats.aged);
+        line(file, "windows_reclaimed", stats.reclaimed);
+        line(file, "windows_lost", stats.lost);
+        line(file, "windows_recovered", stats.recovered);
+        line(file, "windows_stale", stats.stale);
+        line(file, "large", stats.large);
+        line(file, "congruent", stats.congruent);
+        let mut all: u64 = 0;
+        for (cause, count) in Cause::NAMES.iter().zip(&self.refusals) {
+            let count = count.load(Relaxed);
+            all = all.saturating_add(count);
+            seq_print!(file, "refusals_{} {}\n", *cause, count);
+        }
+        line(file, "refusals", all);
+        line(file, "retries_smaller", stats.smaller);
+        line(file, "retries_misplaced", stats.misplaced);
+        line(file, "retries_lost", stats.asked_again);
+        line(file, "retries_renewed", renewals);
+        let mut all: u64 = 0;
+        for (error, count) in HostError::ALL.iter().zip(stats.host_errors) {
+            all = all.saturating_add(count);
+            seq_print!(file, "host_errors_{} {}\n", error.name(), count);
+        }
+        line(file, "host_errors", all);
+    }
+
+    fn show_doorbells(&self, file: &SeqFile) {
+        let bells = self.engine.with_host(|host| host.bells());
+        let show = |name: &str, rung: &Rung| {
+            for (what, value) in [
+                ("count", rung.count),
+                ("entries", rung.entries),
+                ("entries_max", rung.entries_max.into()),
+                ("ns", rung.ns),
+                ("ns_max", rung.ns_max),
+            ] {
+                seq_print!(file, "{}_{} {}\n", name, what, value);
+            }
+        };
+        show("map", &bells.map);
+        histogram(file, "map_entries", &bells.map.by_entries);
+        histogram(file, "map_ns", &bells.map.by_ns);
+        show("unmap", &bells.unmap);
+        histogram(file, "unmap_entries", &bells.unmap.by_entries);
+        histogram(file, "unmap_ns", &bells.unmap.by_ns);
+        for (status, count) in BatchStatus::ALL.iter().zip(bells.status) {
+            seq_print!(file, "status_{} {}\n", status.name(), count);
+        }
+    }
+
+    fn show_sizes(file: &SeqFile, survey: &Survey) {
+        for (condition, sizes) in Condition::ALL.iter().zip(&survey.sizes) {
+            if let Ok(name) = condition.name().to_str() {
+                histogram(file, name, sizes);
+            }
+        }
+    }
+}
+
+impl Subject for Instance<'_> {
+    fn show(&self, page: Page, file: &SeqFile) {
+        let survey = || -> Option<KBox<Survey>> {
+            // It is too large for the stack.
+            let mut survey = KBox::new(Survey::new(), GFP_KERNEL).ok()?;
+            self.engine.survey(&mut survey);
+            Some(survey)
+        };
+        match page {
+            Page::Status => self.show_status(file),
+            Page::Doorbells => self.show_doorbells(file),
+            Page::Counters => {
+                if let Some(survey) = survey() {
+                    self.show_counters(file, &survey);
+                }
+            }
+            Page::Sizes => {
+                if let Some(survey) = survey() {
+                    Self::show_sizes(file, &survey);
+                }
+            }
+        }
+    }
+
+    fn window(&self, from: Id) -> Option<(Id, Seen)> {
+        self.engine.window_from(from)
+    }
+
+    fn summary(&self) -> Summary<'_> {
+        let stats = self.engine.stats();
+        Summary {
+            managed: self.origin.device(),
+            mode: self.mode,
+            bytes: (stats.bytes, self.max_bytes),
+            entries: (stats.entries, self.max_entries),
+        }
+    }
+}

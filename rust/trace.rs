@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tracepoints: safe wrappers, and what it costs if they are off.
+//!
+//! `docs/ABI/testing/tracefs-driver-apple-dma-pci` says what the events mean. Those of mappings,
+//! which have one [`is_on`] together, are off by a no-op; others are a call of a C function with a
+//! no-op in it. Any context.
+
+use crate::addr::{
+    Address,
+    GpaSpan,
+    Iova, //
+};
+use crate::bindings::{
+    self,
+    apple_dma_pci_origin, //
+};
+use crate::engine::{
+    Command,
+    HostError,
+    MapError,
+    Observer,
+    Seen,
+    Source, //
+};
+use crate::wire::{
+    BatchStatus,
+    Reject, //
+};
+use core::fmt::Write;
+use kernel::{
+    fmt,
+    prelude::*,
+    time::{
+        Instant,
+        Monotonic, //
+    },
+};
+
+/// Whether one of the events of mappings is on: a no-op if none is.
+#[inline(always)]
+#[cfg(all(CONFIG_TRACEPOINTS, CONFIG_JUMP_LABEL))]
+pub(crate) fn is_on() -> bool {
+    'key: {
+        // SAFETY: The key is one, and is defined in this module. The branch touches no register,
+        // memory nor stack.
+        unsafe {
+            kernel::asm!(
+                include!("static_branch_generated.rs");
+                on = label { break 'key true },
+                key = sym bindings::apple_dma_trace_key,
+                offset = const 0,
+                likely = const 0,
+            );
+        }
+        false
+    }
+}
+
+/// Whether one of the events of mappings is on.
+#[inline(always)]
+#[cfg(all(CONFIG_TRACEPOINTS, not(CONFIG_JUMP_LABEL)))]
+pub(crate) fn is_on() -> bool {
+    // SAFETY: The key is one; without jump labels it is a counter, which may be read at any time.
+    unsafe {
+        (&raw const bindings::apple_dma_trace_key)
+            .cast::<i32>()
+            .read_volatile()
+            > 0
+    }
+}
+
+/// There are no tracepoints.
+#[inline(always)]
+#[cfg(not(CONFIG_TRACEPOINTS))]
+pub(crate) fn is_on() -> bool {
+    false
+}
+
+/// When something began, if anyone wants to know.
+#[derive(Clone, Copy)]
+pub(crate) struct Began(Option<Instant<Monotonic>>);
+
+impl Began {
+    /// Now.
+    #[inline(always)]
+    pub(crate) fn now() -> Self {
+        Self(is_on().then(Instant::now))
+    }
+
+    /// Nobody knows.
+    pub(crate) const fn never() -> Self {
+        Self(None)
+    }
+
+    /// Whether anyone wants to know.
+    #[inline(always)]
+    pub(crate) fn is_wanted(self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Nanoseconds since then.
+    fn ns(self) -> u64 {
+        self.0.map_or(0, |began| ns(began.elapsed()))
+    }
+}
+
+/// A time as a number of nanoseconds.
+pub(crate) fn ns(delta: kernel::time::Delta) -> u64 {
+    u64::try_from(delta.as_nanos()).unwrap_or(0)
+}
+
+/// Why a call of a driver failed, for who counts.
+#[derive(Clone, Copy)]
+pub(crate) enum Cause {
+    /// It is empty, or not plain memory.
+    Invalid,
+    /// It is another device's memory.
+    Mmio,
+    /// No room in `max_bytes`.
+    MaxBytes,
+    /// No room in `max_entries`.
+    MaxEntries,
+    /// An address that the device does not reach.
+    Unreachable,
+    /// The host refused.
+    HostRefused,
+    /// The host's answer was not believed.
+    HostRejected,
+    /// The host did not answer.
+    HostSilent,
+    /// No memory for tables.
+    NoMemory,
+    /// All keys are taken.
+    NoKey,
+}
+
+impl Cause {
+    /// Their names, in order.
+    pub(crate) const NAMES: [&'static CStr; 10] = [
+        c"invalid",
+        c"mmio",
+        c"max_bytes",
+        c"max_entries",
+        c"unreachable",
+        c"host_refused",
+        c"host_rejected",
+        c"host_silent",
+        c"no_memory",
+        c"no_key",
+    ];
+
+    fn name(self) -> &'static CStr {
+        // CAST: The discriminants are small.
+        Self::NAMES.get(self as usize).copied().unwrap_or(c"?")
+    }
+}
+
+impl From<MapError> for Cause {
+    fn from(error: MapError) -> Self {
+        use crate::engine::Limit;
+
+        match error {
+            MapError::Invalid => Cause::Invalid,
+            MapError::Full(Limit::Bytes) => Cause::MaxBytes,
+            MapError::Full(Limit::Entries) => Cause::MaxEntries,
+            MapError::Unreachable(_) => Cause::Unreachable,
+            MapError::Refused => Cause::HostRefused,
+            MapError::Rejected(_) => Cause::HostRejected,
+            MapError::NoAnswer => Cause::HostSilent,
+            MapError::NoMemory => Cause::NoMemory,
+            MapError::NoKey => Cause::NoKey,
+        }
+    }
+}
+
+impl HostError {
+    /// What is wrong, in a word.
+    pub(crate) fn name(self) -> &'static CStr {
+        match self {
+            HostError::Refused => c"refused",
+            HostError::Silent => c"silent",
+            HostError::Rejected(Reject::Status) => c"status",
+            HostError::Rejected(Reject::Id) => c"id",
+            HostError::Rejected(Reject::Length) => c"length",
+            HostError::Rejected(Reject::Offset) => c"offset",
+            HostError::Rejected(Reject::Range) => c"range",
+            HostError::Rejected(Reject::Overlap) => c"overlap",
+        }
+    }
+}
+
+impl Command {
+    /// The command, in a word.
+    pub(crate) fn name(self) -> &'static CStr {
+        match self {
+            Command::Map => c"map",
+            Command::Unmap => c"unmap",
+        }
+    }
+}
+
+impl BatchStatus {
+    /// What came of a batch, in a word.
+    pub(crate) fn name(self) -> &'static CStr {
+        match self {
+            BatchStatus::Answered => c"answered",
+            BatchStatus::Invalid => c"invalid",
+            BatchStatus::Pending => c"unfinished",
+            BatchStatus::Unknown => c"unknown",
+        }
+    }
+}
+
+/// Writes text into bytes, as far as it fits.
+struct Bytes<'a>(core::slice::IterMut<'a, u8>);
+
+impl Write for Bytes<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        // In this order, as the first of both loses one when the other ends.
+        for (byte, place) in text.bytes().zip(self.0.by_ref()) {
+            *place = byte;
+        }
+        Ok(())
+    }
+}
+
+/// The text of `what`, with at least one zero behind it.
+fn name(what: &dyn fmt::Display) -> [u8; NAME] {
+    let mut name = [0; NAME];
+    let text = name.get_mut(..NAME - 1).unwrap_or(&mut []);
+    // What does not fit is cut off.
+    let _ = Bytes(text.iter_mut()).write_fmt(fmt!("{}", what));
+    name
+}
+
+// CAST: It is a small constant.
+const NAME: usize = bindings::APPLE_DMA_PCI_NAME as usize;
+
+/// Where events come from: a companion and its managed device, by their names.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin(apple_dma_pci_origin);
+
+impl Origin {
+    /// The companion and its device of these names.
+    pub(crate) fn new(companion: &dyn fmt::Display, device: &dyn fmt::Display) -> Self {
+        Self(apple_dma_pci_origin {
+            companion: name(companion),
+            device: name(device),
+        })
+    }
+
+    /// The managed device's name.
+    pub(crate) fn device(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0.device).unwrap_or(c"?")
+    }
+
+    /// A driver got a mapping.
+    pub(crate) fn map(
+        &self,
+        span: &GpaSpan,
+        iova: Iova,
+        began: Began,
+        (entry, entries): (u32, u32),
+        source: Source,
+    ) {
+        let source = match source {
+            Source::Whole => c"whole",
+            Source::Window => c"window",
+            Source::Host => c"host",
+        };
+        // SAFETY: The origin and the string are valid for the call.
+        unsafe {
+            bindings::apple_dma_trace_map(
+                &self.0,
+                span.start().raw(),
+                iova.raw(),
+                span.len(),
+                began.ns(),
+                entry,
+                entries,
+                source.as_char_ptr(),
+            )
+        };
+    }
+
+    /// A driver gives `size` bytes at `handle` up, which are at `gpa`.
+    pub(crate) fn unmap(
+        &self,
+        gpa: u64,
+        handle: u64,
+        size: u64,
+        began: Began,
+        (entry, entries): (u32, u32),
+    ) {
+        let ns = began.ns();
+        // SAFETY: The origin is valid for the call.
+        unsafe { bindings::apple_dma_trace_unmap(&self.0, gpa, handle, size, ns, entry, entries) };
+    }
+
+    /// The host was asked for `entries` things, which took `ns` nanoseconds.
+    pub(crate) fn doorbell(&self, command: Command, entries: u32, status: BatchStatus, ns: u64) {
+        // SAFETY: The origin and the strings are valid for the call.
+        unsafe {
+            bindings::apple_dma_trace_doorbell(
+                &self.0,
+                command.name().as_char_ptr(),
+                entries,
+                status.name().as_char_ptr(),
+                ns,
+            )
+        };
+    }
+
+    /// A driver did not get `size` bytes at `gpa` mapped, as `entries` of a scatterlist.
+    pub(crate) fn refusal(
+        &self,
+        cause: Cause,
+        (gpa, size): (u64, u64),
+        entries: u32,
+        limit: u64,
+        began: Began,
+    ) {
+        // SAFETY: The origin and the string are valid for the call.
+        unsafe {
+            bindings::apple_dma_trace_refusal(
+                &self.0,
+                gpa,
+                size,
+                entries,
+                limit,
+                cause.name().as_char_ptr(),
+                began.ns(),
+            )
+        };
+    }
+
+    /// A driver gave up what it had not.
+    pub(crate) fn misuse(&self, handle: u64, size: u64) {
+        // SAFETY: The origin is valid for the call.
+        unsafe { bindings::apple_dma_trace_misuse(&self.0, handle, size) };
+    }
+}
+
+impl Observer for Origin {
+    fn created(&self, window: &Seen) {
+        let (gpa, len) = (window.span.start().raw(), window.span.len());
+        // SAFETY: The origin is valid for the call.
+        unsafe {
+            bindings::apple_dma_trace_created(&self.0, gpa, window.iova.raw(), len, window.uses)
+        };
+    }
+
+    fn reused(&self, window: &Seen) {
+        let (gpa, len) = (window.span.start().raw(), window.span.len());
+        // SAFETY: The origin is valid for the call.
+        unsafe {
+            bindings::apple_dma_trace_reused(&self.0, gpa, window.iova.raw(), len, window.uses)
+        };
+    }
+
+    fn returned(&self, window: &Seen) {
+        let (gpa, len) = (window.span.start().raw(), window.span.len());
+        // SAFETY: The origin is valid for the call.
+        unsafe {
+            bindings::apple_dma_trace_returned(&self.0, gpa, window.iova.raw(), len, window.uses)
+        };
+    }
+
+    fn host_error(&self, command: Command, span: &GpaSpan, error: HostError) {
+        // SAFETY: The origin and the strings are valid for the call.
+        unsafe {
+            bindings::apple_dma_trace_host_error(
+                &self.0,
+                command.name().as_char_ptr(),
+                span.start().raw(),
+                span.len(),
+                error.name().as_char_ptr(),
+            )
+        };
+    }
+}
