@@ -252,9 +252,12 @@ impl Window {
         Some(Iova::new(self.iova.load(Relaxed).wrapping_add(offset)))
     }
 
-    /// What is mapped at `span`, if it is in the window.
+    /// What is mapped at `span`, if it is in the window and that is open.
     #[inline]
     pub(crate) fn gpa_of(&self, span: &IovaSpan) -> Option<Gpa> {
+        if self.refs.0.load(Relaxed) & Refs::CLOSED != 0 {
+            return None;
+        }
         let offset = self.iova_span()?.offset_of(span)?;
         Some(Gpa::new(self.start.load(Relaxed).wrapping_add(offset)))
     }

@@ -13,6 +13,7 @@ use super::{
     Engine,
     Host,
     MapEntry,
+    MapError,
     Slow,
     UnmapEntry, //
 };
@@ -26,6 +27,7 @@ use crate::sys::Relaxed;
 use crate::window::Window;
 use crate::wire::{
     MapOutcome,
+    Reject,
     UnmapOutcome, //
 };
 
@@ -44,6 +46,8 @@ pub(super) struct Lost {
     unmap: Queue,
     /// MAP, since the host refused to unmap them.
     map: Queue,
+    /// Whether the host mapped something where one of them may be.
+    pub(super) in_the_way: bool,
 }
 
 impl Lost {
@@ -56,7 +60,17 @@ impl Lost {
         Self {
             unmap: EMPTY,
             map: EMPTY,
+            in_the_way: false,
         }
+    }
+}
+
+impl<H> Slow<H> {
+    /// Batches that it takes to ask for all that is lost.
+    fn lost_batches(&self) -> u64 {
+        let lost = self.stats.lost.saturating_sub(self.stats.recovered);
+        // CAST: `usize` has at most 64 bits.
+        lost.div_ceil(self.unmap.entries.len().max(1) as u64)
     }
 }
 
@@ -73,16 +87,29 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Asks for all that is lost.
     pub(super) fn retry_all_lost(&self) {
-        let (lost, batch) = {
-            let slow = self.slow.lock();
-            (
-                slow.stats.lost.saturating_sub(slow.stats.recovered),
-                slow.unmap.entries.len().max(1),
-            )
-        };
-        // CAST: `usize` has at most 64 bits.
-        for _ in 0..lost.div_ceil(batch as u64) {
+        let batches = self.slow.lock().lost_batches();
+        for _ in 0..batches {
             self.retry_lost();
+        }
+    }
+
+    /// How many steps a call that failed with `error` may take to ask for what is lost, since that
+    /// may be why.
+    pub(super) fn lost_steps(&self, error: MapError) -> u64 {
+        let steps = u64::from(STEPS);
+        match error {
+            // One of them is as good as another.
+            MapError::Full(_) | MapError::NoKey => steps,
+            // Which is at these addresses is not known, only that one is.
+            MapError::Rejected(Reject::Overlap) => {
+                let mut slow = self.slow.lock();
+                if core::mem::take(&mut slow.lost.in_the_way) {
+                    slow.lost_batches().saturating_mul(steps)
+                } else {
+                    0
+                }
+            }
+            _ => 0,
         }
     }
 

@@ -7,7 +7,6 @@ use super::congruence::{
     self,
     Aim, //
 };
-use super::lost::STEPS;
 use super::posts::Tickets;
 use super::tables::Obstacle;
 use super::{
@@ -78,7 +77,7 @@ pub(super) struct Turn {
     /// How the address should come out, if that matters.
     aim: Option<Aim>,
     /// How often what is lost was asked for again.
-    retries: u32,
+    retries: u64,
     /// Whether keys were given back since there was progress.
     freed_keys: bool,
 }
@@ -164,10 +163,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                         continue;
                     }
                     // Perhaps it is something lost that is in the way.
-                    if matches!(error, MapError::Full(_) | MapError::NoKey)
-                        && turn.retries < STEPS
-                        && self.retry_lost_step()
-                    {
+                    if turn.retries < self.lost_steps(error) && self.retry_lost_step() {
                         turn.retries = turn.retries.saturating_add(1);
                         turn.scanned = 0;
                         continue;
@@ -614,7 +610,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         let granules = iovas.first_granule()..=iovas.last_granule();
         for granule in granules.clone() {
-            if self.by_iova.get_locked(&self.chunks, granule) != NONE {
+            let other = self.by_iova.get_locked(&self.chunks, granule);
+            if let Some(other) = self.windows.get(other) {
+                slow.lost.in_the_way |= other.state() == State::Lost;
                 return MapOutcome::Rejected(Reject::Overlap);
             }
         }

@@ -167,7 +167,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
     }
 
-    /// Makes a closed window unknown to the maps; its key stays taken.
+    /// Makes a closed window unknown to those who look for memory. Its key and its addresses stay
+    /// taken: the host may have it.
     pub(super) fn unlink(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
         let free = &mut slow.free_chunks;
         if let Some(granule) = window.anchor() {
@@ -176,13 +177,6 @@ impl<H: Host, P: Policy> Engine<H, P> {
         if let Some(span) = window.span() {
             for granule in span.first_granule()..=span.last_granule() {
                 self.by_gpa.clear(&self.chunks, free, granule, id);
-            }
-        }
-        if window.state() == State::Live {
-            if let Some(span) = window.iova_span() {
-                for granule in span.first_granule()..=span.last_granule() {
-                    self.by_iova.clear(&self.chunks, free, granule, id);
-                }
             }
         }
     }
@@ -196,6 +190,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
         slow.stats.entries = slow.stats.entries.saturating_sub(1);
         slow.stats.padding = slow.stats.padding.saturating_sub(window.padding());
         self.remove_key(slow, id, window);
+        // What was never open has none of them.
+        if let Some(span) = window.iova_span() {
+            let free = &mut slow.free_chunks;
+            for granule in span.first_granule()..=span.last_granule() {
+                self.by_iova.clear(&self.chunks, free, granule, id);
+            }
+        }
         window.set_state(State::Free);
         self.windows.free(&mut slow.free_windows, id);
     }

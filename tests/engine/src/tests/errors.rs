@@ -6,6 +6,7 @@ use super::{
     host::{
         span,
         MapFault,
+        Placement,
         UnmapFault, //
     },
     rig::{
@@ -269,6 +270,49 @@ fn believable_but_in_use() {
 }
 
 #[test]
+fn believable_but_in_use_by_what_is_lost() {
+    // The host keeps what it is to take back, and then says that something else is there.
+    for stubborn in [false, true] {
+        let rig = Rig::new(Setup {
+            policy: TestPolicy::Smallest,
+            strict: true,
+            ..Setup::default()
+        });
+        let iova = rig.map(BASE, 4096).expect("no fault yet");
+        let times = if stubborn { 20 } else { 1 };
+        rig.host
+            .look()
+            .unmap_faults
+            .extend(vec![UnmapFault::Refuse; times]);
+        rig.unmap(BASE, 4096, iova);
+        assert_eq!(rig.engine.stats().lost, 1);
+        assert_eq!(rig.engine.translate(iova, 4096), None, "nobody has it");
+        rig.host
+            .look()
+            .map_faults
+            .extend(vec![MapFault::Overlap; times]);
+        let mapped = rig.map(BASE + MIB, 4096);
+        assert!(rig.engine.stats().rejected > 0);
+        if stubborn {
+            assert_eq!(mapped, Err(MapError::Rejected(Reject::Overlap)));
+        } else {
+            // What was lost is asked for, then this again.
+            assert_eq!(rig.engine.stats().recovered, 1);
+            let other = mapped.expect("the second answer is right");
+            rig.unmap(BASE + MIB, 4096, other);
+        }
+        rig.host.look().map_faults.clear();
+        rig.host.look().unmap_faults.clear();
+        for _ in 0..4 {
+            rig.engine.retry_lost();
+        }
+        let stats = rig.engine.stats();
+        assert_eq!((stats.recovered, stats.entries), (stats.lost, 0));
+        rig.release();
+    }
+}
+
+#[test]
 fn no_answer() {
     for (fault, left) in [(MapFault::SilentMapped, 0), (MapFault::SilentEmpty, 2)] {
         let rig = Rig::new(Setup::default());
@@ -444,6 +488,8 @@ fn what_the_host_keeps_is_lost() {
             policy: TestPolicy::Smallest,
             strict: true,
             max_entries: 3,
+            // Not where the one that may be gone was.
+            placement: Placement::Random,
             ..Setup::default()
         });
         let lose = |times| {

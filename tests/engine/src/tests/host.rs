@@ -111,6 +111,8 @@ pub(crate) enum View {
     Doubtful,
     /// It was asked for back, in vain.
     Lost,
+    /// It was asked for back, in vain, and where it is was known.
+    Kept,
 }
 
 /// A mapping that a driver holds.
@@ -428,7 +430,7 @@ impl State {
     fn is_lost(&self, span: &GpaSpan) -> bool {
         self.view
             .get(&span.start().raw())
-            .is_some_and(|&(all, view)| all == *span && view == View::Lost)
+            .is_some_and(|&(all, view)| all == *span && matches!(view, View::Lost | View::Kept))
     }
 
     fn map_one(&mut self, span: &GpaSpan, lost: bool) -> MapOutcome {
@@ -474,18 +476,18 @@ impl State {
                 }
             }
             MapFault::Overlap => {
-                let open: Vec<_> = self
+                let known: Vec<_> = self
                     .view
                     .iter()
-                    .filter(|(_, (_, view))| *view == View::Open)
+                    .filter(|(_, (_, view))| matches!(view, View::Open | View::Kept))
                     .filter_map(|(key, _)| self.mappings.get(key))
                     .map(|m| m.iova - m.iova % GRANULE)
                     .collect();
-                match open.len() {
+                match known.len() {
                     0 => MapOutcome::Rejected(Reject::Overlap),
                     n => {
                         let pick = self.random() as usize % n;
-                        MapOutcome::Mapped(Iova::new(open[pick] | offset))
+                        MapOutcome::Mapped(Iova::new(known[pick] | offset))
                     }
                 }
             }
@@ -523,7 +525,8 @@ impl State {
             );
             entry.outcome = self.map_one(&entry.span, lost);
             if lost {
-                // Whatever the answer, it is to be asked for back.
+                // Whatever the answer, it is to be asked for back. Where it is now nobody notes.
+                self.view.insert(key, (entry.span, View::Lost));
                 continue;
             }
             let right = self.mappings.get(&key).map(|m| m.iova);
@@ -591,7 +594,10 @@ impl State {
             if entry.outcome == UnmapOutcome::Unmapped {
                 self.view.remove(&key);
             } else if let Some((_, view)) = self.view.get_mut(&key) {
-                *view = View::Lost;
+                *view = match view {
+                    View::Open | View::Kept => View::Kept,
+                    View::Doubtful | View::Lost => View::Lost,
+                };
             }
         }
     }
