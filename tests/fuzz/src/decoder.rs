@@ -204,7 +204,7 @@ fn unmap(bytes: &mut Bytes<'_>, span: &GpaSpan) {
         0 if id == span.start().raw() => UnmapOutcome::Unmapped,
         0 => UnmapOutcome::Rejected(Reject::Id),
         1 | 3 => UnmapOutcome::Refused,
-        SENTINEL => UnmapOutcome::Unknown,
+        status if status == u64::from(SENTINEL) => UnmapOutcome::Unknown,
         _ => UnmapOutcome::Rejected(Reject::Status),
     };
     assert_eq!(unmap_outcome(span.start(), &response), expected);
