@@ -8,6 +8,7 @@ mod channel;
 mod check;
 mod cpio;
 mod demo;
+mod device_tree;
 mod mac;
 mod process;
 mod qemu;

@@ -45,6 +45,8 @@ pub struct Paths<'a> {
     pub initrd: &'a Path,
     /// What boots with Secure Boot.
     pub uefi: Option<Uefi>,
+    /// The device tree, if it is not QEMU's own.
+    pub tree: Option<&'a Path>,
     /// Directory of the simulator's sockets.
     pub sockets: &'a Path,
     /// Socket that this program listens on for the guest's scripts.
@@ -185,6 +187,9 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
             }
             command.arg("-kernel").arg(paths.kernel);
             command.arg("-initrd").arg(paths.initrd);
+            if let Some(tree) = paths.tree {
+                command.arg("-dtb").arg(tree);
+            }
             // On a busy machine ticks of the timer come late, and Linux would look for another.
             let timer = match case.arch {
                 Arch::Arm64 => "",

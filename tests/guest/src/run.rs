@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::assets::Assets;
 use crate::channel;
 use crate::channel::Event;
+use crate::device_tree;
 use crate::mac::Mac;
 use crate::process::Process;
 use crate::qemu;
@@ -105,10 +106,15 @@ pub fn run(
         (Some(name), Some(variables)) => Some(uefi(&assets.installed(name), variables, &run)?),
         _ => None,
     };
+    let tree = match scenario.domain {
+        0 => None,
+        _ => Some(device_tree::make(case, &assets.dtc(), &run)?),
+    };
     let paths = qemu::Paths {
         kernel: &kernel,
         initrd: &initrd,
         uefi,
+        tree: tree.as_deref(),
         sockets: sockets.path(),
         channel: &channel,
         console: &log,

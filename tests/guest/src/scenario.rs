@@ -64,6 +64,9 @@ pub struct Scenario {
     /// The bus that managed devices and companions are on.
     #[serde(default)]
     pub bus: Bus,
+    /// The PCI domain that arm64 guests find it in.
+    #[serde(default)]
+    pub domain: u16,
     /// The system to boot, of those that tests/env/package installed, from the first disk; its own
     /// kernel and initial root file system, not ours.
     pub installed: Option<String>,
