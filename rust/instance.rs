@@ -54,7 +54,10 @@ use crate::periodic::{
     Periodic,
     Tick, //
 };
-use crate::policy::Adaptive;
+use crate::policy::{
+    Adaptive,
+    WINDOW_SHIFT, //
+};
 use crate::power::Power;
 use crate::ram;
 use crate::range_map::{
@@ -98,10 +101,6 @@ use kernel::{
     sync::Arc,
     types::Opaque, //
 };
-
-/// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and
-/// cost more of the byte budget where a cluster ends.
-const WINDOW_SHIFT: u32 = 18;
 
 /// Most granules of RAM that have a place in a flat table, 4 bytes each: enough for 256 GiB of RAM,
 /// which take 64 MiB.

@@ -13,6 +13,10 @@ use crate::addr::{
 };
 use crate::sys::Slab;
 
+/// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and
+/// cost more of the byte budget where a cluster ends.
+pub(crate) const WINDOW_SHIFT: u32 = 18;
+
 /// The blocks of guest RAM, sorted by address and apart from each other.
 pub(crate) struct Ram(Slab<GpaSpan>);
 
