@@ -4,6 +4,16 @@
 //! command line.
 
 mod doctor;
+mod event;
+mod pages;
+mod progress;
+mod record;
+mod recording;
+mod status;
+mod system;
+mod text;
+mod tracer;
+mod view;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -21,14 +31,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Say in a screen how full the limits are, what happens, and what needs attention
+    Status(status::Options),
+    /// Write what drivers map and what the host is asked for to a file
+    Record(record::Options),
     /// Check kernel, module, drivers, boot and logs, and say what to do about each finding
     Doctor(doctor::Options),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let json = arguments.json;
     let result = match arguments.command {
-        Command::Doctor(options) => doctor::run(&options, arguments.json),
+        Command::Status(options) => status::run(&options, json),
+        Command::Record(options) => record::run(&options, json),
+        Command::Doctor(options) => doctor::run(&options, json),
     };
     result.unwrap_or_else(|error| {
         eprintln!("apple-dma-pci: {error:#}");

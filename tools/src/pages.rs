@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's files in debugfs, as docs/ABI/testing/debugfs-driver-apple-dma-pci has them: lines of
+//! names and values, and windows. Only their text; nothing is read here.
+
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use serde::{
+    Deserialize,
+    Serialize, //
+};
+use std::collections::BTreeMap;
+
+/// Values by their names.
+pub type Words = BTreeMap<String, String>;
+
+/// Numbers by their names.
+pub type Numbers = BTreeMap<String, u64>;
+
+/// The lines of a page: a name, a space, and a value to the end of the line.
+pub fn words(text: &str) -> Result<Words> {
+    let mut words = Words::new();
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(' ') else {
+            bail!("'{line}' is not a name and a value");
+        };
+        words.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(words)
+}
+
+/// A page whose values all are numbers.
+pub fn numbers(text: &str) -> Result<Numbers> {
+    let number = |(name, value): (String, String)| {
+        let number = value.parse();
+        let number = number.with_context(|| format!("'{name} {value}' has no number"))?;
+        Ok((name, number))
+    };
+    words(text)?.into_iter().map(number).collect()
+}
+
+/// A number, 0 if there is none of that name.
+pub fn number(numbers: &Numbers, name: &str) -> u64 {
+    numbers.get(name).copied().unwrap_or(0)
+}
+
+/// The numbers whose names begin with `prefix` and do not end there, by the rest of their names.
+pub fn below<'a>(numbers: &'a Numbers, prefix: &'a str) -> impl Iterator<Item = (&'a str, u64)> {
+    let rest = move |(name, number): (&'a String, &'a u64)| {
+        let rest = name.strip_prefix(prefix)?.strip_prefix('_')?;
+        Some((rest, *number))
+    };
+    numbers.iter().filter_map(rest)
+}
+
+/// The histogram `name`: counts by powers of two, in their order.
+pub fn histogram(numbers: &Numbers, name: &str) -> Vec<(u64, u64)> {
+    let places = below(numbers, name);
+    let mut places: Vec<_> = places
+        .filter_map(|(place, count)| Some((place.parse().ok()?, count)))
+        .collect();
+    places.sort_unstable();
+    places
+}
+
+/// What a window is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// In use.
+    Live,
+    /// Not in use, and to be used again or given back.
+    Idle,
+    /// A piece of RAM, mapped for good.
+    Fixed,
+    /// Not taken back by the host.
+    Lost,
+    /// To be given back at once.
+    Returning,
+}
+
+/// A line of the file `windows`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Guest-physical address of the first byte.
+    pub gpa: u64,
+    /// DMA address of that byte; 0 if it is not known.
+    pub dma: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Mappings of drivers that use it now.
+    pub users: u32,
+    /// Mappings of drivers that used it so far, modulo 2^32.
+    pub uses: u32,
+    /// What it is.
+    pub state: State,
+}
+
+/// A number that is written as C does: hexadecimal with 0x, else decimal.
+pub fn c_number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// All lines of the file `windows`.
+pub fn windows(text: &str) -> Result<Vec<Window>> {
+    let window = |line: &str| {
+        let columns: Vec<_> = line.split(' ').collect();
+        let [gpa, dma, bytes, users, uses, state] = columns[..] else {
+            return None;
+        };
+        Some(Window {
+            gpa: c_number(gpa)?,
+            dma: c_number(dma)?,
+            bytes: c_number(bytes)?,
+            users: users.parse().ok()?,
+            uses: uses.parse().ok()?,
+            state: match state {
+                "live" => State::Live,
+                "idle" => State::Idle,
+                "fixed" => State::Fixed,
+                "lost" => State::Lost,
+                "returning" => State::Returning,
+                _ => return None,
+            },
+        })
+    };
+    let lines = text.lines();
+    lines
+        .map(|line| window(line).with_context(|| format!("'{line}' is no window")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn pages_of_a_guest() {
+        let status = words(include_str!("fixtures/status")).unwrap();
+        assert_eq!(status["managed"], "0000:00:06.0");
+        assert_eq!(status["mode"], "lazy");
+        let counters = numbers(include_str!("fixtures/counters")).unwrap();
+        assert_eq!(
+            number(&counters, "hits") + number(&counters, "misses"),
+            number(&counters, "maps")
+        );
+        let refusals: u64 = below(&counters, "refusals").map(|(_, count)| count).sum();
+        assert_eq!(refusals, number(&counters, "refusals"));
+        let bells = numbers(include_str!("fixtures/doorbells")).unwrap();
+        for name in ["map_ns", "map_entries", "unmap_ns"] {
+            let command = name.split('_').next().unwrap();
+            let sum: u64 = histogram(&bells, name).iter().map(|(_, count)| count).sum();
+            assert_eq!(sum, number(&bells, &format!("{command}_count")), "{name}");
+        }
+        let windows = windows(include_str!("fixtures/windows")).unwrap();
+        assert_eq!(windows.len().to_string(), status["entries"]);
+    }
+
+    #[test]
+    fn what_is_no_page_is_said() {
+        assert!(words("managed\n")
+            .unwrap_err()
+            .to_string()
+            .contains("'managed'"));
+        assert!(numbers("maps many\n")
+            .unwrap_err()
+            .to_string()
+            .contains("maps many"));
+        for line in [
+            "",
+            "0x0 0x0 1 1 1",
+            "0x0 0x0 1 1 1 busy",
+            "0x0 0x0 1 1 1 live ",
+            "x 0 1 1 1 live",
+        ] {
+            assert!(windows(&format!("{line}\n")).is_err(), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn windows_are_read_as_written(
+            list in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u32>(), 0..5usize), 0..20)
+        ) {
+            let names = ["live", "idle", "fixed", "lost", "returning"];
+            let states = [State::Live, State::Idle, State::Fixed, State::Lost, State::Returning];
+            let text: String = list.iter().map(|(gpa, dma, bytes, users, uses, state)| {
+                format!("{gpa:#x} {dma:#x} {bytes} {users} {uses} {}\n", names[*state])
+            }).collect();
+            let expected: Vec<_> = list.iter().map(|&(gpa, dma, bytes, users, uses, state)| {
+                Window { gpa, dma, bytes, users, uses, state: states[state] }
+            }).collect();
+            prop_assert_eq!(windows(&text).unwrap(), expected);
+        }
+
+        #[test]
+        fn numbers_are_read_as_written(page in prop::collection::btree_map("[a-z_0-9]{1,20}", any::<u64>(), 0..20)) {
+            let text: String = page.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+            prop_assert_eq!(numbers(&text).unwrap(), page);
+        }
+
+        #[test]
+        fn nothing_panics(text in "\\PC*") {
+            let _ = (words(&text), numbers(&text), windows(&text));
+        }
+    }
+}

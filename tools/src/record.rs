@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `record`: writes the module's events to a file while a command runs, or for some time.
+
+use crate::event::{
+    self,
+    Line, //
+};
+use crate::progress::Progress;
+use crate::recording::{
+    snapshots,
+    End,
+    Header,
+    Writer, //
+};
+use crate::status::interval;
+use crate::system::System;
+use crate::text;
+use crate::tracer::Tracer;
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use rustix::process::{
+    kill_process,
+    Pid,
+    Signal, //
+};
+use serde::Serialize;
+use signal_hook::consts::{
+    SIGHUP,
+    SIGINT,
+    SIGTERM, //
+};
+use std::{
+    fs::File,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{
+        Child,
+        Command,
+        ExitCode,
+        ExitStatus, //
+    },
+    sync::{
+        atomic::{
+            AtomicBool,
+            Ordering, //
+        },
+        Arc, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+/// How long to wait for events before looking at what else there is.
+const WAIT: Duration = Duration::from_millis(100);
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Write the recording to FILE
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        default_value = "apple-dma-pci.recording"
+    )]
+    output: PathBuf,
+    /// Record for so long; without it and without a command until Ctrl-C
+    #[arg(long, short, value_name = "SECONDS", value_parser = interval)]
+    duration: Option<Duration>,
+    /// Room for events of each CPU that are not yet taken
+    #[arg(long, value_name = "KIB", default_value = "8192", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    buffer: u32,
+    /// Run this, and record as long as it does
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// What was recorded, for programs.
+#[derive(Serialize)]
+struct Summary<'a> {
+    file: &'a PathBuf,
+    events: u64,
+    lost: u64,
+    seconds: f64,
+    status: Option<i32>,
+}
+
+/// Ends with what the command ended with.
+pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
+    let system = System::new();
+    let tracefs = system.tracefs()?;
+    if let Some(missing) = system.why_no_details() {
+        bail!("{missing}");
+    }
+    let header = Header::new(&system, &options.command)?;
+    let name = options.output.display();
+    let file = File::create(&options.output).with_context(|| name.to_string())?;
+    let end = record(
+        &system,
+        options,
+        &header,
+        file,
+        Tracer::new(&tracefs, options.buffer)?,
+    )?;
+    if json {
+        let summary = Summary {
+            file: &options.output,
+            events: end.events,
+            lost: end.lost,
+            seconds: end.seconds,
+            status: end.status,
+        };
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        let events = text::count(end.events, "event", "events");
+        eprintln!("{events} in {:.1} s, in {name}", end.seconds);
+        if end.lost != 0 {
+            let lost = text::count(end.lost, "event was", "events were");
+            eprintln!(
+                "{lost} lost: use a larger --buffer, or a file that is not on a managed device"
+            );
+        }
+    }
+    let status = end.status.and_then(|status| u8::try_from(status).ok());
+    Ok(status.map_or(ExitCode::SUCCESS, ExitCode::from))
+}
+
+/// Set by the first signal that asks for the end.
+fn on_signal() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, flag.clone())?;
+    }
+    Ok(flag)
+}
+
+fn record(
+    system: &System,
+    options: &Options,
+    header: &Header,
+    file: File,
+    mut tracer: Tracer,
+) -> Result<End> {
+    let mut writer = Writer::new(file, header)?;
+    let is_asked = on_signal()?;
+    let mut progress = Progress::new();
+    let began = Instant::now();
+    tracer.enable(true)?;
+    let mut running = start(&options.command)?;
+    let mut status = None;
+    loop {
+        let mut take = |line: &str| take(&mut writer, line);
+        tracer.read(WAIT, &mut take)?;
+        if let Some(child) = &mut running {
+            status = child.try_wait()?;
+        }
+        let time = began.elapsed();
+        progress.say(|| {
+            let (events, lost) = writer.counts();
+            format!(
+                "{:.0} s, {events} events, {lost} lost; Ctrl-C ends it",
+                time.as_secs_f64()
+            )
+        });
+        let is_over = options.duration.is_some_and(|duration| time >= duration)
+            || status.is_some()
+            || is_asked.load(Ordering::Relaxed);
+        if is_over {
+            break;
+        }
+    }
+    tracer.enable(false)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let after = snapshots(system)?;
+    if let (Some(child), None) = (&mut running, status) {
+        status = Some(stop(child)?);
+    }
+    while tracer.read(Duration::ZERO, |line| take(&mut writer, line))? {}
+    drop(progress);
+    // The signal's number and 128, as shells have it.
+    let code = |status: ExitStatus| status.code().or(status.signal().map(|signal| 128 + signal));
+    writer.end(seconds, status.and_then(code), after)
+}
+
+fn start(command: &[String]) -> Result<Option<Child>> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(None);
+    };
+    let child = Command::new(program).args(arguments).spawn();
+    Ok(Some(
+        child.with_context(|| format!("cannot run {program}"))?,
+    ))
+}
+
+/// Asks a command to end that should not run any more.
+fn stop(child: &mut Child) -> Result<ExitStatus> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    Ok(child.wait()?)
+}
+
+fn take(writer: &mut Writer, line: &str) -> Result<()> {
+    match event::line(line) {
+        Line::Event(event) => writer.event(&event),
+        Line::Lost { cpu, events } => writer.lost(cpu, events),
+        Line::Other => Ok(()),
+    }
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `status`: one screen that says how it is. Its text is also what `top` writes where there is no
+//! terminal.
+
+use crate::system::System;
+use crate::text;
+use crate::view::{
+    Sampler,
+    Seen,
+    View, //
+};
+use anyhow::Result;
+use std::{
+    fmt::Write,
+    process::ExitCode,
+    thread,
+    time::Duration, //
+};
+
+/// How wide bars are.
+const BAR: usize = 30;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Seconds over which rates are taken; 0: no rates
+    #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    interval: Duration,
+}
+
+/// Some seconds, an hour at most.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok();
+    let seconds = seconds.filter(|seconds| (0.0..=3600.0).contains(seconds));
+    let seconds = seconds.ok_or_else(|| "seconds from 0 to 3600, such as 0.5".to_owned())?;
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
+    let mut sampler = Sampler::new(System::new());
+    let mut view = sampler.look()?;
+    if view.missing.is_none() && !options.interval.is_zero() {
+        thread::sleep(options.interval);
+        view = sampler.look()?;
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&view)?);
+    } else {
+        print!("{}", screen(&view));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a companion is, in a line.
+pub fn title(seen: &Seen) -> String {
+    let now = &seen.now;
+    let driver = match (&now.driver, now.present) {
+        (Some(driver), _) => format!("driver {driver}"),
+        (None, true) => "no driver".to_owned(),
+        (None, false) => "not there".to_owned(),
+    };
+    let mut title = format!(
+        "{} manages {} ({driver}), {} mode",
+        now.companion, now.device, now.mode
+    );
+    let host = now
+        .details
+        .as_ref()
+        .and_then(|details| details.status.get("host"));
+    if let Some(host) = host {
+        let _ = write!(title, ", host {host}");
+    }
+    title
+}
+
+/// How full the limits are: name, part, and numbers in words.
+pub fn budgets(seen: &Seen) -> [(&'static str, f64, String); 2] {
+    let now = &seen.now;
+    let peak = |name: &str, show: &dyn Fn(u64) -> String| {
+        let details = now.details.as_ref();
+        let peak = details.and_then(|details| details.status_number(name));
+        peak.map_or(String::new(), |peak| format!(", peak {}", show(peak)))
+    };
+    [
+        (
+            "bytes",
+            text::part(now.bytes, now.max_bytes),
+            format!(
+                "{} of {}{}",
+                text::bytes(now.bytes),
+                text::bytes(now.max_bytes),
+                peak("peak_bytes", &text::bytes)
+            ),
+        ),
+        (
+            "entries",
+            text::part(now.entries, now.max_entries),
+            format!(
+                "{} of {}{}",
+                now.entries,
+                now.max_entries,
+                peak("peak_entries", &|entries| entries.to_string())
+            ),
+        ),
+    ]
+}
+
+/// What else there is to say: a name, and the rest of the line.
+pub fn facts(seen: &Seen) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    if let Some(details) = &seen.now.details {
+        let windows = ["live", "idle", "fixed", "lost"];
+        let windows = windows.map(|state| format!("{state} {}", details.windows(state)));
+        facts.push(("windows", windows.join(", ")));
+    }
+    if let Some(rates) = &seen.rates {
+        let hits = rates.hit_part;
+        let hits = hits.map_or(String::new(), |part| {
+            format!(", hits {:.1} %", part * 100.0)
+        });
+        facts.push((
+            "mappings",
+            format!(
+                "made {}, given up {}{hits}",
+                text::rate(rates.maps),
+                text::rate(rates.unmaps)
+            ),
+        ));
+        let each = rates.doorbell_ns;
+        let each = each.map_or(String::new(), |ns| format!(" of {}", text::ns(ns)));
+        facts.push((
+            "host",
+            format!(
+                "asked {}{each}, windows made {}, taken back {}",
+                text::rate(rates.doorbells),
+                text::rate(rates.windows_created),
+                text::rate(rates.windows_returned)
+            ),
+        ));
+    }
+    facts
+}
+
+/// The whole screen.
+pub fn screen(view: &View) -> String {
+    let mut screen = String::new();
+    for seen in &view.companions {
+        screen.push_str(&title(seen));
+        screen.push('\n');
+        for (name, part, numbers) in budgets(seen) {
+            let _ = writeln!(
+                screen,
+                "  {name:<9}{} {:>3.0} %  {numbers}",
+                text::bar(part, BAR),
+                part * 100.0
+            );
+        }
+        for (name, fact) in facts(seen) {
+            let _ = writeln!(screen, "  {name:<9}{fact}");
+        }
+        for need in view
+            .attention
+            .iter()
+            .filter(|need| need.companion == seen.now.companion)
+        {
+            let _ = writeln!(screen, "  ! {}", need.text);
+        }
+    }
+    if let Some(missing) = view.missing {
+        let _ = writeln!(screen, "{missing}");
+    } else if view.attention.is_empty() {
+        screen.push_str("nothing needs attention\n");
+    }
+    screen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system;
+
+    #[test]
+    fn a_screen_has_all() {
+        let (_dir, system) = system::tests::fixture();
+        let mut sampler = Sampler::new(system);
+        sampler.look().unwrap();
+        let screen = screen(&sampler.look().unwrap());
+        for part in [
+            "0000:00:10.0 manages 0000:00:06.0 (driver apple_dma_test), lazy mode, host ready",
+            "bytes    [#",
+            "of 1.2 GiB, peak ",
+            "entries  [#",
+            "of 61440, peak ",
+            "windows  live ",
+            "made 0/s",
+            "! the driver gave up what it had not, 1 time: a bug of it",
+        ] {
+            assert!(screen.contains(part), "{part}\n{screen}");
+        }
+    }
+
+    #[test]
+    fn everyone_sees_limits_and_what_root_would() {
+        let (dir, system) = system::tests::fixture();
+        std::fs::remove_dir_all(dir.path().join("sys/kernel/debug")).unwrap();
+        let screen = screen(&Sampler::new(system).look().unwrap());
+        assert!(screen.contains("lazy mode\n  bytes    [#"), "{screen}");
+        assert!(screen.contains("cannot be seen"), "{screen}");
+        assert!(!screen.contains("windows"), "{screen}");
+    }
+
+    #[test]
+    fn intervals() {
+        assert_eq!(interval("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "x", "-1", "1e9", "nan"] {
+            assert!(interval(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the module shows itself: companions in sysfs, their pages in debugfs, and tracefs. Reads
+//! them, and says in a sentence why one cannot be read.
+
+use crate::pages::{
+    self,
+    Numbers,
+    Window,
+    Words, //
+};
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use serde::{
+    Deserialize,
+    Serialize, //
+};
+use std::{
+    fs,
+    io::{
+        self,
+        ErrorKind, //
+    },
+    path::{
+        Path,
+        PathBuf, //
+    },
+    str::FromStr, //
+};
+
+/// The module.
+const MODULE: &str = "apple_dma_pci";
+
+/// What a companion shows to everyone, and to root.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Companion {
+    /// Its PCI address.
+    pub companion: String,
+    /// The PCI address of the device that it manages.
+    pub device: String,
+    /// Whether there is such a device.
+    pub present: bool,
+    /// The device's driver.
+    pub driver: Option<String>,
+    /// How its memory is mapped.
+    pub mode: String,
+    /// Bytes that the host has mapped.
+    pub bytes: u64,
+    /// The most that there may be.
+    pub max_bytes: u64,
+    /// Mappings that the host has.
+    pub entries: u64,
+    /// The most that there may be.
+    pub max_entries: u64,
+    /// What only root may see.
+    pub details: Option<Details>,
+}
+
+/// A companion's pages in debugfs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Details {
+    /// What is managed, how, and what it takes.
+    pub status: Words,
+    /// What happened so far.
+    pub counters: Numbers,
+    /// Batches that were sent to the host.
+    pub doorbells: Numbers,
+    /// How many windows there are.
+    pub sizes: Numbers,
+}
+
+impl Details {
+    /// A number of the page `status`.
+    pub fn status_number(&self, name: &str) -> Option<u64> {
+        self.status.get(name)?.parse().ok()
+    }
+
+    /// How many windows are in `state`.
+    pub fn windows(&self, state: &str) -> u64 {
+        pages::below(&self.sizes, state)
+            .map(|(_, count)| count)
+            .sum()
+    }
+}
+
+/// The running system, or what stands for it.
+#[derive(Clone, Debug)]
+pub struct System {
+    root: PathBuf,
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    Ok(fs::read_to_string(path)?.trim_end_matches('\n').to_owned())
+}
+
+impl System {
+    /// The running system.
+    pub fn new() -> Self {
+        Self::at(Path::new("/"))
+    }
+
+    /// The one that is below `root`.
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    fn devices(&self) -> PathBuf {
+        self.root.join("sys/bus/pci/devices")
+    }
+
+    fn debugfs(&self) -> PathBuf {
+        self.root.join("sys/kernel/debug")
+    }
+
+    /// Where the pages of `companion` are.
+    fn pages(&self, companion: &str) -> PathBuf {
+        self.debugfs().join(MODULE).join(companion)
+    }
+
+    /// PCI addresses of all companions that have their driver; an error says why there are none.
+    pub fn companions(&self) -> Result<Vec<String>> {
+        if !self.root.join("sys/module").join(MODULE).exists() {
+            bail!("the module {MODULE} is not loaded: modprobe {MODULE}");
+        }
+        let devices = self.devices();
+        let entries = fs::read_dir(&devices).with_context(|| devices.display().to_string())?;
+        let mut companions = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.path().join(MODULE).join("managed").exists() {
+                companions.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        if companions.is_empty() {
+            bail!(
+                "the module is loaded, but manages nothing: 'apple-dma-pci doctor' looks for \
+                 the reason"
+            );
+        }
+        companions.sort();
+        Ok(companions)
+    }
+
+    /// What `companion` shows; nothing if it has just gone. What only root may see is missing if it
+    /// cannot be seen.
+    pub fn companion(&self, companion: &str) -> Result<Option<Companion>> {
+        match self.read_companion(companion) {
+            Ok(seen) => Ok(Some(seen)),
+            Err(error) => {
+                let gone = error.downcast_ref::<io::Error>().is_some_and(|error| {
+                    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV)
+                });
+                if gone {
+                    Ok(None)
+                } else {
+                    Err(error)
+                }
+            }
+        }
+    }
+
+    fn read_companion(&self, companion: &str) -> Result<Companion> {
+        let dir = self.devices().join(companion).join(MODULE);
+        let word = |name: &str| {
+            let path = dir.join(name);
+            read(&path).with_context(|| path.display().to_string())
+        };
+        fn number<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+            (name, word): (&str, String),
+        ) -> Result<T> {
+            let number = word.parse();
+            number.with_context(|| format!("{name}: '{word}' is no number"))
+        }
+        let number_of = |name| number((name, word(name)?));
+        let device = word("managed")?;
+        let managed = self.devices().join(&device);
+        let driver = fs::read_link(managed.join("driver")).ok();
+        let driver = driver.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
+        Ok(Companion {
+            companion: companion.to_owned(),
+            present: managed.exists(),
+            driver,
+            device,
+            mode: word("mode")?,
+            bytes: number_of("bytes")?,
+            max_bytes: number_of("max_bytes")?,
+            entries: number_of("entries")?,
+            max_entries: number_of("max_entries")?,
+            details: match self.why_no_details() {
+                None => Some(self.details(companion)?),
+                Some(_) => None,
+            },
+        })
+    }
+
+    /// Why what only root may see cannot be seen, with what can be done about it; nothing if it can
+    /// be.
+    pub fn why_no_details(&self) -> Option<&'static str> {
+        let debugfs = self.debugfs();
+        match fs::read_dir(debugfs.join(MODULE)) {
+            Ok(_) => None,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(
+                "only root sees counters, rates, doorbells and windows, and with them what went \
+                 wrong: sudo apple-dma-pci status",
+            ),
+            Err(_) if fs::read_dir(&debugfs).is_ok_and(|mut dir| dir.next().is_none()) => {
+                Some("debugfs is not mounted: mount -t debugfs debugfs /sys/kernel/debug")
+            }
+            Err(_) => Some("this kernel has no debugfs, so counters cannot be seen"),
+        }
+    }
+
+    fn page<T>(&self, companion: &str, name: &str, parse: impl Fn(&str) -> Result<T>) -> Result<T> {
+        let path = self.pages(companion).join(name);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        parse(&text).with_context(|| path.display().to_string())
+    }
+
+    fn details(&self, companion: &str) -> Result<Details> {
+        Ok(Details {
+            status: self.page(companion, "status", pages::words)?,
+            counters: self.page(companion, "counters", pages::numbers)?,
+            doorbells: self.page(companion, "doorbells", pages::numbers)?,
+            sizes: self.page(companion, "sizes", pages::numbers)?,
+        })
+    }
+
+    /// The windows of `companion`.
+    pub fn windows(&self, companion: &str) -> Result<Vec<Window>> {
+        self.page(companion, "windows", pages::windows)
+    }
+
+    /// The release of the kernel.
+    pub fn kernel(&self) -> String {
+        read(&self.root.join("proc/sys/kernel/osrelease")).unwrap_or_default()
+    }
+
+    /// First addresses and bytes of the blocks of RAM.
+    pub fn ram(&self) -> Result<Vec<(u64, u64)>> {
+        let path = self.root.join("proc/iomem");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let blocks = ram(&text);
+        // What those see who may not.
+        if blocks.contains(&(0, 1)) {
+            bail!("only root sees where RAM is, in {}", path.display());
+        }
+        Ok(blocks)
+    }
+
+    /// Where tracefs is, with the module's events.
+    pub fn tracefs(&self) -> Result<PathBuf> {
+        let kernel = self.root.join("sys/kernel");
+        let places = [kernel.join("tracing"), kernel.join("debug/tracing")];
+        for place in &places {
+            match fs::read_dir(place.join("events")) {
+                Ok(_) if place.join("events").join(MODULE).exists() => return Ok(place.clone()),
+                Ok(_) if !self.root.join("sys/module").join(MODULE).exists() => {
+                    bail!("the module {MODULE} is not loaded: modprobe {MODULE}")
+                }
+                Ok(_) => bail!("the module has no events: its kernel has no CONFIG_TRACEPOINTS"),
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    bail!("only root may trace: sudo apple-dma-pci record …")
+                }
+                Err(_) => {}
+            }
+        }
+        bail!("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")
+    }
+}
+
+/// What a driver's files say that has just gone.
+const ENODEV: i32 = 19;
+
+/// The blocks of RAM that are in the text of /proc/iomem.
+fn ram(text: &str) -> Vec<(u64, u64)> {
+    let mut blocks: Vec<(u64, u64)> = Vec::new();
+    for line in text.lines() {
+        let block = line.strip_suffix(" : System RAM").and_then(|span| {
+            // What is within something else is not at the beginning of its line.
+            let (first, last) = span.split_once('-')?;
+            let first = u64::from_str_radix(first, 16).ok()?;
+            let last = u64::from_str_radix(last, 16).ok()?;
+            Some((first, last.checked_sub(first)?.checked_add(1)?))
+        });
+        let Some((first, len)) = block else {
+            continue;
+        };
+        match blocks.last_mut() {
+            Some((start, before)) if start.checked_add(*before) == Some(first) => *before += len,
+            _ => blocks.push((first, len)),
+        }
+    }
+    blocks
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
+
+    /// A system with one companion, as it was in a guest.
+    pub fn fixture() -> (TempDir, System) {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let companion = "sys/bus/pci/devices/0000:00:10.0/apple_dma_pci";
+        put("sys/module/apple_dma_pci/version", "0.1.0\n");
+        let status = include_str!("fixtures/status");
+        let words = pages::words(status).unwrap();
+        for name in [
+            "managed",
+            "mode",
+            "bytes",
+            "max_bytes",
+            "entries",
+            "max_entries",
+        ] {
+            put(
+                &format!("{companion}/{name}"),
+                &format!("{}\n", words[name]),
+            );
+        }
+        put("sys/bus/pci/devices/0000:00:06.0/vendor", "0x1234\n");
+        symlink(
+            "../../../bus/pci/drivers/apple_dma_test",
+            dir.path().join("sys/bus/pci/devices/0000:00:06.0/driver"),
+        )
+        .unwrap();
+        let pages = "sys/kernel/debug/apple_dma_pci/0000:00:10.0";
+        put(&format!("{pages}/status"), status);
+        put(
+            &format!("{pages}/counters"),
+            include_str!("fixtures/counters"),
+        );
+        put(
+            &format!("{pages}/doorbells"),
+            include_str!("fixtures/doorbells"),
+        );
+        put(&format!("{pages}/sizes"), include_str!("fixtures/sizes"));
+        put(
+            &format!("{pages}/windows"),
+            include_str!("fixtures/windows"),
+        );
+        let system = System::at(dir.path());
+        (dir, system)
+    }
+
+    #[test]
+    fn a_companion_is_read() {
+        let (_dir, system) = fixture();
+        assert_eq!(system.companions().unwrap(), ["0000:00:10.0"]);
+        let seen = system.companion("0000:00:10.0").unwrap().unwrap();
+        assert_eq!(seen.device, "0000:00:06.0");
+        assert_eq!(seen.driver.as_deref(), Some("apple_dma_test"));
+        let details = seen.details.unwrap();
+        assert_eq!(details.status_number("entries"), Some(seen.entries));
+        let windows = system.windows("0000:00:10.0").unwrap();
+        assert_eq!(windows.len() as u64, seen.entries);
+        assert_eq!(
+            details.windows("live") + details.windows("idle"),
+            seen.entries
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let (dir, system) = fixture();
+        let root = dir.path();
+        assert!(system.companion("0000:00:11.0").unwrap().is_none());
+        fs::remove_dir_all(root.join("sys/kernel/debug/apple_dma_pci")).unwrap();
+        let missing = system.why_no_details().unwrap();
+        assert!(missing.contains("debugfs is not mounted"), "{missing}");
+        assert!(system
+            .companion("0000:00:10.0")
+            .unwrap()
+            .unwrap()
+            .details
+            .is_none());
+        let error = system.tracefs().unwrap_err().to_string();
+        assert!(error.contains("tracefs is not mounted"), "{error}");
+        fs::create_dir_all(root.join("sys/kernel/tracing/events/sched")).unwrap();
+        let error = system.tracefs().unwrap_err().to_string();
+        assert!(error.contains("CONFIG_TRACEPOINTS"), "{error}");
+        fs::remove_dir_all(root.join("sys/bus/pci/devices/0000:00:10.0")).unwrap();
+        let error = system.companions().unwrap_err().to_string();
+        assert!(error.contains("manages nothing"), "{error}");
+        fs::remove_dir_all(root.join("sys/module")).unwrap();
+        let error = system.companions().unwrap_err().to_string();
+        assert!(error.contains("not loaded"), "{error}");
+        let error = system.tracefs().unwrap_err().to_string();
+        assert!(error.contains("not loaded"), "{error}");
+    }
+
+    #[test]
+    fn ram_is_what_is_system_ram_at_the_top() {
+        let text = "\
+00000000-00000fff : Reserved
+00001000-0009fbff : System RAM
+00100000-3ffdffff : System RAM
+  01000000-01ffffff : Kernel code
+  02000000-02ffffff : System RAM
+3ffe0000-3fffffff : System RAM
+40000000-4000ffff : PCI Bus 0000:00
+";
+        assert_eq!(ram(text), [(0x1000, 0x9ec00), (0x10_0000, 0x3ff0_0000)]);
+    }
+}

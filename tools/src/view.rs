@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All companions at a moment, what they did a second since the moment before, and what of it needs
+//! somebody's attention. How it is shown is not here.
+
+use crate::pages::{
+    below,
+    number,
+    Numbers, //
+};
+use crate::system::{
+    Companion,
+    Details,
+    System, //
+};
+use crate::text;
+use anyhow::{
+    bail,
+    Result, //
+};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+/// From what part of a limit on there is not much left of it.
+const NEARLY: f64 = 0.9;
+
+/// What a companion did, a second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Rates {
+    /// Mappings made.
+    pub maps: f64,
+    /// Mappings given up.
+    pub unmaps: f64,
+    /// What part of the mappings found a window; nothing if there were none.
+    pub hit_part: Option<f64>,
+    /// Windows made.
+    pub windows_created: f64,
+    /// Windows taken back.
+    pub windows_returned: f64,
+    /// Doorbells of both kinds.
+    pub doorbells: f64,
+    /// Nanoseconds of a doorbell, on average; nothing if there was none.
+    pub doorbell_ns: Option<u64>,
+    /// Calls of drivers that failed.
+    pub refusals: f64,
+}
+
+impl Rates {
+    fn new(before: &Details, now: &Details, time: Duration) -> Self {
+        let grown = |before: &Numbers, now: &Numbers, name: &str| {
+            number(now, name).wrapping_sub(number(before, name))
+        };
+        let counter = |name| grown(&before.counters, &now.counters, name);
+        let bells = |name| {
+            let of = |command| {
+                grown(
+                    &before.doorbells,
+                    &now.doorbells,
+                    &format!("{command}_{name}"),
+                )
+            };
+            of("map") + of("unmap")
+        };
+        let rate = |count: u64| count as f64 / time.as_secs_f64();
+        let maps = counter("maps");
+        let count = bells("count");
+        Self {
+            maps: rate(maps),
+            unmaps: rate(counter("unmaps")),
+            hit_part: (maps != 0).then(|| text::part(counter("hits"), maps)),
+            windows_created: rate(counter("windows_created")),
+            windows_returned: rate(counter("windows_returned")),
+            doorbells: rate(count),
+            doorbell_ns: bells("ns").checked_div(count),
+            refusals: rate(counter("refusals")),
+        }
+    }
+}
+
+/// Something that somebody should look at.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Attention {
+    /// Whose.
+    pub companion: String,
+    /// Which it is, for programs.
+    pub kind: &'static str,
+    /// What it is, and what that means.
+    pub text: String,
+}
+
+/// A companion with its rates.
+#[derive(Clone, Debug, Serialize)]
+pub struct Seen {
+    /// What it shows.
+    #[serde(flatten)]
+    pub now: Companion,
+    /// What it did; nothing when it was first seen, or without details.
+    pub rates: Option<Rates>,
+}
+
+/// See the module's documentation.
+#[derive(Clone, Debug, Serialize)]
+pub struct View {
+    /// Seconds that rates are of.
+    pub interval: f64,
+    /// All there are.
+    pub companions: Vec<Seen>,
+    /// What needs attention.
+    pub attention: Vec<Attention>,
+    /// Why details are missing, and what to do about it.
+    pub missing: Option<&'static str>,
+}
+
+/// Looks again and again.
+pub struct Sampler {
+    system: System,
+    before: BTreeMap<String, Companion>,
+    at: Instant,
+}
+
+impl Sampler {
+    pub fn new(system: System) -> Self {
+        Self {
+            system,
+            before: BTreeMap::new(),
+            at: Instant::now(),
+        }
+    }
+
+    /// Looks once; fails if there is nothing to see.
+    pub fn look(&mut self) -> Result<View> {
+        let mut now = BTreeMap::new();
+        for companion in self.system.companions()? {
+            if let Some(seen) = self.system.companion(&companion)? {
+                now.insert(companion, seen);
+            }
+        }
+        if now.is_empty() {
+            bail!("all companions have just gone");
+        }
+        let at = Instant::now();
+        let time = at - self.at;
+        let mut attention = Vec::new();
+        let companions = now.values().map(|companion| {
+            let before = self.before.get(&companion.companion);
+            attention.extend(needs(companion, before));
+            let details = before.and_then(|before| before.details.as_ref());
+            let rates = details.zip(companion.details.as_ref());
+            Seen {
+                rates: rates.map(|(before, now)| Rates::new(before, now, time)),
+                now: companion.clone(),
+            }
+        });
+        let companions = companions.collect();
+        self.before = now;
+        self.at = at;
+        Ok(View {
+            interval: time.as_secs_f64(),
+            companions,
+            attention,
+            missing: self.system.why_no_details(),
+        })
+    }
+}
+
+/// What of `now` needs attention; `before` says what is new.
+fn needs(now: &Companion, before: Option<&Companion>) -> Vec<Attention> {
+    let mut list = Vec::new();
+    let mut add = |kind, text| {
+        list.push(Attention {
+            companion: now.companion.clone(),
+            kind,
+            text,
+        });
+    };
+    if !now.present {
+        let text = format!("there is no device {}", now.device);
+        add("no-device", text);
+    } else if now.driver.is_none() {
+        let text = format!("{} has no driver, so nothing uses it", now.device);
+        add("no-driver", text);
+    }
+    for (kind, name, used, max) in [
+        ("bytes", "max_bytes", now.bytes, now.max_bytes),
+        ("entries", "max_entries", now.entries, now.max_entries),
+    ] {
+        let part = text::part(used, max);
+        if part >= NEARLY {
+            let idle = match now.mode.as_str() {
+                "lazy" => "; idle windows of it go when there is no room",
+                _ => "",
+            };
+            add(
+                kind,
+                format!("{:.0} % of {name} are used{idle}", part * 100.0),
+            );
+        }
+    }
+    let Some(details) = &now.details else {
+        return list;
+    };
+    if details
+        .status
+        .get("host")
+        .is_some_and(|host| host == "silent")
+    {
+        let text = "the host does not answer: nothing new can be mapped until it does";
+        add("host-silent", text.to_owned());
+    }
+    let before = before.and_then(|before| before.details.as_ref());
+    // A number, with its causes, and how much of it is new.
+    let counted = |numbers: fn(&Details) -> &Numbers, name: &str| {
+        let count = number(numbers(details), name);
+        let new = before.map_or(0, |before| {
+            count.wrapping_sub(number(numbers(before), name))
+        });
+        let new = if new == 0 {
+            String::new()
+        } else {
+            format!(", {new} just now")
+        };
+        (count, new)
+    };
+    let causes = |numbers: &Numbers, name: &str| {
+        let causes = below(numbers, name).filter(|(_, count)| *count != 0);
+        let causes: Vec<_> = causes
+            .map(|(cause, count)| format!("{cause} {count}"))
+            .collect();
+        causes.join(", ")
+    };
+    fn of_counters(details: &Details) -> &Numbers {
+        &details.counters
+    }
+    fn of_doorbells(details: &Details) -> &Numbers {
+        &details.doorbells
+    }
+    let (count, new) = counted(of_counters, "refusals");
+    if count != 0 {
+        let causes = causes(&details.counters, "refusals");
+        let calls = text::count(count, "call", "calls");
+        add(
+            "refusals",
+            format!("{calls} of the driver failed{new}: {causes}"),
+        );
+    }
+    let (count, new) = counted(of_counters, "host_errors");
+    if count != 0 {
+        let causes = causes(&details.counters, "host_errors");
+        let answers = text::count(count, "answer", "answers");
+        add(
+            "host-errors",
+            format!("{answers} of the host did not do{new}: {causes}"),
+        );
+    }
+    let (count, new) = counted(of_counters, "misuses");
+    if count != 0 {
+        let times = text::count(count, "time", "times");
+        add(
+            "misuses",
+            format!("the driver gave up what it had not, {times}{new}: a bug of it"),
+        );
+    }
+    let recovered = number(&details.counters, "windows_recovered");
+    let lost = number(&details.counters, "windows_lost").saturating_sub(recovered);
+    if lost != 0 {
+        let windows = text::count(lost, "window", "windows");
+        add(
+            "lost",
+            format!("the host did not take back {windows}: it is asked again, and they count"),
+        );
+    }
+    for (status, what) in [
+        ("invalid", "took for invalid"),
+        ("unfinished", "did not finish in time"),
+        ("unknown", "gave an unknown status"),
+    ] {
+        let (count, new) = counted(of_doorbells, &format!("status_{status}"));
+        if count != 0 {
+            let batches = text::count(count, "batch", "batches");
+            add("doorbells", format!("the host {what} {batches}{new}"));
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::system;
+
+    /// What the fixture's companion shows, and what needs attention of it after `change`.
+    fn attention(change: impl Fn(&mut Companion)) -> Vec<(&'static str, String)> {
+        let (_dir, system) = system::tests::fixture();
+        let before = system.companion("0000:00:10.0").unwrap().unwrap();
+        let mut now = before.clone();
+        for details in [&mut now].map(|now| now.details.as_mut().unwrap()) {
+            details.counters.insert("misuses".to_owned(), 0);
+        }
+        change(&mut now);
+        let needs = needs(&now, Some(&before));
+        needs
+            .into_iter()
+            .map(|need| (need.kind, need.text))
+            .collect()
+    }
+
+    fn set(numbers: &mut Numbers, name: &str, number: u64) {
+        assert!(numbers.insert(name.to_owned(), number).is_some(), "{name}");
+    }
+
+    #[test]
+    fn all_is_well() {
+        assert_eq!(attention(|_| ()), []);
+    }
+
+    #[test]
+    fn each_trouble_is_said() {
+        let only = |kind, part: &str, change: &dyn Fn(&mut Companion)| {
+            let list = attention(change);
+            let kinds: Vec<_> = list.iter().map(|(kind, _)| *kind).collect();
+            assert_eq!(kinds, [kind]);
+            assert!(list[0].1.contains(part), "{}", list[0].1);
+        };
+        fn counters(now: &mut Companion) -> &mut Numbers {
+            &mut now.details.as_mut().unwrap().counters
+        }
+        only("no-device", "no device", &|now| now.present = false);
+        only("no-driver", "no driver", &|now| now.driver = None);
+        only("bytes", "90 % of max_bytes", &|now| {
+            (now.bytes, now.max_bytes) = (9, 10);
+        });
+        only("entries", "max_entries", &|now| {
+            now.entries = now.max_entries
+        });
+        only("host-silent", "does not answer", &|now| {
+            let details = now.details.as_mut().unwrap();
+            details
+                .status
+                .insert("host".to_owned(), "silent".to_owned());
+        });
+        only(
+            "refusals",
+            "2 calls of the driver failed, 2 just now: max_bytes 2",
+            &|now| {
+                set(counters(now), "refusals", 2);
+                set(counters(now), "refusals_max_bytes", 2);
+            },
+        );
+        only(
+            "host-errors",
+            "1 answer of the host did not do, 1 just now: id 1",
+            &|now| {
+                set(counters(now), "host_errors", 1);
+                set(counters(now), "host_errors_id", 1);
+            },
+        );
+        only("misuses", "7 times", &|now| {
+            set(counters(now), "misuses", 7)
+        });
+        only("lost", "1 window:", &|now| {
+            set(counters(now), "windows_lost", 3);
+            set(counters(now), "windows_recovered", 2);
+        });
+        only("doorbells", "did not finish in time 1 batch", &|now| {
+            let details = now.details.as_mut().unwrap();
+            set(&mut details.doorbells, "status_unfinished", 1);
+        });
+    }
+
+    #[test]
+    fn rates_are_of_a_second() {
+        let (_dir, system) = system::tests::fixture();
+        let before = system.companion("0000:00:10.0").unwrap().unwrap();
+        let before = before.details.unwrap();
+        let mut now = before.clone();
+        for (name, more) in [("maps", 200), ("hits", 150), ("windows_created", 10)] {
+            *now.counters.get_mut(name).unwrap() += more;
+        }
+        *now.doorbells.get_mut("map_count").unwrap() += 4;
+        *now.doorbells.get_mut("map_ns").unwrap() += 4000;
+        let rates = Rates::new(&before, &now, Duration::from_secs(2));
+        assert_eq!((rates.maps, rates.hit_part), (100.0, Some(0.75)));
+        assert_eq!((rates.doorbells, rates.doorbell_ns), (2.0, Some(1000)));
+        assert_eq!(rates.windows_created, 5.0);
+        let none = Rates::new(&now, &now, Duration::from_secs(1));
+        assert_eq!((none.hit_part, none.doorbell_ns), (None, None));
+    }
+}
