@@ -3,17 +3,21 @@
 //! `apple-dma-pci`: shows what the module does, and what keeps it from doing it. This file is the
 //! command line.
 
+mod analysis;
+mod calls;
 mod doctor;
 mod event;
 mod pages;
 mod progress;
 mod record;
 mod recording;
+mod report;
 mod status;
 mod system;
 mod text;
 mod tracer;
 mod view;
+mod whatif;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -35,6 +39,8 @@ enum Command {
     Status(status::Options),
     /// Write what drivers map and what the host is asked for to a file
     Record(record::Options),
+    /// Say what a recording has: sizes, lifetimes, clusters, who mapped, and what would have been
+    Report(report::Options),
     /// Check kernel, module, drivers, boot and logs, and say what to do about each finding
     Doctor(doctor::Options),
 }
@@ -45,6 +51,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Status(options) => status::run(&options, json),
         Command::Record(options) => record::run(&options, json),
+        Command::Report(options) => report::run(&options, json),
         Command::Doctor(options) => doctor::run(&options, json),
     };
     result.unwrap_or_else(|error| {

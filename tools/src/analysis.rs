@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a recording says of each companion, in numbers: sizes, lifetimes, where mappings are, who
+//! made them, what the host took, and what would have been. How it is shown is not here.
+
+use crate::calls::calls;
+use crate::event::{
+    Event,
+    Source,
+    What, //
+};
+use crate::pages::{
+    number,
+    Numbers, //
+};
+use crate::recording::{
+    Recording,
+    Snapshot, //
+};
+use crate::whatif::Past;
+use anyhow::Result;
+use apple_dma_replay::{
+    Counters,
+    GRANULE,
+    WINDOW_SHIFT, //
+};
+use serde::Serialize;
+use std::collections::{
+    BTreeMap,
+    HashMap, //
+};
+
+/// Values by powers of two: from which on, and how many.
+pub type Histogram = BTreeMap<u64, u64>;
+
+/// How many values there are and how they are spread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Spread {
+    pub count: u64,
+    pub sum: u64,
+    pub median: u64,
+    /// 99 of 100 are not above.
+    pub p99: u64,
+    pub max: u64,
+    pub histogram: Histogram,
+}
+
+impl Spread {
+    pub fn new(mut values: Vec<u64>) -> Self {
+        values.sort_unstable();
+        let at = |part: f64| {
+            let last = values.len().saturating_sub(1);
+            let index = (last as f64 * part).round() as usize;
+            values.get(index).copied().unwrap_or(0)
+        };
+        let mut histogram = Histogram::new();
+        for value in &values {
+            let from = value.checked_ilog2().map_or(0, |log| 1 << log);
+            *histogram.entry(from).or_default() += 1;
+        }
+        Self {
+            count: values.len() as u64,
+            sum: values.iter().sum(),
+            median: at(0.5),
+            p99: at(0.99),
+            max: at(1.0),
+            histogram,
+        }
+    }
+
+    /// The average; nothing of nothing.
+    pub fn mean(&self) -> Option<f64> {
+        (self.count != 0).then(|| self.sum as f64 / self.count as f64)
+    }
+}
+
+/// How mappings are spread over pieces of RAM of one size.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Clusters {
+    /// Bytes of a piece.
+    pub bytes: u64,
+    /// Pieces that any mapping was in.
+    pub pieces: u64,
+    /// Mappings that began in each of them.
+    pub mappings: Spread,
+    /// Where most of them began.
+    pub busiest: u64,
+}
+
+impl Clusters {
+    fn new(bytes: u64, mappings: &[(u64, u64)]) -> Self {
+        let mut pieces: HashMap<u64, u64> = HashMap::new();
+        for (gpa, _) in mappings {
+            *pieces.entry(gpa / bytes).or_default() += 1;
+        }
+        let busiest = pieces
+            .iter()
+            .max_by_key(|(piece, count)| (**count, !**piece));
+        Self {
+            bytes,
+            pieces: pieces.len() as u64,
+            busiest: busiest.map_or(0, |(piece, _)| piece * bytes),
+            mappings: Spread::new(pieces.into_values().collect()),
+        }
+    }
+}
+
+/// What ran when mappings were made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Task {
+    pub task: String,
+    pub pid: u32,
+    pub maps: u64,
+    pub bytes: u64,
+}
+
+/// Doorbells of one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Doorbells {
+    pub entries: Spread,
+    pub ns: Spread,
+}
+
+/// One replay, in the words of the module's counters.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// What it was with.
+    pub name: String,
+    /// Why it could not be, instead of what came of it.
+    pub error: Option<String>,
+    pub counters: Option<Numbers>,
+}
+
+impl Outcome {
+    fn new(name: &str, result: &Result<Counters>) -> Self {
+        Self {
+            name: name.to_owned(),
+            error: result.as_ref().err().map(|error| format!("{error:#}")),
+            counters: result.as_ref().ok().map(named),
+        }
+    }
+}
+
+/// All that is said of a companion.
+#[derive(Clone, Debug, Serialize)]
+pub struct Analysis {
+    pub companion: String,
+    pub device: String,
+    pub driver: Option<String>,
+    pub mode: String,
+    /// Mappings that drivers got: of how many bytes.
+    pub sizes: Spread,
+    /// Nanoseconds of the calls that made them, by how.
+    pub calls: BTreeMap<Source, Spread>,
+    /// Microseconds from map to unmap.
+    pub lifetimes: Spread,
+    /// Mappings that were not given up.
+    pub held: u64,
+    /// By granule, and by the largest window.
+    pub clusters: Vec<Clusters>,
+    /// Those that mapped most, first.
+    pub tasks: Vec<Task>,
+    /// By command.
+    pub doorbells: BTreeMap<String, Doorbells>,
+    pub windows_created: u64,
+    pub windows_reused: u64,
+    pub windows_returned: u64,
+    /// By cause.
+    pub refusals: BTreeMap<String, u64>,
+    pub host_errors: BTreeMap<String, u64>,
+    pub misuses: u64,
+    /// What the guest counted meanwhile.
+    pub counted: Option<Numbers>,
+    /// What a replay with its parameters counts.
+    pub replay: Outcome,
+    /// Those of its counters that are not what the guest counted.
+    pub differs: Vec<String>,
+    /// With other parameters.
+    pub variants: Vec<Outcome>,
+}
+
+/// Counters by the names that the module has for them, and our own.
+fn named(counters: &Counters) -> Numbers {
+    [
+        ("maps", counters.maps),
+        ("unmaps", counters.unmaps),
+        ("hits", counters.hits),
+        ("misses", counters.misses),
+        ("windows_created", counters.windows_created),
+        ("windows_returned", counters.windows_returned),
+        ("windows_aged", counters.windows_aged),
+        ("windows_reclaimed", counters.windows_reclaimed),
+        ("refusals", counters.refusals),
+        ("doorbells", counters.doorbells),
+        ("bytes", counters.bytes),
+        ("peak_bytes", counters.peak_bytes),
+        ("entries", counters.entries.into()),
+        ("peak_entries", counters.peak_entries.into()),
+        ("unknown", counters.unknown),
+    ]
+    .map(|(name, count)| (name.to_owned(), count))
+    .into()
+}
+
+/// Counters that a replay can be compared by.
+const COMPARED: [&str; 8] = [
+    "maps",
+    "unmaps",
+    "hits",
+    "misses",
+    "windows_created",
+    "windows_returned",
+    "windows_reclaimed",
+    "refusals",
+];
+
+/// What was counted between two looks.
+fn counted(before: &Snapshot, after: Option<&Snapshot>) -> Option<Numbers> {
+    let before = &before.companion.details.as_ref()?.counters;
+    let after = &after?.companion.details.as_ref()?.counters;
+    let grown = |(name, now): (&String, &u64)| {
+        let grown = now.wrapping_sub(number(before, name));
+        (name.clone(), grown)
+    };
+    Some(after.iter().map(grown).collect())
+}
+
+/// Looks at each companion of `recording`; `progress` hears what comes next.
+pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Analysis> {
+    let mut all = Vec::new();
+    for before in &recording.header.before {
+        let name = &before.companion.companion;
+        let events = recording.events.iter();
+        let events: Vec<_> = events.filter(|event| event.companion == *name).collect();
+        let mut after = recording.end.after.iter();
+        let after = after.find(|after| after.companion.companion == *name);
+        progress(&format!("{name}: looking at {} events", events.len()));
+        let mut analysis = look(before, &events);
+        analysis.counted = counted(before, after);
+        replay(&mut analysis, recording, before, &events, |variant| {
+            progress(&format!(
+                "{name}: replaying {} events: {variant}",
+                events.len()
+            ));
+        });
+        all.push(analysis);
+    }
+    all
+}
+
+/// Everything but replays.
+fn look(before: &Snapshot, events: &[&Event]) -> Analysis {
+    let mut mappings = Vec::new();
+    let mut calls: BTreeMap<Source, Vec<u64>> = BTreeMap::new();
+    let mut since: HashMap<(u64, u64), Vec<u64>> = HashMap::new();
+    let mut lifetimes = Vec::new();
+    let mut tasks: HashMap<(&str, u32), (u64, u64)> = HashMap::new();
+    let mut doorbells: BTreeMap<&str, (Vec<u64>, Vec<u64>)> = BTreeMap::new();
+    let (mut created, mut reused, mut returned, mut misuses) = (0, 0, 0, 0);
+    let mut refusals = BTreeMap::new();
+    let mut host_errors = BTreeMap::new();
+    for event in events {
+        match &event.what {
+            What::Map {
+                gpa,
+                dma,
+                size,
+                ns,
+                entry,
+                source,
+                ..
+            } => {
+                mappings.push((*gpa, *size));
+                since.entry((*dma, *size)).or_default().push(event.us);
+                let (maps, bytes) = tasks.entry((&event.task, event.pid)).or_default();
+                (*maps, *bytes) = (*maps + 1, *bytes + size);
+                if *entry == 0 {
+                    calls.entry(*source).or_default().push(*ns);
+                }
+            }
+            What::Unmap { dma, size, .. } => {
+                let from = since.get_mut(&(*dma, *size)).and_then(Vec::pop);
+                lifetimes.extend(from.map(|from| event.us.saturating_sub(from)));
+            }
+            What::WindowCreated { .. } => created += 1,
+            What::WindowReused { .. } => reused += 1,
+            What::WindowReturned { .. } => returned += 1,
+            What::Doorbell {
+                command,
+                entries,
+                ns,
+                ..
+            } => {
+                let (all, times) = doorbells.entry(command).or_default();
+                all.push(u64::from(*entries));
+                times.push(*ns);
+            }
+            What::Refusal { cause, .. } => *refusals.entry(cause.clone()).or_default() += 1,
+            What::HostError { cause, .. } => *host_errors.entry(cause.clone()).or_default() += 1,
+            What::Misuse { .. } => misuses += 1,
+        }
+    }
+    let mut tasks: Vec<_> = tasks
+        .into_iter()
+        .map(|((task, pid), (maps, bytes))| Task {
+            task: task.to_owned(),
+            pid,
+            maps,
+            bytes,
+        })
+        .collect();
+    tasks.sort_by(|a, b| (b.maps, b.bytes, a.pid).cmp(&(a.maps, a.bytes, b.pid)));
+    let companion = &before.companion;
+    Analysis {
+        companion: companion.companion.clone(),
+        device: companion.device.clone(),
+        driver: companion.driver.clone(),
+        mode: companion.mode.clone(),
+        sizes: Spread::new(mappings.iter().map(|(_, size)| *size).collect()),
+        calls: calls
+            .into_iter()
+            .map(|(source, ns)| (source, Spread::new(ns)))
+            .collect(),
+        lifetimes: Spread::new(lifetimes),
+        held: since.values().map(|since| since.len() as u64).sum(),
+        clusters: [GRANULE, 1 << WINDOW_SHIFT]
+            .map(|bytes| Clusters::new(bytes, &mappings))
+            .into(),
+        tasks,
+        doorbells: doorbells
+            .into_iter()
+            .map(|(command, (entries, ns))| {
+                let (entries, ns) = (Spread::new(entries), Spread::new(ns));
+                (command.to_owned(), Doorbells { entries, ns })
+            })
+            .collect(),
+        windows_created: created,
+        windows_reused: reused,
+        windows_returned: returned,
+        refusals,
+        host_errors,
+        misuses,
+        counted: None,
+        replay: Outcome {
+            name: String::new(),
+            error: None,
+            counters: None,
+        },
+        differs: Vec::new(),
+        variants: Vec::new(),
+    }
+}
+
+fn replay(
+    analysis: &mut Analysis,
+    recording: &Recording,
+    before: &Snapshot,
+    events: &[&Event],
+    mut progress: impl FnMut(&str),
+) {
+    let calls = calls(events.iter().copied());
+    let past = Past::new(before, &recording.header.ram, calls, events);
+    let name = "as it was";
+    progress(name);
+    let parameters = past.parameters();
+    let took = match &parameters {
+        Ok(parameters) => past.replay(parameters, true),
+        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    };
+    analysis.replay = Outcome::new(name, &took);
+    if let (Some(replayed), Some(counted)) = (&analysis.replay.counters, &analysis.counted) {
+        let differs = COMPARED
+            .iter()
+            .filter(|name| number(replayed, name) != number(counted, name));
+        analysis.differs = differs.map(|name| (*name).to_owned()).collect();
+    }
+    if let (Ok(parameters), Ok(took)) = (parameters, took) {
+        for variant in past.variants(&parameters, &took) {
+            progress(&variant.name);
+            let outcome = past.replay(&variant.parameters, false);
+            analysis
+                .variants
+                .push(Outcome::new(&variant.name, &outcome));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording;
+
+    #[test]
+    fn spreads() {
+        let spread = Spread::new(vec![5, 1, 4, 0, 1000]);
+        assert_eq!((spread.count, spread.sum), (5, 1010));
+        assert_eq!((spread.median, spread.max), (4, 1000));
+        assert_eq!(spread.histogram, [(0, 1), (1, 1), (4, 2), (512, 1)].into());
+        assert_eq!(spread.mean(), Some(202.0));
+        assert_eq!(Spread::new(Vec::new()), Spread::default());
+        assert_eq!(Spread::default().mean(), None);
+    }
+
+    #[test]
+    fn a_recording_is_analysed() {
+        let (_dir, path) = recording::tests::fixture();
+        let recording = Recording::read(&path, |_, _| ()).unwrap();
+        let analysis = &analyse(&recording, |_| ())[0];
+        // What that guest counted from the beginning.
+        assert_eq!(analysis.sizes.count, 63);
+        assert_eq!(analysis.lifetimes.count, 63);
+        assert_eq!((analysis.held, analysis.misuses), (0, 1));
+        assert_eq!(analysis.windows_created, 16);
+        let tasks: u64 = analysis.tasks.iter().map(|task| task.maps).sum();
+        assert_eq!(tasks, 63);
+        let calls: u64 = analysis.calls.values().map(|spread| spread.count).sum();
+        // Two lists of six are two calls.
+        assert_eq!(calls, 63 - 2 * 5);
+        for clusters in &analysis.clusters {
+            assert_eq!(clusters.mappings.sum, 63);
+            assert_eq!(clusters.mappings.count, clusters.pieces);
+        }
+        assert!(analysis.clusters[0].pieces > analysis.clusters[1].pieces);
+        assert!(analysis
+            .variants
+            .iter()
+            .all(|variant| variant.counters.is_some()));
+        assert!(analysis.variants.len() >= 8);
+    }
+}

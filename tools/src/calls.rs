@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What drivers called, out of a recording's events: the entries of a scatterlist have events of
+//! their own, and are one call.
+
+use crate::event::{
+    Event,
+    What, //
+};
+use apple_dma_replay::Mapping;
+use std::collections::HashMap;
+
+/// A call of a driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// It got mappings.
+    Map(Vec<Mapping>),
+    /// It gave mappings up.
+    Unmap(Vec<Mapping>),
+    /// It did not get this.
+    Attempt {
+        /// Guest-physical address.
+        gpa: u64,
+        /// Bytes.
+        size: u64,
+    },
+}
+
+/// Lists that are not whole yet, of one CPU: an interrupt may come between the events of a list.
+#[derive(Default)]
+struct Open(Vec<(bool, u32, Vec<Mapping>)>);
+
+impl Open {
+    /// Adds an entry; gives the list when it is whole.
+    fn add(&mut self, is_map: bool, entry: u32, entries: u32, mapping: Mapping) -> Option<Call> {
+        let whole = |is_map, list| {
+            Some(match is_map {
+                true => Call::Map(list),
+                false => Call::Unmap(list),
+            })
+        };
+        if entries <= 1 {
+            return whole(is_map, vec![mapping]);
+        }
+        if entry == 0 {
+            self.0.push((is_map, entries, vec![mapping]));
+            return None;
+        }
+        let place = self.0.iter().rposition(|(other, all, list)| {
+            (*other, *all, list.len()) == (is_map, entries, entry as usize)
+        });
+        let Some(place) = place else {
+            // The events before it were lost.
+            return whole(is_map, vec![mapping]);
+        };
+        self.0[place].2.push(mapping);
+        if entry + 1 == entries {
+            let (_, _, list) = self.0.swap_remove(place);
+            return whole(is_map, list);
+        }
+        None
+    }
+}
+
+/// Whether a call that failed for this reason might have been served.
+fn might_be_served(cause: &str) -> bool {
+    !matches!(cause, "invalid" | "mmio" | "unreachable")
+}
+
+/// The calls among `events`, with the time of their last event.
+pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)> {
+    let mut open: HashMap<u32, Open> = HashMap::new();
+    let mut calls = Vec::new();
+    for event in events {
+        let open = open.entry(event.cpu).or_default();
+        let call = match &event.what {
+            &What::Map {
+                gpa,
+                dma,
+                size,
+                entry,
+                entries,
+                ..
+            } => open.add(true, entry, entries, Mapping { gpa, dma, size }),
+            // Nothing was mapped there.
+            What::Unmap { gpa: u64::MAX, .. } => None,
+            &What::Unmap {
+                gpa,
+                dma,
+                size,
+                entry,
+                entries,
+                ..
+            } => open.add(false, entry, entries, Mapping { gpa, dma, size }),
+            // A list that failed is told of as a whole, and its entries are not known.
+            What::Refusal {
+                gpa,
+                size,
+                entries: 1,
+                cause,
+                ..
+            } if might_be_served(cause) => Some(Call::Attempt {
+                gpa: *gpa,
+                size: *size,
+            }),
+            _ => None,
+        };
+        calls.extend(call.map(|call| (event.us, call)));
+    }
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Source;
+
+    fn event(cpu: u32, what: What) -> Event {
+        Event {
+            us: 1,
+            cpu,
+            task: "a".to_owned(),
+            pid: 1,
+            companion: "c".to_owned(),
+            device: "d".to_owned(),
+            what,
+        }
+    }
+
+    fn map(cpu: u32, gpa: u64, entry: u32, entries: u32) -> Event {
+        let (dma, size, ns, source) = (gpa, 1, 1, Source::Host);
+        event(
+            cpu,
+            What::Map {
+                gpa,
+                dma,
+                size,
+                ns,
+                entry,
+                entries,
+                source,
+            },
+        )
+    }
+
+    fn list(gpas: &[u64]) -> Call {
+        let mapping = |gpa: &u64| Mapping {
+            gpa: *gpa,
+            dma: *gpa,
+            size: 1,
+        };
+        Call::Map(gpas.iter().map(mapping).collect())
+    }
+
+    #[test]
+    fn lists_are_put_together() {
+        let events = [
+            map(0, 1, 0, 2),
+            // Another CPU, and an interrupt with a list of its own.
+            map(1, 10, 0, 3),
+            map(0, 5, 0, 1),
+            map(0, 6, 0, 2),
+            map(0, 7, 1, 2),
+            map(0, 2, 1, 2),
+            map(1, 11, 1, 3),
+            map(1, 12, 2, 3),
+            // Without its beginning.
+            map(0, 20, 3, 4),
+        ];
+        let calls: Vec<_> = calls(&events).into_iter().map(|(_, call)| call).collect();
+        let expected = [&[5][..], &[6, 7], &[1, 2], &[10, 11, 12], &[20]];
+        assert_eq!(calls, expected.map(list));
+    }
+
+    #[test]
+    fn what_failed_is_tried_if_it_can_be() {
+        let refusal = |cause: &str, entries| {
+            let cause = cause.to_owned();
+            event(
+                0,
+                What::Refusal {
+                    gpa: 1,
+                    size: 2,
+                    entries,
+                    limit: 0,
+                    cause,
+                    ns: 0,
+                },
+            )
+        };
+        let misuse = What::Unmap {
+            gpa: u64::MAX,
+            dma: 1,
+            size: 1,
+            ns: 0,
+            entry: 0,
+            entries: 1,
+        };
+        let events = [
+            refusal("max_bytes", 1),
+            refusal("mmio", 1),
+            refusal("max_bytes", 4),
+            event(0, misuse),
+        ];
+        assert_eq!(calls(&events), [(1, Call::Attempt { gpa: 1, size: 2 })]);
+    }
+}

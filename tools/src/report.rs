@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `report`: what a recording says, in words and tables.
+
+use crate::analysis::{
+    analyse,
+    Analysis,
+    Histogram,
+    Spread, //
+};
+use crate::event::Source;
+use crate::pages::{
+    number,
+    Numbers, //
+};
+use crate::progress::Progress;
+use crate::recording::Recording;
+use crate::text::{
+    self,
+    table, //
+};
+use anyhow::Result;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::ExitCode, //
+};
+
+/// How many tasks are shown.
+const TASKS: usize = 10;
+
+/// How wide the bars of histograms are.
+const BAR: usize = 24;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// A recording that `record` wrote
+    file: PathBuf,
+}
+
+/// The whole of it, for programs.
+#[derive(Serialize)]
+struct Report<'a> {
+    kernel: &'a str,
+    command: &'a [String],
+    seconds: f64,
+    events: u64,
+    lost: u64,
+    companions: &'a [Analysis],
+}
+
+/// Reads a recording, and says how far that is if it takes long.
+pub fn read(path: &Path) -> Result<Recording> {
+    let mut progress = Progress::new();
+    Recording::read(path, |done, all| {
+        progress.say(|| {
+            let part = text::part(done, all) * 100.0;
+            format!("reading {}: {part:.0} %", path.display())
+        });
+    })
+}
+
+pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
+    let recording = read(&options.file)?;
+    let mut progress = Progress::new();
+    let companions = analyse(&recording, |what| progress.say(|| what.to_owned()));
+    drop(progress);
+    let report = Report {
+        kernel: &recording.header.kernel,
+        command: &recording.header.command,
+        seconds: recording.end.seconds,
+        events: recording.end.events,
+        lost: recording.end.lost,
+        companions: &companions,
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", page(&report));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn page(report: &Report<'_>) -> String {
+    let mut page = String::new();
+    let events = text::count(report.events, "event", "events");
+    let _ = write!(
+        page,
+        "{events} in {:.1} s, kernel {}",
+        report.seconds, report.kernel
+    );
+    if !report.command.is_empty() {
+        let _ = write!(page, ", while running: {}", report.command.join(" "));
+    }
+    page.push('\n');
+    if report.lost != 0 {
+        let lost = text::count(report.lost, "event was", "events were");
+        let _ = writeln!(
+            page,
+            "{lost} lost, so all of the following is less than there was"
+        );
+    }
+    for analysis in report.companions {
+        page.push('\n');
+        companion(&mut page, analysis, report.seconds);
+    }
+    page
+}
+
+fn spread(spread: &Spread, show: fn(u64) -> String) -> String {
+    format!(
+        "median {}, 99 % up to {}, most {}",
+        show(spread.median),
+        show(spread.p99),
+        show(spread.max)
+    )
+}
+
+fn us(us: u64) -> String {
+    text::ns(us.saturating_mul(1000))
+}
+
+fn histogram(page: &mut String, histogram: &Histogram, show: fn(u64) -> String) {
+    let most = histogram.values().copied().max().unwrap_or(0);
+    let row = |(from, count): (&u64, &u64)| {
+        vec![
+            format!("from {}", show(*from)),
+            count.to_string(),
+            text::bar(text::part(*count, most), BAR),
+        ]
+    };
+    let rows: Vec<_> = histogram.iter().map(row).collect();
+    page.push_str(&table(&rows));
+}
+
+fn causes(page: &mut String, what: &str, causes: &BTreeMap<String, u64>) {
+    if !causes.is_empty() {
+        let causes = causes
+            .iter()
+            .map(|(cause, count)| format!("{cause} {count}"));
+        let causes: Vec<_> = causes.collect();
+        let _ = writeln!(page, "{what}: {}", causes.join(", "));
+    }
+}
+
+fn companion(page: &mut String, analysis: &Analysis, seconds: f64) {
+    let driver = analysis.driver.as_deref().unwrap_or("none");
+    let _ = writeln!(
+        page,
+        "{} manages {} (driver {driver}), {} mode",
+        analysis.companion, analysis.device, analysis.mode
+    );
+    let sizes = &analysis.sizes;
+    if sizes.count == 0 {
+        page.push_str("no mappings\n");
+    } else {
+        let _ = writeln!(
+            page,
+            "mappings: {}, {:.0} a second, {} in all; {}",
+            sizes.count,
+            sizes.count as f64 / seconds.max(1e-6),
+            text::bytes(sizes.sum),
+            spread(sizes, text::bytes)
+        );
+        histogram(page, &sizes.histogram, text::bytes);
+        calls(page, analysis);
+        let lifetimes = &analysis.lifetimes;
+        let _ = writeln!(
+            page,
+            "lifetimes: {}; {} not given up",
+            spread(lifetimes, us),
+            analysis.held
+        );
+        histogram(page, &lifetimes.histogram, us);
+        clusters(page, analysis);
+        tasks(page, analysis);
+    }
+    doorbells(page, analysis);
+    causes(page, "refused", &analysis.refusals);
+    causes(page, "wrong answers of the host", &analysis.host_errors);
+    if analysis.misuses != 0 {
+        let _ = writeln!(page, "given up without having it: {}", analysis.misuses);
+    }
+    replays(page, analysis);
+}
+
+fn calls(page: &mut String, analysis: &Analysis) {
+    page.push_str("calls that made them\n");
+    let name = |source: &Source| match source {
+        Source::Whole => "all of RAM is mapped",
+        Source::Window => "a window was there",
+        Source::Host => "a window was made, or looked for",
+    };
+    let rows: Vec<_> = analysis
+        .calls
+        .iter()
+        .map(|(source, ns)| {
+            vec![
+                name(source).to_owned(),
+                ns.count.to_string(),
+                spread(ns, text::ns),
+            ]
+        })
+        .collect();
+    page.push_str(&table(&rows));
+}
+
+fn clusters(page: &mut String, analysis: &Analysis) {
+    for clusters in &analysis.clusters {
+        let _ = writeln!(
+            page,
+            "in pieces of {}: {} have mappings, {:.1} each on average; most, {}, at {:#x}",
+            text::bytes(clusters.bytes),
+            clusters.pieces,
+            clusters.mappings.mean().unwrap_or(0.0),
+            clusters.mappings.max,
+            clusters.busiest
+        );
+    }
+}
+
+fn tasks(page: &mut String, analysis: &Analysis) {
+    page.push_str("what ran when they were made\n");
+    let row = |task: &crate::analysis::Task| {
+        vec![
+            format!("{} ({})", task.task, task.pid),
+            task.maps.to_string(),
+            text::bytes(task.bytes),
+        ]
+    };
+    let rows: Vec<_> = analysis.tasks.iter().take(TASKS).map(row).collect();
+    page.push_str(&table(&rows));
+    let more = analysis.tasks.len().saturating_sub(TASKS);
+    if more != 0 {
+        let _ = writeln!(page, "  and {more} more");
+    }
+}
+
+fn doorbells(page: &mut String, analysis: &Analysis) {
+    for (command, bells) in &analysis.doorbells {
+        let _ = writeln!(
+            page,
+            "the host was asked to {command} {} with {} each: {}",
+            text::count(bells.ns.count, "time", "times"),
+            bells
+                .entries
+                .mean()
+                .map_or(String::new(), |mean| format!("{mean:.1}")),
+            spread(&bells.ns, text::ns)
+        );
+        histogram(page, &bells.ns.histogram, text::ns);
+    }
+    let _ = writeln!(
+        page,
+        "windows: {} made, {} used again, {} taken back",
+        analysis.windows_created, analysis.windows_reused, analysis.windows_returned
+    );
+}
+
+fn replays(page: &mut String, analysis: &Analysis) {
+    let replay = &analysis.replay;
+    if let Some(error) = &replay.error {
+        let _ = writeln!(page, "nothing is replayed: {error}");
+        return;
+    }
+    match (&analysis.counted, analysis.differs.as_slice()) {
+        (None, _) => page.push_str("the companion went, so replays cannot be compared\n"),
+        (Some(_), []) => page.push_str("replayed as it was, all counters are the guest's\n"),
+        (Some(counted), differs) => {
+            let replayed = replay.counters.as_ref();
+            let differ = |name: &String| {
+                let replayed = replayed.map_or(0, |counters| number(counters, name));
+                format!("{name} {replayed}, not {}", number(counted, name))
+            };
+            let differs: Vec<_> = differs.iter().map(differ).collect();
+            let _ = writeln!(
+                page,
+                "replayed as it was, as CPUs take turns and idle windows age otherwise: {}",
+                differs.join("; ")
+            );
+        }
+    }
+    let _ = writeln!(page, "what it would have taken with");
+    let heads = [
+        "",
+        "bytes",
+        "entries",
+        "windows",
+        "taken back",
+        "hits",
+        "refused",
+    ];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    for outcome in std::iter::once(replay).chain(&analysis.variants) {
+        let mut row = vec![outcome.name.clone()];
+        match (&outcome.counters, &outcome.error) {
+            (Some(counters), _) => row.extend(outcome_cells(counters)),
+            (None, error) => row.push(error.clone().unwrap_or_default()),
+        }
+        rows.push(row);
+    }
+    // An error is longer than any number.
+    let (errors, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.len() == 2);
+    page.push_str(&table(&rows));
+    for row in errors {
+        let _ = writeln!(page, "  {}: {}", row[0], row[1]);
+    }
+}
+
+fn outcome_cells(counters: &Numbers) -> [String; 6] {
+    let count = |name| number(counters, name).to_string();
+    let hits = text::part(number(counters, "hits"), number(counters, "maps")) * 100.0;
+    [
+        text::bytes(number(counters, "peak_bytes")),
+        count("peak_entries"),
+        count("windows_created"),
+        count("windows_returned"),
+        format!("{hits:.1} %"),
+        count("refusals"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording;
+
+    #[test]
+    fn a_page_has_all() {
+        let (_dir, path) = recording::tests::fixture();
+        let mut recording = read(&path).unwrap();
+        // All that the guest had is in the recording.
+        let first = &mut recording.header.before[0];
+        first.windows.clear();
+        for counter in first
+            .companion
+            .details
+            .as_mut()
+            .unwrap()
+            .counters
+            .values_mut()
+        {
+            *counter = 0;
+        }
+        let companions = analyse(&recording, |_| ());
+        let page = page(&Report {
+            kernel: "7.2",
+            command: &["true".to_owned()],
+            seconds: 1.0,
+            events: recording.end.events,
+            lost: 3,
+            companions: &companions,
+        });
+        for part in [
+            "kernel 7.2, while running: true",
+            "3 events were lost",
+            "mappings: 63, 63 a second",
+            "from 4 KiB",
+            "a window was there",
+            "lifetimes: median ",
+            "in pieces of 16 KiB: ",
+            "in pieces of 256 KiB: ",
+            "bash (",
+            "asked to map 16 times with 1.0 each",
+            "windows: 16 made",
+            "given up without having it: 1",
+            "replayed as it was, all counters are the guest's",
+            "windows of up to 1 MiB",
+            "strict=1",
+            "all of RAM",
+        ] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+    }
+}

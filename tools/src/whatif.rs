@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What would have been: a recording's calls once more through the module's own engine, with the
+//! guest's parameters and with others. The host obliges, and calls come one after the other.
+
+use crate::calls::Call;
+use crate::event::{
+    Event,
+    What, //
+};
+use crate::pages::State;
+use crate::recording::Snapshot;
+use crate::text;
+use anyhow::{
+    anyhow,
+    bail,
+    Context,
+    Result, //
+};
+use apple_dma_replay::{
+    Counters,
+    Mapping,
+    Mode,
+    Parameters,
+    Replay,
+    Window,
+    WINDOW_SHIFT, //
+};
+
+/// The least that limits may be, as the module has it.
+const LEAST_BYTES: u64 = 1 << 20;
+const LEAST_ENTRIES: u32 = 16;
+
+/// All that is replayed.
+pub struct Past<'a> {
+    /// What the companion showed at first.
+    before: &'a Snapshot,
+    /// What drivers called, with microseconds.
+    calls: Vec<(u64, Call)>,
+    /// Windows in the order in which the host made them.
+    created: Vec<Mapping>,
+    ram: Vec<(u64, u64)>,
+}
+
+/// Something that might have been.
+pub struct Variant {
+    /// In words.
+    pub name: String,
+    pub parameters: Parameters,
+}
+
+impl<'a> Past<'a> {
+    /// `events` are those of the companion of `before`.
+    pub fn new(
+        before: &'a Snapshot,
+        ram: &[(u64, u64)],
+        calls: Vec<(u64, Call)>,
+        events: &[&Event],
+    ) -> Self {
+        let created = events.iter().filter_map(|event| match event.what {
+            What::WindowCreated { gpa, dma, size, .. } => Some(Mapping { gpa, dma, size }),
+            _ => None,
+        });
+        Self {
+            before,
+            calls,
+            created: created.collect(),
+            ram: ram.to_vec(),
+        }
+    }
+
+    /// What the guest was given; fails where nothing can be replayed.
+    pub fn parameters(&self) -> Result<Parameters> {
+        let companion = &self.before.companion;
+        let details = companion.details.as_ref();
+        let details = details.context("the recording has no counters")?;
+        let mode = match companion.mode.as_str() {
+            "lazy" => Mode::Lazy,
+            "strict" => Mode::Strict,
+            "whole-RAM" => Mode::Whole,
+            mode => bail!("in mode {mode} nothing is the module's to map"),
+        };
+        let batch_max = details.status_number("batch_max").context("no batch_max")?;
+        Ok(Parameters {
+            mode,
+            window_shift: WINDOW_SHIFT,
+            max_bytes: companion.max_bytes,
+            max_entries: u32::try_from(companion.max_entries)?,
+            batch_max: usize::try_from(batch_max)?,
+            len_max: match details.status.get("dialect").map(String::as_str) {
+                Some("u32") => u32::MAX.into(),
+                _ => u64::MAX,
+            },
+            congruent: details.status_number("congruent") == Some(1),
+            ram: self.ram.clone(),
+        })
+    }
+
+    /// What it counts with `parameters`. With `as_it_was` it begins with all windows that there were,
+    /// which the host puts where it did; else with those that were in use.
+    pub fn replay(&self, parameters: &Parameters, as_it_was: bool) -> Result<Counters> {
+        let windows = self
+            .before
+            .windows
+            .iter()
+            .filter(|window| match window.state {
+                State::Live => true,
+                State::Idle => as_it_was,
+                State::Fixed | State::Lost | State::Returning => false,
+            });
+        let windows: Vec<_> = windows
+            .map(|window| Window {
+                at: Mapping {
+                    gpa: window.gpa,
+                    dma: window.dma,
+                    size: window.bytes,
+                },
+                users: window.users,
+            })
+            .collect();
+        let created: &[Mapping] = if as_it_was { &self.created } else { &[] };
+        let replay = Replay::new(parameters, &windows, created);
+        let mut replay = replay.map_err(|error| anyhow!(error))?;
+        // As the module does it, but when it began to is not known.
+        let half_idle = self.max_idle().filter(|_| parameters.mode == Mode::Lazy);
+        let half_idle = half_idle.map(|seconds| seconds * 1_000_000 / 2);
+        let mut ticked = self.calls.first().map_or(0, |(us, _)| *us);
+        for (us, call) in &self.calls {
+            if let Some(half_idle) = half_idle {
+                while us.saturating_sub(ticked) >= half_idle {
+                    replay.tick();
+                    ticked += half_idle;
+                }
+            }
+            match call {
+                Call::Map(list) => {
+                    replay.map(list);
+                }
+                Call::Unmap(list) => replay.unmap(list),
+                Call::Attempt { gpa, size } => replay.attempt(*gpa, *size),
+            }
+        }
+        Ok(replay.counters())
+    }
+
+    /// Seconds until an idle window goes; nothing if it does not.
+    fn max_idle(&self) -> Option<u64> {
+        let details = self.before.companion.details.as_ref()?;
+        details
+            .status_number("max_idle")
+            .filter(|seconds| *seconds != 0)
+    }
+
+    /// What is worth a look: other windows, other modes, and limits that are below what it took.
+    pub fn variants(&self, parameters: &Parameters, took: &Counters) -> Vec<Variant> {
+        let lazy = Parameters {
+            mode: Mode::Lazy,
+            ..parameters.clone()
+        };
+        let mut variants = Vec::new();
+        let mut add = |name: String, parameters| variants.push(Variant { name, parameters });
+        for window_shift in [14, 16, 18, 20, 22] {
+            let size = text::bytes(1 << window_shift);
+            add(
+                format!("windows of up to {size}"),
+                Parameters {
+                    window_shift,
+                    ..lazy.clone()
+                },
+            );
+        }
+        for (name, mode) in [("strict=1", Mode::Strict), ("all of RAM", Mode::Whole)] {
+            add(
+                name.to_owned(),
+                Parameters {
+                    mode,
+                    ..lazy.clone()
+                },
+            );
+        }
+        for divisor in [2, 4] {
+            let max_bytes = (took.peak_bytes / divisor).max(LEAST_BYTES);
+            add(
+                format!("max_bytes={max_bytes}"),
+                Parameters {
+                    max_bytes,
+                    ..lazy.clone()
+                },
+            );
+        }
+        for divisor in [2, 4] {
+            let max_entries = (took.peak_entries / divisor).max(LEAST_ENTRIES);
+            add(
+                format!("max_entries={max_entries}"),
+                Parameters {
+                    max_entries,
+                    ..lazy.clone()
+                },
+            );
+        }
+        variants.dedup_by(|a, b| a.name == b.name);
+        variants
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calls::calls;
+    use crate::pages::number;
+    use crate::recording::{
+        self,
+        Recording, //
+    };
+
+    /// The fixture's events are all that happened in that guest.
+    #[test]
+    fn a_replay_counts_what_the_guest_counted() {
+        let (_dir, path) = recording::tests::fixture();
+        let recording = Recording::read(&path, |_, _| ()).unwrap();
+        let events: Vec<_> = recording.events.iter().collect();
+        let mut before = recording.header.before[0].clone();
+        before.windows.clear();
+        let ram = &recording.header.ram;
+        let past = Past::new(&before, ram, calls(&recording.events), &events);
+        let parameters = past.parameters().unwrap();
+        let counters = past.replay(&parameters, true).unwrap();
+        let after = &recording.end.after[0].companion;
+        let guest = &after.details.as_ref().unwrap().counters;
+        for (name, count) in [
+            ("maps", counters.maps),
+            ("unmaps", counters.unmaps),
+            ("hits", counters.hits),
+            ("misses", counters.misses),
+            ("windows_created", counters.windows_created),
+            ("windows_returned", counters.windows_returned),
+            ("refusals", counters.refusals),
+        ] {
+            assert_eq!(count, number(guest, name), "{name}");
+        }
+        assert_eq!(
+            (counters.bytes, u64::from(counters.entries)),
+            (after.bytes, after.entries)
+        );
+        assert_eq!(counters.unknown, 0);
+
+        // Smaller windows are more, and do not reach as far.
+        let small = Parameters {
+            window_shift: 14,
+            ..parameters
+        };
+        let small = past.replay(&small, false).unwrap();
+        assert!(small.windows_created > counters.windows_created);
+        assert!(small.peak_bytes < counters.peak_bytes);
+    }
+}
