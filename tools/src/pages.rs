@@ -56,16 +56,6 @@ pub fn below<'a>(numbers: &'a Numbers, prefix: &'a str) -> impl Iterator<Item = 
     numbers.iter().filter_map(rest)
 }
 
-/// The histogram `name`: counts by powers of two, in their order.
-pub fn histogram(numbers: &Numbers, name: &str) -> Vec<(u64, u64)> {
-    let places = below(numbers, name);
-    let mut places: Vec<_> = places
-        .filter_map(|(place, count)| Some((place.parse().ok()?, count)))
-        .collect();
-    places.sort_unstable();
-    places
-}
-
 /// What a window is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -140,6 +130,17 @@ pub fn windows(text: &str) -> Result<Vec<Window>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::fmt::Write;
+
+    /// The histogram `name`: counts by powers of two, in their order.
+    fn histogram(numbers: &Numbers, name: &str) -> Vec<(u64, u64)> {
+        let places = below(numbers, name);
+        let mut places: Vec<_> = places
+            .filter_map(|(place, count)| Some((place.parse().ok()?, count)))
+            .collect();
+        places.sort_unstable();
+        places
+    }
 
     #[test]
     fn pages_of_a_guest() {
@@ -191,9 +192,10 @@ mod tests {
         ) {
             let names = ["live", "idle", "fixed", "lost", "returning"];
             let states = [State::Live, State::Idle, State::Fixed, State::Lost, State::Returning];
-            let text: String = list.iter().map(|(gpa, dma, bytes, users, uses, state)| {
-                format!("{gpa:#x} {dma:#x} {bytes} {users} {uses} {}\n", names[*state])
-            }).collect();
+            let mut text = String::new();
+            for (gpa, dma, bytes, users, uses, state) in &list {
+                writeln!(text, "{gpa:#x} {dma:#x} {bytes} {users} {uses} {}", names[*state]).unwrap();
+            }
             let expected: Vec<_> = list.iter().map(|&(gpa, dma, bytes, users, uses, state)| {
                 Window { gpa, dma, bytes, users, uses, state: states[state] }
             }).collect();
@@ -202,7 +204,10 @@ mod tests {
 
         #[test]
         fn numbers_are_read_as_written(page in prop::collection::btree_map("[a-z_0-9]{1,20}", any::<u64>(), 0..20)) {
-            let text: String = page.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+            let mut text = String::new();
+            for (name, value) in &page {
+                writeln!(text, "{name} {value}").unwrap();
+            }
             prop_assert_eq!(numbers(&text).unwrap(), page);
         }
 

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the host had mapped, and what of it drivers used, as time went by: a recording's events, one
+//! after the other, on the windows that there were at first.
+
+use crate::event::{
+    Event,
+    What, //
+};
+use crate::pages::State;
+use crate::recording::Snapshot;
+use apple_dma_replay::GRANULE;
+use std::collections::BTreeMap;
+
+/// What there is at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Moment {
+    /// Since the first event.
+    pub seconds: f64,
+    /// Bytes that the host has mapped, in whole granules.
+    pub bytes: u64,
+    /// Of these, in windows that mappings of drivers use.
+    pub live_bytes: u64,
+    /// Windows.
+    pub entries: u64,
+    /// Of these, those that mappings of drivers use.
+    pub live_entries: u64,
+}
+
+/// A piece of RAM that the host has mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub gpa: u64,
+    pub bytes: u64,
+    pub state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    piece: Piece,
+    users: u64,
+}
+
+impl Window {
+    /// What counts against the limit.
+    fn cost(&self) -> u64 {
+        let end = (self.piece.gpa + self.piece.bytes).div_ceil(GRANULE);
+        (end - self.piece.gpa / GRANULE) * GRANULE
+    }
+}
+
+/// See the module's documentation.
+pub struct History {
+    /// By DMA addresses, which no two share.
+    windows: BTreeMap<u64, Window>,
+    first: Option<u64>,
+    now: Moment,
+}
+
+impl History {
+    /// At the beginning of a recording.
+    pub fn new(before: &Snapshot) -> Self {
+        let mut history = Self {
+            windows: BTreeMap::new(),
+            first: None,
+            now: Moment::default(),
+        };
+        for window in &before.windows {
+            let piece = Piece {
+                gpa: window.gpa,
+                bytes: window.bytes,
+                state: window.state,
+            };
+            let users = u64::from(window.users);
+            history.add(window.dma, Window { piece, users });
+        }
+        history
+    }
+
+    /// Counts a window in or out.
+    fn count(&mut self, window: &Window, change: fn(&mut u64, u64)) {
+        change(&mut self.now.bytes, window.cost());
+        change(&mut self.now.entries, 1);
+        if window.users != 0 {
+            change(&mut self.now.live_bytes, window.cost());
+            change(&mut self.now.live_entries, 1);
+        }
+    }
+
+    fn add(&mut self, dma: u64, window: Window) {
+        self.remove(dma);
+        self.windows.insert(dma, window);
+        self.count(&window, |sum, more| *sum += more);
+    }
+
+    fn remove(&mut self, dma: u64) {
+        if let Some(window) = self.windows.remove(&dma) {
+            self.count(&window, |sum, less| *sum -= less);
+        }
+    }
+
+    /// Changes how many use the window that `dma` is in.
+    fn change_users(&mut self, dma: u64, change: impl Fn(u64) -> u64) {
+        let window = self.windows.range(..=dma).next_back();
+        let window = window.filter(|(start, window)| {
+            dma - *start < window.piece.bytes && window.piece.state != State::Fixed
+        });
+        let Some((start, mut window)) = window.map(|(start, window)| (*start, *window)) else {
+            return;
+        };
+        window.users = change(window.users);
+        window.piece.state = if window.users == 0 {
+            State::Idle
+        } else {
+            State::Live
+        };
+        self.add(start, window);
+    }
+
+    /// Goes on by an event; says what there is then.
+    pub fn step(&mut self, event: &Event) -> Moment {
+        match event.what {
+            What::WindowCreated { gpa, dma, size, .. } => {
+                let piece = Piece {
+                    gpa,
+                    bytes: size,
+                    state: State::Idle,
+                };
+                self.add(dma, Window { piece, users: 0 });
+            }
+            What::WindowReturned { dma, .. } => self.remove(dma),
+            What::Map { dma, .. } => self.change_users(dma, |users| users + 1),
+            What::Unmap { dma, .. } => self.change_users(dma, |users| users.saturating_sub(1)),
+            _ => {}
+        }
+        let first = *self.first.get_or_insert(event.us);
+        self.now.seconds = event.us.saturating_sub(first) as f64 / 1e6;
+        self.now
+    }
+
+    /// What there is.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// What the host has mapped now.
+    pub fn pieces(&self) -> Vec<Piece> {
+        self.windows.values().map(|window| window.piece).collect()
+    }
+}
+
+/// All moments of a recording, and the pieces when the most bytes were mapped, and with as many the
+/// most of them in use.
+pub fn of(before: &Snapshot, events: &[&Event]) -> (Vec<Moment>, Vec<Piece>) {
+    let mut history = History::new(before);
+    let mut moments = vec![history.now()];
+    moments.extend(events.iter().map(|event| history.step(event)));
+    let key = |moment: &Moment| (moment.bytes, moment.live_bytes);
+    let most = moments.iter().map(key).max();
+    let peak = moments.iter().position(|moment| Some(key(moment)) == most);
+    let mut history = History::new(before);
+    for event in events.iter().take(peak.unwrap_or(0)) {
+        history.step(event);
+    }
+    (moments, history.pieces())
+}
+
+/// At most about `points` of `moments`, with the largest ones.
+pub fn thin(moments: &[Moment], points: usize) -> Vec<Moment> {
+    let size = moments.len().div_ceil(points.max(1)).max(1);
+    let mut thin: Vec<Moment> = Vec::new();
+    for chunk in moments.chunks(size) {
+        let top = chunk
+            .iter()
+            .max_by_key(|moment| (moment.bytes, moment.live_bytes));
+        thin.extend(top);
+        if size > 1 {
+            thin.extend(chunk.last());
+        }
+    }
+    thin.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    thin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::{
+        self,
+        Recording, //
+    };
+
+    #[test]
+    fn a_history_ends_with_what_the_guest_had() {
+        let (_dir, path) = recording::tests::fixture();
+        let recording = Recording::read(&path, |_, _| ()).unwrap();
+        let mut before = recording.header.before[0].clone();
+        before.windows.clear();
+        let events: Vec<_> = recording.events.iter().collect();
+        let (moments, pieces) = of(&before, &events);
+        let after = &recording.end.after[0].companion;
+        let last = moments.last().unwrap();
+        assert_eq!((last.bytes, last.entries), (after.bytes, after.entries));
+        assert_eq!((last.live_bytes, last.live_entries), (0, 0));
+        assert!(moments.iter().any(|moment| moment.live_entries > 1));
+        assert_eq!(pieces.len() as u64, after.entries);
+        assert!(pieces.iter().any(|piece| piece.state == State::Live));
+        assert!(moments
+            .windows(2)
+            .all(|pair| pair[0].seconds <= pair[1].seconds));
+        let thin = thin(&moments, 20);
+        assert!((10..=60).contains(&thin.len()));
+        assert_eq!(
+            thin.iter().map(|moment| moment.bytes).max(),
+            Some(after.bytes)
+        );
+    }
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a recording looks like: for each companion what was mapped over time against the limits, how
+//! large mappings were, how long the host took, and where in RAM windows were.
+
+use super::ram;
+use crate::analysis::{
+    Histogram,
+    Spread, //
+};
+use crate::event::{
+    Event,
+    What, //
+};
+use crate::history::{
+    self,
+    Moment, //
+};
+use crate::recording::{
+    Recording,
+    Snapshot, //
+};
+use crate::text;
+use anyhow::{
+    anyhow,
+    bail,
+    Result, //
+};
+use plotters::{
+    coord::Shift,
+    prelude::*, //
+};
+
+/// Colours that everyone can tell apart, by Okabe and Ito.
+pub const BLUE: RGBColor = RGBColor(0x00, 0x72, 0xb2);
+pub const ORANGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
+pub const GREEN: RGBColor = RGBColor(0x00, 0x9e, 0x73);
+pub const VERMILION: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
+/// What there is nothing on.
+pub const PALE: RGBColor = RGBColor(0xe6, 0xe6, 0xe6);
+
+/// Pixels.
+const WIDTH: u32 = 1200;
+const TITLE: u32 = 50;
+const ROW: u32 = 340;
+const LABEL: u32 = 15;
+
+/// Most points of a line.
+const POINTS: usize = 1500;
+
+/// From what part of a limit on it is in the picture; else it is far above.
+const NEAR: f64 = 0.2;
+
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// A font of some pixels.
+pub fn font(pixels: u32) -> TextStyle<'static> {
+    ("sans-serif", pixels).into_font().color(&BLACK)
+}
+
+/// Draws it, as the text of an SVG file.
+pub fn draw(recording: &Recording) -> Result<String> {
+    let all = &recording.header.before;
+    let of = |snapshot: &&Snapshot| {
+        let name = &snapshot.companion.companion;
+        recording
+            .events
+            .iter()
+            .filter(|event| event.companion == *name)
+            .collect::<Vec<_>>()
+    };
+    let busy: Vec<_> = all.iter().map(|one| (one, of(&one))).collect();
+    let busy: Vec<_> = busy
+        .into_iter()
+        .filter(|(_, events)| !events.is_empty())
+        .collect();
+    if busy.is_empty() {
+        bail!("the recording has no events, so there is nothing to draw");
+    }
+    let heights = busy.iter().map(|_| height(&recording.header.ram));
+    let mut picture = String::new();
+    {
+        let size = (WIDTH, heights.sum());
+        let mut rest = SVGBackend::with_string(&mut picture, size).into_drawing_area();
+        rest.fill(&WHITE).map_err(wrong)?;
+        for (before, events) in &busy {
+            let (area, below) = rest.split_vertically(height(&recording.header.ram));
+            companion(&area, recording, before, events)?;
+            rest = below;
+        }
+        rest.present().map_err(wrong)?;
+    }
+    Ok(picture)
+}
+
+/// The height of what is drawn of a companion.
+fn height(ram: &[(u64, u64)]) -> u32 {
+    TITLE + 2 * ROW + ram::height(ram, WIDTH)
+}
+
+/// An error of the drawing library, whose errors have types of many parts.
+pub fn wrong(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("cannot draw: {error}")
+}
+
+fn companion(
+    area: &Area<'_>,
+    recording: &Recording,
+    before: &Snapshot,
+    events: &[&Event],
+) -> Result<()> {
+    let companion = &before.companion;
+    let driver = companion.driver.as_deref().unwrap_or("none");
+    let title = format!(
+        "{} manages {} (driver {driver}), {} mode: {:.1} s",
+        companion.companion, companion.device, companion.mode, recording.end.seconds
+    );
+    let (head, area) = area.split_vertically(TITLE);
+    head.draw(&Text::new(title, (16, 16), font(22)))
+        .map_err(wrong)?;
+    let (first, area) = area.split_vertically(ROW);
+    let (second, below) = area.split_vertically(ROW);
+    let (moments, pieces) = history::of(before, events);
+    let moments = history::thin(&moments, POINTS);
+    let (left, right) = first.split_horizontally(WIDTH / 2);
+    // An axis in round numbers of its unit.
+    let unit = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    over_time(
+        &left,
+        &Timeline {
+            title: "Mapped by the host",
+            unit: "MiB",
+            limit: ("max_bytes", unit(companion.max_bytes)),
+        },
+        &moments,
+        |moment| (unit(moment.bytes), unit(moment.live_bytes)),
+    )?;
+    over_time(
+        &right,
+        &Timeline {
+            title: "Windows",
+            unit: "windows",
+            limit: ("max_entries", companion.max_entries as f64),
+        },
+        &moments,
+        |moment| (moment.entries as f64, moment.live_entries as f64),
+    )?;
+    let (left, right) = second.split_horizontally(WIDTH / 2);
+    let sizes = events.iter().filter_map(|event| match event.what {
+        What::Map { size, .. } => Some(size),
+        _ => None,
+    });
+    let sizes = Spread::new(sizes.collect());
+    let series = [("mappings", sizes.histogram, BLUE)];
+    bars(&left, "Sizes of mappings", "mappings", &series, text::bytes)?;
+    let took = |wanted: &str| {
+        let took = events.iter().filter_map(|event| match &event.what {
+            What::Doorbell { command, ns, .. } if command == wanted => Some(*ns),
+            _ => None,
+        });
+        Spread::new(took.collect()).histogram
+    };
+    let series = [("map", took("map"), BLUE), ("unmap", took("unmap"), ORANGE)];
+    bars(
+        &right,
+        "Doorbells: how long the host took",
+        "doorbells",
+        &series,
+        text::ns,
+    )?;
+    ram::draw(&below, &recording.header.ram, &pieces)
+}
+
+/// What a picture over time is of.
+struct Timeline {
+    title: &'static str,
+    unit: &'static str,
+    /// Its name and value.
+    limit: (&'static str, f64),
+}
+
+fn over_time(
+    area: &Area<'_>,
+    timeline: &Timeline,
+    moments: &[Moment],
+    values: impl Fn(&Moment) -> (f64, f64),
+) -> Result<()> {
+    let end = moments
+        .last()
+        .map_or(0.0, |moment| moment.seconds)
+        .max(1e-3);
+    let most = moments
+        .iter()
+        .map(|moment| values(moment).0)
+        .fold(0.0, f64::max);
+    let (name, limit) = timeline.limit;
+    let is_near = most >= limit * NEAR;
+    let top = if is_near { limit.max(most) } else { most }.max(1.0) * 1.15;
+    let mut title = timeline.title.to_owned();
+    if !is_near {
+        title = format!("{title} ({name}, {limit:.0}, is far above)");
+    }
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, font(18))
+        .margin(14)
+        .x_label_area_size(44)
+        .y_label_area_size(74)
+        .build_cartesian_2d(0.0..end, 0.0..top)
+        .map_err(wrong)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(WHITE)
+        .bold_line_style(PALE)
+        .label_style(font(LABEL))
+        .axis_desc_style(font(LABEL))
+        .x_desc("seconds")
+        .y_desc(timeline.unit)
+        .draw()
+        .map_err(wrong)?;
+    let all = steps(moments, |moment| values(moment).0);
+    let live = steps(moments, |moment| values(moment).1);
+    let key = |colour: RGBColor| {
+        move |(x, y): (i32, i32)| Rectangle::new([(x, y - 6), (x + 14, y + 6)], colour.filled())
+    };
+    chart
+        .draw_series(AreaSeries::new(all, 0.0, ORANGE.mix(0.8)).border_style(ORANGE))
+        .map_err(wrong)?
+        .label("all, idle ones included")
+        .legend(key(ORANGE));
+    chart
+        .draw_series(AreaSeries::new(live, 0.0, BLUE.mix(0.8)).border_style(BLUE))
+        .map_err(wrong)?
+        .label("in use")
+        .legend(key(BLUE));
+    if is_near {
+        chart
+            .draw_series(LineSeries::new(
+                [(0.0, limit), (end, limit)],
+                VERMILION.stroke_width(3),
+            ))
+            .map_err(wrong)?
+            .label(name)
+            .legend(key(VERMILION));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.85))
+        .border_style(PALE)
+        .label_font(font(LABEL))
+        .draw()
+        .map_err(wrong)
+}
+
+/// Points of a line that stays where it is until it changes.
+fn steps(moments: &[Moment], value: impl Fn(&Moment) -> f64) -> Vec<(f64, f64)> {
+    let mut points: Vec<(f64, f64)> = Vec::new();
+    for moment in moments {
+        if let Some((_, last)) = points.last() {
+            points.push((moment.seconds, *last));
+        }
+        points.push((moment.seconds, value(moment)));
+    }
+    points
+}
+
+/// Bars of histograms by powers of two, next to each other, as far as there are any.
+fn bars(
+    area: &Area<'_>,
+    title: &str,
+    unit: &str,
+    series: &[(&str, Histogram, RGBColor)],
+    show: fn(u64) -> String,
+) -> Result<()> {
+    let series: Vec<_> = series
+        .iter()
+        .filter(|(_, counts, _)| !counts.is_empty())
+        .collect();
+    let places = series.iter().flat_map(|(_, counts, _)| counts.keys());
+    let place = |from: &u64| from.checked_ilog2().unwrap_or(0);
+    let (first, last) = (places.clone().map(place).min(), places.map(place).max());
+    let (Some(first), Some(last)) = (first, last) else {
+        let none = format!("{title}: none");
+        return area
+            .draw(&Text::new(none, (20, 20), font(18)))
+            .map_err(wrong);
+    };
+    let most = series
+        .iter()
+        .flat_map(|(_, counts, _)| counts.values())
+        .max();
+    let top = most.map_or(1.0, |most| *most as f64) * 1.15;
+    let range = f64::from(first)..f64::from(last + 1);
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, font(18))
+        .margin(14)
+        .x_label_area_size(44)
+        .y_label_area_size(74)
+        .build_cartesian_2d(range, 0.0..top)
+        .map_err(wrong)?;
+    let (count, many) = ((last - first + 1) as usize, 8);
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(WHITE)
+        .bold_line_style(PALE)
+        .label_style(font(LABEL))
+        .axis_desc_style(font(LABEL))
+        .x_labels(count.min(many) + 1)
+        .x_label_formatter(&|place| match place.fract() == 0.0 {
+            true => show(1 << (*place as u32)),
+            false => String::new(),
+        })
+        .x_desc("from … on, up to twice as much")
+        .y_label_formatter(&|count| format!("{count:.0}"))
+        .y_desc(unit)
+        .draw()
+        .map_err(wrong)?;
+    let width = 0.9 / series.len() as f64;
+    for (index, (name, counts, colour)) in series.iter().enumerate() {
+        let bar = |(from, count): (&u64, &u64)| {
+            let left = f64::from(place(from)) + 0.05 + width * index as f64;
+            Rectangle::new(
+                [(left, 0.0), (left + width, *count as f64)],
+                colour.filled(),
+            )
+        };
+        let colour = *colour;
+        let drawn = chart.draw_series(counts.iter().map(bar)).map_err(wrong)?;
+        drawn
+            .label(*name)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 6), (x + 14, y + 6)], colour.filled()));
+    }
+    if series.len() > 1 {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.85))
+            .border_style(PALE)
+            .label_font(font(LABEL))
+            .draw()
+            .map_err(wrong)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest RAM as a map of cells, each in the colour of what windows are in it.
+
+use super::picture::{
+    font,
+    wrong,
+    Area,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PALE,
+    VERMILION, //
+};
+use crate::history::Piece;
+use crate::pages::State;
+use crate::text;
+use anyhow::Result;
+use apple_dma_replay::GRANULE;
+use plotters::prelude::*;
+
+/// Pixels.
+const HEAD: u32 = 66;
+const LEFT: u32 = 120;
+const MARGIN: u32 = 20;
+const CELL: u32 = 8;
+
+/// Most rows of cells; cells become larger pieces of RAM instead.
+const ROWS: u64 = 64;
+
+/// How many rows an address stands beside one of.
+const ADDRESS_EVERY: u64 = 4;
+
+/// Bytes of a cell, and cells of a row.
+fn scale(ram: &[(u64, u64)], width: u32) -> (u64, u64) {
+    // A power of two, so that addresses are round ones.
+    let columns = u64::from((width - LEFT - MARGIN) / CELL);
+    let columns = 1 << columns.ilog2();
+    let rows = |cell: u64| {
+        ram.iter()
+            .map(|(_, bytes)| bytes.div_ceil(cell * columns))
+            .sum::<u64>()
+    };
+    let mut cell = GRANULE;
+    while rows(cell) > ROWS.max(ram.len() as u64) {
+        cell *= 2;
+    }
+    (cell, columns)
+}
+
+/// The height of the map.
+pub fn height(ram: &[(u64, u64)], width: u32) -> u32 {
+    let (cell, columns) = scale(ram, width);
+    let rows: u64 = ram
+        .iter()
+        .map(|(_, bytes)| bytes.div_ceil(cell * columns))
+        .sum();
+    // There are few rows.
+    HEAD + rows as u32 * CELL + 2 * MARGIN
+}
+
+fn colour(state: Option<State>) -> RGBColor {
+    match state {
+        Some(State::Live) => BLUE,
+        Some(State::Idle | State::Returning) => ORANGE,
+        Some(State::Fixed) => GREEN,
+        Some(State::Lost) => VERMILION,
+        None => PALE,
+    }
+}
+
+/// What matters most of what is in a cell.
+fn rank(state: State) -> u8 {
+    match state {
+        State::Lost => 3,
+        State::Live => 2,
+        State::Idle | State::Returning => 1,
+        State::Fixed => 0,
+    }
+}
+
+/// Draws the map.
+pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], pieces: &[Piece]) -> Result<()> {
+    let (width, _) = area.dim_in_pixel();
+    let (cell, columns) = scale(ram, width);
+    let title = format!(
+        "Guest RAM when most was mapped: a cell is {}, a row {}",
+        text::bytes(cell),
+        text::bytes(cell * columns)
+    );
+    area.draw(&Text::new(title, (20, 10), font(18)))
+        .map_err(wrong)?;
+    let mut states: Vec<_> = pieces.iter().map(|piece| Some(piece.state)).collect();
+    states.push(None);
+    let mut x = LEFT as i32;
+    for (state, name) in [
+        (Some(State::Live), "in use"),
+        (Some(State::Idle), "idle"),
+        (Some(State::Fixed), "mapped for good"),
+        (Some(State::Lost), "lost"),
+        (None, "not mapped"),
+    ] {
+        if states.contains(&state) {
+            let key = Rectangle::new([(x, 40), (x + 14, 54)], colour(state).filled());
+            area.draw(&key).map_err(wrong)?;
+            area.draw(&Text::new(name, (x + 20, 40), font(15)))
+                .map_err(wrong)?;
+            x += 50 + 8 * name.len() as i32;
+        }
+    }
+    let mut row = 0;
+    for (start, bytes) in ram {
+        block(area, (*start, *bytes), pieces, (cell, columns), &mut row)?;
+    }
+    Ok(())
+}
+
+/// Draws a block of RAM, beginning with a row of its own.
+fn block(
+    area: &Area<'_>,
+    (start, bytes): (u64, u64),
+    pieces: &[Piece],
+    (cell, columns): (u64, u64),
+    row: &mut u64,
+) -> Result<()> {
+    let cells = bytes.div_ceil(cell) as usize;
+    let mut states: Vec<Option<State>> = vec![None; cells];
+    for piece in pieces {
+        let end = (piece.gpa + piece.bytes).min(start + bytes);
+        let begin = piece.gpa.max(start);
+        if begin >= end {
+            continue;
+        }
+        let covered = (begin - start) / cell..(end - start).div_ceil(cell);
+        for state in &mut states[covered.start as usize..covered.end as usize] {
+            if state.is_none_or(|state| rank(state) < rank(piece.state)) {
+                *state = Some(piece.state);
+            }
+        }
+    }
+    for (index, cells) in states.chunks(columns as usize).enumerate() {
+        let y = (HEAD + *row as u32 * CELL) as i32;
+        if index as u64 % ADDRESS_EVERY == 0 {
+            let address = start + index as u64 * cell * columns;
+            let address = format!("{address:#x}");
+            area.draw(&Text::new(address, (16, y - 3), font(13)))
+                .map_err(wrong)?;
+        }
+        let mut x = LEFT as i32;
+        // Neighbours of one colour are one box.
+        for run in cells.chunk_by(|a, b| a == b) {
+            let end = x + run.len() as i32 * CELL as i32;
+            let bottom = y + CELL as i32 - 1;
+            let cells = Rectangle::new([(x, y), (end, bottom)], colour(run[0]).filled());
+            area.draw(&cells).map_err(wrong)?;
+            x = end;
+        }
+        *row += 1;
+    }
+    Ok(())
+}

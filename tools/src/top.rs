@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `top`: what `status` shows, again and again: on the whole terminal, or as text where there is
+//! none.
+
+use crate::status::{
+    budgets,
+    facts,
+    interval,
+    screen,
+    title, //
+};
+use crate::system::System;
+use crate::view::{
+    Sampler,
+    View, //
+};
+use anyhow::Result;
+use ratatui::{
+    crossterm::event::{
+        self,
+        Event,
+        KeyCode,
+        KeyEventKind,
+        KeyModifiers, //
+    },
+    layout::{
+        Constraint,
+        Layout,
+        Rect, //
+    },
+    style::{
+        Color,
+        Style,
+        Stylize, //
+    },
+    text::Line,
+    widgets::{
+        Gauge,
+        Paragraph,
+        Wrap, //
+    },
+    Frame, //
+};
+use std::{
+    io::{
+        self,
+        IsTerminal,
+        Write, //
+    },
+    process::ExitCode,
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+/// From what part of a limit on its gauge has another colour.
+const HIGH: f64 = 0.9;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Seconds between two looks
+    #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    interval: Duration,
+    /// End after so many looks
+    #[arg(long, short = 'n', value_name = "NUMBER")]
+    iterations: Option<u64>,
+    /// Write text, as where there is no terminal
+    #[arg(long, short)]
+    batch: bool,
+}
+
+pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
+    let mut sampler = Sampler::new(System::new());
+    // What is wrong is said before the terminal changes.
+    let first = sampler.look()?;
+    if json || options.batch || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        batch(options, json, &mut sampler)?;
+    } else {
+        let mut terminal = ratatui::try_init()?;
+        let result = live(options, &mut sampler, first, &mut terminal);
+        ratatui::restore();
+        result?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A screen, or a line of JSON, each time.
+fn batch(options: &Options, json: bool, sampler: &mut Sampler) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let mut left = options.iterations;
+    while left != Some(0) {
+        thread::sleep(options.interval);
+        let view = sampler.look()?;
+        let text = match json {
+            true => format!("{}\n", serde_json::to_string(&view)?),
+            false => format!("{}\n", screen(&view)),
+        };
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // Who reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            result => result?,
+        }
+        left = left.map(|left| left - 1);
+    }
+    Ok(())
+}
+
+fn live(
+    options: &Options,
+    sampler: &mut Sampler,
+    mut view: View,
+    terminal: &mut ratatui::DefaultTerminal,
+) -> Result<()> {
+    let mut left = options.iterations;
+    while left != Some(0) {
+        terminal.draw(|frame| draw(frame, &view))?;
+        let next = Instant::now() + options.interval;
+        loop {
+            let wait = next.saturating_duration_since(Instant::now());
+            if !event::poll(wait)? {
+                break;
+            }
+            match event::read()? {
+                Event::Key(key) if key.kind == KeyEventKind::Press => match key.code {
+                    KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
+                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+                        return Ok(());
+                    }
+                    _ => {}
+                },
+                Event::Resize(..) => {
+                    terminal.draw(|frame| draw(frame, &view))?;
+                }
+                _ => {}
+            }
+        }
+        view = sampler.look()?;
+        left = left.map(|left| left - 1);
+    }
+    Ok(())
+}
+
+/// One line of a row, whose first column is a name.
+fn row(frame: &mut Frame<'_>, area: Rect, name: &str) -> Rect {
+    let columns = [
+        Constraint::Length(2),
+        Constraint::Length(9),
+        Constraint::Min(0),
+    ];
+    let [_, left, right] = Layout::horizontal(columns).areas(area);
+    frame.render_widget(Line::from(name.to_owned()).bold(), left);
+    right
+}
+
+fn draw(frame: &mut Frame<'_>, view: &View) {
+    let mut rest = frame.area();
+    // Whoever is below the end of the terminal is not seen.
+    let mut line = |lines: u16| {
+        let lines = lines.min(rest.height);
+        let area = Rect {
+            height: lines,
+            ..rest
+        };
+        rest.y += lines;
+        rest.height -= lines;
+        area
+    };
+    let head = format!("apple-dma-pci, every {:.1} s; q ends it", view.interval);
+    frame.render_widget(Line::from(head).dim(), line(1));
+    for seen in &view.companions {
+        frame.render_widget(Line::from(title(seen)).bold(), line(1));
+        for (name, part, numbers) in budgets(seen) {
+            let area = row(frame, line(1), name);
+            let colour = if part >= HIGH {
+                Color::Red
+            } else {
+                Color::Blue
+            };
+            let gauge = Gauge::default()
+                .ratio(part)
+                .label(format!("{:.0} %  {numbers}", part * 100.0))
+                .gauge_style(Style::new().fg(colour).bg(Color::DarkGray))
+                .use_unicode(true);
+            frame.render_widget(gauge, area);
+        }
+        for (name, fact) in facts(seen) {
+            let area = row(frame, line(1), name);
+            frame.render_widget(Line::from(fact), area);
+        }
+        for need in view
+            .attention
+            .iter()
+            .filter(|need| need.companion == seen.now.companion)
+        {
+            let text = format!("  ! {}", need.text);
+            let width = usize::from(frame.area().width.max(1));
+            let lines = text.chars().count().div_ceil(width);
+            let text = Paragraph::new(text.yellow()).wrap(Wrap { trim: false });
+            frame.render_widget(text, line(u16::try_from(lines).unwrap_or(1)));
+        }
+        line(1);
+    }
+    let last = match view.missing {
+        Some(missing) => missing,
+        None if view.attention.is_empty() => "nothing needs attention",
+        None => "",
+    };
+    frame.render_widget(Paragraph::new(last).wrap(Wrap { trim: false }), line(3));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system;
+    use ratatui::{
+        backend::TestBackend,
+        Terminal, //
+    };
+
+    fn text(width: u16, height: u16) -> String {
+        let (_dir, system) = system::tests::fixture();
+        let mut sampler = Sampler::new(system);
+        sampler.look().unwrap();
+        let view = sampler.look().unwrap();
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn a_terminal_shows_all() {
+        let text = text(100, 30);
+        for part in [
+            "q ends it",
+            "0000:00:10.0 manages 0000:00:06.0",
+            "bytes",
+            "of 61440, peak 16",
+            "windows  live 0, idle 16",
+            "! the driver gave up what it had not, 1 time",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_small_terminal_shows_what_it_can() {
+        for (width, height) in [(1, 1), (10, 3), (40, 5), (300, 2)] {
+            text(width, height);
+        }
+    }
+}
