@@ -124,9 +124,7 @@ impl System {
 
     /// PCI addresses of all companions that have their driver; an error says why there are none.
     pub fn companions(&self) -> Result<Vec<String>> {
-        if !self.root.join("sys/module").join(MODULE).exists() {
-            bail!("the module {MODULE} is not loaded: modprobe {MODULE}");
-        }
+        self.expect_module()?;
         let devices = self.devices();
         let entries = fs::read_dir(&devices).with_context(|| devices.display().to_string())?;
         let mut companions = Vec::new();
@@ -252,24 +250,26 @@ impl System {
         Ok(blocks)
     }
 
+    /// Fails if the module is not loaded.
+    fn expect_module(&self) -> Result<()> {
+        if !self.root.join("sys/module").join(MODULE).exists() {
+            bail!("the module {MODULE} is not loaded: modprobe {MODULE}");
+        }
+        Ok(())
+    }
+
     /// Where tracefs is, with the module's events.
     pub fn tracefs(&self) -> Result<PathBuf> {
-        let kernel = self.root.join("sys/kernel");
-        let places = [kernel.join("tracing"), kernel.join("debug/tracing")];
-        for place in &places {
-            match fs::read_dir(place.join("events")) {
-                Ok(_) if place.join("events").join(MODULE).exists() => return Ok(place.clone()),
-                Ok(_) if !self.root.join("sys/module").join(MODULE).exists() => {
-                    bail!("the module {MODULE} is not loaded: modprobe {MODULE}")
-                }
-                Ok(_) => bail!("the module has no events: its kernel has no CONFIG_TRACEPOINTS"),
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                    bail!("only root may trace: sudo apple-dma-pci record …")
-                }
-                Err(_) => {}
+        self.expect_module()?;
+        let tracefs = self.root.join("sys/kernel/tracing");
+        match fs::read_dir(tracefs.join("events")) {
+            Ok(_) if tracefs.join("events").join(MODULE).exists() => Ok(tracefs),
+            Ok(_) => bail!("the module has no events: its kernel has no CONFIG_TRACEPOINTS"),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                bail!("only root may trace: sudo apple-dma-pci record …")
             }
+            Err(_) => bail!("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing"),
         }
-        bail!("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")
     }
 }
 

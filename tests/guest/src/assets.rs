@@ -164,6 +164,12 @@ impl Assets {
         self.repo.join(format!("build/selftests-{system}"))
     }
 
+    /// What tests/env/build-tool built.
+    fn tool(&self, arch: Arch) -> PathBuf {
+        let directory = format!("build/tool-{}", arch.name());
+        self.repo.join(directory).join("apple-dma-pci")
+    }
+
     /// Finds a module among those that were built for the guest of `case`.
     fn module(&self, case: &Case, name: &str) -> Result<PathBuf> {
         let built = match &case.scenario.modules_in {
@@ -183,8 +189,8 @@ impl Assets {
     }
 
     /// Writes an initial root file system for the guest of `case` to `path`: the base of its
-    /// system, the scripts of image/, its modules and selftests, and `variables` as shell
-    /// assignments.
+    /// system, the scripts of image/, its modules, selftests and the tool, and `variables` as
+    /// shell assignments.
     pub fn initrd(&self, path: &Path, case: &Case, variables: &[(String, String)]) -> Result<()> {
         let system = &case.system();
         let mut out = File::create(path).with_context(|| path.display().to_string())?;
@@ -225,6 +231,11 @@ impl Assets {
                     from.display()
                 )
             })?;
+        }
+        if case.scenario.tool {
+            let tool = self.tool(system.arch);
+            let program = read(&tool).context("run it by tests/env/guest, which builds it")?;
+            archive.program("usr/bin/apple-dma-pci", &program)?;
         }
         archive.file("test/variables", assignments(variables).as_bytes())?;
         archive.finish()?;

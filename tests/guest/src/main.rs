@@ -43,7 +43,7 @@ struct Cli {
     cache: PathBuf,
 
     /// Only print what the command's guests need to be built, for tests/env/guest: lines of ARCH,
-    /// KERNEL, and 'selftests' or nothing.
+    /// KERNEL, and what is wanted besides: 'selftests' and 'tool'.
     #[arg(long)]
     systems: bool,
 
@@ -126,15 +126,20 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let assets = Assets::new(&cli.cache)?;
     let cases = guests(&cli.command, &assets)?;
     if cli.systems {
-        // Whether the kselftest is wanted as well.
-        let mut systems: BTreeMap<System, bool> = BTreeMap::new();
+        // Whether the kselftest and the tool are wanted as well.
+        let mut systems: BTreeMap<System, [bool; 2]> = BTreeMap::new();
         for case in cases.iter().filter(|case| case.is_built()) {
-            *systems.entry(case.system()).or_default() |= case.scenario.selftests;
+            let wants = systems.entry(case.system()).or_default();
+            wants[0] |= case.scenario.selftests;
+            wants[1] |= case.scenario.tool;
         }
-        for (System { arch, kernel }, selftests) in systems {
+        for (System { arch, kernel }, wants) in systems {
             let kernel = kernel.unwrap_or_else(|| "debian".to_owned());
-            let selftests = if selftests { "selftests" } else { "" };
-            println!("{} {kernel} {selftests}", arch.name());
+            let words = ["selftests", "tool"].iter().zip(wants);
+            let words: Vec<_> = words
+                .filter_map(|(word, wanted)| wanted.then_some(*word))
+                .collect();
+            println!("{} {kernel} {}", arch.name(), words.join(" "));
         }
         return Ok(ExitCode::SUCCESS);
     }

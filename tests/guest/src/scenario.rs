@@ -81,6 +81,9 @@ pub struct Scenario {
     /// Put the kselftest into /test/selftests.
     #[serde(default)]
     pub selftests: bool,
+    /// Put the tool of tools/ among the programs.
+    #[serde(default)]
+    pub tool: bool,
     /// The mode that the module is to be in, and must say it is in.
     #[serde(default)]
     pub mode: Mode,

@@ -34,6 +34,7 @@ use crate::sys::{
 };
 use std::{
     cell::Cell,
+    cmp::Reverse,
     collections::HashMap,
     sync::{
         Arc,
@@ -132,7 +133,13 @@ struct Scripted {
 impl Policy for Scripted {
     fn propose(&self, request: &GpaSpan, block: &GpaSpan, view: &View<'_>) -> Option<Proposal> {
         let next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.or_else(|| self.policy.propose(request, block, view))
+        let Some(mut next) = *next else {
+            return self.policy.propose(request, block, view);
+        };
+        // A tile was there before all else that is in it.
+        let mut granules = next.span.first_granule()..=next.span.last_granule();
+        next.tile &= granules.all(|granule| (view.len_at)(granule).is_none());
+        Some(next)
     }
 }
 
@@ -140,6 +147,15 @@ impl Policy for Scripted {
 struct Entry {
     span: GpaSpan,
     iova: Cell<Option<Iova>>,
+}
+
+impl Entry {
+    fn new(span: GpaSpan) -> Self {
+        Self {
+            span,
+            iova: Cell::new(None),
+        }
+    }
 }
 
 impl Request for Entry {
@@ -164,6 +180,42 @@ fn is_tile(span: &GpaSpan, block: Option<&GpaSpan>) -> bool {
     let tile = span.round_out(size).filter(|tile| tile.len() == size);
     let tile = tile.and_then(|tile| tile.intersection(block?));
     tile == Some(*span)
+}
+
+/// `windows` in an order in which each can be made: what lies within another one was there first,
+/// else the other would serve it. Beyond that in the order that they have, which mostly is that of
+/// time.
+fn in_order(windows: &[Window]) -> Vec<&Window> {
+    let end = |index: usize| windows[index].at.gpa.saturating_add(windows[index].at.size);
+    let mut by_start: Vec<usize> = (0..windows.len()).collect();
+    by_start.sort_by_key(|index| windows[*index].at.gpa);
+    let start = |index: usize| windows[index].at.gpa;
+    // Those that lie within a window, the first one last, to be taken from the end.
+    let within = |index: usize| {
+        let first = by_start.partition_point(|other| start(*other) < start(index));
+        let inside = by_start[first..].iter().copied();
+        let inside = inside.take_while(|other| start(*other) < end(index));
+        let mut inside: Vec<_> = inside
+            .filter(|other| *other != index && end(*other) <= end(index))
+            .collect();
+        inside.sort_unstable_by_key(|other| Reverse(*other));
+        inside
+    };
+    let mut is_seen = vec![false; windows.len()];
+    let mut order = Vec::new();
+    for index in 0..windows.len() {
+        let mut left = vec![(index, false)];
+        while let Some((index, is_due)) = left.pop() {
+            if is_due {
+                order.push(&windows[index]);
+            } else if !is_seen[index] {
+                is_seen[index] = true;
+                left.push((index, true));
+                left.extend(within(index).into_iter().map(|other| (other, false)));
+            }
+        }
+    }
+    order
 }
 
 /// See the module's documentation.
@@ -237,13 +289,10 @@ impl Replay {
             refusals: 0,
             unknown: 0,
         };
-        // The larger ones serve what the smaller ones were made for.
-        let mut before = before.to_vec();
-        before.sort_by_key(|window| window.at.size);
         let propose = |proposal| {
             *next.lock().unwrap_or_else(PoisonError::into_inner) = proposal;
         };
-        for window in &before {
+        for window in in_order(before) {
             let Some(span) = GpaSpan::new(Gpa::new(window.at.gpa), window.at.size) else {
                 continue;
             };
@@ -261,18 +310,18 @@ impl Replay {
 
     /// Makes a window that there was before.
     fn restore(&mut self, window: &Window, span: GpaSpan) {
-        for user in 0..window.users.max(1) {
-            let Ok(iova) = self.engine.map(span, u64::MAX) else {
-                return;
-            };
-            if user == 0 {
-                self.before.push((window.at, iova));
-            }
-            if window.users == 0 {
-                // It was just mapped.
-                let _ = self.engine.unmap(iova, span.len());
-            }
+        // A single large buffer would be aimed at an aligned address.
+        let count = window.users.max(2);
+        let entries: Vec<_> = (0..count).map(|_| Entry::new(span)).collect();
+        if self.engine.map_all(entries.iter(), u64::MAX).is_err() {
+            return;
         }
+        if let Some(iova) = entries.first().and_then(|entry| entry.iova.get()) {
+            self.before.push((window.at, iova));
+        }
+        let more = entries.iter().skip(window.users as usize);
+        // These were just mapped.
+        let _ = self.engine.unmap_all(more);
     }
 
     /// A driver maps all of `list`, which is one call; says whether it can.
@@ -372,10 +421,8 @@ impl Replay {
 /// The entries of a call; nothing if one of them cannot be.
 fn entries(list: &[Mapping]) -> Option<Vec<Entry>> {
     let entry = |mapping: &Mapping| {
-        Some(Entry {
-            span: GpaSpan::new(Gpa::new(mapping.gpa), mapping.size)?,
-            iova: Cell::new(None),
-        })
+        let span = GpaSpan::new(Gpa::new(mapping.gpa), mapping.size);
+        span.map(Entry::new)
     };
     list.iter().map(entry).collect()
 }
@@ -486,6 +533,40 @@ mod tests {
         assert_eq!(replay.counters().unmaps, 2);
         replay.unmap(&[mapping(0x8000, 0x90_8000, 4096)]);
         assert_eq!(replay.counters().unknown, 1);
+    }
+
+    #[test]
+    fn windows_of_before_need_no_aligned_address() {
+        let window = Window {
+            at: mapping(0, 0x1234_4000, 0x2_0000),
+            users: 1,
+        };
+        let replay = Replay::new(&parameters(), &[window], &[]).unwrap();
+        let counters = replay.counters();
+        assert_eq!((counters.entries, counters.bytes), (1, 0x2_0000));
+    }
+
+    #[test]
+    fn what_is_within_another_window_was_there_first() {
+        let window = |gpa, size| Window {
+            at: mapping(gpa, gpa, size),
+            users: 0,
+        };
+        let windows = [
+            window(0x8_0000, 0x4000),
+            window(0, 0x4_0000),
+            window(0x1_0000, 0x4000),
+            window(0x1_0000, 0x8000),
+            window(0x4000, 0x4000),
+            // In part.
+            window(0x3_c000, 0x8000),
+            window(0x3_c000 + 0x1000, 0x1000),
+        ];
+        let order: Vec<_> = in_order(&windows).iter().map(|window| window.at).collect();
+        assert_eq!(order, [0, 2, 3, 4, 6, 1, 5].map(|index| windows[index].at));
+        let replay = Replay::new(&parameters(), &windows, &[]).unwrap();
+        assert_eq!(replay.counters().entries, 7);
+        assert_eq!(replay.counters().windows_created, 0);
     }
 
     #[test]

@@ -42,7 +42,9 @@ pub const PALE: RGBColor = RGBColor(0xe6, 0xe6, 0xe6);
 /// Pixels.
 const WIDTH: u32 = 1200;
 const TITLE: u32 = 50;
-const ROW: u32 = 340;
+const ROW: u32 = 360;
+const HEAD: u32 = 58;
+const AXIS: u32 = 74;
 const LABEL: u32 = 15;
 
 /// Most points of a line.
@@ -101,6 +103,27 @@ fn height(ram: &[(u64, u64)]) -> u32 {
 /// An error of the drawing library, whose errors have types of many parts.
 pub fn wrong(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("cannot draw: {error}")
+}
+
+/// Draws what colours mean, in a line from (`x`, `y`) on.
+pub fn keys(area: &Area<'_>, (mut x, y): (i32, i32), keys: &[(&str, RGBColor)]) -> Result<()> {
+    for (name, colour) in keys {
+        let key = Rectangle::new([(x, y), (x + 14, y + 14)], colour.filled());
+        area.draw(&key).map_err(wrong)?;
+        area.draw(&Text::new((*name).to_owned(), (x + 20, y), font(LABEL)))
+            .map_err(wrong)?;
+        x += 50 + 8 * name.len() as i32;
+    }
+    Ok(())
+}
+
+/// Draws a title with what colours mean below it, and gives what is left below both.
+fn head<'a>(area: &Area<'a>, title: &str, colours: &[(&str, RGBColor)]) -> Result<Area<'a>> {
+    let (head, below) = area.split_vertically(HEAD);
+    let title = Text::new(title.to_owned(), (20, 8), font(18));
+    head.draw(&title).map_err(wrong)?;
+    keys(&head, (AXIS as i32 + 14, 36), colours)?;
+    Ok(below)
 }
 
 fn companion(
@@ -196,15 +219,25 @@ fn over_time(
     let (name, limit) = timeline.limit;
     let is_near = most >= limit * NEAR;
     let top = if is_near { limit.max(most) } else { most }.max(1.0) * 1.15;
-    let mut title = timeline.title.to_owned();
-    if !is_near {
-        title = format!("{title} ({name}, {limit:.0}, is far above)");
-    }
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, font(18))
+    let unit = timeline.unit;
+    let title = match is_near {
+        true => timeline.title.to_owned(),
+        false => format!(
+            "{} ({name}, {limit:.0} {unit}, is far above)",
+            timeline.title
+        ),
+    };
+    let colours = [
+        ("all, idle ones included", ORANGE),
+        ("in use", BLUE),
+        (name, VERMILION),
+    ];
+    let area = head(area, &title, &colours[..if is_near { 3 } else { 2 }])?;
+    let mut chart = ChartBuilder::on(&area)
         .margin(14)
+        .margin_right(40)
         .x_label_area_size(44)
-        .y_label_area_size(74)
+        .y_label_area_size(AXIS)
         .build_cartesian_2d(0.0..end, 0.0..top)
         .map_err(wrong)?;
     chart
@@ -215,42 +248,26 @@ fn over_time(
         .label_style(font(LABEL))
         .axis_desc_style(font(LABEL))
         .x_desc("seconds")
-        .y_desc(timeline.unit)
+        .y_label_formatter(&|value| match top > 10.0 {
+            true => format!("{value:.0}"),
+            false => format!("{value:.1}"),
+        })
+        .y_desc(unit)
         .draw()
         .map_err(wrong)?;
     let all = steps(moments, |moment| values(moment).0);
     let live = steps(moments, |moment| values(moment).1);
-    let key = |colour: RGBColor| {
-        move |(x, y): (i32, i32)| Rectangle::new([(x, y - 6), (x + 14, y + 6)], colour.filled())
-    };
     chart
-        .draw_series(AreaSeries::new(all, 0.0, ORANGE.mix(0.8)).border_style(ORANGE))
-        .map_err(wrong)?
-        .label("all, idle ones included")
-        .legend(key(ORANGE));
+        .draw_series(AreaSeries::new(all, 0.0, ORANGE))
+        .map_err(wrong)?;
     chart
-        .draw_series(AreaSeries::new(live, 0.0, BLUE.mix(0.8)).border_style(BLUE))
-        .map_err(wrong)?
-        .label("in use")
-        .legend(key(BLUE));
+        .draw_series(AreaSeries::new(live, 0.0, BLUE))
+        .map_err(wrong)?;
     if is_near {
-        chart
-            .draw_series(LineSeries::new(
-                [(0.0, limit), (end, limit)],
-                VERMILION.stroke_width(3),
-            ))
-            .map_err(wrong)?
-            .label(name)
-            .legend(key(VERMILION));
+        let line = LineSeries::new([(0.0, limit), (end, limit)], VERMILION.stroke_width(3));
+        chart.draw_series(line).map_err(wrong)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(PALE)
-        .label_font(font(LABEL))
-        .draw()
-        .map_err(wrong)
+    Ok(())
 }
 
 /// Points of a line that stays where it is until it changes.
@@ -291,12 +308,17 @@ fn bars(
         .flat_map(|(_, counts, _)| counts.values())
         .max();
     let top = most.map_or(1.0, |most| *most as f64) * 1.15;
+    let colours: Vec<_> = series
+        .iter()
+        .map(|(name, _, colour)| (*name, *colour))
+        .collect();
+    let area = head(area, title, &colours)?;
     let range = f64::from(first)..f64::from(last + 1);
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, font(18))
+    let mut chart = ChartBuilder::on(&area)
         .margin(14)
+        .margin_right(40)
         .x_label_area_size(44)
-        .y_label_area_size(74)
+        .y_label_area_size(AXIS)
         .build_cartesian_2d(range, 0.0..top)
         .map_err(wrong)?;
     let (count, many) = ((last - first + 1) as usize, 8);
@@ -318,7 +340,7 @@ fn bars(
         .draw()
         .map_err(wrong)?;
     let width = 0.9 / series.len() as f64;
-    for (index, (name, counts, colour)) in series.iter().enumerate() {
+    for (index, (_, counts, colour)) in series.iter().enumerate() {
         let bar = |(from, count): (&u64, &u64)| {
             let left = f64::from(place(from)) + 0.05 + width * index as f64;
             Rectangle::new(
@@ -326,21 +348,7 @@ fn bars(
                 colour.filled(),
             )
         };
-        let colour = *colour;
-        let drawn = chart.draw_series(counts.iter().map(bar)).map_err(wrong)?;
-        drawn
-            .label(*name)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 6), (x + 14, y + 6)], colour.filled()));
-    }
-    if series.len() > 1 {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(PALE)
-            .label_font(font(LABEL))
-            .draw()
-            .map_err(wrong)?;
+        chart.draw_series(counts.iter().map(bar)).map_err(wrong)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 use super::picture::{
     font,
+    keys,
     wrong,
     Area,
     BLUE,
@@ -92,22 +93,18 @@ pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], pieces: &[Piece]) -> Result<()>
         .map_err(wrong)?;
     let mut states: Vec<_> = pieces.iter().map(|piece| Some(piece.state)).collect();
     states.push(None);
-    let mut x = LEFT as i32;
-    for (state, name) in [
+    let colours: Vec<_> = [
         (Some(State::Live), "in use"),
         (Some(State::Idle), "idle"),
         (Some(State::Fixed), "mapped for good"),
         (Some(State::Lost), "lost"),
         (None, "not mapped"),
-    ] {
-        if states.contains(&state) {
-            let key = Rectangle::new([(x, 40), (x + 14, 54)], colour(state).filled());
-            area.draw(&key).map_err(wrong)?;
-            area.draw(&Text::new(name, (x + 20, 40), font(15)))
-                .map_err(wrong)?;
-            x += 50 + 8 * name.len() as i32;
-        }
-    }
+    ]
+    .into_iter()
+    .filter(|(state, _)| states.contains(state))
+    .map(|(state, name)| (name, colour(state)))
+    .collect();
+    keys(area, (LEFT as i32, 40), &colours)?;
     let mut row = 0;
     for (start, bytes) in ram {
         block(area, (*start, *bytes), pieces, (cell, columns), &mut row)?;
