@@ -100,12 +100,15 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let header = Header::new(&system, &options.command)?;
     let name = options.output.display();
     let file = File::create(&options.output).with_context(|| name.to_string())?;
+    // Before there is anything to be removed.
+    let is_asked = on_signal()?;
+    let tracer = Tracer::new(&tracefs, options.buffer)?;
     let end = record(
         &system,
         options,
-        &header,
-        file,
-        Tracer::new(&tracefs, options.buffer)?,
+        &is_asked,
+        Writer::new(file, &header)?,
+        tracer,
     )?;
     if json {
         let summary = Summary {
@@ -142,12 +145,10 @@ fn on_signal() -> Result<Arc<AtomicBool>> {
 fn record(
     system: &System,
     options: &Options,
-    header: &Header,
-    file: File,
+    is_asked: &AtomicBool,
+    mut writer: Writer,
     mut tracer: Tracer,
 ) -> Result<End> {
-    let mut writer = Writer::new(file, header)?;
-    let is_asked = on_signal()?;
     let mut progress = Progress::new();
     let began = Instant::now();
     tracer.enable(true)?;
