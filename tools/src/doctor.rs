@@ -1,19 +1,266 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `doctor`: checks all that the module depends on, and says for each finding what to do.
+//!
+//! This file has the list of checks and prints what they find. A check is a function that looks at
+//! a [`Guest`] and returns findings; none if there is nothing to look at.
+
+mod boot;
+mod counters;
+mod devices;
+mod dkms;
+mod finding;
+#[cfg(test)]
+mod fixture;
+mod guest;
+mod kernel;
+mod log;
+mod messages;
+mod module;
+mod system;
+mod trust;
 
 use anyhow::Result;
+use finding::Finding;
+use finding::Severity;
+use guest::Guest;
+use serde::Serialize;
+use std::io;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use system::System;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Look at the system in DIR instead of the running one's root
+    /// Look at the files of the system in DIR, and run no programs
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }
 
+type Check = fn(&Guest) -> Vec<Finding>;
+
+/// All checks, by name, in the order in which things depend on each other.
+const CHECKS: &[(&str, Check)] = &[
+    ("kernel-version", kernel::version),
+    ("kernel-options", kernel::options),
+    ("companion", devices::companion),
+    ("bus-numbers", devices::bus_numbers),
+    ("guest-iommu", devices::iommu),
+    ("dkms", dkms::state),
+    ("module-installed", module::installed),
+    ("secure-boot", trust::secure_boot),
+    ("module-loaded", module::loaded),
+    ("module-version", module::version),
+    ("module-parameters", module::parameters),
+    ("companion-driver", devices::companion_driver),
+    ("dart", devices::dart),
+    ("managed-device", devices::managed),
+    ("driver-order", boot::order),
+    ("driver-built-in", boot::built_in),
+    ("initramfs", boot::initramfs),
+    ("counters", counters::counters),
+    ("log", log::log),
+];
+
+/// What a check found.
+#[derive(Serialize)]
+struct Entry {
+    check: &'static str,
+    #[serde(flatten)]
+    finding: Finding,
+}
+
+/// All that was found.
+#[derive(Serialize)]
+struct Report {
+    /// How many of `findings` are problems, and how many warnings.
+    problems: usize,
+    warnings: usize,
+    findings: Vec<Entry>,
+}
+
+impl Report {
+    fn new(guest: &Guest) -> Self {
+        let findings: Vec<_> = CHECKS
+            .iter()
+            .flat_map(|(check, run)| {
+                let findings = run(guest);
+                findings.into_iter().map(|finding| Entry { check, finding })
+            })
+            .collect();
+        let count = |severity| {
+            let all = findings.iter().map(|entry| entry.finding.severity);
+            all.filter(|one| *one == severity).count()
+        };
+        Report {
+            problems: count(Severity::Problem),
+            warnings: count(Severity::Warning),
+            findings,
+        }
+    }
+
+    /// A line for each finding, and one for what to do.
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        let width = CHECKS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for Entry { check, finding } in &self.findings {
+            writeln!(
+                out,
+                "{:<8} {check:width$}  {}",
+                finding.severity, finding.found
+            )?;
+            if let Some(advice) = &finding.advice {
+                writeln!(out, "{:<8} {:width$}  -> {advice}", "", "")?;
+            }
+        }
+        writeln!(
+            out,
+            "problems: {}, warnings: {}",
+            self.problems, self.warnings
+        )
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(u8::from(self.problems != 0))
+    }
+}
+
 /// 0 if nothing is wrong, 1 if something is, 2 if that could not be found out.
-pub fn run(_options: &Options, _json: bool) -> Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
+    let guest = Guest::new(System::open(&options.root)?)?;
+    let report = Report::new(&guest);
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        report.print(&mut out)?;
+    }
+    Ok(report.exit_code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fixture::Fixture;
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering;
+    use std::thread;
+
+    #[test]
+    fn all_is_well_with_a_healthy_guest() {
+        let report = Report::new(&Fixture::healthy().guest());
+        for entry in &report.findings {
+            let Entry { check, finding } = entry;
+            assert_eq!(finding.severity, Severity::Ok, "{check}: {}", finding.found);
+        }
+        let checks: BTreeSet<_> = report.findings.iter().map(|entry| entry.check).collect();
+        assert_eq!(checks.len(), CHECKS.len());
+        assert_eq!((report.problems, report.warnings), (0, 0));
+        assert_eq!(report.exit_code(), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn problems_are_counted_and_told() {
+        let fixture = Fixture::healthy();
+        fixture.unload();
+        let report = Report::new(&fixture.guest());
+        assert_eq!(report.problems, 1);
+        assert_eq!(report.exit_code(), ExitCode::from(1));
+        let mut text = Vec::new();
+        report.print(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("\nproblem  module-loaded      the module is not loaded\n"));
+        assert!(text.contains("\n                            -> modprobe apple_dma_pci; if"));
+        assert!(text.ends_with("problems: 1, warnings: 0\n"));
+    }
+
+    #[test]
+    fn json_has_all_that_is_printed() {
+        let fixture = Fixture::healthy();
+        fixture.unload();
+        let report = serde_json::to_value(Report::new(&fixture.guest())).unwrap();
+        assert_eq!(report["problems"], 1);
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings
+            .iter()
+            .find(|finding| finding["check"] == "module-loaded")
+            .unwrap();
+        assert_eq!(finding["severity"], "problem");
+        assert_eq!(finding["found"], "the module is not loaded");
+        assert!(finding["advice"].is_string());
+        assert!(findings[0].get("advice").is_none());
+    }
+
+    #[test]
+    fn without_a_system_nothing_is_found() {
+        let at = |root: PathBuf| run(&Options { root }, false);
+        assert!(at("/nowhere".into()).is_err());
+        let empty = tempfile::TempDir::new().unwrap();
+        assert!(at(empty.path().into()).is_err());
+        assert!(at(Fixture::healthy().root().into()).is_ok());
+    }
+
+    #[test]
+    fn programs_are_run_in_the_running_system_only() {
+        let report = Report::new(&Fixture::healthy().guest_at_rest());
+        let unknown: Vec<_> = report
+            .findings
+            .iter()
+            .filter(|entry| entry.finding.severity != Severity::Ok)
+            .map(|entry| (entry.check, entry.finding.severity))
+            .collect();
+        assert_eq!(
+            unknown,
+            [("initramfs", Severity::Unknown), ("log", Severity::Unknown)]
+        );
+    }
+
+    #[test]
+    fn links_lead_nowhere_out_of_the_system() {
+        let fixture = Fixture::healthy();
+        fixture.write("etc/here", "here\n");
+        fixture.link("run/absolute", "/etc/here");
+        fixture.link("run/above", "../../../../../../../../etc/here");
+        let system = fixture.guest_at_rest().system;
+        assert_eq!(system.line("/run/absolute").as_deref(), Some("here"));
+        assert_eq!(system.line("/run/above").as_deref(), Some("here"));
+    }
+
+    #[test]
+    fn a_busy_system_is_looked_at_as_well() {
+        let fixture = Fixture::healthy();
+        let (here, there) = (fixture.root().join("here"), fixture.root().join("there"));
+        fixture.write("here/file", "");
+        let stop = AtomicBool::new(false);
+        let guest = fixture.guest();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    fs::rename(&here, &there).unwrap();
+                    fs::rename(&there, &here).unwrap();
+                }
+            });
+            let drivers: BTreeSet<_> = (0..20_000)
+                .map(|_| {
+                    guest
+                        .system
+                        .exists("/sys/bus/pci/devices/0000:00:05.0/driver/bind")
+                })
+                .collect();
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(drivers, BTreeSet::from([true]));
+        });
+    }
+
+    #[test]
+    fn the_document_has_every_check() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/troubleshooting.md");
+        let document = fs::read_to_string(path).unwrap();
+        for (name, _) in CHECKS {
+            assert!(document.contains(&format!("\n| `{name}` |")), "{name}");
+        }
+    }
 }

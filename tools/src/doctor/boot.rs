@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What comes when at boot: the module before the drivers of managed devices, and in the initial
+//! root file system.
+
+use crate::doctor::finding::Finding;
+use crate::doctor::guest::underscores;
+use crate::doctor::guest::Guest;
+use crate::doctor::guest::MODULE;
+use crate::doctor::module;
+use std::collections::BTreeSet;
+
+/// The drivers that managed devices have or could have.
+fn drivers(guest: &Guest) -> BTreeSet<String> {
+    guest
+        .managed()
+        .flat_map(|managed| {
+            let link = guest.device(managed, "driver/module");
+            match guest.system.link_name(&link) {
+                Some(module) => BTreeSet::from([module]),
+                None => guest.candidates(managed),
+            }
+        })
+        .map(|module| underscores(&module))
+        .collect()
+}
+
+/// The drivers before which modprobe(8) loads the module.
+fn ordered(guest: &Guest) -> BTreeSet<String> {
+    let mut ordered = BTreeSet::new();
+    for line in &guest.modprobe {
+        if let [word, driver, rest @ ..] = &line[..] {
+            let before = rest.iter().skip_while(|word| *word != "pre:").skip(1);
+            let mut before = before.take_while(|word| *word != "post:");
+            if word == "softdep" && before.any(|name| underscores(name) == MODULE) {
+                ordered.insert(underscores(driver));
+            }
+        }
+    }
+    ordered
+}
+
+/// `driver-order`
+pub fn order(guest: &Guest) -> Vec<Finding> {
+    let ordered = ordered(guest);
+    if ordered.is_empty() {
+        return vec![Finding::warning(
+            "modprobe.d has no order for the module: drivers may try their devices before it",
+            "install the package apple-dma-pci-dkms again, or run 'make install': both bring \
+             apple-dma-pci.conf; then make the initial root file system anew",
+        )];
+    }
+    let found: Vec<_> = drivers(guest)
+        .difference(&ordered)
+        .filter(|driver| !guest.is_built_in(driver))
+        .map(|driver| {
+            Finding::warning(
+                format!("modprobe.d does not say that the module comes before {driver}"),
+                format!(
+                    "echo 'softdep {driver} pre: apple_dma_pci' \
+                     >/etc/modprobe.d/{driver}-dma.conf, then make the initial root file system \
+                     anew"
+                ),
+            )
+        })
+        .collect();
+    if found.is_empty() {
+        return vec![Finding::ok("the module comes before its devices' drivers")];
+    }
+    found
+}
+
+/// `driver-built-in`
+pub fn built_in(guest: &Guest) -> Vec<Finding> {
+    let found: Vec<_> = drivers(guest)
+        .iter()
+        .filter(|driver| guest.is_built_in(driver))
+        .map(|driver| {
+            let patience = if driver == "nvme" {
+                "; nvme_core.admin_timeout=5 on the kernel's command line makes it give up sooner"
+            } else {
+                ""
+            };
+            Finding::warning(
+                format!(
+                    "{driver} is built into the kernel: it tries its device before the module \
+                     is there, and again when it is"
+                ),
+                format!("boot a kernel that has {driver} as a module{patience}"),
+            )
+        })
+        .collect();
+    if found.is_empty() && guest.managed().next().is_some() {
+        return vec![Finding::ok("no managed device's driver is built in")];
+    }
+    found
+}
+
+/// Whether the root file system is on a managed device, as far as can be told.
+fn root_is_managed(guest: &Guest) -> bool {
+    let mounts = guest
+        .system
+        .text("/proc/self/mountinfo")
+        .unwrap_or_default();
+    let roots = mounts.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split(' ').collect();
+        (fields.get(4) == Some(&"/")).then(|| fields.get(2).copied())?
+    });
+    roots
+        .filter_map(|number| guest.system.link(&format!("/sys/dev/block/{number}")))
+        .any(|device| {
+            guest
+                .managed()
+                .any(|managed| device.split('/').any(|part| part == managed))
+        })
+}
+
+/// `initramfs`
+pub fn initramfs(guest: &Guest) -> Vec<Finding> {
+    let release = &guest.release;
+    let images = [
+        format!("/boot/initrd.img-{release}"),
+        format!("/boot/initramfs-{release}.img"),
+        format!("/boot/initrd-{release}"),
+    ];
+    let Some(image) = images.iter().find(|image| guest.system.exists(image)) else {
+        return vec![Finding::unknown(
+            format!("there is no initial root file system of kernel {release} in /boot"),
+            "if the root file system is on a passed-through device there must be one with the \
+             module",
+        )];
+    };
+    let again = format!("update-initramfs -u -k {release}, or: dracut --force --kver {release}");
+    let listed = ["lsinitramfs", "lsinitrd"]
+        .iter()
+        .filter_map(|program| guest.system.run(program, &[image]))
+        .find(|output| output.success);
+    let Some(listed) = listed else {
+        return vec![Finding::unknown(
+            format!("{image} cannot be looked into"),
+            "run this as root, in the system itself, with lsinitramfs or lsinitrd",
+        )];
+    };
+    let file = module::file(guest);
+    let changed = |path: &str| guest.system.changed(path);
+    // dracut prints a line of ls -l.
+    let names = listed
+        .text
+        .lines()
+        .filter_map(|line| line.split_whitespace().last());
+    let mut names = names.filter_map(|path| path.rsplit('/').next());
+    vec![
+        if !names.any(|name| underscores(name).starts_with("apple_dma_pci.ko")) {
+            if root_is_managed(guest) {
+                Finding::problem(
+                    format!("{image} does not have the module, and the root file system needs it"),
+                    again,
+                )
+            } else {
+                Finding::warning(
+                    format!("{image} does not have the module: drivers there have no DMA yet"),
+                    again,
+                )
+            }
+        } else if file.and_then(|file| changed(&file)) > changed(image) {
+            Finding::warning(
+                format!("{image} was made before the module was installed: it has an older one"),
+                again,
+            )
+        } else {
+            Finding::ok(format!("{image} has the module"))
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::fixture::Fixture;
+    use crate::doctor::fixture::RELEASE;
+
+    const CONF: &str = "lib/modprobe.d/apple-dma-pci.conf";
+
+    #[test]
+    fn orders() {
+        let fixture = Fixture::healthy();
+        Fixture::is_ok(&order(&fixture.guest()));
+        fixture.write(CONF, "softdep nvme pre: other post: apple_dma_pci\n");
+        Fixture::is_warning(&order(&fixture.guest()), "no order for the module");
+        fixture.write(CONF, "softdep nvme pre: other apple-dma-pci post: x\n");
+        Fixture::is_ok(&order(&fixture.guest()));
+        fixture.write(CONF, "softdep igb pre: apple_dma_pci\n");
+        Fixture::is_warning(&order(&fixture.guest()), "comes before nvme");
+        fixture.remove(CONF);
+        Fixture::is_warning(&order(&fixture.guest()), "no order for the module");
+    }
+
+    #[test]
+    fn the_order_of_a_device_without_driver() {
+        let fixture = Fixture::healthy();
+        fixture.remove(&fixture.managed("driver"));
+        Fixture::is_ok(&order(&fixture.guest()));
+        fixture.write(CONF, "softdep igb pre: apple_dma_pci\n");
+        Fixture::is_warning(&order(&fixture.guest()), "comes before nvme");
+    }
+
+    #[test]
+    fn drivers_that_are_built_in() {
+        let fixture = Fixture::healthy();
+        Fixture::is_ok(&built_in(&fixture.guest()));
+        let path = format!("lib/modules/{RELEASE}/modules.builtin");
+        fixture.write(&path, "kernel/drivers/nvme/host/nvme.ko\n");
+        Fixture::is_warning(&built_in(&fixture.guest()), "nvme is built into");
+        // Then it cannot be loaded later.
+        fixture.write(CONF, "softdep igb pre: apple_dma_pci\n");
+        Fixture::is_ok(&order(&fixture.guest()));
+        // It is known by its alias, too.
+        fixture.remove(&fixture.managed("driver"));
+        fixture.write(&format!("lib/modules/{RELEASE}/modules.alias"), "");
+        assert!(drivers(&fixture.guest()).is_empty());
+        fixture.write(
+            &format!("lib/modules/{RELEASE}/modules.builtin.modinfo"),
+            "nvme.license=GPL\0nvme.alias=pci:v*d*sv*sd*bc01sc08i02*\0",
+        );
+        Fixture::is_warning(&built_in(&fixture.guest()), "nvme is built into");
+    }
+
+    #[test]
+    fn initial_root_file_systems() {
+        let image = format!("/boot/initrd.img-{RELEASE}");
+        let mut fixture = Fixture::healthy();
+        Fixture::is_ok(&initramfs(&fixture.guest()));
+        fixture.make_newer(&format!(
+            "lib/modules/{RELEASE}/updates/dkms/apple_dma_pci.ko"
+        ));
+        Fixture::is_warning(&initramfs(&fixture.guest()), "it has an older one");
+
+        fixture.prints(
+            &format!("lsinitramfs {image}"),
+            "usr/lib/modules/x/nvme.ko.xz\n",
+        );
+        Fixture::is_warning(&initramfs(&fixture.guest()), "does not have the module");
+        fixture.write(
+            "proc/self/mountinfo",
+            "22 1 259:2 / / rw,relatime - ext4 /dev/nvme0n1p2 rw\n",
+        );
+        Fixture::is_problem(
+            &initramfs(&fixture.guest()),
+            "the root file system needs it",
+        );
+
+        fixture.prints(&format!("lsinitramfs {image}"), "");
+        Fixture::is_unknown(&initramfs(&fixture.guest()), "cannot be looked into");
+        fixture.prints(
+            &format!("lsinitrd {image}"),
+            "-rw-r--r-- 1 root root 9 Jan 1 1970 usr/lib/modules/x/apple_dma_pci.ko.xz\n",
+        );
+        fixture.make_newer(&image[1..]);
+        Fixture::is_ok(&initramfs(&fixture.guest()));
+
+        fixture.remove(&image[1..]);
+        Fixture::is_unknown(&initramfs(&fixture.guest()), "there is no initial root");
+        fixture.write(&format!("boot/initramfs-{RELEASE}.img"), "");
+        Fixture::is_unknown(&initramfs(&fixture.guest()), "cannot be looked into");
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the module counted that should not have happened. docs/ABI describes the files.
+
+use crate::doctor::finding::Finding;
+use crate::doctor::guest::Companion;
+use crate::doctor::guest::Guest;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+const DEBUGFS: &str = "/sys/kernel/debug/apple_dma_pci";
+
+/// The causes of refusals, with what each is and what to do.
+const REFUSALS: &[(&str, &str, &str)] = &[
+    (
+        "invalid",
+        "its driver asked for what is empty, or no plain memory",
+        "report it to those who wrote the driver",
+    ),
+    (
+        "mmio",
+        "its driver asked for DMA to another device's memory",
+        "switch peer-to-peer DMA off in that driver, if it can be",
+    ),
+    (
+        "max_bytes",
+        "there was no room in max_bytes",
+        "give the device less to do, or raise max_bytes if the platform has room: it holds about \
+         1.5 GiB",
+    ),
+    (
+        "max_entries",
+        "there was no room in max_entries",
+        "give the device less to do, or raise max_entries if the platform has room: it holds 65536",
+    ),
+    (
+        "unreachable",
+        "the DART's addresses are beyond the device's DMA mask",
+        "nothing in the guest helps; on the Mac, try the device in another slot or port",
+    ),
+    (
+        "host_refused",
+        "the host refused",
+        "end other guests with passed-through devices, or lower max_bytes and max_entries",
+    ),
+    (
+        "host_rejected",
+        "the host's answers were not believed",
+        "use another version of QEMU: its companion does not do what docs/protocol.md says",
+    ),
+    (
+        "host_silent",
+        "the host did not answer",
+        "if it stays so, start QEMU anew",
+    ),
+    (
+        "no_memory",
+        "the guest was out of memory",
+        "give the guest more RAM, or less to do",
+    ),
+    (
+        "no_key",
+        "mappings that the host did not take back are in the way",
+        "start QEMU anew",
+    ),
+];
+
+/// What the host got wrong.
+const HOST_ERRORS: &[(&str, &str)] = &[
+    ("refused", "refused"),
+    ("silent", "did not answer"),
+    ("status", "gave a status that there is not"),
+    ("id", "answered another request"),
+    ("length", "mapped another length"),
+    (
+        "offset",
+        "gave an address with another offset in the granule",
+    ),
+    ("range", "gave addresses that wrap around"),
+    ("overlap", "gave addresses that are in use"),
+];
+
+type Values = BTreeMap<String, String>;
+
+/// A file of names and values.
+fn values(text: &str) -> Values {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn number(values: &Values, name: &str) -> u64 {
+    values
+        .get(name)
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0)
+}
+
+/// `counters`
+pub fn counters(guest: &Guest) -> Vec<Finding> {
+    let ours = guest
+        .companions
+        .iter()
+        .filter(|companion| companion.is_ours());
+    ours.flat_map(|companion| of(guest, companion)).collect()
+}
+
+fn of(guest: &Guest, companion: &Companion) -> Vec<Finding> {
+    let address = &companion.address;
+    let read = |file: &str| guest.system.text(&format!("{DEBUGFS}/{address}/{file}"));
+    let (counters, status) = match (read("counters"), read("status")) {
+        (Ok(counters), Ok(status)) => (values(&counters), values(&status)),
+        (Err(error), _) | (_, Err(error)) => {
+            let advice = if error.kind() == ErrorKind::PermissionDenied {
+                "run this as root"
+            } else {
+                "mount -t debugfs none /sys/kernel/debug"
+            };
+            return vec![Finding::unknown(
+                format!("the counters of {address} cannot be read: {error}"),
+                advice,
+            )];
+        }
+    };
+    let device = companion.managed.as_deref().unwrap_or("its device");
+    let mut found = Vec::new();
+    if status.get("host").is_some_and(|host| host == "silent") {
+        found.push(Finding::problem(
+            format!("the host is silent: nothing new is mapped for {device}"),
+            "it is tried every few seconds; if it stays so, start QEMU anew",
+        ));
+    }
+    for (cause, what, advice) in REFUSALS {
+        let count = number(&counters, &format!("refusals_{cause}"));
+        if count != 0 {
+            found.push(Finding::problem(
+                format!("{device}: {count} calls to map failed: {what}"),
+                *advice,
+            ));
+        }
+    }
+    for (error, what) in HOST_ERRORS {
+        let count = number(&counters, &format!("host_errors_{error}"));
+        if count != 0 {
+            found.push(Finding::problem(
+                format!("{device}: the host {what}, {count} times"),
+                "nothing was lost in the guest; see log for when, and the logs of QEMU and of the \
+                 Mac for why",
+            ));
+        }
+    }
+    let misuses = number(&counters, "misuses");
+    if misuses != 0 {
+        found.push(Finding::problem(
+            format!("{device}: its driver unmapped what was not mapped, {misuses} times"),
+            "report it to those who wrote the driver; CONFIG_DMA_API_DEBUG finds out where it is",
+        ));
+    }
+    let lost = number(&counters, "windows_lost");
+    let lost = lost.saturating_sub(number(&counters, "windows_recovered"));
+    if lost != 0 {
+        found.push(Finding::warning(
+            format!("{device}: the host did not take back {lost} windows, which take room"),
+            "nothing, if it takes them back, which it is asked for; else load the module anew",
+        ));
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(format!("{device}: no mapping failed so far")));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::fixture::Fixture;
+    use std::collections::BTreeSet;
+    use std::fs::read_to_string;
+
+    const FILES: &str = "sys/kernel/debug/apple_dma_pci/0000:00:10.0";
+
+    #[test]
+    fn all_is_well() {
+        Fixture::is_ok(&counters(&Fixture::healthy().guest()));
+    }
+
+    #[test]
+    fn what_went_wrong() {
+        for (counter, text) in [
+            (
+                "refusals_max_bytes",
+                "7 calls to map failed: there was no room in max_bytes",
+            ),
+            (
+                "refusals_host_silent",
+                "7 calls to map failed: the host did not answer",
+            ),
+            (
+                "host_errors_overlap",
+                "gave addresses that are in use, 7 times",
+            ),
+            ("misuses", "unmapped what was not mapped, 7 times"),
+        ] {
+            let fixture = Fixture::healthy();
+            let path = format!("{FILES}/counters");
+            fixture.edit(&path, |text| {
+                text.replace(&format!("\n{counter} 0\n"), &format!("\n{counter} 7\n"))
+            });
+            Fixture::is_problem(&counters(&fixture.guest()), text);
+        }
+    }
+
+    #[test]
+    fn windows_that_are_lost() {
+        let fixture = Fixture::healthy();
+        let path = format!("{FILES}/counters");
+        fixture.write(&path, "windows_lost 5\nwindows_recovered 3\n");
+        Fixture::is_warning(&counters(&fixture.guest()), "did not take back 2 windows");
+        fixture.write(&path, "windows_lost 5\nwindows_recovered 5\n");
+        Fixture::is_ok(&counters(&fixture.guest()));
+    }
+
+    #[test]
+    fn a_silent_host() {
+        let fixture = Fixture::healthy();
+        fixture.write(&format!("{FILES}/status"), "host silent\n");
+        Fixture::is_problem(&counters(&fixture.guest()), "the host is silent");
+    }
+
+    #[test]
+    fn counters_that_cannot_be_read() {
+        let fixture = Fixture::healthy();
+        fixture.remove(FILES);
+        let findings = counters(&fixture.guest());
+        Fixture::is_unknown(&findings, "cannot be read");
+        assert!(findings[0].advice.as_ref().unwrap().contains("mount"));
+    }
+
+    /// The names in the ABI that begin so.
+    fn documented(prefix: &str) -> BTreeSet<String> {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../docs/ABI/testing/debugfs-driver-apple-dma-pci"
+        );
+        let text = read_to_string(path).unwrap();
+        text.split_whitespace()
+            .filter_map(|word| word.strip_prefix(prefix))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn every_cause_is_known() {
+        let known: BTreeSet<_> = REFUSALS.iter().map(|(name, ..)| name.to_string()).collect();
+        assert_eq!(known, documented("refusals_"));
+        let known: BTreeSet<_> = HOST_ERRORS
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect();
+        assert_eq!(known, documented("host_errors_"));
+    }
+}

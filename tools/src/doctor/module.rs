@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module: whether it is installed for the running kernel, loaded, the one that is installed,
+//! and by which parameters.
+
+use crate::doctor::finding::Finding;
+use crate::doctor::guest::underscores;
+use crate::doctor::guest::Guest;
+use crate::doctor::guest::MODULE;
+use object::Object;
+use object::ObjectSection;
+use std::collections::BTreeMap;
+
+/// Where modules are that are not the kernel's own, below those of a kernel.
+const PLACES: &[&str] = &["updates", "updates/dkms", "extra", "misc"];
+
+/// What ends a file that has a signature.
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+
+const INSTALL: &str = "install the package apple-dma-pci-dkms, or run 'make install'";
+
+/// What a module's file says of itself.
+pub struct Info(BTreeMap<String, String>);
+
+impl Info {
+    /// A field, as modinfo(8) calls it.
+    pub fn get(&self, field: &str) -> Option<&str> {
+        self.0.get(field).map(String::as_str)
+    }
+}
+
+/// Whether a path is that of the module, in a file that may be packed.
+fn is_module(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.split_once('.')
+        .is_some_and(|(stem, end)| underscores(stem) == MODULE && end.starts_with("ko"))
+}
+
+/// The module's files of a kernel that depmod knows.
+fn known(guest: &Guest, release: &str) -> Vec<String> {
+    let dep = guest
+        .system
+        .text(&format!("/lib/modules/{release}/modules.dep"));
+    dep.unwrap_or_default()
+        .lines()
+        .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
+        .filter(|path| is_module(path))
+        .collect()
+}
+
+/// The module's files that are there, below the modules of a kernel.
+pub fn files(guest: &Guest, release: &str) -> Vec<String> {
+    let mut files = known(guest, release);
+    for place in PLACES {
+        for name in guest
+            .system
+            .names(&format!("/lib/modules/{release}/{place}"))
+        {
+            let path = format!("{place}/{name}");
+            if is_module(&path) && !files.contains(&path) {
+                files.push(path);
+            }
+        }
+    }
+    files.retain(|path| {
+        guest
+            .system
+            .exists(&format!("/lib/modules/{release}/{path}"))
+    });
+    files
+}
+
+/// The module's file for the running kernel that modprobe(8) takes, or would if it knew it.
+pub fn file(guest: &Guest) -> Option<String> {
+    let file = files(guest, &guest.release).into_iter().next()?;
+    Some(guest.modules(&file))
+}
+
+/// What a module's file says of itself; none if it cannot be read here.
+pub fn info(guest: &Guest, path: &str) -> Option<Info> {
+    if !path.ends_with(".ko") {
+        // It is packed: who can load it can read it.
+        let output = guest.system.run("modinfo", &[path])?;
+        let fields = output.text.lines().filter_map(|line| line.split_once(':'));
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+        return output.success.then(|| Info(fields.collect()));
+    }
+    let bytes = guest.system.bytes(path).ok()?;
+    let object = object::File::parse(&*bytes).ok()?;
+    let section = object.section_by_name(".modinfo")?.data().ok()?;
+    let mut fields: BTreeMap<_, _> = String::from_utf8_lossy(section)
+        .split('\0')
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    if bytes.ends_with(SIGNED) {
+        let signer = guest.system.run("modinfo", &["--field", "signer", path]);
+        let signer = signer.map(|output| output.text.trim().to_owned());
+        fields.insert("signer".to_owned(), signer.unwrap_or_default());
+    }
+    Some(Info(fields))
+}
+
+/// `module-installed`
+pub fn installed(guest: &Guest) -> Vec<Finding> {
+    let release = &guest.release;
+    let known = known(guest, release);
+    let files = files(guest, release);
+    let Some(file) = files.first() else {
+        if let Some(path) = known.first() {
+            return vec![Finding::problem(
+                format!("modules.dep has {path} of kernel {release}, but it is not there"),
+                format!("{INSTALL}, then: depmod {release}"),
+            )];
+        }
+        let others: Vec<_> = guest
+            .system
+            .names("/lib/modules")
+            .into_iter()
+            .filter(|other| other != release && !self::files(guest, other).is_empty())
+            .collect();
+        return vec![if others.is_empty() {
+            Finding::problem("the module is not installed", INSTALL)
+        } else {
+            Finding::problem(
+                format!(
+                    "the module is installed for {}, but not for the running kernel {release}",
+                    others.join(", ")
+                ),
+                format!(
+                    "install linux-headers-{release}, then: dkms autoinstall --kernelver \
+                     {release}; or boot a kernel that has it"
+                ),
+            )
+        }];
+    };
+    let mut found = Vec::new();
+    if !known.contains(file) {
+        found.push(Finding::problem(
+            format!("{file} is not in modules.dep of kernel {release}: modprobe does not see it"),
+            format!("depmod {release}"),
+        ));
+    }
+    if let [first, others @ ..] = &*files {
+        if !others.is_empty() {
+            found.push(Finding::warning(
+                format!("the module is there more than once: {}", files.join(", ")),
+                format!("remove all but one, then: depmod {release}; now {first} is loaded"),
+            ));
+        }
+    }
+    let info = info(guest, &guest.modules(file));
+    let magic = info.as_ref().and_then(|info| info.get("vermagic"));
+    match magic.and_then(|magic| magic.split_whitespace().next()) {
+        Some(built) if built != release => found.push(Finding::problem(
+            format!("{file} was built for kernel {built}, not for {release}"),
+            format!("dkms autoinstall --kernelver {release}, or: make install"),
+        )),
+        _ => {}
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(format!(
+            "the module is installed for the running kernel: {file}"
+        )));
+    }
+    found
+}
+
+/// What keeps the module from being loaded by itself, if something does.
+fn forbidden(guest: &Guest) -> Option<String> {
+    for option in ["module_blacklist", "modprobe.blacklist"] {
+        let mut names = guest.options(option).flat_map(|names| names.split(','));
+        if names.any(|name| underscores(name) == MODULE) {
+            return Some(format!("{option}= on the kernel's command line"));
+        }
+    }
+    guest
+        .modprobe
+        .iter()
+        .find(|line| match &line[..] {
+            [word, name, ..] => {
+                (word == "blacklist" || word == "install") && underscores(name) == MODULE
+            }
+            _ => false,
+        })
+        .map(|line| format!("'{}' in modprobe.d", line.join(" ")))
+}
+
+/// `module-loaded`
+pub fn loaded(guest: &Guest) -> Vec<Finding> {
+    let forbidden = forbidden(guest);
+    if guest.is_loaded() {
+        return vec![match forbidden {
+            Some(why) => Finding::warning(
+                format!("the module is loaded, but will not be by itself: {why}"),
+                "remove that",
+            ),
+            None => Finding::ok("the module is loaded"),
+        }];
+    }
+    vec![match forbidden {
+        Some(why) => Finding::problem(
+            format!("the module is not loaded: {why} forbids it"),
+            "remove that, then: modprobe apple_dma_pci",
+        ),
+        None => Finding::problem(
+            "the module is not loaded",
+            "modprobe apple_dma_pci; if that fails dmesg says why, and so may other findings here",
+        ),
+    }]
+}
+
+/// `module-version`
+pub fn version(guest: &Guest) -> Vec<Finding> {
+    let of = |field: &str| guest.system.line(&format!("/sys/module/{MODULE}/{field}"));
+    if !guest.is_loaded() {
+        return Vec::new();
+    }
+    let Some(file) = file(guest) else {
+        return vec![Finding::warning(
+            "the module is loaded, but is not installed: not after the next boot",
+            INSTALL,
+        )];
+    };
+    let Some(info) = info(guest, &file) else {
+        return vec![Finding::unknown(
+            format!("{file} cannot be looked into"),
+            "run this as root, in the system itself",
+        )];
+    };
+    let differs = |field: &str| match (of(field), info.get(field)) {
+        (Some(loaded), Some(installed)) if loaded != installed => {
+            Some((loaded, installed.to_owned()))
+        }
+        _ => None,
+    };
+    let advice = "reboot, or unload the module and load it again";
+    vec![if let Some((loaded, installed)) = differs("version") {
+        Finding::warning(
+            format!("version {loaded} is loaded, but {installed} is installed"),
+            advice,
+        )
+    } else if differs("srcversion").is_some() {
+        Finding::warning(
+            "the module that is loaded was built from other sources than the one that is installed",
+            advice,
+        )
+    } else {
+        let version = of("version").unwrap_or_default();
+        Finding::ok(format!(
+            "version {version} is loaded, and is the one that is installed"
+        ))
+    }]
+}
+
+/// What a parameter may be, and from and to where it is usual: what is beyond has been seen to
+/// bring the Mac down, or is so little that drivers fail.
+struct Parameter {
+    name: &'static str,
+    may: (u64, u64),
+    usual: (u64, u64),
+}
+
+/// See rust/params.rs.
+const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "strict",
+        may: (0, 1),
+        usual: (0, 1),
+    },
+    Parameter {
+        name: "whole_ram",
+        may: (0, 2),
+        usual: (0, 2),
+    },
+    Parameter {
+        name: "max_bytes",
+        may: (1 << 20, 1 << 50),
+        usual: (64 << 20, 1536 << 20),
+    },
+    Parameter {
+        name: "max_entries",
+        may: (16, 1 << 20),
+        usual: (1024, 65536),
+    },
+    Parameter {
+        name: "max_idle",
+        may: (0, 86400),
+        usual: (0, 86400),
+    },
+    Parameter {
+        name: "congruent",
+        may: (0, 1),
+        usual: (0, 1),
+    },
+];
+
+/// The parameters that were given, and where.
+fn given(guest: &Guest) -> Vec<(String, String, String)> {
+    let mut given = Vec::new();
+    let mut add = |option: &str, place: String| {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        given.push((underscores(name), value.to_owned(), place));
+    };
+    for line in &guest.modprobe {
+        if let [word, module, options @ ..] = &line[..] {
+            if word == "options" && underscores(module) == MODULE {
+                for option in options {
+                    add(option, "modprobe.d".to_owned());
+                }
+            }
+        }
+    }
+    for word in &guest.command_line {
+        if let Some((module, option)) = word.split_once('.') {
+            if underscores(module) == MODULE {
+                add(option, "the kernel's command line".to_owned());
+            }
+        }
+    }
+    for companion in &guest.companions {
+        for name in ["max_bytes", "max_entries"] {
+            let file = format!("apple_dma_pci/{name}");
+            if let Some(value) = guest.system.line(&guest.device(&companion.address, &file)) {
+                add(&format!("{name}={value}"), companion.address.clone());
+            }
+        }
+    }
+    given
+}
+
+/// `module-parameters`
+pub fn parameters(guest: &Guest) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let given = given(guest);
+    for (name, value, place) in &given {
+        let Some(parameter) = PARAMETERS.iter().find(|other| other.name == name) else {
+            found.push(Finding::warning(
+                format!("{place} has a parameter that the module does not: {name}"),
+                "correct its name: the README has a table of them",
+            ));
+            continue;
+        };
+        let within = |(least, most): (u64, u64), value| (least..=most).contains(&value);
+        let (least, most) = parameter.may;
+        let Some(number) = number(value).filter(|number| within(parameter.may, *number)) else {
+            found.push(Finding::problem(
+                format!("{place} has {name}={value}, which keeps the module from being loaded"),
+                format!("give it {least} to {most}"),
+            ));
+            continue;
+        };
+        let (least, most) = parameter.usual;
+        if number > most {
+            found.push(Finding::warning(
+                format!("{place} has {name}={value}, more than the platform holds"),
+                format!("give it {most} at most: asking for more can bring the Mac down"),
+            ));
+        } else if number < least {
+            found.push(Finding::warning(
+                format!("{place} has {name}={value}, which is little: mappings may be refused"),
+                format!("give it {least} or more, or leave it out"),
+            ));
+        }
+    }
+    if found.is_empty() {
+        let given: Vec<_> = given
+            .iter()
+            .filter(|(_, _, place)| !place.contains(':'))
+            .map(|(name, value, _)| format!("{name}={value}"))
+            .collect();
+        found.push(Finding::ok(if given.is_empty() {
+            "no parameter is unusual".to_owned()
+        } else {
+            format!("parameters are as they may be: {}", given.join(" "))
+        }));
+    }
+    found
+}
+
+/// A number as the kernel reads it.
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::fixture::module_file;
+    use crate::doctor::fixture::Fixture;
+    use crate::doctor::fixture::RELEASE;
+
+    const FILE: &str = "updates/dkms/apple_dma_pci.ko";
+
+    fn path(file: &str) -> String {
+        format!("lib/modules/{RELEASE}/{file}")
+    }
+
+    #[test]
+    fn installed_modules() {
+        let fixture = Fixture::healthy();
+        Fixture::is_ok(&installed(&fixture.guest()));
+
+        fixture.write(&path("modules.dep"), "");
+        Fixture::is_problem(&installed(&fixture.guest()), "not in modules.dep");
+
+        fixture.write(&path("modules.dep"), &format!("{FILE}:\n"));
+        fixture.write_bytes(&path("updates/apple-dma-pci.ko.xz"), b"");
+        Fixture::is_warning(&installed(&fixture.guest()), "more than once");
+
+        fixture.remove(&path("updates/apple-dma-pci.ko.xz"));
+        fixture.remove(&path(FILE));
+        Fixture::is_problem(&installed(&fixture.guest()), "is not there");
+
+        fixture.write(&path("modules.dep"), "");
+        Fixture::is_problem(&installed(&fixture.guest()), "is not installed");
+
+        fixture.write("lib/modules/7.3.0-other/modules.dep", "");
+        fixture.write("lib/modules/7.3.0-other/updates/apple_dma_pci.ko.zst", "");
+        let findings = installed(&fixture.guest());
+        Fixture::is_problem(&findings, "installed for 7.3.0-other, but not for");
+    }
+
+    #[test]
+    fn a_module_for_another_kernel() {
+        let fixture = Fixture::healthy();
+        fixture.write_bytes(&path(FILE), &module_file("0.1.0", "7.2.9-other"));
+        Fixture::is_problem(&installed(&fixture.guest()), "built for kernel 7.2.9-other");
+    }
+
+    #[test]
+    fn loaded_modules() {
+        let fixture = Fixture::healthy();
+        Fixture::is_ok(&loaded(&fixture.guest()));
+        fixture.write("etc/modprobe.d/b.conf", "# no\nblacklist apple-dma-pci\n");
+        Fixture::is_warning(&loaded(&fixture.guest()), "blacklist apple-dma-pci");
+        fixture.unload();
+        Fixture::is_problem(&loaded(&fixture.guest()), "blacklist apple-dma-pci");
+        // It hides another of its name.
+        fixture.write("lib/modprobe.d/b.conf", "blacklist apple-dma-pci\n");
+        fixture.write("etc/modprobe.d/b.conf", "blacklist other\n");
+        let findings = loaded(&fixture.guest());
+        Fixture::is_problem(&findings, "not loaded");
+        assert!(!findings[0].found.contains("forbids"));
+        for option in ["module_blacklist", "modprobe.blacklist"] {
+            fixture.write("proc/cmdline", &format!("{option}=a,apple_dma_pci ro\n"));
+            Fixture::is_problem(&loaded(&fixture.guest()), option);
+        }
+    }
+
+    #[test]
+    fn versions() {
+        let fixture = Fixture::healthy();
+        Fixture::is_ok(&version(&fixture.guest()));
+        fixture.write_bytes(&path(FILE), &module_file("0.2.0", RELEASE));
+        Fixture::is_warning(&version(&fixture.guest()), "0.1.0 is loaded, but 0.2.0 is");
+        fixture.write_bytes(&path(FILE), &module_file("0.1.0", RELEASE));
+        fixture.write("sys/module/apple_dma_pci/srcversion", "0000\n");
+        Fixture::is_warning(&version(&fixture.guest()), "other sources");
+        fixture.write_bytes(&path(FILE), b"rubbish");
+        Fixture::is_unknown(&version(&fixture.guest()), "cannot be looked into");
+        fixture.remove(&path(FILE));
+        Fixture::is_warning(&version(&fixture.guest()), "is not installed");
+        fixture.unload();
+        assert!(version(&fixture.guest()).is_empty());
+    }
+
+    #[test]
+    fn packed_modules_are_looked_into_by_modinfo() {
+        let mut fixture = Fixture::healthy();
+        fixture.remove(&path(FILE));
+        fixture.write(&path("modules.dep"), &format!("{FILE}.xz:\n"));
+        fixture.write(&path(&format!("{FILE}.xz")), "");
+        Fixture::is_unknown(&version(&fixture.guest()), "cannot be looked into");
+        let path = path(FILE);
+        fixture.prints(
+            &format!("modinfo /{path}.xz"),
+            &format!("filename:  x\nversion:   0.3.0\nvermagic:  {RELEASE} SMP\n"),
+        );
+        Fixture::is_warning(&version(&fixture.guest()), "0.1.0 is loaded, but 0.3.0 is");
+        Fixture::is_ok(&installed(&fixture.guest()));
+    }
+
+    #[test]
+    fn parameters_that_are_given() {
+        let check = |line: &str, options: &str| {
+            let fixture = Fixture::healthy();
+            fixture.write("proc/cmdline", line);
+            fixture.write("etc/modprobe.d/p.conf", options);
+            parameters(&fixture.guest())
+        };
+        Fixture::is_ok(&check("", ""));
+        let findings = check(
+            "apple_dma_pci.strict=1",
+            "options apple-dma-pci max_idle=0x10",
+        );
+        Fixture::is_ok(&findings);
+        assert!(findings[0].found.ends_with("max_idle=0x10 strict=1"));
+        Fixture::is_problem(&check("apple_dma_pci.strict=2", ""), "strict=2");
+        Fixture::is_problem(
+            &check("", "options apple_dma_pci max_bytes=1G"),
+            "max_bytes=1G",
+        );
+        Fixture::is_problem(
+            &check("", "options apple_dma_pci whole_ram=3"),
+            "modprobe.d has",
+        );
+        Fixture::is_problem(&check("apple_dma_pci.max_entries=15", ""), "max_entries=15");
+        Fixture::is_problem(&check("apple_dma_pci.max_idle=86401", ""), "max_idle=86401");
+        Fixture::is_warning(
+            &check("apple_dma_pci.max_bites=1", ""),
+            "does not: max_bites",
+        );
+        Fixture::is_warning(
+            &check("apple_dma_pci.max_bytes=1610612737", ""),
+            "than the platform",
+        );
+        Fixture::is_warning(
+            &check("apple_dma_pci.max_entries=65537", ""),
+            "than the platform",
+        );
+        Fixture::is_warning(&check("apple_dma_pci.max_entries=16", ""), "is little");
+        Fixture::is_warning(
+            &check("", "options apple_dma_pci max_bytes=1048576"),
+            "is little",
+        );
+    }
+
+    #[test]
+    fn parameters_that_are_in_use() {
+        let fixture = Fixture::healthy();
+        fixture.write(&fixture.companion("apple_dma_pci/max_entries"), "16\n");
+        Fixture::is_warning(
+            &parameters(&fixture.guest()),
+            "0000:00:10.0 has max_entries=16",
+        );
+    }
+
+    #[test]
+    fn parameters_are_those_of_the_module() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../apple_dma_pci.rs");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, text) = text.split_once("    params: {\n").unwrap();
+        let mut names: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_suffix(" {")?.trim().split_once(": u"))
+            .map(|(name, _)| name)
+            .collect();
+        names.sort_unstable();
+        let mut known: Vec<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
+        known.sort_unstable();
+        assert_eq!(names, known);
+    }
+}
