@@ -182,6 +182,38 @@ engine() {
 	[[ ! $failed ]]
 }
 
+# --- the doctor -------------------------------------------------------------
+
+# doctor [ARGUMENT]...: the status of apple-dma-pci doctor, then SEVERITY CHECK: TEXT of each finding
+# in its JSON.
+doctor() {
+	local status=0
+	apple-dma-pci --json doctor "$@" >/run/doctor.json || status=$?
+	echo "status $status"
+	sed -En 's/^ *"(check|severity|found)": "(.*)",?$/\1 \2/p' /run/doctor.json | awk '
+		$1 == "check" { check = $2 }
+		$1 == "severity" { severity = $2 }
+		$1 == "found" { sub(/^found /, ""); print severity, check ": " $0 }'
+}
+
+# finds NAME STATUS [REGEX]...: assertions: the doctor ends with that status, has a finding for each
+# REGEX, and no other problem or warning, nor anything else that it could not look at.
+finds() {
+	local name=$1 status=$2 regex found others
+	shift 2
+	found=$(doctor --root /)
+	is "$name: status" "$(head -n 1 <<<"$found")" "status $status"
+	for regex; do
+		check "$name: '$regex'" grep -Eq -- "^$regex" <<<"$found"
+	done
+	others=$(sed 1d <<<"$found" | grep -v '^ok ' | grep -Ev -- "^($(IFS='|'; echo "${*:-nothing}"))") ||
+		true
+	is "$name: nothing else" "$others" ''
+	# What to do is said with everything that is not well.
+	is "$name: advice" "$(grep -c '"advice":' /run/doctor.json)" \
+		"$(sed 1d <<<"$found" | grep -vc '^ok ')"
+}
+
 # --- measuring --------------------------------------------------------------
 
 # figure GROUP MODE CASE KEY=VALUE...: something that was measured, see src/bench/.
