@@ -470,7 +470,7 @@ pub const CAUSES: &[Message] = &[
     ),
     problem(
         "address range already in use",
-        "it overlaps one that is mapped",
+        "it overlaps one that is mapped, or that the host did not take back",
         BROKEN,
     ),
 ];
