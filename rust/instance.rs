@@ -727,7 +727,7 @@ impl<'a> Instance<'a> {
         match error {
             MapError::Full(_) => dev_err!(
                 dev,
-                "{}: cannot map {} at {:#x}: {}: {} of max_bytes={} and {} of max_entries={} used\n",
+                "{}: cannot map {} at {:#x}: {}: {} of max_bytes={}, {} of max_entries={} used\n",
                 name,
                 what,
                 gpa,

@@ -282,7 +282,7 @@ pub const MESSAGES: &[Message] = &[
     ),
     // Mappings.
     problem(
-        "{device}: cannot map {what} at {address}: {cause}: {n} of max_bytes={n} and {n} of \
+        "{device}: cannot map {what} at {address}: {cause}: {n} of max_bytes={n}, {n} of \
          max_entries={n} used",
         "the device's driver has more mapped than the limits allow: its I/O fails or waits",
         "give the device less to do, or raise the limit if the platform has room",
@@ -757,8 +757,8 @@ mod tests {
         for (text, format, values) in [
             (
                 "0000:00:06.0: cannot map 4096 bytes at 0x1000: no room in max_entries, and \
-                 nothing is idle: 65536 of max_bytes=1048576 and 16 of max_entries=16 used",
-                "{device}: cannot map {what} at {address}: {cause}: {n} of max_bytes={n} and {n} \
+                 nothing is idle: 65536 of max_bytes=1048576, 16 of max_entries=16 used",
+                "{device}: cannot map {what} at {address}: {cause}: {n} of max_bytes={n}, {n} \
                  of max_entries={n} used",
                 vec![
                     "0000:00:06.0",
