@@ -383,18 +383,27 @@ mod tests {
     proptest! {
         #[test]
         fn events_are_read_as_the_kernel_writes_them(
-            what in mapping(), us in 0..1u64 << 50, cpu in 0..1000u32, pid: u32, task in "[!-~]{1,15}"
+            what in mapping(),
+            us in 0..1u64 << 50,
+            cpu in 0..1000u32,
+            pid: u32,
+            task in "[!-~]{1,15}",
         ) {
             let fields = match &what {
                 What::Map { gpa, dma, size, ns, entry, entries, .. } => format!(
-                    "map: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} ns={ns} entry={entry} entries={entries} source=host"),
+                    "map: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} ns={ns} \
+                     entry={entry} entries={entries} source=host"),
                 What::Unmap { gpa, dma, size, ns, entry, entries } => format!(
-                    "unmap: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} ns={ns} entry={entry} entries={entries}"),
+                    "unmap: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} ns={ns} \
+                     entry={entry} entries={entries}"),
                 What::WindowReturned { gpa, dma, size, uses } => format!(
-                    "window_returned: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} uses={uses}"),
+                    "window_returned: companion=c device=d gpa={gpa:#x} dma={dma:#x} \
+                     size={size} uses={uses}"),
                 _ => unreachable!(),
             };
-            let text = format!("{task:>16}-{pid:<7} [{cpu:03}] d..1. {:5}.{:06}: {fields}", us / 1_000_000, us % 1_000_000);
+            let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
+            let time = format!("{seconds:5}.{micros:06}");
+            let text = format!("{task:>16}-{pid:<7} [{cpu:03}] d..1. {time}: {fields}");
             let event = Event {
                 us, cpu, task, pid, companion: "c".to_owned(), device: "d".to_owned(), what,
             };

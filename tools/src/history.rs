@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the host had mapped, and what of it drivers used, as time went by: a recording's events, one
-//! after the other, on the windows that there were at first.
+//! What the host had mapped, and what of it drivers used, as time went by: a recording's events,
+//! one after the other, on the windows that there were at first.
 
 use crate::event::{
     Event,

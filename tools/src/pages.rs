@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's files in debugfs, as docs/ABI/testing/debugfs-driver-apple-dma-pci has them: lines of
-//! names and values, and windows. Only their text; nothing is read here.
+//! The module's files in debugfs, as docs/ABI/testing/debugfs-driver-apple-dma-pci has them: lines
+//! of names and values, and windows. Only their text; nothing is read here.
 
 use anyhow::{
     bail,
@@ -188,13 +188,17 @@ mod tests {
     proptest! {
         #[test]
         fn windows_are_read_as_written(
-            list in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u32>(), 0..5usize), 0..20)
+            list in prop::collection::vec(
+                (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u32>(), 0..5usize),
+                0..20,
+            )
         ) {
             let names = ["live", "idle", "fixed", "lost", "returning"];
             let states = [State::Live, State::Idle, State::Fixed, State::Lost, State::Returning];
             let mut text = String::new();
             for (gpa, dma, bytes, users, uses, state) in &list {
-                writeln!(text, "{gpa:#x} {dma:#x} {bytes} {users} {uses} {}", names[*state]).unwrap();
+                let state = names[*state];
+                writeln!(text, "{gpa:#x} {dma:#x} {bytes} {users} {uses} {state}").unwrap();
             }
             let expected: Vec<_> = list.iter().map(|&(gpa, dma, bytes, users, uses, state)| {
                 Window { gpa, dma, bytes, users, uses, state: states[state] }
@@ -203,7 +207,9 @@ mod tests {
         }
 
         #[test]
-        fn numbers_are_read_as_written(page in prop::collection::btree_map("[a-z_0-9]{1,20}", any::<u64>(), 0..20)) {
+        fn numbers_are_read_as_written(
+            page in prop::collection::btree_map("[a-z_0-9]{1,20}", any::<u64>(), 0..20)
+        ) {
             let mut text = String::new();
             for (name, value) in &page {
                 writeln!(text, "{name} {value}").unwrap();

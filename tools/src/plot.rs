@@ -77,7 +77,8 @@ fn page(picture: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <title>apple-dma-pci</title>\n\
-         <style>body {{ margin: 0; background: white }} svg {{ width: 100%; height: auto }}</style>\n\
+         <style>body {{ margin: 0; background: white }}\n\
+         svg {{ width: 100%; height: auto }}</style>\n\
          </head>\n<body>\n{picture}</body>\n</html>\n"
     )
 }

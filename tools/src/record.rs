@@ -73,7 +73,8 @@ pub struct Options {
     #[arg(long, short, value_name = "SECONDS", value_parser = interval)]
     duration: Option<Duration>,
     /// Room for events of each CPU that are not yet taken
-    #[arg(long, value_name = "KIB", default_value = "8192", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    #[arg(long, value_name = "KIB", default_value = "8192",
+        value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     buffer: u32,
     /// Run this, and record as long as it does
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The file that `record` writes and others read: lines of JSON, a [`Header`], then the events in the
-//! order of the kernel with notes of what was lost, and an [`End`], without which it is no whole
-//! recording. Numbers are of 64 bits.
+//! The file that `record` writes and others read: lines of JSON, a [`Header`], then the events in
+//! the order of the kernel with notes of what was lost, and an [`End`], without which it is no
+//! whole recording. Numbers are of 64 bits.
 
 use crate::event::Event;
 use crate::pages::Window;
@@ -180,8 +180,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Reads the file at `path`; says what is wrong with it. `progress` hears of bytes that are read,
-    /// and of all of them.
+    /// Reads the file at `path`; says what is wrong with it. `progress` hears of bytes that are
+    /// read, and of all of them.
     pub fn read(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Self> {
         let name = path.display();
         let file = File::open(path).with_context(|| name.to_string())?;

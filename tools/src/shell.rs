@@ -58,8 +58,8 @@ fn page(mut command: Command) -> Result<Vec<u8>> {
         page.extend_from_slice(part.as_bytes());
     }
     page.extend_from_slice(
-        b".SH \"EXIT STATUS\"\n0: done. 2: it could not be done; one line on the standard error says \
-          why. record ends with the status of its command.\n",
+        b".SH \"EXIT STATUS\"\n0: done. 2: it could not be done; one line on the standard error \
+          says why. record ends with the status of its command.\n",
     );
     Ok(page)
 }

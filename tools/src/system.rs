@@ -207,7 +207,7 @@ impl System {
                  wrong: sudo apple-dma-pci status",
             ),
             Err(_) if fs::read_dir(&debugfs).is_ok_and(|mut dir| dir.next().is_none()) => {
-                Some("debugfs is not mounted: mount -t debugfs debugfs /sys/kernel/debug")
+                Some("debugfs is not mounted: mount -t debugfs none /sys/kernel/debug")
             }
             Err(_) => Some("this kernel has no debugfs, so counters cannot be seen"),
         }
@@ -268,7 +268,7 @@ impl System {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 bail!("only root may trace: sudo apple-dma-pci record …")
             }
-            Err(_) => bail!("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing"),
+            Err(_) => bail!("tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing"),
         }
     }
 }

@@ -96,8 +96,8 @@ impl<'a> Past<'a> {
         })
     }
 
-    /// What it counts with `parameters`. With `as_it_was` it begins with all windows that there were,
-    /// which the host puts where it did; else with those that were in use.
+    /// What it counts with `parameters`. With `as_it_was` it begins with all windows that there
+    /// were, which the host puts where it did; else with those that were in use.
     pub fn replay(&self, parameters: &Parameters, as_it_was: bool) -> Result<Counters> {
         let windows = self
             .before

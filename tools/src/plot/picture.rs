@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a recording looks like: for each companion what was mapped over time against the limits, how
-//! large mappings were, how long the host took, and where in RAM windows were.
+//! What a recording looks like: for each companion what was mapped over time against the limits,
+//! how large mappings were, how long the host took, and where in RAM windows were.
 
 use super::ram;
 use crate::analysis::{
