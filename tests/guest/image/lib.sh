@@ -184,8 +184,8 @@ engine() {
 
 # --- the doctor -------------------------------------------------------------
 
-# doctor [ARGUMENT]...: the status of apple-dma-pci doctor, then SEVERITY CHECK: TEXT of each finding
-# in its JSON.
+# doctor [ARGUMENT]...: the status of apple-dma-pci doctor, then SEVERITY CHECK: TEXT of each
+# finding in its JSON.
 doctor() {
 	local status=0
 	apple-dma-pci --json doctor "$@" >/run/doctor.json || status=$?
@@ -206,8 +206,8 @@ finds() {
 	for regex; do
 		check "$name: '$regex'" grep -Eq -- "^$regex" <<<"$found"
 	done
-	others=$(sed 1d <<<"$found" | grep -v '^ok ' | grep -Ev -- "^($(IFS='|'; echo "${*:-nothing}"))") ||
-		true
+	others=$(sed 1d <<<"$found" | grep -v '^ok ' |
+		grep -Ev -- "^($(IFS='|'; echo "${*:-nothing}"))") || true
 	is "$name: nothing else" "$others" ''
 	# What to do is said with everything that is not well.
 	is "$name: advice" "$(grep -c '"advice":' /run/doctor.json)" \

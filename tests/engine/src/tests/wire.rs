@@ -277,7 +277,11 @@ proptest! {
         prop_assert_eq!(read(&say(id, INVAL)), UnmapOutcome::Refused);
         let unknown = UnmapOutcome::Rejected(Reject::Status);
         prop_assert_eq!(read(&say(id, 2)), unknown);
-        prop_assert_eq!(read(&say(id, status)), if status == SENTINEL { UnmapOutcome::Unknown } else { unknown });
+        let expected = match status {
+            SENTINEL => UnmapOutcome::Unknown,
+            _ => unknown,
+        };
+        prop_assert_eq!(read(&say(id, status)), expected);
         prop_assert_eq!(read(&sentinels(16)), UnmapOutcome::Unknown);
     }
 
