@@ -78,6 +78,8 @@ pub(super) struct Turn {
     aim: Option<Aim>,
     /// How often what is lost was asked for again.
     retries: u64,
+    /// How often it may be.
+    steps: u64,
     /// Whether keys were given back since there was progress.
     freed_keys: bool,
 }
@@ -119,6 +121,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             scanned: 0,
             aim: self.congruent.then(|| Aim::new(requests.clone())).flatten(),
             retries: 0,
+            steps: 0,
             freed_keys: false,
         };
         // CAST: `usize` has at most 64 bits.
@@ -163,7 +166,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
                         continue;
                     }
                     // Perhaps it is something lost that is in the way.
-                    if turn.retries < self.lost_steps(error) && self.retry_lost_step() {
+                    let steps = self.lost_steps(error);
+                    // There are fewer of them each time that some are found.
+                    turn.steps = turn.steps.max(steps);
+                    if steps != 0 && turn.retries < turn.steps && self.retry_lost_step() {
                         turn.retries = turn.retries.saturating_add(1);
                         turn.scanned = 0;
                         continue;

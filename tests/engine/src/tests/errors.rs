@@ -313,6 +313,33 @@ fn believable_but_in_use_by_what_is_lost() {
 }
 
 #[test]
+fn many_may_be_in_use_by_what_is_lost() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        strict: true,
+        batch_max: 4,
+        ..Setup::default()
+    });
+    let held: Vec<_> = (0..12)
+        .map(|n| (n, rig.map(BASE + n * MIB, 4096).expect("room")))
+        .collect();
+    // All are gone, and the host does not say so. The first address is the last to be asked for.
+    for (n, iova) in held.into_iter().rev() {
+        rig.host
+            .look()
+            .unmap_faults
+            .push_back(UnmapFault::SilentGone);
+        rig.unmap(BASE + n * MIB, 4096, iova);
+    }
+    assert_eq!(rig.engine.stats().lost, 12);
+    let iova = rig.map(BASE + 20 * MIB, 4096).expect("all are asked for");
+    let stats = rig.engine.stats();
+    assert_eq!((stats.recovered, stats.entries), (12, 1));
+    rig.unmap(BASE + 20 * MIB, 4096, iova);
+    rig.release();
+}
+
+#[test]
 fn no_answer() {
     for (fault, left) in [(MapFault::SilentMapped, 0), (MapFault::SilentEmpty, 2)] {
         let rig = Rig::new(Setup::default());
