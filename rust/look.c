@@ -61,8 +61,7 @@ static int page_show(struct seq_file *m, void *v)
 {
 	const struct page_file *file = m->private;
 
-	file->look->from->show(file->look->subject, file->page, m);
-	return 0;
+	return file->look->from->show(file->look->subject, file->page, m);
 }
 DEFINE_SHOW_ATTRIBUTE(page);
 

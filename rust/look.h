@@ -45,7 +45,7 @@ struct apple_dma_look_summary {
 
 /* What the files say. All are called in process context, from several threads at once. */
 struct apple_dma_look_from {
-	void (*show)(const void *subject, unsigned int page, struct seq_file *file);
+	int (*show)(const void *subject, unsigned int page, struct seq_file *file);
 	/* The first window from the number *@id on, and its number; false if there is none. */
 	bool (*window)(const void *subject, u32 *id, struct apple_dma_look_window *window);
 	void (*summary)(const void *subject, struct apple_dma_look_summary *summary);

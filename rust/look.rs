@@ -23,6 +23,7 @@ use kernel::{
     device::Bound,
     error::from_err_ptr,
     ffi::{
+        c_int,
         c_uint,
         c_void, //
     },
@@ -71,8 +72,8 @@ pub(crate) struct Summary<'a> {
 
 /// What is looked at. All of this is called in process context, by several threads at once.
 pub(crate) trait Subject: Send + Sync {
-    /// Writes what is on `page`.
-    fn show(&self, page: Page, file: &SeqFile);
+    /// Writes what is on `page`; fails if there is no memory to find out.
+    fn show(&self, page: Page, file: &SeqFile) -> Result;
 
     /// The first window from the number `from` on, with its number.
     fn window(&self, from: Id) -> Option<(Id, Seen)>;
@@ -174,11 +175,13 @@ unsafe extern "C" fn show<S: Subject>(
     subject: *const c_void,
     page: c_uint,
     file: *mut kernel::bindings::seq_file,
-) {
+) -> c_int {
     // SAFETY: By the safety requirements.
     let (subject, file) = unsafe { (&*subject.cast::<S>(), SeqFile::from_raw(file)) };
-    if let Some(page) = Page::new(page) {
-        subject.show(page, file);
+    let shown = Page::new(page).map(|page| subject.show(page, file));
+    match shown {
+        Some(Err(error)) => error.to_errno(),
+        Some(Ok(())) | None => 0,
     }
 }
 

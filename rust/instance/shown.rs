@@ -139,27 +139,20 @@ impl Instance<'_> {
 }
 
 impl Subject for Instance<'_> {
-    fn show(&self, page: Page, file: &SeqFile) {
-        let survey = || -> Option<KBox<Survey>> {
+    fn show(&self, page: Page, file: &SeqFile) -> Result {
+        let survey = || -> Result<KBox<Survey>> {
             // It is too large for the stack.
-            let mut survey = KBox::new(Survey::new(), GFP_KERNEL).ok()?;
+            let mut survey = KBox::new(Survey::new(), GFP_KERNEL)?;
             self.engine.survey(&mut survey);
-            Some(survey)
+            Ok(survey)
         };
         match page {
             Page::Status => self.show_status(file),
             Page::Doorbells => self.show_doorbells(file),
-            Page::Counters => {
-                if let Some(survey) = survey() {
-                    self.show_counters(file, &survey);
-                }
-            }
-            Page::Sizes => {
-                if let Some(survey) = survey() {
-                    Self::show_sizes(file, &survey);
-                }
-            }
+            Page::Counters => self.show_counters(file, &*survey()?),
+            Page::Sizes => Self::show_sizes(file, &*survey()?),
         }
+        Ok(())
     }
 
     fn window(&self, from: Id) -> Option<(Id, Seen)> {
