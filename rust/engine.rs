@@ -325,6 +325,8 @@ struct Slow<H> {
     lost: Lost,
     /// The search for what an earlier kernel left.
     search: Search,
+    /// How often the batch of the search that comes next was sent already.
+    search_retries: u32,
     /// The last window that the reclaimer looked at.
     hand: Id,
     map: Batch<MapEntry>,
@@ -377,6 +379,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 retired: NONE,
                 lost: Lost::new(),
                 search: Search::Unneeded,
+                search_retries: 0,
                 hand: NONE,
                 map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,

@@ -222,10 +222,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         self.unmap_stale(slow);
     }
 
-    /// Rings for the batch of keys that are none of ours; what is unmapped by that was stale.
-    pub(super) fn unmap_stale(&self, slow: &mut Slow<H>) {
+    /// Rings for the batch of keys that are none of ours; what is unmapped by that was stale. Says
+    /// whether there is an answer for each.
+    pub(super) fn unmap_stale(&self, slow: &mut Slow<H>) -> bool {
         if slow.unmap.is_empty() {
-            return;
+            return true;
         }
         bump(&mut slow.stats.doorbells);
         slow.host.unmap(slow.unmap.filled_mut());
@@ -240,7 +241,14 @@ impl<H: Host, P: Policy> Engine<H, P> {
         if stale != 0 {
             self.suspect(slow);
         }
+        let is_answered = slow.unmap.filled().iter().all(|entry| {
+            matches!(
+                entry.outcome,
+                UnmapOutcome::Unmapped | UnmapOutcome::Refused //
+            )
+        });
         slow.unmap.clear();
+        is_answered
     }
 
     pub(super) fn unmap_suspects_in_turn(&self, guard: Guard<'_, Slow<H>>) {

@@ -6,7 +6,7 @@
 //! window. But what is not in the way takes room. Its keys are not known, but begin with a granule,
 //! or with a page where one had to step aside. So once there is a sign that something was left, the
 //! host is asked to unmap every granule of RAM, and then every page, that is not a key of ours, a
-//! batch at a time, in the background.
+//! batch at a time, in the background. A batch that is not answered is asked for again, some times.
 
 use super::{
     Engine,
@@ -21,6 +21,10 @@ use crate::addr::{
     PAGE, //
 };
 use crate::policy::Policy;
+
+/// How often a batch is sent again that was not answered. A host that never answers for a key must not
+/// keep the search from the others.
+const RETRIES: u32 = 8;
 
 /// How far the search is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +49,15 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Gives back a batch of what an earlier kernel may have left, if there is a sign that it did.
-    /// Says whether there is more to look at. Any context; interrupts are off for a doorbell.
+    /// Says whether to go on at once: there is more to look at, and the host answers. Any context;
+    /// interrupts are off for a doorbell.
     pub(crate) fn search_stale(&self) -> bool {
         let mut slow = self.slow.lock();
         let slow = &mut *slow;
         if !slow.host.is_ready() {
             return false;
         }
+        let before = slow.search;
         while !slow.unmap.is_full() {
             let (at, size) = match slow.search {
                 Search::Granules(at) => (at, GRANULE),
@@ -76,7 +82,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 slow.unmap.push(UnmapEntry::new(span));
             }
         }
-        self.unmap_stale(slow);
+        if self.unmap_stale(slow) {
+            slow.search_retries = 0;
+        } else if slow.search_retries < RETRIES {
+            slow.search_retries = slow.search_retries.saturating_add(1);
+            slow.search = before;
+            return false;
+        }
         !matches!(slow.search, Search::Unneeded | Search::Done)
     }
 }

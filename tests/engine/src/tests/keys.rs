@@ -159,3 +159,63 @@ fn what_an_earlier_kernel_left_makes_room() {
     assert!(!rig.engine.search_stale());
     rig.release();
 }
+
+/// A host that has no more room, since an earlier kernel left this, as the engine suspects.
+fn full_of(left: &[u64]) -> Rig {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        batch_max: 7,
+        ..Setup::default()
+    });
+    for &start in left {
+        rig.host.look().leave_stale(&span(start, 4096));
+    }
+    rig.host.look().max_entries = left.len();
+    assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::Refused));
+    rig.host.look().searched = true;
+    rig
+}
+
+#[test]
+fn a_search_that_is_not_answered_is_made_again() {
+    let left = [RAM[0].0, RAM[0].0 + 20 * GRANULE, RAM[1].0];
+    for fault in [UnmapFault::SilentKept, UnmapFault::SilentGone] {
+        let rig = full_of(&left);
+        // Of the first batch, all of it and then a part.
+        rig.host.look().unmap_faults.extend([fault; 7 + 3]);
+        for _ in 0..2 {
+            assert!(!rig.engine.search_stale(), "it is not asked at once again");
+        }
+        assert_eq!(
+            rig.host
+                .look()
+                .unmap_batches
+                .iter()
+                .rev()
+                .take(2)
+                .sum::<usize>(),
+            14
+        );
+        while rig.engine.search_stale() {}
+        assert_eq!(rig.host.look().stale(), 0);
+        rig.release();
+    }
+}
+
+#[test]
+fn a_search_goes_on_without_what_is_never_answered() {
+    let left = [RAM[0].0, RAM[0].0 + 20 * GRANULE, RAM[1].0];
+    let rig = full_of(&left);
+    // The first batch and each time that it is sent again.
+    let silent = [UnmapFault::SilentKept; 7 * (1 + 8)];
+    rig.host.look().unmap_faults.extend(silent);
+    for _ in 0..8 {
+        assert!(!rig.engine.search_stale());
+    }
+    while rig.engine.search_stale() {}
+    assert!(rig.host.look().unmap_faults.is_empty());
+    assert_eq!(rig.host.look().stale(), 1);
+    assert_eq!(rig.engine.stats().stale, 2);
+    rig.map(BASE + MIB, 4096).expect("there is room");
+    rig.release();
+}
