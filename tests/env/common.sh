@@ -60,6 +60,16 @@ kernel_build() {
 	fi
 }
 
+# kernel_configs ARCH NAME: the files that together are the configuration of a kernel of
+# tests/kernels/; there may be none for an architecture.
+kernel_configs() {
+	local file
+	for file in base "$1" "$2-$1"; do
+		file=$repo/tests/kernels/$file.config
+		[[ ! -e $file ]] || echo "$file"
+	done
+}
+
 # compilers ARCH CONFIG: the argument of make for the compiler that this configuration is for.
 compilers() {
 	if grep -qx CONFIG_CC_IS_CLANG=y "$2"; then

@@ -38,6 +38,9 @@ pub struct Scenario {
     pub script: Option<String>,
     /// Architectures to run on.
     pub arch: Vec<Arch>,
+    /// Those to run on as well when all of a kernel is tested, for which `make check` has no time.
+    #[serde(default)]
+    pub elsewhere: Vec<Arch>,
     /// The kernel to boot, as tests/env/kernel calls it; Debian's usual one when absent.
     pub kernel: Option<String>,
     /// Whether every kernel that is supported must do it.
@@ -300,20 +303,22 @@ impl Case {
     }
 }
 
-/// Reads the scenarios from `path` and spreads them over their architectures.
-pub fn load(path: &Path) -> Result<Vec<Case>> {
+/// Reads the scenarios from `path` and spreads them over their architectures; with `elsewhere`, over
+/// all that they can run on.
+pub fn load(path: &Path, elsewhere: bool) -> Result<Vec<Case>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    parse(&text).with_context(|| path.display().to_string())
+    parse(&text, elsewhere).with_context(|| path.display().to_string())
 }
 
-fn parse(text: &str) -> Result<Vec<Case>> {
+fn parse(text: &str, elsewhere: bool) -> Result<Vec<Case>> {
     let file: File = toml::from_str(text)?;
     let mut cases: Vec<Case> = Vec::new();
     for scenario in file.scenario {
         for pattern in scenario.allow.iter().chain(&scenario.log) {
             Regex::new(pattern).with_context(|| format!("{}: '{pattern}'", scenario.name))?;
         }
-        for &arch in &scenario.arch {
+        let more = scenario.elsewhere.iter().filter(|_| elsewhere);
+        for &arch in scenario.arch.iter().chain(more) {
             let case = Case {
                 scenario: scenario.clone(),
                 arch,
@@ -333,19 +338,32 @@ mod tests {
 
     #[test]
     fn a_scenario_becomes_a_case_per_architecture() {
-        let cases = parse(
-            "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64', 'amd64']\nscript = 's'\n",
-        )
-        .unwrap();
+        let text =
+            "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64', 'amd64']\nscript = 's'\n";
+        let cases = parse(text, false).unwrap();
         let names: Vec<_> = cases.iter().map(Case::name).collect();
         assert_eq!(names, ["arm64/a", "amd64/a"]);
         assert_eq!(cases[0].script(), "s");
     }
 
     #[test]
+    fn a_scenario_runs_elsewhere_when_asked_to() {
+        let text =
+            "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64']\nelsewhere = ['amd64']\n";
+        let names = |elsewhere| -> Vec<_> {
+            let cases = parse(text, elsewhere).unwrap();
+            cases.iter().map(Case::name).collect()
+        };
+        assert_eq!(names(false), ["arm64/a"]);
+        assert_eq!(names(true), ["arm64/a", "amd64/a"]);
+        let twice = text.replace("amd64", "arm64");
+        assert!(parse(&twice, true).is_err());
+    }
+
+    #[test]
     fn a_case_moves_to_another_kernel_unless_it_is_about_one() {
         let head = "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64']\n";
-        let one = |more: &str| parse(&format!("{head}{more}")).unwrap().remove(0);
+        let one = |more: &str| parse(&format!("{head}{more}"), false).unwrap().remove(0);
         let mut case = one("timeout = 10\n");
         assert!(case.move_to("debug"));
         assert_eq!(case.system().to_string(), "arm64-debug");
@@ -358,6 +376,7 @@ mod tests {
     #[test]
     fn mistakes_are_found() {
         let head = "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64']\n";
+        let parse = |text: &str| parse(text, false);
         assert!(parse(head).is_ok());
         assert!(parse(&format!("{head}tiemout = 1\n")).is_err());
         assert!(parse(&format!("{head}log = ['(']\n")).is_err());
