@@ -24,6 +24,9 @@ const SLOWER: u64 = 5;
 #[serde(deny_unknown_fields)]
 struct File {
     scenario: Vec<Scenario>,
+    /// Patterns of kernel messages by name, for several scenarios.
+    #[serde(default)]
+    patterns: BTreeMap<String, Vec<String>>,
 }
 
 /// One `[[scenario]]`. tests/README.md describes the fields.
@@ -117,7 +120,7 @@ pub struct Scenario {
     /// Seconds until the guest is given up.
     #[serde(default = "default_timeout")]
     pub timeout: u64,
-    /// Patterns of kernel messages that are no failure here.
+    /// Patterns of kernel messages that are no failure here, or `@NAME` for those of that name.
     #[serde(default)]
     pub allow: Vec<String>,
     /// Patterns that some line of the guest's log must match.
@@ -313,7 +316,9 @@ pub fn load(path: &Path, elsewhere: bool) -> Result<Vec<Case>> {
 fn parse(text: &str, elsewhere: bool) -> Result<Vec<Case>> {
     let file: File = toml::from_str(text)?;
     let mut cases: Vec<Case> = Vec::new();
-    for scenario in file.scenario {
+    for mut scenario in file.scenario {
+        scenario.allow = expand(&scenario.allow, &file.patterns)
+            .with_context(|| format!("{}: allow", scenario.name))?;
         for pattern in scenario.allow.iter().chain(&scenario.log) {
             Regex::new(pattern).with_context(|| format!("{}: '{pattern}'", scenario.name))?;
         }
@@ -330,6 +335,21 @@ fn parse(text: &str, elsewhere: bool) -> Result<Vec<Case>> {
         }
     }
     Ok(cases)
+}
+
+/// `patterns` with those that have a name in place of it.
+fn expand(patterns: &[String], named: &BTreeMap<String, Vec<String>>) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for pattern in patterns {
+        match pattern.strip_prefix('@') {
+            Some(name) => {
+                let them = named.get(name);
+                all.extend_from_slice(them.with_context(|| format!("no patterns '{name}'"))?);
+            }
+            None => all.push(pattern.clone()),
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -358,6 +378,15 @@ mod tests {
         assert_eq!(names(true), ["arm64/a", "amd64/a"]);
         let twice = text.replace("amd64", "arm64");
         assert!(parse(&twice, true).is_err());
+    }
+
+    #[test]
+    fn patterns_have_names() {
+        let head = "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64']\n";
+        let text = format!("{head}allow = ['a', '@b', 'd']\n[patterns]\nb = ['b', 'c']\n");
+        let case = parse(&text, false).unwrap().remove(0);
+        assert_eq!(case.scenario.allow, ["a", "b", "c", "d"]);
+        assert!(parse(&text.replace('@', "@@"), false).is_err());
     }
 
     #[test]
