@@ -247,7 +247,7 @@ fn over_time(
         .bold_line_style(PALE)
         .label_style(font(LABEL))
         .axis_desc_style(font(LABEL))
-        .x_desc("seconds")
+        .x_desc("seconds since the first event")
         .y_label_formatter(&|value| match top > 10.0 {
             true => format!("{value:.0}"),
             false => format!("{value:.1}"),

@@ -29,7 +29,7 @@ const CELL: u32 = 8;
 /// Most rows of cells; cells become larger pieces of RAM instead.
 const ROWS: u64 = 64;
 
-/// How many rows an address stands beside one of.
+/// How many rows an address stands beside one of. It is as high as two.
 const ADDRESS_EVERY: u64 = 4;
 
 /// Bytes of a cell, and cells of a row.
@@ -135,9 +135,11 @@ fn block(
             }
         }
     }
+    let rows = states.len().div_ceil(columns as usize);
     for (index, cells) in states.chunks(columns as usize).enumerate() {
         let y = (HEAD + *row as u32 * CELL) as i32;
-        if index as u64 % ADDRESS_EVERY == 0 {
+        // Below the last row is the next block's.
+        if index as u64 % ADDRESS_EVERY == 0 && index + 1 < rows {
             let address = start + index as u64 * cell * columns;
             let address = format!("{address:#x}");
             area.draw(&Text::new(address, (16, y - 3), font(13)))
