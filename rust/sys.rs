@@ -198,6 +198,16 @@ impl<T> Slab<T> {
         }
         Ok(Self(slab))
     }
+
+    /// A copy of `elements`. May sleep.
+    pub(crate) fn copy_of(elements: &[T]) -> Result<Self, AllocError>
+    where
+        T: Copy,
+    {
+        let mut slab = KVVec::with_capacity(elements.len(), GFP_KERNEL)?;
+        slab.extend_from_slice(elements, GFP_KERNEL)?;
+        Ok(Self(slab))
+    }
 }
 
 impl<T> core::ops::Deref for Slab<T> {

@@ -5,7 +5,8 @@
 //! Where that fits the budgets, a driver's mapping needs no window of its own: its address is that
 //! of its piece plus an offset. There is nothing to count and nothing to give back, so drivers'
 //! mistakes go unnoticed, and the device reaches all of RAM at all times. Pure code, any context;
-//! look-ups are linear in the number of pieces, which is at most [`MAX_PIECES`].
+//! look-ups are linear in the number of pieces, at most [`MAX_PIECES`], and find the longest
+//! first, where most of what drivers map is.
 
 use crate::addr::{
     Address,
@@ -14,10 +15,15 @@ use crate::addr::{
     Iova,
     IovaSpan, //
 };
-use crate::sys::Slab;
+use crate::sys::{
+    AllocError,
+    Slab, //
+};
+use core::cmp::Reverse;
 
-/// Most pieces, so that looking one up is next to nothing.
-pub(crate) const MAX_PIECES: usize = 8;
+/// Most pieces. UEFI firmware keeps memory for itself here and there, which leaves RAM in ten or
+/// twenty, most of them small.
+pub(crate) const MAX_PIECES: usize = 32;
 
 /// A part of guest RAM and where it is mapped.
 ///
@@ -79,23 +85,30 @@ pub(crate) enum Seam {
 }
 
 /// See the module's documentation.
-pub(crate) struct Whole(Slab<Piece>);
+pub(crate) struct Whole {
+    /// By guest address.
+    pieces: Slab<Piece>,
+    /// The same, the longest first.
+    longest: Slab<Piece>,
+}
 
 impl Whole {
-    /// RAM that is mapped in `pieces`, sorted by guest address.
-    pub(crate) fn new(pieces: Slab<Piece>) -> Self {
-        Self(pieces)
+    /// RAM that is mapped in `pieces`, sorted by guest address. May sleep.
+    pub(crate) fn new(pieces: Slab<Piece>) -> Result<Self, AllocError> {
+        let mut longest = Slab::copy_of(&pieces)?;
+        longest.sort_unstable_by_key(|piece| Reverse(piece.gpa.len()));
+        Ok(Self { pieces, longest })
     }
 
     /// All pieces, sorted by guest address.
     pub(crate) fn pieces(&self) -> &[Piece] {
-        &self.0
+        &self.pieces
     }
 
     /// Where `span` is mapped, if it lies in one piece.
     #[inline]
     pub(crate) fn iova_of(&self, span: &GpaSpan) -> Option<Iova> {
-        self.0.iter().find_map(|piece| {
+        self.longest.iter().find_map(|piece| {
             let offset = piece.gpa.offset_of(span)?;
             // By the type invariant the sum lies in the piece's IOVAs.
             Some(Iova::new(piece.iova.start().raw().wrapping_add(offset)))
@@ -105,7 +118,7 @@ impl Whole {
     /// What is mapped at `span`, if it lies in one piece.
     #[inline]
     pub(crate) fn gpa_of(&self, span: &IovaSpan) -> Option<Gpa> {
-        self.0.iter().find_map(|piece| {
+        self.longest.iter().find_map(|piece| {
             let offset = piece.iova.offset_of(span)?;
             // By the type invariant the sum lies in the piece's guest memory.
             Some(Gpa::new(piece.gpa.start().raw().wrapping_add(offset)))
@@ -114,6 +127,6 @@ impl Whole {
 
     /// Whether one of the pieces is mapped at a part of `span`.
     pub(crate) fn overlaps(&self, span: &IovaSpan) -> bool {
-        self.0.iter().any(|piece| piece.iova.overlaps(span))
+        self.longest.iter().any(|piece| piece.iova.overlaps(span))
     }
 }

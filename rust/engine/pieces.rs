@@ -58,8 +58,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let mut size = WHOLE_MAX;
         loop {
             match self.map_pieces(size) {
-                Ok(pieces) => {
-                    self.whole = Some(Whole::new(pieces));
+                Ok(whole) => {
+                    self.whole = Some(whole);
                     return Ok(());
                 }
                 Err(error) => {
@@ -80,13 +80,14 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let piece = GpaSpan::from_bounds(0, u64::MAX)
             .and_then(|all| Piece::new(all, Iova::new(0)))
             .ok_or(AllocError)?;
-        self.whole = Some(Whole::new(Slab::new(1, Alloc::Sleep, |_| piece)?));
+        self.whole = Some(Whole::new(Slab::new(1, Alloc::Sleep, |_| piece)?)?);
         Ok(())
     }
 
     /// Maps all of RAM in pieces of `size` bytes. On failure some may be mapped.
-    pub(super) fn map_pieces(&self, size: u64) -> Result<Slab<Piece>, MapError> {
-        let mut pieces: [Option<Piece>; MAX_PIECES] = [None; MAX_PIECES];
+    pub(super) fn map_pieces(&self, size: u64) -> Result<Whole, MapError> {
+        let mut pieces: Slab<Option<Piece>> =
+            Slab::new(MAX_PIECES, Alloc::Sleep, |_| None).map_err(|_| MapError::NoMemory)?;
         let mut count: usize = 0;
         let block = |index| self.slow.lock().ram.blocks().get(index).copied();
         for block in (0..).map_while(block) {
@@ -122,6 +123,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         Slab::new(count, Alloc::Sleep, |index| {
             pieces.get(index).copied().flatten().unwrap_or(first)
         })
+        .and_then(Whole::new)
         .map_err(|_| MapError::NoMemory)
     }
 

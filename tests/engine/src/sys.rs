@@ -57,6 +57,13 @@ impl<T> Slab<T> {
         }
         Ok(Self((0..len).map(make).collect()))
     }
+
+    pub(crate) fn copy_of(elements: &[T]) -> Result<Self, AllocError>
+    where
+        T: Copy,
+    {
+        Ok(Self(elements.into()))
+    }
 }
 
 impl<T> std::ops::Deref for Slab<T> {

@@ -25,10 +25,14 @@ use crate::{
         Gpa,
         Iova, //
     },
-    engine::MapError,
+    engine::{
+        Limit,
+        MapError, //
+    },
     whole::{
         Piece,
-        Seam, //
+        Seam,
+        MAX_PIECES, //
     },
     wire::Reject, //
 };
@@ -42,9 +46,13 @@ fn roomy() -> Setup {
 
 /// An engine whose tables have room for a few pieces.
 fn ready(setup: Setup) -> Rig {
-    let rig = Rig::new(setup);
+    ready_with(setup, RAM)
+}
+
+fn ready_with(setup: Setup, ram: &[(u64, u64)]) -> Rig {
+    let rig = Rig::with_ram(setup, ram);
     rig.engine
-        .reserve(setup.max_entries.min(8) as usize)
+        .reserve(setup.max_entries.min(64) as usize)
         .expect("memory");
     rig
 }
@@ -80,6 +88,40 @@ fn a_piece_for_each_block() {
     rig.unmap_all(&entries);
     assert_eq!(rig.host.doorbells(), doorbells);
     end(rig);
+}
+
+/// `count` blocks as UEFI firmware leaves them, the longest somewhere in between.
+fn cut(count: u64) -> Vec<(u64, u64)> {
+    let block = |n| (BASE + n * 16 * MIB, 4096 * (1 + (n * 7) % count));
+    (0..count).map(block).collect()
+}
+
+#[test]
+fn ram_may_be_cut_up() {
+    let ram = cut(MAX_PIECES as u64);
+    let mut rig = ready_with(roomy(), &ram);
+    assert_eq!(rig.engine.map_whole(), Ok(()));
+    assert_eq!(rig.host.look().mappings.len(), ram.len());
+    let doorbells = rig.host.doorbells();
+    for &(start, len) in &ram {
+        let iova = rig.map(start, len).expect("it is mapped");
+        assert_eq!(rig.engine.translate(iova, len), Some(Gpa::new(start)));
+        rig.unmap(start, len, iova);
+    }
+    assert_eq!(rig.host.doorbells(), doorbells);
+    end(rig);
+}
+
+#[test]
+fn ram_may_not_be_cut_up_too_much() {
+    let ram = cut(MAX_PIECES as u64 + 1);
+    let mut rig = ready_with(roomy(), &ram);
+    let full = Err(MapError::Full(Limit::Entries));
+    assert_eq!(rig.engine.map_whole(), full);
+    assert!(rig.host.look().mappings.is_empty());
+    let iova = rig.map(ram[5].0, 4096).expect("windows serve");
+    rig.unmap(ram[5].0, 4096, iova);
+    rig.release();
 }
 
 fn piece(gpa: u64, len: u64, iova: u64) -> Piece {
