@@ -172,9 +172,15 @@ impl System {
             Programs::Absent => None,
             Programs::Live => {
                 let path = env::var("PATH").unwrap_or_default();
-                let output = Command::new(program)
+                let path = format!("{path}:{ADMIN_PATH}");
+                // It is looked up here: with another PATH the standard library would need sockets
+                // for that, which a small kernel may not have.
+                let file = env::split_paths(&path)
+                    .map(|directory| directory.join(program))
+                    .find(|file| file.is_file())?;
+                let output = Command::new(file)
                     .args(arguments)
-                    .env("PATH", format!("{path}:{ADMIN_PATH}"))
+                    .env("PATH", path)
                     .env("LC_ALL", "C.UTF-8")
                     .output()
                     .ok()?;
