@@ -76,7 +76,7 @@ test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
 	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, e.g. 7.3 or 16k'
-	@echo 'make deb                  the Debian package, in build/deb'
+	@echo 'make deb                  the Debian packages, in build/deb'
 	@echo 'make check-package        installs it, upgrades and removes it, and boots what was installed'
 	@echo 'make matrix               the core of the guest tests on every kernel that is supported'
 	@echo 'make soak                 a guest that works for half an hour, and is often disturbed'
