@@ -8,7 +8,7 @@ use crate::doctor::kernel;
 use crate::doctor::module;
 
 /// Where DKMS keeps what it knows of the module.
-const STATE: &str = "/var/lib/dkms/apple-dma-pci";
+pub const STATE: &str = "/var/lib/dkms/apple-dma-pci";
 
 /// Where packaging/rust-metadata keeps what it makes, and what it says when that fails.
 const METADATA: &str = "/var/cache/apple-dma-pci";
@@ -28,6 +28,59 @@ fn installed(guest: &Guest, release: &str) -> Option<String> {
 fn numbers(version: &str) -> Vec<u32> {
     let parts = version.split(|character: char| !character.is_ascii_digit());
     parts.filter_map(|part| part.parse().ok()).collect()
+}
+
+/// A build that failed.
+struct Failure {
+    /// For which kernel.
+    release: String,
+    /// What the compiler or packaging/rust-metadata said, in a line.
+    why: String,
+    /// Where all of it is.
+    log: String,
+}
+
+/// The last build of `version`, if it failed: DKMS keeps what that said until the next one. It is
+/// a headline, and for each command a part that ends with its exit code.
+fn failure(guest: &Guest, version: &str) -> Option<Failure> {
+    let log = format!("{STATE}/{version}/build/make.log");
+    let text = guest.system.text(&log).ok()?;
+    let (headline, text) = text.split_once('\n')?;
+    let (_, release) = headline.split_once(" for kernel ")?;
+    let (mut said, mut failed) = (Vec::new(), false);
+    for line in text.lines().map(str::trim) {
+        match line.strip_prefix("# exit code: ") {
+            Some("0") => said.clear(),
+            Some(_) => {
+                failed = true;
+                break;
+            }
+            None if line.is_empty() || line.starts_with('#') => {}
+            None => said.push(line),
+        }
+    }
+    if !failed {
+        return None;
+    }
+    let is_error = |line: &&&str| line.contains("error: ") || line.contains("error[");
+    let why = said.iter().find(is_error).or(said.last())?;
+    Some(Failure {
+        release: release.split(' ').next()?.to_owned(),
+        why: why.trim_start_matches("apple-dma-pci: ").to_owned(),
+        log,
+    })
+}
+
+impl Failure {
+    fn found(&self, version: &str) -> String {
+        let Failure { release, why, .. } = self;
+        format!("DKMS could not build version {version} for kernel {release}: {why}")
+    }
+
+    fn advice(&self) -> String {
+        let Failure { release, log, .. } = self;
+        format!("{log} has all of it; when that is mended: dkms autoinstall --kernelver {release}")
+    }
 }
 
 /// `dkms`
@@ -50,8 +103,9 @@ pub fn state(guest: &Guest) -> Vec<Finding> {
         None => found.push(missing(guest, version)),
     }
     // Those that may be booted next.
+    let failure = failure(guest, version);
     let others = guest.system.names("/lib/modules");
-    let without: Vec<_> = others
+    let mut without: Vec<_> = others
         .iter()
         .filter(|other| *other != release && kernel::is_new_enough(other))
         .filter(|other| guest.system.exists(&format!("/lib/modules/{other}/kernel")))
@@ -59,6 +113,12 @@ pub fn state(guest: &Guest) -> Vec<Finding> {
         .filter(|other| module::files(guest, other).is_empty())
         .map(String::as_str)
         .collect();
+    if let Some(failure) = failure {
+        if without.contains(&&*failure.release) {
+            without.retain(|other| *other != failure.release);
+            found.push(Finding::warning(failure.found(version), failure.advice()));
+        }
+    }
     if !without.is_empty() {
         found.push(Finding::warning(
             format!(
@@ -80,7 +140,6 @@ pub fn state(guest: &Guest) -> Vec<Finding> {
 fn missing(guest: &Guest, version: &str) -> Finding {
     let release = &guest.release;
     let has = |path: &str| guest.system.exists(path);
-    let log = format!("{STATE}/{version}/build/make.log");
     let kept = format!("{METADATA}/{release}.log");
     if has(&format!("{STATE}/{version}/{release}")) {
         return Finding::problem(
@@ -101,16 +160,14 @@ fn missing(guest: &Guest, version: &str) -> Finding {
             format!("{kept} says why; then: dkms autoinstall --kernelver {release}"),
         );
     }
-    let rest = if has(&log) {
-        format!("; {log} says why")
-    } else {
-        String::new()
-    };
+    if let Some(failure) = failure(guest, version).filter(|failure| failure.release == *release) {
+        return Finding::problem(failure.found(version), failure.advice());
+    }
     Finding::problem(
         found,
         format!(
             "/usr/lib/apple-dma-pci/rust-metadata prepare {release} says what is missing, then: \
-             dkms autoinstall --kernelver {release}{rest}"
+             dkms autoinstall --kernelver {release}"
         ),
     )
 }
@@ -147,14 +204,7 @@ mod tests {
         Fixture::is_problem(&state(&fixture.guest()), "headers are not there");
 
         fixture.write(&format!("lib/modules/{RELEASE}/build/.config"), "");
-        let findings = state(&fixture.guest());
-        Fixture::is_problem(&findings, "but not for kernel");
-        assert!(!findings[0].advice.as_ref().unwrap().contains("make.log"));
-
-        fixture.write(&format!("{DKMS}/0.1.0/build/make.log"), "");
-        let findings = state(&fixture.guest());
-        Fixture::is_problem(&findings, "but not for kernel");
-        assert!(findings[0].advice.as_ref().unwrap().contains("make.log"));
+        Fixture::is_problem(&state(&fixture.guest()), "but not for kernel");
 
         fixture.write(&format!("var/cache/apple-dma-pci/{RELEASE}.log"), "");
         Fixture::is_problem(&state(&fixture.guest()), "Rust metadata could not be made");
@@ -163,6 +213,62 @@ mod tests {
         let findings = state(&fixture.guest());
         Fixture::is_ok(&findings);
         assert!(findings[0].found.contains("does not build"));
+    }
+
+    /// What DKMS keeps of a build for a kernel.
+    fn log(release: &str, said: &str) -> String {
+        format!(
+            "DKMS (dkms-3.2.2) make.log for apple-dma-pci/0.1.0 for kernel {release} (x86_64)\n\
+             Sat Nov 21 12:00:00 UTC 2026\n\nRunning the pre_build script\n# command: x\n{said}"
+        )
+    }
+
+    #[test]
+    fn builds_that_failed() {
+        let fixture = Fixture::healthy();
+        fixture.remove(&link());
+        fixture.remove(&format!("{DKMS}/0.1.0/{RELEASE}"));
+        fixture.write(&format!("lib/modules/{RELEASE}/build/.config"), "");
+        let after = |release: &str, said: &str| {
+            fixture.write(&format!("{DKMS}/0.1.0/build/make.log"), &log(release, said));
+            state(&fixture.guest())
+        };
+        let failed = format!("DKMS could not build version 0.1.0 for kernel {RELEASE}: ");
+        let missing = "apple-dma-pci: install the packages rust-src\n\n# exit code: 1\n---\n";
+        let findings = after(RELEASE, missing);
+        Fixture::is_problem(&findings, &format!("{failed}install the packages rust-src"));
+        let advice = findings[0].advice.as_ref().unwrap();
+        assert!(advice.contains("/0.1.0/build/make.log has all"), "{advice}");
+        assert!(advice.ends_with(&format!("dkms autoinstall --kernelver {RELEASE}")));
+
+        let wrong = "error: unused\n# exit code: 0\n---\n\nBuilding module(s)\n# command: make\n\
+                     warning: x\nerror: no Rust\n --> y\nmake: *** Error 2\n\n# exit code: 2\n";
+        Fixture::is_problem(&after(RELEASE, wrong), &format!("{failed}error: no Rust"));
+        // It goes on, or was killed; or this is of another kernel.
+        Fixture::is_problem(&after(RELEASE, "error: x\n"), "but not for kernel");
+        Fixture::is_problem(&after("7.3.0-next", wrong), "but not for kernel");
+        fixture.write(&format!("{DKMS}/0.1.0/build/make.log"), "");
+        Fixture::is_problem(&state(&fixture.guest()), "but not for kernel");
+    }
+
+    #[test]
+    fn builds_that_failed_for_other_kernels() {
+        let fixture = Fixture::healthy();
+        fixture.write("lib/modules/7.3.0-next/kernel/x", "");
+        let wrong = log("7.3.0-next", "error[E0425]: x\n# exit code: 2\n");
+        fixture.write(&format!("{DKMS}/0.1.0/build/make.log"), &wrong);
+        let failed = "DKMS could not build version 0.1.0 for kernel 7.3.0-next: error[E0425]: x";
+        Fixture::is_warning(&state(&fixture.guest()), failed);
+        fixture.write("lib/modules/7.4.0-next/kernel/x", "");
+        let findings = state(&fixture.guest());
+        assert_eq!(findings.len(), 2);
+        assert!(findings[1]
+            .found
+            .ends_with("other kernels here: 7.4.0-next"));
+        // It was removed since.
+        fixture.remove("lib/modules/7.3.0-next");
+        fixture.remove("lib/modules/7.4.0-next");
+        Fixture::is_ok(&state(&fixture.guest()));
     }
 
     #[test]

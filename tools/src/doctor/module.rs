@@ -3,6 +3,7 @@
 //! The module: whether it is installed for the running kernel, loaded, the one that is installed,
 //! and by which parameters.
 
+use crate::doctor::dkms;
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::underscores;
 use crate::doctor::guest::Guest;
@@ -120,7 +121,11 @@ pub fn installed(guest: &Guest) -> Vec<Finding> {
             .filter(|other| other != release && !self::files(guest, other).is_empty())
             .collect();
         return vec![if others.is_empty() {
-            Finding::problem("the module is not installed", INSTALL)
+            let advice = match guest.system.exists(dkms::STATE) {
+                true => "see dkms for why",
+                false => INSTALL,
+            };
+            Finding::problem("the module is not installed", advice)
         } else {
             Finding::problem(
                 format!(
@@ -202,6 +207,10 @@ pub fn loaded(guest: &Guest) -> Vec<Finding> {
         Some(why) => Finding::problem(
             format!("the module is not loaded: {why} forbids it"),
             "remove that, then: modprobe apple_dma_pci",
+        ),
+        None if file(guest).is_none() => Finding::problem(
+            "the module is not loaded",
+            "install it, see module-installed",
         ),
         None => Finding::problem(
             "the module is not loaded",
@@ -416,7 +425,14 @@ mod tests {
         Fixture::is_problem(&installed(&fixture.guest()), "is not there");
 
         fixture.write(&path("modules.dep"), "");
-        Fixture::is_problem(&installed(&fixture.guest()), "is not installed");
+        let advice = || {
+            let findings = installed(&fixture.guest());
+            Fixture::is_problem(&findings, "is not installed");
+            findings[0].advice.clone().unwrap()
+        };
+        assert_eq!(advice(), "see dkms for why");
+        fixture.remove(&dkms::STATE[1..]);
+        assert_eq!(advice(), INSTALL);
 
         fixture.write("lib/modules/7.3.0-other/modules.dep", "");
         fixture.write("lib/modules/7.3.0-other/updates/apple_dma_pci.ko.zst", "");
@@ -445,6 +461,11 @@ mod tests {
         let findings = loaded(&fixture.guest());
         Fixture::is_problem(&findings, "not loaded");
         assert!(!findings[0].found.contains("forbids"));
+        assert!(findings[0].advice.as_ref().unwrap().contains("modprobe"));
+        fixture.remove(&path(FILE));
+        let findings = loaded(&fixture.guest());
+        Fixture::is_problem(&findings, "not loaded");
+        assert!(findings[0].advice.as_ref().unwrap().contains("install it"));
         for option in ["module_blacklist", "modprobe.blacklist"] {
             fixture.write("proc/cmdline", &format!("{option}=a,apple_dma_pci ro\n"));
             Fixture::is_problem(&loaded(&fixture.guest()), option);
