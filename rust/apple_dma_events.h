@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The tracepoints; docs/ABI/testing/tracefs-driver-apple-dma-pci says what they mean. Names are
- * arrays rather than dynamic strings, so that all tools can filter and count by them.
+ * arrays rather than dynamic strings, so that all tools can filter and count by them; they are zero
+ * behind their ends, since some tools compare all of an array.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM apple_dma_pci
@@ -38,7 +39,7 @@ TRACE_EVENT_FN(map,
 		__entry->ns = ns;
 		__entry->entry = index;
 		__entry->entries = entries;
-		strscpy(__entry->source, source, APPLE_DMA_PCI_WORD);
+		strscpy_pad(__entry->source, source, APPLE_DMA_PCI_WORD);
 	),
 	TP_printk("companion=%s device=%s gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u source=%s",
 		  __entry->companion, __entry->device, __entry->gpa, __entry->dma, __entry->size,
@@ -131,9 +132,9 @@ TRACE_EVENT(doorbell,
 	TP_fast_assign(
 		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
 		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
-		strscpy(__entry->command, command, APPLE_DMA_PCI_WORD);
+		strscpy_pad(__entry->command, command, APPLE_DMA_PCI_WORD);
 		__entry->entries = entries;
-		strscpy(__entry->status, status, APPLE_DMA_PCI_WORD);
+		strscpy_pad(__entry->status, status, APPLE_DMA_PCI_WORD);
 		__entry->ns = ns;
 	),
 	TP_printk("companion=%s device=%s command=%s entries=%u status=%s ns=%llu",
@@ -162,7 +163,7 @@ TRACE_EVENT_FN(refusal,
 		__entry->size = size;
 		__entry->entries = entries;
 		__entry->limit = limit;
-		strscpy(__entry->cause, cause, APPLE_DMA_PCI_WORD);
+		strscpy_pad(__entry->cause, cause, APPLE_DMA_PCI_WORD);
 		__entry->ns = ns;
 	),
 	TP_printk("companion=%s device=%s gpa=0x%llx size=%llu entries=%u limit=0x%llx cause=%s ns=%llu",
@@ -186,10 +187,10 @@ TRACE_EVENT(host_error,
 	TP_fast_assign(
 		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
 		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
-		strscpy(__entry->command, command, APPLE_DMA_PCI_WORD);
+		strscpy_pad(__entry->command, command, APPLE_DMA_PCI_WORD);
 		__entry->gpa = gpa;
 		__entry->size = size;
-		strscpy(__entry->cause, cause, APPLE_DMA_PCI_WORD);
+		strscpy_pad(__entry->cause, cause, APPLE_DMA_PCI_WORD);
 	),
 	TP_printk("companion=%s device=%s command=%s gpa=0x%llx size=%llu cause=%s",
 		  __entry->companion, __entry->device, __entry->command, __entry->gpa,
