@@ -22,8 +22,8 @@ use crate::addr::{
 };
 use crate::policy::Policy;
 
-/// How often a batch is sent again that was not answered. A host that never answers for a key must not
-/// keep the search from the others.
+/// How often a batch is sent again that was not answered. A host that never answers for a key must
+/// not keep the search from the others.
 const RETRIES: u32 = 8;
 
 /// How far the search is.

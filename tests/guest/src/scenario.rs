@@ -306,8 +306,8 @@ impl Case {
     }
 }
 
-/// Reads the scenarios from `path` and spreads them over their architectures; with `elsewhere`, over
-/// all that they can run on.
+/// Reads the scenarios from `path` and spreads them over their architectures, with `elsewhere` over
+/// the others, too, that they can run on.
 pub fn load(path: &Path, elsewhere: bool) -> Result<Vec<Case>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     parse(&text, elsewhere).with_context(|| path.display().to_string())
