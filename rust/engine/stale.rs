@@ -82,13 +82,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 slow.unmap.push(UnmapEntry::new(span));
             }
         }
-        if self.unmap_stale(slow) {
-            slow.search_retries = 0;
-        } else if slow.search_retries < RETRIES {
+        let is_answered = self.unmap_stale(slow);
+        if !is_answered && slow.search_retries < RETRIES {
             slow.search_retries = slow.search_retries.saturating_add(1);
             slow.search = before;
             return false;
         }
+        slow.search_retries = 0;
         !matches!(slow.search, Search::Unneeded | Search::Done)
     }
 }
