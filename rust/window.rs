@@ -353,10 +353,14 @@ impl Window {
         self.set_state(State::Pending);
     }
 
-    /// Opens a pending window, mapped from `iova` on, with one reference, which [`Self::settle`]
-    /// gives back. Lock.
-    pub(crate) fn open(&self, iova: Iova) {
+    /// Notes that a pending window is mapped from `iova` on. Lock; the window is closed.
+    pub(crate) fn set_iova(&self, iova: Iova) {
         self.iova.store(iova.raw(), Relaxed);
+    }
+
+    /// Opens a pending window, whose address was noted, with one reference, which [`Self::settle`]
+    /// gives back. Lock.
+    pub(crate) fn open(&self) {
         self.set_state(State::Live);
         // Release: whoever takes a reference sees the above.
         self.refs.0.store(Refs::USED | 1, Release);

@@ -519,15 +519,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
             let is_own = index < own;
             let outcome = match entry.outcome {
                 MapOutcome::Mapped(iova) => {
-                    let aim = aim.as_deref_mut().filter(|_| is_own);
-                    if aim.is_some_and(|aim| aim.adjust(&entry.span, iova, &mut slow.fill)) {
-                        bump(&mut slow.stats.mapped);
-                        bump(&mut slow.stats.misplaced);
-                        self.quarantine(slow, entry.id, window);
-                        ring = Ring::Misplaced;
-                        continue;
+                    match self.claim(slow, entry.id, window, &entry.span, iova) {
+                        Ok(()) => entry.outcome,
+                        Err(reject) => MapOutcome::Rejected(reject),
                     }
-                    self.open(slow, entry.id, window, &entry.span, iova)
                 }
                 other => other,
             };
@@ -537,8 +532,17 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
             };
             match outcome {
-                MapOutcome::Mapped(_) => {
+                MapOutcome::Mapped(iova) => {
                     bump(&mut slow.stats.mapped);
+                    let aim = aim.as_deref_mut().filter(|_| is_own);
+                    if aim.is_some_and(|aim| aim.adjust(&entry.span, iova, &mut slow.fill)) {
+                        bump(&mut slow.stats.misplaced);
+                        self.quarantine(slow, entry.id, window);
+                        ring = Ring::Misplaced;
+                        continue;
+                    }
+                    self.displace(slow, entry.id, window, &entry.span);
+                    window.open();
                     if let Some(seen) = Seen::new(window) {
                         // Others may use it already.
                         self.observer.created(&Seen { uses: 0, ..seen });
@@ -595,48 +599,38 @@ impl<H: Host, P: Policy> Engine<H, P> {
         slow.map.clear();
     }
 
-    /// Opens a window at the address that the host gave it, unless that is in use.
-    pub(super) fn open(
+    /// Notes that a window is at the address that the host gave it. That stays noted until the window
+    /// is discarded, whether it can be opened or not: it cannot if some of it is in use.
+    fn claim(
         &self,
         slow: &mut Slow<H>,
         id: Id,
         window: &Window,
         span: &GpaSpan,
         iova: Iova,
-    ) -> MapOutcome {
-        let Some(iovas) = IovaSpan::new(iova, span.len()) else {
-            return MapOutcome::Rejected(Reject::Range);
-        };
+    ) -> Result<(), Reject> {
+        let iovas = IovaSpan::new(iova, span.len()).ok_or(Reject::Range)?;
         if self
             .whole
             .as_ref()
             .is_some_and(|whole| whole.overlaps(&iovas))
         {
-            return MapOutcome::Rejected(Reject::Overlap);
+            return Err(Reject::Overlap);
         }
-        let granules = iovas.first_granule()..=iovas.last_granule();
-        for granule in granules.clone() {
+        let mut result = Ok(());
+        window.set_iova(iova);
+        for granule in iovas.first_granule()..=iovas.last_granule() {
             let other = self.by_iova.get_locked(&self.chunks, granule);
             if let Some(other) = self.windows.get(other) {
                 slow.lost.in_the_way |= other.state() == State::Lost;
-                return MapOutcome::Rejected(Reject::Overlap);
+                result = Err(Reject::Overlap);
+                continue;
             }
+            let free = &mut slow.free_chunks;
+            let set = self.by_iova.set(&self.chunks, free, granule, id);
+            // Cannot be: the chunks were reserved.
+            result = result.and(set.map_err(|_| Reject::Range));
         }
-        for granule in granules.clone() {
-            let set = self
-                .by_iova
-                .set(&self.chunks, &mut slow.free_chunks, granule, id);
-            if set.is_err() {
-                // Cannot be: the chunks were reserved.
-                for granule in granules {
-                    self.by_iova
-                        .clear(&self.chunks, &mut slow.free_chunks, granule, id);
-                }
-                return MapOutcome::Rejected(Reject::Range);
-            }
-        }
-        self.displace(slow, id, window, span);
-        window.open(iova);
-        MapOutcome::Mapped(iova)
+        result
     }
 }

@@ -157,7 +157,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         match (outcome, piece) {
             (_, Some((iova, piece))) => {
                 bump(&mut slow.stats.mapped);
-                window.open(iova);
+                window.set_iova(iova);
+                window.open();
                 window.set_state(State::Fixed);
                 Ok((piece, Seen::new(window)))
             }

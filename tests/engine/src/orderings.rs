@@ -75,7 +75,8 @@ impl Rig {
     fn open(&self, iova: u64) {
         // SAFETY: The window is closed, and the caller owns it.
         self.mapped.with_mut(|mapped| unsafe { *mapped = true });
-        self.window.open(Iova::new(iova));
+        self.window.set_iova(Iova::new(iova));
+        self.window.open();
         if self.window.settle(true) == Ok(Put::Closed) {
             self.unmap();
         }
@@ -127,7 +128,8 @@ fn who_closes_it_comes_after_all_users() {
         let rig = Rig::new();
         // SAFETY: Nobody else knows it yet.
         rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
-        rig.window.open(Iova::new(0x8000_0000));
+        rig.window.set_iova(Iova::new(0x8000_0000));
+        rig.window.open();
         assert_eq!(rig.window.settle(false), Ok(Put::Open));
         let users: Vec<_> = (0..2)
             .map(|_| {
@@ -148,7 +150,8 @@ fn who_reclaims_it_comes_after_all_users() {
         let rig = Rig::new();
         // SAFETY: Nobody else knows it yet.
         rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
-        rig.window.open(Iova::new(0x8000_0000));
+        rig.window.set_iova(Iova::new(0x8000_0000));
+        rig.window.open();
         assert_eq!(rig.window.settle(false), Ok(Put::Open));
         let user = {
             let rig = rig.clone();

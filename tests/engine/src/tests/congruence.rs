@@ -4,7 +4,11 @@
 //! cost no more than they may where it cannot.
 
 use super::{
-    host::Placement,
+    host::{
+        MapFault,
+        Placement,
+        UnmapFault, //
+    },
     rig::{
         list,
         Rig,
@@ -87,6 +91,20 @@ fn a_run_of_buffers_needs_one_shift() {
     assert_eq!(rig.host.doorbells() - before, 16 + 2);
     let padding = rig.engine.stats().padding;
     assert!(padding != 0 && padding < 2 * MIB, "{padding:#x}");
+    rig.release();
+}
+
+#[test]
+fn where_the_host_keeps_a_try_is_in_use() {
+    let rig = rig(Placement::Low);
+    // The first try is at the wrong place, the host does not take it back, and then says that the
+    // second is there, too.
+    rig.host.look().unmap_faults.push_back(UnmapFault::Refuse);
+    let faults = [MapFault::None, MapFault::Overlap];
+    rig.host.look().map_faults.extend(faults);
+    rig.map(FIRST, 2 * MIB).expect("after that it is well");
+    let stats = rig.engine.stats();
+    assert_eq!((stats.misplaced, stats.rejected), (1, 1));
     rig.release();
 }
 

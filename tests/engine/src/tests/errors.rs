@@ -340,6 +340,31 @@ fn many_may_be_in_use_by_what_is_lost() {
 }
 
 #[test]
+fn where_what_was_rejected_may_be_is_in_use() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        strict: true,
+        placement: Placement::High,
+        ..Setup::default()
+    });
+    let iova = rig.map(BASE, 4096).expect("room");
+    rig.host
+        .look()
+        .unmap_faults
+        .push_back(UnmapFault::SilentGone);
+    rig.unmap(BASE, 4096, iova);
+    // The first is half where that was, and so is the second, says the host, with the other half.
+    let faults = [MapFault::None, MapFault::Overlap];
+    rig.host.look().map_faults.extend(faults);
+    let entries = list(&[(BASE + MIB, 32 * KIB), (BASE + 2 * MIB, 4096)]);
+    assert_eq!(rig.map_all(&entries, ALL), Ok(()));
+    let stats = rig.engine.stats();
+    assert!(stats.rejected >= 2, "{}", stats.rejected);
+    assert_eq!((stats.recovered, stats.entries), (1, 2));
+    rig.release();
+}
+
+#[test]
 fn no_answer() {
     for (fault, left) in [(MapFault::SilentMapped, 0), (MapFault::SilentEmpty, 2)] {
         let rig = Rig::new(Setup::default());
