@@ -65,6 +65,26 @@ impl Lost {
     }
 }
 
+/// How often one call asks for what is lost again, for one reason.
+#[derive(Default)]
+pub(super) struct Patience {
+    asked: u64,
+    steps: u64,
+}
+
+impl Patience {
+    /// Whether to ask once more, if it takes `steps` from now on at most; none is no reason to.
+    pub(super) fn lasts(&mut self, steps: u64) -> bool {
+        // There are fewer of them each time that some are found.
+        self.steps = self.steps.max(steps);
+        let lasts = steps != 0 && self.asked < self.steps;
+        if lasts {
+            self.asked = self.asked.saturating_add(1);
+        }
+        lasts
+    }
+}
+
 impl<H> Slow<H> {
     /// Batches that it takes to ask for all that is lost.
     fn lost_batches(&self) -> u64 {

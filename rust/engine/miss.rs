@@ -7,6 +7,7 @@ use super::congruence::{
     self,
     Aim, //
 };
+use super::lost::Patience;
 use super::posts::Tickets;
 use super::tables::Obstacle;
 use super::{
@@ -76,10 +77,10 @@ pub(super) struct Turn {
     scanned: u32,
     /// How the address should come out, if that matters.
     aim: Option<Aim>,
-    /// How often what is lost was asked for again.
-    retries: u64,
-    /// How often it may be.
-    steps: u64,
+    /// How often what is lost was asked for again since there was no room, or no key.
+    for_room: Patience,
+    /// How often since it was in the way of an address.
+    for_address: Patience,
     /// Whether keys were given back since there was progress.
     freed_keys: bool,
 }
@@ -120,8 +121,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
             may_grow: true,
             scanned: 0,
             aim: self.congruent.then(|| Aim::new(requests.clone())).flatten(),
-            retries: 0,
-            steps: 0,
+            for_room: Patience::default(),
+            for_address: Patience::default(),
             freed_keys: false,
         };
         // CAST: `usize` has at most 64 bits.
@@ -166,11 +167,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
                         continue;
                     }
                     // Perhaps it is something lost that is in the way.
-                    let steps = self.lost_steps(error);
-                    // There are fewer of them each time that some are found.
-                    turn.steps = turn.steps.max(steps);
-                    if steps != 0 && turn.retries < turn.steps && self.retry_lost_step() {
-                        turn.retries = turn.retries.saturating_add(1);
+                    let patience = match error {
+                        MapError::Rejected(_) => &mut turn.for_address,
+                        _ => &mut turn.for_room,
+                    };
+                    if patience.lasts(self.lost_steps(error)) && self.retry_lost_step() {
                         turn.scanned = 0;
                         continue;
                     }

@@ -340,6 +340,33 @@ fn many_may_be_in_use_by_what_is_lost() {
 }
 
 #[test]
+fn what_is_lost_takes_room_and_then_addresses() {
+    let rig = Rig::new(Setup {
+        policy: TestPolicy::Smallest,
+        strict: true,
+        batch_max: 1,
+        max_bytes: 48 * KIB,
+        ..Setup::default()
+    });
+    let first = rig.map(BASE, 4096).expect("room");
+    let second = rig.map(BASE + MIB, 4096).expect("room");
+    let faults = [UnmapFault::SilentGone; 2];
+    rig.host.look().unmap_faults.extend(faults);
+    rig.unmap(BASE + MIB, 4096, second);
+    rig.unmap(BASE, 4096, first);
+    assert_eq!(rig.engine.stats().lost, 2);
+    // One of them makes the room, and where it is then mapped is the other.
+    let iova = rig
+        .map(BASE + 2 * MIB, 32 * KIB)
+        .expect("all are asked for");
+    let stats = rig.engine.stats();
+    // It takes two steps to know of one that the host has it no more.
+    assert_eq!((stats.recovered, stats.rejected), (2, 2));
+    rig.unmap(BASE + 2 * MIB, 32 * KIB, iova);
+    rig.release();
+}
+
+#[test]
 fn where_what_was_rejected_may_be_is_in_use() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
