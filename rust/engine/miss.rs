@@ -510,6 +510,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         slow.reserved_chunks = 0;
         let mut ring = Ring::Failed(MapError::Refused);
         let mut error = None;
+        let mut opened: usize = 0;
         for index in 0..slow.map.len {
             let Some(entry) = slow.map.get(index) else {
                 break;
@@ -544,6 +545,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     }
                     self.displace(slow, entry.id, window, &entry.span);
                     window.open();
+                    opened = opened.saturating_add(1);
                     if let Some(seen) = Seen::new(window) {
                         // Others may use it already.
                         self.observer.created(&Seen { uses: 0, ..seen });
@@ -576,9 +578,25 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
             }
         }
+        if opened != 0 && opened != slow.map.len {
+            self.uncover_batch(slow);
+        }
         match (ring, error) {
             (Ring::Failed(_), Some(error)) => Ring::Failed(error),
             (ring, _) => ring,
+        }
+    }
+
+    /// Has the windows of the batch that the host made found, where others hid them that it did
+    /// not make.
+    fn uncover_batch(&self, slow: &mut Slow<H>) {
+        for index in 0..slow.map.len {
+            let id = slow.map.get(index).map_or(NONE, |entry| entry.id);
+            if let Some(window) = self.windows.get(id) {
+                if window.state() == State::Live {
+                    self.uncover(slow, id, window);
+                }
+            }
         }
     }
 

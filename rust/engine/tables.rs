@@ -167,6 +167,28 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
     }
 
+    /// Has a window that is open found where nobody else is: those that hid it went to the host with
+    /// it, and the host did not make them.
+    pub(super) fn uncover(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+        let Some(span) = window.span() else {
+            return;
+        };
+        // Without memory it is not found there.
+        let free = &mut slow.free_chunks;
+        for granule in span.first_granule()..=span.last_granule() {
+            let old = self.by_gpa.get_locked(&self.chunks, granule);
+            if self.windows.get(old).is_none() {
+                let _ = self.by_gpa.set(&self.chunks, free, granule, id);
+            }
+        }
+        if let Some(granule) = window.anchor() {
+            let old = self.by_start.get_locked(&self.chunks, granule);
+            if self.windows.get(old).is_none() {
+                let _ = self.by_start.set(&self.chunks, free, granule, id);
+            }
+        }
+    }
+
     /// Makes a closed window unknown to those who look for memory. Its key and its addresses stay
     /// taken: the host may have it.
     pub(super) fn unlink(&self, slow: &mut Slow<H>, id: Id, window: &Window) {

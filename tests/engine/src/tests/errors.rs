@@ -202,6 +202,32 @@ fn a_refused_window_hides_no_other() {
     }
 }
 
+/// A list of which the first window covers the granule where the other two begin, so that those are
+/// found as what begins there alone, where the last of them is. It goes to the host with another
+/// key, since the other has its own, and that key is in use there.
+#[test]
+fn a_refused_window_hides_none_of_its_batch() {
+    for strict in [false, true] {
+        let rig = Rig::new(Setup {
+            policy: TestPolicy::Smallest,
+            strict,
+            ..Setup::default()
+        });
+        let page = BASE + MIB + 12 * KIB;
+        rig.host.look().leave_stale(&span(page + 8 * KIB, 4096));
+        let entries = list(&[
+            (page + 1, 4096),
+            (page + 4 * KIB + 1, 21 * KIB),
+            (page + 14 * KIB, 24 * KIB),
+        ]);
+        assert_eq!(rig.map_all(&entries, ALL), Ok(()), "strict: {strict}");
+        // For the list; for what was refused of it, again; for its key; and once more.
+        assert_eq!(rig.host.doorbells(), 4);
+        assert_eq!(rig.host.look().stale(), 0);
+        rig.release();
+    }
+}
+
 #[test]
 fn longer_than_the_host_can_be_asked_for() {
     let rig = Rig::new(Setup {
