@@ -142,7 +142,14 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     }
     let smm = if paths.uefi.is_some() { ",smm=on" } else { "" };
     command.args(["-machine", &format!("{machine},memory-backend=mem{smm}")]);
-    command.args(["-cpu", cpu, "-accel", "tcg", "-smp", "2"]);
+    // QEMU forgets its translation of an instruction before the new one is written, so that another
+    // processor may translate the old one once more, for good: a breakpoint that is no more.
+    let accel = if scenario.patches {
+        "tcg,thread=single"
+    } else {
+        "tcg"
+    };
+    command.args(["-cpu", cpu, "-accel", accel, "-smp", "2"]);
     if scenario.icount {
         command.args(["-icount", "shift=0"]);
     }

@@ -111,6 +111,9 @@ pub struct Scenario {
     /// Let the guest's clock count instructions, and its processors take turns.
     #[serde(default)]
     pub icount: bool,
+    /// Let the guest's processors take turns, since its kernel changes its code.
+    #[serde(default)]
+    pub patches: bool,
     /// Added to the kernel's command line.
     #[serde(default)]
     pub append: String,
