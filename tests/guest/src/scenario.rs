@@ -46,6 +46,9 @@ pub struct Scenario {
     pub elsewhere: Vec<Arch>,
     /// The kernel to boot, as tests/env/kernel calls it; Debian's usual one when absent.
     pub kernel: Option<String>,
+    /// Kernels that cannot do it, whatever we do.
+    #[serde(default)]
+    pub never_on: Vec<String>,
     /// Whether every kernel that is supported must do it.
     #[serde(default)]
     pub core: bool,
@@ -247,10 +250,14 @@ impl Case {
     }
 
     /// Lets the case run on `kernel` instead of Debian's, with more time. Says whether it can: not
-    /// if it is about a kernel already, or about what only Debian's is asked for by a parameter.
+    /// if it is about a kernel already, or about what only Debian's is asked for by a parameter, or
+    /// if that kernel is known to fail by itself.
     pub fn move_to(&mut self, kernel: &str) -> bool {
         let scenario = &mut self.scenario;
-        if scenario.kernel.is_some() || scenario.mode == Mode::Direct {
+        if scenario.kernel.is_some()
+            || scenario.mode == Mode::Direct
+            || scenario.never_on.iter().any(|never| never == kernel)
+        {
             return false;
         }
         scenario.kernel = Some(kernel.to_owned());
