@@ -618,8 +618,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
         slow.map.clear();
     }
 
-    /// Notes that a window is at the address that the host gave it. That stays noted until the window
-    /// is discarded, whether it can be opened or not: it cannot if some of it is in use.
+    /// Notes that a window is at the address that the host gave it. That stays noted until the
+    /// window is discarded, whether it can be opened or not: it cannot if some of it is in use.
+    /// What wraps around, or is in all of RAM, is not noted.
     fn claim(
         &self,
         slow: &mut Slow<H>,

@@ -167,8 +167,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
     }
 
-    /// Has a window that is open found where nobody else is: those that hid it went to the host with
-    /// it, and the host did not make them.
+    /// Has a window that is open found where nobody else is: those that hid it went to the host
+    /// with it, and the host did not make them.
     pub(super) fn uncover(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
         let Some(span) = window.span() else {
             return;
