@@ -143,8 +143,9 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     let smm = if paths.uefi.is_some() { ",smm=on" } else { "" };
     command.args(["-machine", &format!("{machine},memory-backend=mem{smm}")]);
     // QEMU forgets its translation of an instruction before the new one is written, so that another
-    // processor may translate the old one once more, for good: a breakpoint that is no more.
-    let accel = if scenario.patches {
+    // processor may translate the old one once more, for good. A kernel for amd64 that changes its
+    // code dies of that, or waits for ever: it writes breakpoints for the time being.
+    let accel = if case.takes_turns() {
         "tcg,thread=single"
     } else {
         "tcg"

@@ -114,9 +114,8 @@ pub struct Scenario {
     /// Let the guest's clock count instructions, and its processors take turns.
     #[serde(default)]
     pub icount: bool,
-    /// Let the guest's processors take turns, since its kernel changes its code.
-    #[serde(default)]
-    pub patches: bool,
+    /// Let the guest's processors take turns; if absent, those of amd64 guests do.
+    pub turns: Option<bool>,
     /// Added to the kernel's command line.
     #[serde(default)]
     pub append: String,
@@ -263,6 +262,11 @@ impl Case {
         scenario.kernel = Some(kernel.to_owned());
         scenario.timeout = scenario.timeout.saturating_mul(SLOWER);
         true
+    }
+
+    /// Whether the guest's processors take turns.
+    pub fn takes_turns(&self) -> bool {
+        self.scenario.turns.unwrap_or(self.arch == Arch::Amd64)
     }
 
     /// The file in image/scenarios/ to run.
