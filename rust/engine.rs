@@ -313,6 +313,9 @@ struct Slow<H> {
     ram: Ram,
     /// How the host was last seen to fill free addresses.
     fill: Fill,
+    /// The last window that the host made at another address than was aimed at, and where that is,
+    /// until it is given back.
+    misplaced: Option<(Id, Iova)>,
     free_windows: FreeList,
     free_chunks: FreeList,
     /// Chunks that pending windows will need.
@@ -372,6 +375,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 host,
                 ram: config.ram,
                 fill: Fill::Low,
+                misplaced: None,
                 free_windows: FreeList::new(),
                 free_chunks: FreeList::new(),
                 reserved_chunks: 0,

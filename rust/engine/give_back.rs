@@ -180,6 +180,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 continue;
             };
             let was_lost = window.state() == State::Lost;
+            let misplaced = slow.misplaced.filter(|(id, _)| *id == entry.id);
+            if misplaced.is_some() {
+                slow.misplaced = None;
+            }
             let error = match entry.outcome {
                 UnmapOutcome::Unmapped => None,
                 UnmapOutcome::Refused => Some(HostError::Refused),
@@ -203,6 +207,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
             if !was_lost {
                 bump(&mut slow.stats.lost);
                 window.set_state(State::Lost);
+                if let Some((_, iova)) = misplaced {
+                    // Where something else is that stays noted.
+                    let _ = self.claim(slow, entry.id, window, &entry.span, iova);
+                }
             }
             self.lose(slow, entry.id, window, entry.outcome);
         }

@@ -521,6 +521,16 @@ impl<H: Host, P: Policy> Engine<H, P> {
             let is_own = index < own;
             let outcome = match entry.outcome {
                 MapOutcome::Mapped(iova) => {
+                    let aim = aim.as_deref_mut().filter(|_| is_own);
+                    if aim.is_some_and(|aim| aim.adjust(&entry.span, iova, &mut slow.fill)) {
+                        bump(&mut slow.stats.mapped);
+                        bump(&mut slow.stats.misplaced);
+                        // Where it is matters only if it is not taken back.
+                        slow.misplaced = Some((entry.id, iova));
+                        self.quarantine(slow, entry.id, window);
+                        ring = Ring::Misplaced;
+                        continue;
+                    }
                     match self.claim(slow, entry.id, window, &entry.span, iova) {
                         Ok(()) => entry.outcome,
                         Err(reject) => MapOutcome::Rejected(reject),
@@ -534,15 +544,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 }
             };
             match outcome {
-                MapOutcome::Mapped(iova) => {
+                MapOutcome::Mapped(_) => {
                     bump(&mut slow.stats.mapped);
-                    let aim = aim.as_deref_mut().filter(|_| is_own);
-                    if aim.is_some_and(|aim| aim.adjust(&entry.span, iova, &mut slow.fill)) {
-                        bump(&mut slow.stats.misplaced);
-                        self.quarantine(slow, entry.id, window);
-                        ring = Ring::Misplaced;
-                        continue;
-                    }
                     self.displace(slow, entry.id, window, &entry.span);
                     window.open();
                     opened = opened.saturating_add(1);
@@ -621,7 +624,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Notes that a window is at the address that the host gave it. That stays noted until the
     /// window is discarded, whether it can be opened or not: it cannot if some of it is in use.
     /// What wraps around, or is in all of RAM, is not noted.
-    fn claim(
+    pub(super) fn claim(
         &self,
         slow: &mut Slow<H>,
         id: Id,
