@@ -353,7 +353,7 @@ impl Window {
         self.set_state(State::Pending);
     }
 
-    /// Notes that a pending window is mapped from `iova` on. Lock; the window is closed.
+    /// Notes that the window is mapped from `iova` on. Lock; the window is closed.
     pub(crate) fn set_iova(&self, iova: Iova) {
         self.iova.store(iova.raw(), Relaxed);
     }

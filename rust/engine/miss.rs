@@ -623,7 +623,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Notes that a window is at the address that the host gave it. That stays noted until the
     /// window is discarded, whether it can be opened or not: it cannot if some of it is in use.
-    /// What wraps around, or is in all of RAM, is not noted.
+    /// What wraps around, or is where all of RAM is mapped, is not noted. Lock; any context.
     pub(super) fn claim(
         &self,
         slow: &mut Slow<H>,
@@ -651,7 +651,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
             let free = &mut slow.free_chunks;
             let set = self.by_iova.set(&self.chunks, free, granule, id);
-            // Cannot be: the chunks were reserved.
+            // Chunks are reserved for an answer to MAP; of what is lost as much is noted as can be.
             result = result.and(set.map_err(|_| Reject::Range));
         }
         result
