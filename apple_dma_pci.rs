@@ -15,75 +15,33 @@ use kernel::{
     InPlaceModule, //
 };
 
+#[path = "rust/abstractions/mod.rs"]
+mod abstractions;
 #[path = "rust/addr.rs"]
 mod addr;
-#[path = "rust/arena.rs"]
-mod arena;
-#[path = "rust/bells.rs"]
-mod bells;
 #[path = "rust/bindings.rs"]
 mod bindings;
-#[path = "rust/companion.rs"]
-mod companion;
 #[path = "rust/compat.rs"]
 mod compat;
-#[path = "rust/engine.rs"]
+#[path = "rust/device/mod.rs"]
+mod device;
+#[path = "rust/engine/mod.rs"]
 mod engine;
-#[path = "rust/granule_map.rs"]
-mod granule_map;
-#[path = "rust/instance.rs"]
-mod instance;
-#[path = "rust/irq_lock.rs"]
-mod irq_lock;
-#[path = "rust/look.rs"]
-mod look;
-#[path = "rust/managed.rs"]
-mod managed;
-#[path = "rust/memory.rs"]
-mod memory;
-#[path = "rust/notifier.rs"]
-mod notifier;
-#[path = "rust/ops.rs"]
-mod ops;
+#[path = "rust/host/mod.rs"]
+mod host;
+#[path = "rust/observe/mod.rs"]
+mod observe;
 #[path = "rust/params.rs"]
 mod params;
-#[path = "rust/pci_bus.rs"]
-mod pci_bus;
-#[path = "rust/periodic.rs"]
-mod periodic;
-#[path = "rust/policy.rs"]
-mod policy;
-#[path = "rust/power.rs"]
-mod power;
-#[path = "rust/ram.rs"]
-mod ram;
-#[path = "rust/ram_map.rs"]
-mod ram_map;
-#[path = "rust/range_map.rs"]
-mod range_map;
-#[path = "rust/ratelimit.rs"]
-mod ratelimit;
-#[path = "rust/raw.rs"]
-mod raw;
-#[path = "rust/scatterlist.rs"]
-mod scatterlist;
 #[path = "rust/sys.rs"]
 mod sys;
-#[path = "rust/trace.rs"]
-mod trace;
-#[path = "rust/whole.rs"]
-mod whole;
-#[path = "rust/window.rs"]
-mod window;
-#[path = "rust/wire.rs"]
-mod wire;
 
 use bindings as uapi;
 use compat::{
     value,
     IdInfo, //
 };
-use instance::Binding;
+use device::Binding;
 use params::{
     Given,
     Params, //
@@ -113,7 +71,7 @@ impl pci::Driver for AppleDmaPci {
         // Only when there is a place for the binding, so that nothing can fail after it is made.
         pin_init::pin_init_scope(move || {
             // SAFETY: This is the probe, and the driver's data is what it makes.
-            unsafe { power::install::<Binding<'bound>>(dev) };
+            unsafe { abstractions::pm::install::<Binding<'bound>>(dev) };
             Ok(Binding::new(dev, &params()?))
         })
     }
@@ -136,7 +94,7 @@ struct Module {
     #[pin]
     _driver: driver::Registration<pci::Adapter<AppleDmaPci>>,
     /// After the driver, whose companions have directories in it.
-    _root: look::Root,
+    _root: observe::files::Root,
 }
 
 impl InPlaceModule for Module {
@@ -144,7 +102,7 @@ impl InPlaceModule for Module {
         try_pin_init!(Self {
             // A wrong parameter keeps the module out, rather than one device of several.
             _: { params()?; },
-            _root: look::Root::new(),
+            _root: observe::files::Root::new(),
             _driver <- driver::Registration::new(c"apple_dma_pci", module),
         })
     }

@@ -8,7 +8,7 @@
 #include <linux/memory.h>
 
 #include "../uapi/apple_dma_pci.h"
-#include "helpers.h"
-#include "late_free.h"
-#include "look.h"
-#include "trace.h"
+#include "abstractions/helpers.h"
+#include "abstractions/deferred_free.h"
+#include "observe/files.h"
+#include "observe/trace.h"

@@ -6,11 +6,11 @@
 //! same interface on top of the standard library.
 
 use crate::{
-    bindings,
-    irq_lock::{
+    abstractions::raw_spinlock::{
         RawIrqGuard,
         RawIrqLock, //
     }, //
+    bindings,
 };
 use core::ptr;
 use kernel::{

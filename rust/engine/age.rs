@@ -7,8 +7,8 @@ use super::{
     Host, //
 };
 use crate::addr::GpaSpan;
-use crate::policy::Policy;
-use crate::window::State;
+use crate::engine::policy::Policy;
+use crate::engine::window::State;
 
 impl<H: Host, P: Policy> Engine<H, P> {
     /// Gives back the windows that are idle and were not used since the last time that this was

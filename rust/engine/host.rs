@@ -4,11 +4,11 @@
 
 use super::observer::Observer;
 use crate::addr::GpaSpan;
-use crate::arena::{
+use crate::engine::index::arena::{
     Id,
     NONE, //
 };
-use crate::wire::{
+use crate::host::wire::{
     MapOutcome,
     UnmapOutcome, //
 };

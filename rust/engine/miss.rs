@@ -3,13 +3,13 @@
 //! Mapping what no window serves: rounds under the lock, each with one doorbell at most, until
 //! everything is mapped or something stands in the way that does not give.
 
-use super::congruence::{
+use super::alignment::{
     self,
     Aim, //
 };
-use super::lost::Patience;
-use super::posts::Tickets;
-use super::tables::Obstacle;
+use super::combining::Tickets;
+use super::index::Obstacle;
+use super::recovery::Patience;
 use super::{
     bump,
     note,
@@ -30,30 +30,30 @@ use crate::addr::{
     Iova,
     IovaSpan, //
 };
-use crate::arena::{
+use crate::engine::index::arena::{
     Id,
     Segment,
     NONE, //
 };
-use crate::granule_map::{
+use crate::engine::index::granule_map::{
     chunks_anywhere,
     chunks_for, //
 };
-use crate::policy::{
+use crate::engine::policy::{
     smallest,
     Policy,
     Proposal, //
 };
-use crate::sys::Alloc;
-use crate::window::{
+use crate::engine::window::{
     Put,
     State,
     Window, //
 };
-use crate::wire::{
+use crate::host::wire::{
     MapOutcome,
     Reject, //
 };
+use crate::sys::Alloc;
 
 /// Rounds of the slow path before a request is given up. Every round but the last makes progress,
 /// so this bounds what a host can do that keeps us busy, not what a driver can map.
@@ -333,7 +333,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Whether a doorbell of another CPU may serve `span`, which leaves where it goes to the host.
     fn may_share(&self, span: &GpaSpan) -> bool {
-        !self.congruent || congruence::modulus(span).is_none()
+        !self.congruent || alignment::modulus(span).is_none()
     }
 
     /// Takes references to the windows that were just made, before the lock is let go.
@@ -356,9 +356,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     if !reachable(iova, &span, mask) {
                         return Round::Failed(MapError::Unreachable(iova));
                     }
-                    if let Some(modulus) = congruence::modulus(&span) {
+                    if let Some(modulus) = alignment::modulus(&span) {
                         bump(&mut slow.stats.large);
-                        if congruence::is_congruent(span.start(), iova, modulus) {
+                        if alignment::is_congruent(span.start(), iova, modulus) {
                             bump(&mut slow.stats.congruent);
                         }
                     }

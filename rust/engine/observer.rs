@@ -2,9 +2,9 @@
 
 //! What the engine tells whoever wants to see what it does, when it does it.
 
-use super::survey::Seen;
+use super::stats::Seen;
 use crate::addr::GpaSpan;
-use crate::wire::{
+use crate::host::wire::{
     Reject,
     REJECTS, //
 };

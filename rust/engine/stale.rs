@@ -20,7 +20,7 @@ use crate::addr::{
     GRANULE,
     PAGE, //
 };
-use crate::policy::Policy;
+use crate::engine::policy::Policy;
 
 /// How often a batch is sent again that was not answered. A host that never answers for a key must
 /// not keep the search from the others.

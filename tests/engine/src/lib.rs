@@ -8,14 +8,8 @@
 
 #[path = "../../../rust/addr.rs"]
 mod addr;
-#[path = "../../../rust/arena.rs"]
-mod arena;
-#[path = "../../../rust/engine.rs"]
+#[path = "../../../rust/engine/mod.rs"]
 mod engine;
-#[path = "../../../rust/granule_map.rs"]
-mod granule_map;
-#[path = "../../../rust/policy.rs"]
-mod policy;
 /// Atomics and locks.
 mod sync {
     pub(crate) use std::sync::{
@@ -27,15 +21,14 @@ mod sync {
         MutexGuard, //
     };
 }
-#[path = "../../../rust/ram_map.rs"]
-mod ram_map;
 mod sys;
-#[path = "../../../rust/whole.rs"]
-mod whole;
-#[path = "../../../rust/window.rs"]
-mod window;
-#[path = "../../../rust/wire.rs"]
+#[path = "../../../rust/host/wire.rs"]
 mod wire;
+
+/// Where the module has it.
+mod host {
+    pub(crate) use crate::wire;
+}
 
 /// The wire, from `uapi/apple_dma_pci.h`.
 #[allow(non_camel_case_types, unreachable_pub, missing_docs)]

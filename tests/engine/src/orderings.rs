@@ -6,13 +6,17 @@
 //! Only the window is modelled, by hand and small. Everything around it is in `schedules.rs`, where
 //! memory is sequentially consistent.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 #![cfg(test)]
 
 #[path = "../../../rust/addr.rs"]
 mod addr;
-#[path = "../../../rust/arena.rs"]
-mod arena;
+#[path = "../../../rust/engine/mod.rs"]
+mod engine;
+/// Where the module has it.
+mod host {
+    pub(crate) use crate::wire;
+}
 mod sync {
     pub(crate) use loom::sync::{
         atomic::{
@@ -24,8 +28,14 @@ mod sync {
     };
 }
 mod sys;
-#[path = "../../../rust/window.rs"]
-mod window;
+#[path = "../../../rust/host/wire.rs"]
+mod wire;
+
+/// The wire, from `uapi/apple_dma_pci.h`.
+#[allow(non_camel_case_types, unreachable_pub, missing_docs)]
+mod uapi {
+    include!(concat!(env!("OUT_DIR"), "/uapi.rs"));
+}
 
 use addr::{
     Address,
@@ -34,16 +44,16 @@ use addr::{
     Iova,
     IovaSpan, //
 };
-use loom::{
-    cell::UnsafeCell,
-    sync::Arc,
-    thread, //
-};
-use window::{
+use engine::window::{
     Put,
     State,
     Take,
     Window, //
+};
+use loom::{
+    cell::UnsafeCell,
+    sync::Arc,
+    thread, //
 };
 
 /// A window with what stands for the host's mapping behind it.

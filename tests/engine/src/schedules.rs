@@ -12,16 +12,8 @@
 
 #[path = "../../../rust/addr.rs"]
 mod addr;
-#[path = "../../../rust/arena.rs"]
-mod arena;
-#[path = "../../../rust/engine.rs"]
+#[path = "../../../rust/engine/mod.rs"]
 mod engine;
-#[path = "../../../rust/granule_map.rs"]
-mod granule_map;
-#[path = "../../../rust/policy.rs"]
-mod policy;
-#[path = "../../../rust/ram_map.rs"]
-mod ram_map;
 mod sync {
     pub(crate) use shuttle::sync::{
         atomic::{
@@ -33,12 +25,13 @@ mod sync {
     };
 }
 mod sys;
-#[path = "../../../rust/whole.rs"]
-mod whole;
-#[path = "../../../rust/window.rs"]
-mod window;
-#[path = "../../../rust/wire.rs"]
+#[path = "../../../rust/host/wire.rs"]
 mod wire;
+
+/// Where the module has it.
+mod host {
+    pub(crate) use crate::wire;
+}
 
 /// The wire, from `uapi/apple_dma_pci.h`.
 #[allow(non_camel_case_types, unreachable_pub, missing_docs)]

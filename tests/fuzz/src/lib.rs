@@ -9,19 +9,11 @@
 
 #[path = "../../../rust/addr.rs"]
 mod addr;
-#[path = "../../../rust/arena.rs"]
-mod arena;
 mod bytes;
 mod decoder;
-#[path = "../../../rust/engine.rs"]
+#[path = "../../../rust/engine/mod.rs"]
 mod engine;
-#[path = "../../../rust/granule_map.rs"]
-mod granule_map;
 mod model;
-#[path = "../../../rust/policy.rs"]
-mod policy;
-#[path = "../../../rust/ram_map.rs"]
-mod ram_map;
 mod steps;
 /// Atomics and locks.
 mod sync {
@@ -36,12 +28,13 @@ mod sync {
 }
 #[path = "../../engine/src/sys.rs"]
 mod sys;
-#[path = "../../../rust/whole.rs"]
-mod whole;
-#[path = "../../../rust/window.rs"]
-mod window;
-#[path = "../../../rust/wire.rs"]
+#[path = "../../../rust/host/wire.rs"]
 mod wire;
+
+/// Where the module has it.
+mod host {
+    pub(crate) use crate::wire;
+}
 
 /// The wire, from `uapi/apple_dma_pci.h`.
 #[allow(non_camel_case_types, unreachable_pub, missing_docs)]

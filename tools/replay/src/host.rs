@@ -14,6 +14,9 @@ use crate::engine::{
     MapEntry,
     UnmapEntry, //
 };
+/// Where the module has it.
+pub(crate) use crate::wire;
+
 use crate::wire::{
     MapOutcome,
     UnmapOutcome, //

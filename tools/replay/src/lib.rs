@@ -16,15 +16,9 @@ macro_rules! module_files {
 
 module_files! {
     "../../../rust/addr.rs" addr;
-    "../../../rust/arena.rs" arena;
-    "../../../rust/engine.rs" engine;
-    "../../../rust/granule_map.rs" granule_map;
-    "../../../rust/policy.rs" policy;
-    "../../../rust/ram_map.rs" ram_map;
+    "../../../rust/engine/mod.rs" engine;
     "../../../tests/engine/src/sys.rs" sys;
-    "../../../rust/whole.rs" whole;
-    "../../../rust/window.rs" window;
-    "../../../rust/wire.rs" wire;
+    "../../../rust/host/wire.rs" wire;
 }
 
 mod host;
@@ -43,7 +37,7 @@ pub use self::replay::{
 pub const GRANULE: u64 = addr::GRANULE;
 
 /// log2 of the size in bytes that the module's windows grow to.
-pub const WINDOW_SHIFT: u32 = policy::WINDOW_SHIFT;
+pub const WINDOW_SHIFT: u32 = engine::policy::WINDOW_SHIFT;
 
 /// Atomics and locks.
 mod sync {

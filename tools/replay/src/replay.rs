@@ -11,6 +11,13 @@ use crate::addr::{
     GRANULE,
     GRANULE_SHIFT, //
 };
+use crate::engine::policy::{
+    Adaptive,
+    Policy,
+    Proposal,
+    Ram,
+    View, //
+};
 use crate::engine::{
     Config,
     Engine,
@@ -20,13 +27,6 @@ use crate::engine::{
 use crate::host::{
     Addresses,
     Obliging, //
-};
-use crate::policy::{
-    Adaptive,
-    Policy,
-    Proposal,
-    Ram,
-    View, //
 };
 use crate::sys::{
     Alloc,

@@ -3,7 +3,7 @@
 //! The arena: numbers, growth and the free list.
 
 use crate::{
-    arena::{
+    engine::index::arena::{
         Arena,
         FreeList,
         Linked,

@@ -33,11 +33,11 @@ use crate::{
         GRANULE,
         PAGE, //
     },
+    engine::policy::smallest,
     engine::{
         Limit,
         MapError, //
     },
-    policy::smallest,
     sys::fail_atomic_allocations, //
 };
 

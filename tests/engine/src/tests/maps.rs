@@ -4,12 +4,12 @@
 //! to another.
 
 use crate::{
-    arena::{
+    engine::index::arena::{
         FreeList,
         Segment,
         NONE, //
     },
-    granule_map::{
+    engine::index::granule_map::{
         chunks_anywhere,
         chunks_for,
         Chunks,

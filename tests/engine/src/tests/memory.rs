@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     addr::Address,
-    policy::Ram,
+    engine::policy::Ram,
     sys::{
         Alloc,
         Slab, //

@@ -11,7 +11,7 @@ use crate::{
         GRANULE,
         PAGE, //
     },
-    policy::{
+    engine::policy::{
         smallest,
         Adaptive,
         Policy,

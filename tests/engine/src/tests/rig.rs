@@ -21,15 +21,7 @@ use crate::{
         Iova,
         GRANULE, //
     },
-    engine::{
-        Condition,
-        Config,
-        Engine,
-        MapError,
-        Request,
-        Survey, //
-    },
-    policy::{
+    engine::policy::{
         smallest,
         Adaptive,
         Policy,
@@ -37,6 +29,14 @@ use crate::{
         Ram,
         Room,
         View as Surroundings, //
+    },
+    engine::{
+        Condition,
+        Config,
+        Engine,
+        MapError,
+        Request,
+        Survey, //
     },
     sys::{
         Alloc,

@@ -24,17 +24,17 @@ use crate::{
         Gpa,
         Iova, //
     },
-    arena::{
+    engine::index::arena::{
         FreeList,
         Segment,
         NONE, //
     },
-    engine::MapError,
-    granule_map::{
+    engine::index::granule_map::{
         Chunks,
         GranuleMap,
         CHUNK, //
     },
+    engine::MapError,
     sys::Alloc,
 };
 use shuttle::{

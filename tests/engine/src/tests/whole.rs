@@ -25,14 +25,14 @@ use crate::{
         Gpa,
         Iova, //
     },
-    engine::{
-        Limit,
-        MapError, //
-    },
-    whole::{
+    engine::static_map::{
         Piece,
         Seam,
         MAX_PIECES, //
+    },
+    engine::{
+        Limit,
+        MapError, //
     },
     wire::Reject, //
 };

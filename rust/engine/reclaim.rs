@@ -23,23 +23,23 @@ use super::{
     Slow,
     UnmapEntry, //
 };
-use crate::arena::{
+use crate::engine::index::arena::{
     Id,
     Linked,
     NONE, //
 };
-use crate::policy::Policy;
+use crate::engine::policy::Policy;
+use crate::engine::window::{
+    State,
+    Window, //
+};
+use crate::host::wire::UnmapOutcome;
 use crate::sys::{
     Acquire,
     Guard,
     Relaxed,
     Release, //
 };
-use crate::window::{
-    State,
-    Window, //
-};
-use crate::wire::UnmapOutcome;
 
 /// What one reclaim gives back at least, if so many windows are idle.
 const RECLAIM: usize = 64;

@@ -13,9 +13,9 @@
 
 use crate::addr::{Address, Gpa, GpaSpan};
 use crate::bindings;
+use crate::device::scatterlist::Entries;
+use crate::device::Instance;
 use crate::engine::MapError;
-use crate::instance::Instance;
-use crate::scatterlist::Entries;
 use core::ptr;
 use kernel::{
     bindings::{

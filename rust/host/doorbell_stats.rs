@@ -3,7 +3,7 @@
 //! Counting doorbells: how many, of how many entries, for how long. Pure code, any context.
 
 use crate::engine::Command;
-use crate::wire::BatchStatus;
+use crate::host::wire::BatchStatus;
 
 /// How often something had a size, by powers of two.
 pub(crate) type Histogram<const N: usize> = [u32; N];

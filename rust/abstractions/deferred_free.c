@@ -3,7 +3,7 @@
  * Memory that was allocated in vain where freeing is forbidden: dma_alloc_attrs() works with
  * interrupts off, dma_free_attrs() does not.
  */
-#include "late_free.h"
+#include "deferred_free.h"
 
 #include <linux/dma-mapping.h>
 #include <linux/io.h>

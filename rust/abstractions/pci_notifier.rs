@@ -2,7 +2,7 @@
 
 //! PCI devices that come and go, and get drivers: a safe wrapper of the PCI bus' notifier.
 
-use crate::notifier::{
+use crate::abstractions::notifier::{
     Chain,
     Listener,
     Notifier, //

@@ -17,19 +17,19 @@ use super::{
     Slow,
     UnmapEntry, //
 };
-use crate::arena::{
+use crate::engine::index::arena::{
     Id,
     Linked,
     NONE, //
 };
-use crate::policy::Policy;
-use crate::sys::Relaxed;
-use crate::window::Window;
-use crate::wire::{
+use crate::engine::policy::Policy;
+use crate::engine::window::Window;
+use crate::host::wire::{
     MapOutcome,
     Reject,
     UnmapOutcome, //
 };
+use crate::sys::Relaxed;
 
 /// Steps that it takes at most to know what became of a window, if the host is honest.
 pub(super) const STEPS: u32 = 2;

@@ -14,9 +14,9 @@ use crate::addr::{
     GpaSpan,
     Iova, //
 };
-use crate::arena::Id;
-use crate::policy::Policy;
-use crate::window::{
+use crate::engine::index::arena::Id;
+use crate::engine::policy::Policy;
+use crate::engine::window::{
     State,
     Window, //
 };

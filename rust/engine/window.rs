@@ -13,7 +13,7 @@ use crate::addr::{
     Iova,
     IovaSpan, //
 };
-use crate::arena::{
+use crate::engine::index::arena::{
     Linked,
     NONE, //
 };

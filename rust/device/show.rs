@@ -4,8 +4,7 @@
 //! and must say what is here.
 
 use super::Instance;
-use crate::arena::Id;
-use crate::bells::Rung;
+use crate::engine::index::arena::Id;
 use crate::engine::{
     Condition,
     Host,
@@ -13,14 +12,15 @@ use crate::engine::{
     Seen,
     Survey, //
 };
-use crate::look::{
+use crate::host::doorbell_stats::Rung;
+use crate::host::wire::BatchStatus;
+use crate::observe::files::{
     Page,
     Subject,
     Summary, //
 };
+use crate::observe::trace::Cause;
 use crate::sys::Relaxed;
-use crate::trace::Cause;
-use crate::wire::BatchStatus;
 use kernel::{
     fmt,
     prelude::*,

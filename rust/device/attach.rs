@@ -5,13 +5,13 @@
 //!
 //! Everything here runs in process context and may sleep.
 
-use crate::bindings;
-use crate::pci_bus::{
+use crate::abstractions::pci_notifier::{
     BusEvents,
     BusNotifier, //
 };
-use crate::range_map::Ranges;
-use crate::raw;
+use crate::abstractions::raw;
+use crate::bindings;
+use crate::device::dma_range_map::Ranges;
 use core::{
     ops::Deref,
     ptr, //

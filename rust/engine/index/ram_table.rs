@@ -5,16 +5,16 @@
 //! Guest RAM is known and dense, so its granules have a flat table: 4 bytes for 16 KiB. What is
 //! not in the table, such as memory that was added later, is in a [`GranuleMap`].
 
-use crate::arena::{
+use crate::engine::index::arena::{
     FreeList,
     Id,
     NONE, //
 };
-use crate::granule_map::{
+use crate::engine::index::granule_map::{
     Chunks,
     GranuleMap, //
 };
-use crate::policy::Ram;
+use crate::engine::policy::Ram;
 use crate::sys::{
     Acquire,
     Alloc,

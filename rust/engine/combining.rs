@@ -25,7 +25,7 @@ use crate::addr::{
     Iova,
     IovaSpan, //
 };
-use crate::policy::Policy;
+use crate::engine::policy::Policy;
 use crate::sys::{
     Acquire,
     Alloc,

@@ -3,7 +3,7 @@
  * C helpers; see helpers.h.
  */
 #include "helpers.h"
-#include "version.h"
+#include "../version.h"
 
 #include <linux/iommu-dma.h>
 #include <linux/memory.h>

@@ -3,7 +3,11 @@
 //! The engine's books: which windows there are, where they are found, what keys are taken, and what
 //! counts against the limits. Nothing here talks to the host.
 
-use super::survey::count_uses;
+pub(crate) mod arena;
+pub(crate) mod granule_map;
+pub(crate) mod ram_table;
+
+use super::stats::count_uses;
 use super::{
     cost,
     Engine,
@@ -18,23 +22,23 @@ use crate::addr::{
     GpaSpan,
     PAGE, //
 };
-use crate::arena::{
+use crate::engine::index::arena::{
     Id,
     NONE, //
 };
-use crate::policy::{
+use crate::engine::policy::{
     Policy,
     Proposal,
     Room,
     View, //
 };
+use crate::engine::window::{
+    State,
+    Window, //
+};
 use crate::sys::{
     AllocError,
     Relaxed, //
-};
-use crate::window::{
-    State,
-    Window, //
 };
 
 /// How many other keys are tried when a window's own is taken.

@@ -3,7 +3,7 @@
 //! What a PCI driver does when the system goes down, or sleeps: the callbacks that the kernel
 //! crate's driver trait does not have.
 
-use crate::raw;
+use crate::abstractions::raw;
 use core::{
     marker::PhantomData,
     pin::Pin, //

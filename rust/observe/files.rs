@@ -2,19 +2,19 @@
 
 //! Files in debugfs and sysfs that show a companion: safe wrappers of `look.c`.
 
+use crate::abstractions::raw;
 use crate::addr::Address;
-use crate::arena::Id;
 use crate::bindings::{
     self,
     apple_dma_look_from,
     apple_dma_look_summary,
     apple_dma_look_window, //
 };
+use crate::engine::index::arena::Id;
 use crate::engine::{
     Condition,
     Seen, //
 };
-use crate::raw;
 use core::{
     marker::PhantomData,
     ptr::NonNull, //

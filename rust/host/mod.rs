@@ -7,32 +7,11 @@
 //! What they mean is [`wire`]'s to say. After `probe` nothing here sleeps; the engine's lock makes
 //! sure that there is one batch at a time.
 
-use crate::addr::{
-    Address,
-    Gpa,
-    GpaSpan,
-    Iova,
-    GRANULE,
-    PAGE, //
-};
-use crate::bells::Bells;
-use crate::bindings as uapi;
-use crate::compat;
-use crate::engine::{
-    self,
-    Host,
-    MapEntry,
-    UnmapEntry, //
-};
-use crate::managed::Slot;
-use crate::ratelimit::RateLimit;
-use crate::raw;
-use crate::trace::{
-    self,
-    Origin, //
-};
-use crate::wire::{
-    self,
+pub(crate) mod doorbell_stats;
+pub(crate) mod wire;
+
+use self::doorbell_stats::Bells;
+use self::wire::{
     BatchStatus,
     Dialect,
     MapOutcome,
@@ -42,6 +21,29 @@ use crate::wire::{
     REQ_WORDS,
     RESP_WORDS,
     SENTINEL, //
+};
+use crate::abstractions::ratelimit::RateLimit;
+use crate::abstractions::raw;
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    GRANULE,
+    PAGE, //
+};
+use crate::bindings as uapi;
+use crate::compat;
+use crate::device::attach::Slot;
+use crate::engine::{
+    self,
+    Host,
+    MapEntry,
+    UnmapEntry, //
+};
+use crate::observe::trace::{
+    self,
+    Origin, //
 };
 use core::mem::{
     offset_of,

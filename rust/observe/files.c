@@ -2,7 +2,7 @@
 /*
  * A companion's files in debugfs and sysfs; see look.h. An open file keeps the module.
  */
-#include "look.h"
+#include "files.h"
 
 #include <linux/debugfs.h>
 #include <linux/device.h>

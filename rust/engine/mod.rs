@@ -11,32 +11,22 @@
 //! windows serve takes no lock, allocates nothing and does not go to the host. Everything else runs
 //! under one lock with interrupts off, which is held for one doorbell at most.
 
-#[path = "engine/age.rs"]
 mod age;
-#[path = "engine/batch.rs"]
+mod alignment;
 mod batch;
-#[path = "engine/congruence.rs"]
-mod congruence;
-#[path = "engine/give_back.rs"]
-mod give_back;
-#[path = "engine/host.rs"]
+mod combining;
 mod host;
-#[path = "engine/lost.rs"]
-mod lost;
-#[path = "engine/miss.rs"]
+pub(crate) mod index;
 mod miss;
-#[path = "engine/observer.rs"]
 mod observer;
-#[path = "engine/pieces.rs"]
-mod pieces;
-#[path = "engine/posts.rs"]
-mod posts;
-#[path = "engine/stale.rs"]
+pub(crate) mod policy;
+mod premap;
+mod reclaim;
+mod recovery;
 mod stale;
-#[path = "engine/survey.rs"]
-mod survey;
-#[path = "engine/tables.rs"]
-mod tables;
+pub(crate) mod static_map;
+mod stats;
+pub(crate) mod window;
 
 pub(crate) use self::host::{
     Host,
@@ -50,16 +40,16 @@ pub(crate) use self::observer::{
     Source,
     HOST_ERRORS, //
 };
-pub(crate) use self::survey::{
+pub(crate) use self::stats::{
     Condition,
     Seen,
     Survey, //
 };
 
+use self::alignment::Fill;
 use self::batch::Batch;
-use self::congruence::Fill;
-use self::lost::Lost;
-use self::posts::Posts;
+use self::combining::Posts;
+use self::recovery::Lost;
 use self::stale::Search;
 use crate::addr::{
     Address,
@@ -69,21 +59,29 @@ use crate::addr::{
     IovaSpan,
     GRANULE, //
 };
-use crate::arena::{
+use crate::engine::index::arena::{
     Arena,
     FreeList,
     Id,
     NONE, //
 };
-use crate::granule_map::{
+use crate::engine::index::granule_map::{
     Chunks,
     GranuleMap, //
 };
-use crate::policy::{
+use crate::engine::index::ram_table::RamMap;
+use crate::engine::policy::{
     Policy,
     Ram, //
 };
-use crate::ram_map::RamMap;
+use crate::engine::static_map::Whole;
+use crate::engine::window::{
+    NotHeld,
+    Put,
+    Take,
+    Window, //
+};
+use crate::host::wire::Reject;
 use crate::sys::{
     Alloc,
     AllocError,
@@ -91,14 +89,6 @@ use crate::sys::{
     Lock,
     Slab, //
 };
-use crate::whole::Whole;
-use crate::window::{
-    NotHeld,
-    Put,
-    Take,
-    Window, //
-};
-use crate::wire::Reject;
 
 /// One thing to map, with a place for its address.
 pub(crate) trait Request {

@@ -2,17 +2,17 @@
 
 //! Memory that comes and goes: a safe wrapper of the kernel's memory notifier.
 
+use crate::abstractions::notifier::{
+    Chain,
+    Listener,
+    Notifier, //
+};
 use crate::addr::{
     Address,
     Gpa,
     GpaSpan, //
 };
 use crate::bindings;
-use crate::notifier::{
-    Chain,
-    Listener,
-    Notifier, //
-};
 use kernel::{
     bindings::notifier_block,
     ffi::{

@@ -7,6 +7,40 @@
 //! does. A [`Binding`] is an instance with the managed device attached: what the companion's driver
 //! has as its data.
 
+pub(crate) mod attach;
+pub(crate) mod dma_ops;
+pub(crate) mod dma_range_map;
+pub(crate) mod scatterlist;
+
+use self::attach::{
+    Attachment,
+    Means,
+    Slot, //
+};
+use self::dma_ops::{
+    Ops,
+    OPS, //
+};
+use self::dma_range_map::{
+    RangeError,
+    Ranges, //
+};
+use self::scatterlist::{
+    Entries,
+    DMA_MAPPING_ERROR, //
+};
+use crate::abstractions::memory_notifier::{
+    MemoryEvents,
+    MemoryNotifier, //
+};
+use crate::abstractions::periodic::{
+    Periodic,
+    Tick, //
+};
+use crate::abstractions::pm::Power;
+use crate::abstractions::ram;
+use crate::abstractions::ratelimit::RateLimit;
+use crate::abstractions::raw;
 use crate::addr::{
     Address,
     Gpa,
@@ -16,11 +50,11 @@ use crate::addr::{
     GRANULE,
     GRANULE_SHIFT, //
 };
-use crate::companion::{
-    Companion,
-    Dart,
-    Shared, //
+use crate::engine::policy::{
+    Adaptive,
+    WINDOW_SHIFT, //
 };
+use crate::engine::window::NotHeld;
 use crate::engine::{
     Config,
     Engine,
@@ -29,62 +63,30 @@ use crate::engine::{
     Released,
     Source, //
 };
-use crate::look::Look;
-use crate::managed::{
-    self,
-    Attachment,
-    Means,
-    Slot, //
+use crate::host::wire::Dialect;
+use crate::host::{
+    Companion,
+    Dart,
+    Shared, //
 };
-use crate::memory::{
-    MemoryEvents,
-    MemoryNotifier, //
-};
-use crate::ops::{
+use crate::observe::files::Look;
+use crate::observe::trace::{
     self,
-    Ops,
-    OPS, //
+    Began,
+    Cause,
+    Origin, //
 };
 use crate::params::{
     Params,
     WholeRam,
     HAS_OPS, //
 };
-use crate::periodic::{
-    Periodic,
-    Tick, //
-};
-use crate::policy::{
-    Adaptive,
-    WINDOW_SHIFT, //
-};
-use crate::power::Power;
-use crate::ram;
-use crate::range_map::{
-    RangeError,
-    Ranges, //
-};
-use crate::ratelimit::RateLimit;
-use crate::raw;
-use crate::scatterlist::{
-    Entries,
-    DMA_MAPPING_ERROR, //
-};
 use crate::sys::{
     Atomic,
     Relaxed, //
 };
-use crate::trace::{
-    self,
-    Began,
-    Cause,
-    Origin, //
-};
-use crate::window::NotHeld;
-use crate::wire::Dialect;
 
-#[path = "instance/shown.rs"]
-mod shown;
+mod show;
 
 use core::ops::{
     Deref,
@@ -211,7 +213,7 @@ impl<'a> Instance<'a> {
     /// Sets up everything that is needed to manage the companion's device, with what gives its
     /// drivers their addresses. May sleep.
     fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<(Arc<Self>, Means)> {
-        managed::check_bus(dev)?;
+        attach::check_bus(dev)?;
         let (companion, dart) = Companion::probe(dev)?;
         let managed = Slot::new(dev, companion.managed_bdf())?;
         let dialect = companion.dialect();
@@ -403,7 +405,7 @@ impl<'a> Instance<'a> {
         if trace::is_on() {
             return self.map_new(gpa, size, limit);
         }
-        match ops::span(gpa, size).and_then(|span| self.engine.map_at_once(&span, limit)) {
+        match dma_ops::span(gpa, size).and_then(|span| self.engine.map_at_once(&span, limit)) {
             Some(iova) => iova.raw(),
             None => self.map_window(gpa, size, limit),
         }
@@ -412,7 +414,7 @@ impl<'a> Instance<'a> {
     /// [`Self::map_streaming`] by a window that is there.
     #[inline(never)]
     fn map_window(&self, gpa: u64, size: usize, limit: u64) -> u64 {
-        match ops::span(gpa, size).and_then(|span| self.engine.map_hit(&span, limit)) {
+        match dma_ops::span(gpa, size).and_then(|span| self.engine.map_hit(&span, limit)) {
             Some(iova) => iova.raw(),
             None => self.map_new(gpa, size, limit),
         }
@@ -429,7 +431,7 @@ impl<'a> Instance<'a> {
     /// Maps `size` bytes at `gpa` for a device that reaches addresses up to `limit`. Any context.
     pub(crate) fn map(&self, gpa: u64, size: usize, limit: u64) -> Result<Iova, MapError> {
         let began = Began::now();
-        let span = ops::span(gpa, size);
+        let span = dma_ops::span(gpa, size);
         let wanted = span.filter(|_| began.is_wanted());
         let source = wanted.map(|span| self.engine.source(&span));
         let result = match span {

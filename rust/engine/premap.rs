@@ -2,7 +2,7 @@
 
 //! Mapping all of RAM at once, in a few pieces, when the engine is set up.
 
-use super::tables::Obstacle;
+use super::index::Obstacle;
 use super::{
     bump,
     note,
@@ -21,21 +21,21 @@ use crate::addr::{
     GpaSpan,
     Iova, //
 };
-use crate::policy::Policy;
-use crate::sys::{
-    Alloc,
-    AllocError,
-    Slab, //
-};
-use crate::whole::{
+use crate::engine::policy::Policy;
+use crate::engine::static_map::{
     Piece,
     Whole,
     MAX_PIECES, //
 };
-use crate::window::State;
-use crate::wire::{
+use crate::engine::window::State;
+use crate::host::wire::{
     MapOutcome,
     Reject, //
+};
+use crate::sys::{
+    Alloc,
+    AllocError,
+    Slab, //
 };
 
 /// The largest piece of RAM that is asked for when all of it is mapped at once, in bytes: the most

@@ -23,7 +23,7 @@ use crate::engine::{
     Seen,
     Source, //
 };
-use crate::wire::{
+use crate::host::wire::{
     BatchStatus,
     Reject, //
 };
@@ -46,7 +46,7 @@ pub(crate) fn is_on() -> bool {
         // memory nor stack.
         unsafe {
             kernel::asm!(
-                include!("static_branch_generated.rs");
+                include!("../static_branch_generated.rs");
                 on = label { break 'key true },
                 key = sym bindings::apple_dma_trace_key,
                 offset = const 0,

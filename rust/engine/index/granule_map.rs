@@ -12,7 +12,7 @@
 //! checks what it finds. But an id that does not change while it looks is what it finds, or
 //! nothing: chunks of different maps never have the same key.
 
-use crate::arena::{
+use crate::engine::index::arena::{
     Arena,
     FreeList,
     Id,

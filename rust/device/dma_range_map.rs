@@ -10,6 +10,7 @@
 //! of ours is put there each time a driver is about to be bound: after the core has applied what
 //! the firmware says of DMA and before the driver sees the device.
 
+use crate::abstractions::raw;
 use crate::addr::{
     Address,
     Gpa, //
@@ -18,8 +19,7 @@ use crate::bindings::{
     self,
     bus_dma_region, //
 };
-use crate::raw;
-use crate::whole::{
+use crate::engine::static_map::{
     Piece,
     Seam,
     Whole, //
