@@ -43,8 +43,8 @@ use compat::{
 };
 use device::Binding;
 use params::{
-    Given,
     Params, //
+    RawParams,
 };
 
 struct AppleDmaPci;
@@ -79,7 +79,7 @@ impl pci::Driver for AppleDmaPci {
 
 /// The parameters as they were given.
 fn params() -> Result<Params> {
-    Params::new(&Given {
+    Params::new(&RawParams {
         strict: value(&module_parameters::strict),
         whole_ram: value(&module_parameters::whole_ram),
         max_bytes: value(&module_parameters::max_bytes),
@@ -94,7 +94,7 @@ struct Module {
     #[pin]
     _driver: driver::Registration<pci::Adapter<AppleDmaPci>>,
     /// After the driver, whose companions have directories in it.
-    _root: observe::files::Root,
+    _root: observe::files::DebugfsRoot,
 }
 
 impl InPlaceModule for Module {
@@ -102,7 +102,7 @@ impl InPlaceModule for Module {
         try_pin_init!(Self {
             // A wrong parameter keeps the module out, rather than one device of several.
             _: { params()?; },
-            _root: observe::files::Root::new(),
+            _root: observe::files::DebugfsRoot::new(),
             _driver <- driver::Registration::new(c"apple_dma_pci", module),
         })
     }

@@ -47,7 +47,7 @@ pub(crate) struct Params {
 }
 
 /// The parameters as they were given.
-pub(crate) struct Given {
+pub(crate) struct RawParams {
     /// See [`Params`]; 0 or 1.
     pub(crate) strict: u8,
     /// See [`Params`]; 0 or 1.
@@ -73,10 +73,10 @@ fn flag(name: &str, value: u8) -> Result<bool> {
 
 impl Params {
     /// Checks the parameters; says which is wrong and what it may be.
-    pub(crate) fn new(given: &Given) -> Result<Self> {
-        let strict = flag("strict", given.strict)?;
-        let congruent = flag("congruent", given.congruent)?;
-        let whole_ram = match given.whole_ram {
+    pub(crate) fn new(raw: &RawParams) -> Result<Self> {
+        let strict = flag("strict", raw.strict)?;
+        let congruent = flag("congruent", raw.congruent)?;
+        let whole_ram = match raw.whole_ram {
             0 => WholeRam::Never,
             1 => WholeRam::IfItFits,
             2 => WholeRam::Direct,
@@ -85,30 +85,30 @@ impl Params {
                 return Err(EINVAL);
             }
         };
-        if !(64 * GRANULE..=1 << 50).contains(&given.max_bytes) {
+        if !(64 * GRANULE..=1 << 50).contains(&raw.max_bytes) {
             pr_err!(
                 "max_bytes={} is not between 1 MiB and 1 PiB\n",
-                given.max_bytes
+                raw.max_bytes
             );
             return Err(EINVAL);
         }
-        if !(16..=1 << 20).contains(&given.max_entries) {
+        if !(16..=1 << 20).contains(&raw.max_entries) {
             pr_err!(
                 "max_entries={} is not between 16 and 1048576\n",
-                given.max_entries
+                raw.max_entries
             );
             return Err(EINVAL);
         }
-        if given.max_idle > 86400 {
-            pr_err!("max_idle={} is more than 86400\n", given.max_idle);
+        if raw.max_idle > 86400 {
+            pr_err!("max_idle={} is more than 86400\n", raw.max_idle);
             return Err(EINVAL);
         }
         Ok(Self {
             strict,
             whole_ram,
-            max_bytes: given.max_bytes,
-            max_entries: given.max_entries,
-            max_idle: given.max_idle,
+            max_bytes: raw.max_bytes,
+            max_entries: raw.max_entries,
+            max_idle: raw.max_idle,
             congruent,
         })
     }

@@ -7,8 +7,8 @@
 
 use crate::{
     abstractions::raw_spinlock::{
-        RawIrqGuard,
-        RawIrqLock, //
+        RawSpinlock, //
+        RawSpinlockGuard,
     }, //
     bindings,
 };
@@ -107,7 +107,7 @@ fn load_barrier() {
 ///
 /// # Invariants
 ///
-/// The pointer is null, or that of the `N` elements of a [`Slab`] of just that length and capacity,
+/// The pointer is null, or that of the `N` elements of a [`BoxedSlice`] of just that length and capacity,
 /// which belongs to this and does not change any more.
 pub(crate) struct OnceArray<T, const N: usize>(Atomic<*mut T>);
 
@@ -134,7 +134,7 @@ impl<T, const N: usize> OnceArray<T, N> {
 
     /// Sets the array, unless there is one or `slab` has another length: then that is given back.
     /// Any context.
-    pub(crate) fn populate(&self, slab: Slab<T>) -> Result<(), Slab<T>> {
+    pub(crate) fn populate(&self, slab: BoxedSlice<T>) -> Result<(), BoxedSlice<T>> {
         if slab.len() != N || slab.0.capacity() != N {
             return Err(slab);
         }
@@ -144,7 +144,7 @@ impl<T, const N: usize> OnceArray<T, N> {
         match self.0.cmpxchg(ptr::null_mut(), elements, Release) {
             Ok(_) => Ok(()),
             // SAFETY: These are the parts of a vector that nobody else knows of.
-            Err(_) => Err(Slab(unsafe {
+            Err(_) => Err(BoxedSlice(unsafe {
                 KVVec::from_raw_parts(elements, length, capacity)
             })),
         }
@@ -172,9 +172,9 @@ pub(crate) enum Alloc {
 }
 
 /// A slice of fixed length on the heap. To be dropped where sleeping is allowed.
-pub(crate) struct Slab<T>(KVVec<T>);
+pub(crate) struct BoxedSlice<T>(KVVec<T>);
 
-impl<T> Slab<T> {
+impl<T> BoxedSlice<T> {
     /// A slice of `len` elements, each made from its index. There is no memory for one where the
     /// kernel may not allocate at all, as with interrupts off on PREEMPT_RT.
     pub(crate) fn new(
@@ -210,7 +210,7 @@ impl<T> Slab<T> {
     }
 }
 
-impl<T> core::ops::Deref for Slab<T> {
+impl<T> core::ops::Deref for BoxedSlice<T> {
     type Target = [T];
 
     #[inline]
@@ -219,24 +219,24 @@ impl<T> core::ops::Deref for Slab<T> {
     }
 }
 
-impl<T> core::ops::DerefMut for Slab<T> {
+impl<T> core::ops::DerefMut for BoxedSlice<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
     }
 }
 
-/// The lock of the slow path: a [`RawIrqLock`] at a place of its own, so that what contains it need
+/// The lock of the slow path: a [`RawSpinlock`] at a place of its own, so that what contains it need
 /// not be pinned.
-pub(crate) struct Lock<T>(Pin<KBox<RawIrqLock<T>>>);
+pub(crate) struct Lock<T>(Pin<KBox<RawSpinlock<T>>>);
 
 /// Holds a [`Lock`].
-pub(crate) type Guard<'a, T> = RawIrqGuard<'a, T>;
+pub(crate) type Guard<'a, T> = RawSpinlockGuard<'a, T>;
 
 impl<T> Lock<T> {
     /// A lock that protects `value`. May sleep.
     pub(crate) fn new(value: T) -> Result<Self, AllocError> {
-        let lock = RawIrqLock::new(value, c_str!("apple_dma_pci"), static_lock_class!());
+        let lock = RawSpinlock::new(value, c_str!("apple_dma_pci"), static_lock_class!());
         KBox::pin_init(lock, GFP_KERNEL)
             .map(Self)
             .map_err(|_| AllocError)

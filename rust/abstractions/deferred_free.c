@@ -36,7 +36,7 @@ static void free_all(struct work_struct *work)
 
 static DECLARE_WORK(late_free_work, free_all);
 
-void apple_dma_late_free(struct device *dev, size_t size, void *cpu_addr, dma_addr_t addr,
+void apple_dma_deferred_free(struct device *dev, size_t size, void *cpu_addr, dma_addr_t addr,
 			 unsigned long attrs)
 {
 	struct late_free *late;
@@ -57,7 +57,7 @@ void apple_dma_late_free(struct device *dev, size_t size, void *cpu_addr, dma_ad
 	schedule_work(&late_free_work);
 }
 
-void apple_dma_late_free_flush(void)
+void apple_dma_deferred_free_flush(void)
 {
 	flush_work(&late_free_work);
 }

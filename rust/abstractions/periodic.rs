@@ -22,9 +22,9 @@ use kernel::{
 };
 
 /// What a [`Periodic`] does.
-pub(crate) trait Tick: Send + Sync {
+pub(crate) trait PeriodicTask: Send + Sync {
     /// Does it. In process context; may sleep. Does not run while the system is suspended.
-    fn tick(&self);
+    fn run(&self);
 }
 
 /// Calls `T` every so often for as long as it lives. An idle CPU is not woken up for it.
@@ -33,7 +33,7 @@ pub(crate) trait Tick: Send + Sync {
 ///
 /// The work item's function is [`Self::run`].
 #[pin_data(PinnedDrop)]
-pub(crate) struct Periodic<T: Tick> {
+pub(crate) struct Periodic<T: PeriodicTask> {
     #[pin]
     work: Opaque<delayed_work>,
     period: Jiffies,
@@ -41,12 +41,12 @@ pub(crate) struct Periodic<T: Tick> {
 }
 
 // SAFETY: The work queue does its own locking on the work item, and the target is `Send`.
-unsafe impl<T: Tick> Send for Periodic<T> {}
+unsafe impl<T: PeriodicTask> Send for Periodic<T> {}
 
 // SAFETY: Nothing can be done by a shared reference.
-unsafe impl<T: Tick> Sync for Periodic<T> {}
+unsafe impl<T: PeriodicTask> Sync for Periodic<T> {}
 
-impl<T: Tick> Periodic<T> {
+impl<T: PeriodicTask> Periodic<T> {
     /// Calls `target` once every `period` milliseconds from now on.
     pub(crate) fn new(target: T, period: Msecs) -> impl PinInit<Self> {
         let period = msecs_to_jiffies(period).max(1);
@@ -74,14 +74,14 @@ impl<T: Tick> Periodic<T> {
             let work = container_of!(work, delayed_work, work);
             &*container_of!(Opaque::cast_from(work), Self, work)
         };
-        this.target.tick();
+        this.target.run();
         // SAFETY: The work item was initialised. While it is being cancelled this does nothing.
         unsafe { bindings::apple_dma_helper_queue_freezable_work(this.work.get(), this.period) };
     }
 }
 
 #[pinned_drop]
-impl<T: Tick> PinnedDrop for Periodic<T> {
+impl<T: PeriodicTask> PinnedDrop for Periodic<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariants the work item was initialised. This waits until it does
         // not run any more, nor will.

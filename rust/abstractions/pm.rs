@@ -25,7 +25,7 @@ use kernel::{
 };
 
 /// The data of a driver that has something to do when the system goes down, or sleeps.
-pub(crate) trait Power {
+pub(crate) trait PmOps {
     /// The system reboots, powers off or starts another kernel. The device's consumers were shut
     /// down before. In process context; may sleep.
     fn shutdown(self: Pin<&Self>);
@@ -45,7 +45,7 @@ pub(crate) trait Power {
 /// # Safety
 ///
 /// `dev` is being probed, and the driver's data is a `T` for every device that it is bound to.
-pub(crate) unsafe fn install<T: Power>(dev: &pci::Device<Core<'_>>) {
+pub(crate) unsafe fn install<T: PmOps>(dev: &pci::Device<Core<'_>>) {
     // SAFETY: A device that is being probed has a driver, which stays for the duration. The fields
     // are read for devices that are bound only, under the device's lock; they are always given the
     // same values, in one store each.
@@ -58,7 +58,7 @@ pub(crate) unsafe fn install<T: Power>(dev: &pci::Device<Core<'_>>) {
 
 struct Callbacks<T>(PhantomData<T>);
 
-impl<T: Power> Callbacks<T> {
+impl<T: PmOps> Callbacks<T> {
     const PM: &'static dev_pm_ops = &dev_pm_ops {
         resume_noirq: Some(resume::<T>),
         freeze: Some(freeze::<T>),
@@ -72,7 +72,7 @@ impl<T: Power> Callbacks<T> {
 ///
 /// `dev` is a device that the driver of [`install`] is bound to, in one of the driver core's
 /// callbacks: its lock is held, or all tasks are frozen.
-unsafe fn data<'a, T: Power>(dev: *mut bindings::device) -> Pin<&'a T> {
+unsafe fn data<'a, T: PmOps>(dev: *mut bindings::device) -> Pin<&'a T> {
     // SAFETY: `device::Device` is a transparent wrapper of `struct device`, which is valid; in the
     // driver core's callbacks it is in that context.
     let dev: &Device<CoreInternal<'_>> = unsafe { &*dev.cast() };
@@ -84,7 +84,7 @@ unsafe fn data<'a, T: Power>(dev: *mut bindings::device) -> Pin<&'a T> {
 /// # Safety
 ///
 /// As [`data`], for the device in `dev`.
-unsafe extern "C" fn shutdown<T: Power>(dev: *mut bindings::pci_dev) {
+unsafe extern "C" fn shutdown<T: PmOps>(dev: *mut bindings::pci_dev) {
     // SAFETY: By the safety requirements.
     unsafe { data::<T>(&raw mut (*dev).dev) }.shutdown();
 }
@@ -92,7 +92,7 @@ unsafe extern "C" fn shutdown<T: Power>(dev: *mut bindings::pci_dev) {
 /// # Safety
 ///
 /// As [`data`].
-unsafe extern "C" fn resume<T: Power>(dev: *mut bindings::device) -> c_int {
+unsafe extern "C" fn resume<T: PmOps>(dev: *mut bindings::device) -> c_int {
     // SAFETY: By the safety requirements.
     unsafe { data::<T>(dev) }.resume();
     0
@@ -101,7 +101,7 @@ unsafe extern "C" fn resume<T: Power>(dev: *mut bindings::device) -> c_int {
 /// # Safety
 ///
 /// As [`data`].
-unsafe extern "C" fn freeze<T: Power>(dev: *mut bindings::device) -> c_int {
+unsafe extern "C" fn freeze<T: PmOps>(dev: *mut bindings::device) -> c_int {
     // SAFETY: By the safety requirements.
     from_result(|| unsafe { data::<T>(dev) }.freeze().map(|()| 0))
 }

@@ -10,7 +10,7 @@ use crate::bindings;
 use crate::engine::policy::Ram;
 use crate::sys::{
     Alloc,
-    Slab, //
+    BoxedSlice, //
 };
 use kernel::{
     ffi::{
@@ -80,7 +80,7 @@ unsafe extern "C" fn add(res: *mut kernel::bindings::resource, blocks: *mut c_vo
 }
 
 /// The blocks of RAM that the guest has now. May sleep.
-pub(crate) fn blocks() -> Result<Ram> {
+pub(crate) fn system_ram() -> Result<Ram> {
     let mut blocks = Blocks(KVec::new());
     // CAST: These are constants of the size of a `long`.
     let desc = kernel::bindings::IORES_DESC_NONE as c_ulong;
@@ -100,7 +100,7 @@ pub(crate) fn blocks() -> Result<Ram> {
     kernel::error::to_result(ret)?;
     let Blocks(blocks) = blocks;
     let fill = blocks.first().copied().ok_or(ENODEV)?;
-    let slab = Slab::new(blocks.len(), Alloc::Sleep, |index| {
+    let slab = BoxedSlice::new(blocks.len(), Alloc::Sleep, |index| {
         blocks.get(index).copied().unwrap_or(fill)
     })?;
     Ok(Ram::new(slab))

@@ -11,10 +11,10 @@ use kernel::sync::lock::{
 
 /// A lock that may be taken in any context. Interrupts of this CPU are off while it is held, and
 /// the holder may not sleep, not on PREEMPT_RT either.
-pub(crate) type RawIrqLock<T> = Lock<T, RawIrqBackend>;
+pub(crate) type RawSpinlock<T> = Lock<T, RawIrqBackend>;
 
-/// Holds a [`RawIrqLock`].
-pub(crate) type RawIrqGuard<'a, T> = Guard<'a, T, RawIrqBackend>;
+/// Holds a [`RawSpinlock`].
+pub(crate) type RawSpinlockGuard<'a, T> = Guard<'a, T, RawIrqBackend>;
 
 /// A kernel `raw_spinlock_t` lock backend that saves and restores the interrupt state.
 pub(crate) struct RawIrqBackend;

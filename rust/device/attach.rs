@@ -11,7 +11,7 @@ use crate::abstractions::pci_notifier::{
 };
 use crate::abstractions::raw;
 use crate::bindings;
-use crate::device::dma_range_map::Ranges;
+use crate::device::dma_range_map::DmaRangeMap;
 use core::{
     ops::Deref,
     ptr, //
@@ -26,12 +26,12 @@ use kernel::{
 
 /// Where a companion's managed device is: it may go, and come again.
 #[derive(Clone, Copy)]
-pub(crate) struct Slot<'a> {
+pub(crate) struct ManagedFunction<'a> {
     companion: &'a pci::Device<Bound>,
     devfn: u8,
 }
 
-impl<'a> Slot<'a> {
+impl<'a> ManagedFunction<'a> {
     /// That of the device with the guest address `bdf`, `bus << 8 | devfn`, which `companion`
     /// manages. Says what is wrong with it if something is.
     ///
@@ -46,7 +46,7 @@ impl<'a> Slot<'a> {
             );
             return Err(ENODEV);
         }
-        let slot = Self {
+        let function = Self {
             companion,
             // CAST: The rest is the bus.
             devfn: bdf as u8,
@@ -54,11 +54,11 @@ impl<'a> Slot<'a> {
         // SAFETY: A device that a driver is bound to is on a bus.
         let (number, own) = unsafe {
             (
-                u32::from((*slot.bus()).number),
+                u32::from((*function.bus()).number),
                 (*raw::pci_dev(companion)).devfn,
             )
         };
-        if u32::from(slot.devfn) == own {
+        if u32::from(function.devfn) == own {
             dev_err!(
                 companion,
                 "MANAGED_BDF {:#x} is the companion's own address\n",
@@ -74,7 +74,7 @@ impl<'a> Slot<'a> {
                 number
             );
         }
-        Ok(slot)
+        Ok(function)
     }
 
     /// The slot `devfn` beside `companion`, whatever is there, for who needs its name only.
@@ -98,7 +98,11 @@ impl<'a> Slot<'a> {
         };
         // SAFETY: The device is valid, and `name` is valid for writes of its length.
         unsafe {
-            bindings::apple_dma_look_driver(raw::device(&dev), name.as_mut_ptr().cast(), name.len())
+            bindings::apple_dma_files_driver(
+                raw::device(&dev),
+                name.as_mut_ptr().cast(),
+                name.len(),
+            )
         };
         CStr::from_bytes_until_nul(name).unwrap_or(c"?")
     }
@@ -126,7 +130,7 @@ impl<'a> Slot<'a> {
     }
 }
 
-impl fmt::Display for Slot<'_> {
+impl fmt::Display for ManagedFunction<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bus = self.bus();
         // SAFETY: The bus is valid.
@@ -174,9 +178,9 @@ pub(crate) fn check_bus(companion: &pci::Device<Bound>) -> Result {
 }
 
 /// A device whose lock is held.
-struct Held<'a>(&'a pci::Device);
+struct LockedDevice<'a>(&'a pci::Device);
 
-impl Held<'_> {
+impl LockedDevice<'_> {
     fn has_driver(&self) -> bool {
         // SAFETY: The device is valid, and its driver does not change while the lock is held.
         unsafe { !(*raw::device(self.0)).driver.is_null() }
@@ -202,13 +206,13 @@ impl Held<'_> {
 }
 
 /// A device's lock, held by us.
-struct Locked<'a>(Held<'a>);
+struct DeviceGuard<'a>(LockedDevice<'a>);
 
-impl<'a> Locked<'a> {
+impl<'a> DeviceGuard<'a> {
     fn new(dev: &'a pci::Device) -> Self {
         // SAFETY: `dev` is a valid device.
         unsafe { bindings::apple_dma_helper_device_lock(raw::device(dev)) };
-        Self(Held(dev))
+        Self(LockedDevice(dev))
     }
 
     /// The lock of `dev`, when no driver is bound to it: takes off the one that is. Says whether
@@ -228,15 +232,15 @@ impl<'a> Locked<'a> {
     }
 }
 
-impl<'a> Deref for Locked<'a> {
-    type Target = Held<'a>;
+impl<'a> Deref for DeviceGuard<'a> {
+    type Target = LockedDevice<'a>;
 
     fn deref(&self) -> &Self::Target {
         &self.0
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for DeviceGuard<'_> {
     fn drop(&mut self) {
         // SAFETY: `new` took the lock.
         unsafe { bindings::apple_dma_helper_device_unlock(raw::device(self.0 .0)) };
@@ -244,34 +248,34 @@ impl Drop for Locked<'_> {
 }
 
 /// What gives a device's driver the addresses that the host assigned.
-pub(crate) enum Means {
+pub(crate) enum Translation {
     /// Our operations.
     Ops(*const bindings::dma_map_ops),
     /// The kernel's direct mapping.
-    Direct(Ranges),
+    Direct(DmaRangeMap),
 }
 
 // SAFETY: The operations are not looked at here, and those who do may be any thread.
-unsafe impl Send for Means {}
+unsafe impl Send for Translation {}
 
 // SAFETY: As above; nothing here changes.
-unsafe impl Sync for Means {}
+unsafe impl Sync for Translation {}
 
-impl Means {
+impl Translation {
     /// Whether the device has this.
-    fn is_on(&self, dev: &Held<'_>) -> bool {
+    fn is_installed(&self, dev: &LockedDevice<'_>) -> bool {
         match self {
-            Means::Ops(ops) => ptr::eq(dev.ops(), *ops),
-            Means::Direct(_) => dev.has_ranges(),
+            Translation::Ops(ops) => ptr::eq(dev.ops(), *ops),
+            Translation::Direct(_) => dev.has_ranges(),
         }
     }
 
     /// What is on the device already, and in the way of this.
-    fn obstacle(&self, dev: &Held<'_>) -> Option<&'static str> {
+    fn obstacle(&self, dev: &LockedDevice<'_>) -> Option<&'static str> {
         match self {
-            Means::Ops(_) if self.is_on(dev) => None,
+            Translation::Ops(_) if self.is_installed(dev) => None,
             _ if !dev.ops().is_null() => Some("DMA operations"),
-            Means::Direct(_) if dev.has_ranges() => Some("DMA address ranges"),
+            Translation::Direct(_) if dev.has_ranges() => Some("DMA address ranges"),
             _ => None,
         }
     }
@@ -282,42 +286,42 @@ impl Means {
     ///
     /// The driver has not seen the device yet. [`Self::remove`] is called before this is dropped,
     /// and before the operations cease to be valid, unless the device is gone by then.
-    unsafe fn put(&self, dev: &Held<'_>) {
+    unsafe fn install(&self, dev: &LockedDevice<'_>) {
         match self {
             // SAFETY: By the safety requirements.
-            Means::Ops(ops) => unsafe { dev.set_ops(*ops) },
+            Translation::Ops(ops) => unsafe { dev.set_ops(*ops) },
             // SAFETY: The lock is held, and by the safety requirements.
-            Means::Direct(ranges) => unsafe { ranges.put(dev.0) },
+            Translation::Direct(ranges) => unsafe { ranges.install(dev.0) },
         }
     }
 
-    /// Undoes [`Self::put`].
+    /// Undoes [`Self::install`].
     ///
     /// # Safety
     ///
     /// No driver is bound.
-    unsafe fn remove(&self, dev: &Held<'_>) {
+    unsafe fn remove(&self, dev: &LockedDevice<'_>) {
         match self {
             // SAFETY: By the safety requirements.
-            Means::Ops(_) if self.is_on(dev) => unsafe { dev.set_ops(ptr::null()) },
-            Means::Ops(_) => {}
+            Translation::Ops(_) if self.is_installed(dev) => unsafe { dev.set_ops(ptr::null()) },
+            Translation::Ops(_) => {}
             // The driver core took the ranges away when the driver unbound.
-            Means::Direct(_) => {}
+            Translation::Direct(_) => {}
         }
     }
 }
 
 /// Has whatever device is in a slot managed, from before a driver sees it until after.
-struct Managed<'a> {
-    slot: Slot<'a>,
-    means: Means,
+struct DeviceHook<'a> {
+    function: ManagedFunction<'a>,
+    translation: Translation,
 }
 
-impl Managed<'_> {
+impl DeviceHook<'_> {
     /// Makes the companion the supplier of `dev`, so that a driver binds to it only while the
     /// companion's is there. May sleep.
     fn link(&self, dev: &pci::Device) -> Result {
-        let companion = self.slot.companion;
+        let companion = self.function.companion;
         // SAFETY: Both are valid devices.
         let linked = unsafe {
             bindings::apple_dma_helper_device_link(raw::device(dev), raw::device(companion))
@@ -326,75 +330,75 @@ impl Managed<'_> {
             dev_err!(
                 companion,
                 "cannot link {} to the companion: out of memory?\n",
-                self.slot
+                self.function
             );
             return Err(ENODEV);
         }
         Ok(())
     }
 
-    fn check(&self, dev: &Held<'_>) -> Result {
-        let Some(obstacle) = self.means.obstacle(dev) else {
+    fn check(&self, dev: &LockedDevice<'_>) -> Result {
+        let Some(obstacle) = self.translation.obstacle(dev) else {
             return Ok(());
         };
         dev_err!(
-            self.slot.companion,
+            self.function.companion,
             "{} has {} of its own\n",
-            self.slot,
+            self.function,
             obstacle
         );
         Err(EBUSY)
     }
 }
 
-impl BusEvents for Managed<'_> {
+impl BusEvents for DeviceHook<'_> {
     fn added(&self, dev: &pci::Device) {
-        if self.slot.has(dev) {
-            dev_info!(self.slot.companion, "{} is here now\n", self.slot);
+        if self.function.has(dev) {
+            dev_info!(self.function.companion, "{} is here now\n", self.function);
             // Without a link its driver is taken off in `drop`, if need be.
             let _ = self.link(dev);
         }
     }
 
     fn binding(&self, dev: &pci::Device) {
-        let dev = Held(dev);
-        if self.slot.has(dev.0) && self.check(&dev).is_ok() {
+        let dev = LockedDevice(dev);
+        if self.function.has(dev.0) && self.check(&dev).is_ok() {
             // SAFETY: The driver's probe comes after this. `drop` takes away what is put here, or
             // `removed` does, when nobody can be using it any more.
-            unsafe { self.means.put(&dev) };
+            unsafe { self.translation.install(&dev) };
         }
     }
 
     fn removed(&self, dev: &pci::Device) {
-        if self.slot.has(dev) {
+        if self.function.has(dev) {
             // SAFETY: A device that is gone has no driver.
-            unsafe { self.means.remove(&Locked::new(dev)) };
+            unsafe { self.translation.remove(&DeviceGuard::new(dev)) };
         }
     }
 }
 
-impl Drop for Managed<'_> {
+impl Drop for DeviceHook<'_> {
     fn drop(&mut self) {
-        let Some(dev) = self.slot.device() else {
+        let Some(dev) = self.function.device() else {
             return;
         };
-        if !self.means.is_on(&Locked::new(&dev)) {
+        if !self.translation.is_installed(&DeviceGuard::new(&dev)) {
             return;
         }
         // The driver core took the driver off, as that of a consumer, if there was a link.
-        let (locked, _) = Locked::without_driver(&dev);
+        let (locked, _) = DeviceGuard::without_driver(&dev);
         // SAFETY: No driver is bound.
-        unsafe { self.means.remove(&locked) };
+        unsafe { self.translation.remove(&locked) };
     }
 }
 
 /// A companion's managed device: what is in its slot, whenever something is.
 pub(crate) struct Attachment<'a> {
-    _notifier: Pin<KBox<BusNotifier<Managed<'a>>>>,
+    _notifier: Pin<KBox<BusNotifier<DeviceHook<'a>>>>,
 }
 
 impl<'a> Attachment<'a> {
-    /// Has drivers of the device in `slot` use `means`, and makes the companion its supplier, so
+    /// Has drivers of the device in `function` use `translation`, and makes the companion its supplier, so
     /// that from now on a driver binds to it only while the companion's driver is there. A driver
     /// that is bound to it is taken off before, and comes back when the companion's probe is done;
     /// so does one that could not be bound before. It is the same with a device that comes later,
@@ -405,17 +409,23 @@ impl<'a> Attachment<'a> {
     ///
     /// # Safety
     ///
-    /// `means` is valid until the attachment is dropped, which must be when the companion's driver
+    /// `translation` is valid until the attachment is dropped, which must be when the companion's driver
     /// unbinds, and never before.
-    pub(crate) unsafe fn new(slot: Slot<'a>, means: Means) -> Result<Self> {
-        let managed = Managed { slot, means };
+    pub(crate) unsafe fn new(
+        function: ManagedFunction<'a>,
+        translation: Translation,
+    ) -> Result<Self> {
+        let managed = DeviceHook {
+            function,
+            translation,
+        };
         let notifier = KBox::pin_init(BusNotifier::new(managed), GFP_KERNEL)?;
         let managed = notifier.listener();
-        let Some(dev) = slot.device() else {
+        let Some(dev) = function.device() else {
             dev_warn!(
-                slot.companion,
+                function.companion,
                 "there is no managed device at {} yet\n",
-                slot
+                function
             );
             return Ok(Self {
                 _notifier: notifier,
@@ -423,12 +433,12 @@ impl<'a> Attachment<'a> {
         };
         // A driver that is bound from now on gets the means; one that was before does not have
         // them.
-        let (locked, detached) = Locked::without_driver(&dev);
+        let (locked, detached) = DeviceGuard::without_driver(&dev);
         if detached {
             dev_info!(
-                slot.companion,
+                function.companion,
                 "detached the driver that {} had until its DMA is managed\n",
-                slot
+                function
             );
         }
         let result = managed.check(&locked).and_then(|()| managed.link(&dev));

@@ -164,7 +164,7 @@ unsafe extern "C" fn alloc(
         Err(_) => {
             // SAFETY: This is what was allocated above. The companion is coherent, its addresses
             // are guest-physical ones, and its instance flushes before it goes.
-            unsafe { bindings::apple_dma_late_free(companion, size, cpu, gpa, attrs) };
+            unsafe { bindings::apple_dma_deferred_free(companion, size, cpu, gpa, attrs) };
             ptr::null_mut()
         }
     }

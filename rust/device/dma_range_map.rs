@@ -20,9 +20,9 @@ use crate::bindings::{
     bus_dma_region, //
 };
 use crate::engine::static_map::{
-    Piece,
-    Seam,
-    Whole, //
+    Adjacency,
+    Region,
+    StaticMap, //
 };
 use kernel::{
     alloc::AllocError,
@@ -33,7 +33,7 @@ use kernel::{
 /// Why RAM cannot be left to direct mapping.
 pub(crate) enum RangeError {
     /// RAM is in one piece at this address, and its DMA addresses are not.
-    Torn(Gpa),
+    Discontiguous(Gpa),
     /// Out of memory.
     NoMemory,
 }
@@ -49,23 +49,23 @@ impl From<AllocError> for RangeError {
 /// # Invariants
 ///
 /// The last one, and no other, has the size 0, which ends the map.
-pub(crate) struct Ranges(KVec<bus_dma_region>);
+pub(crate) struct DmaRangeMap(KVec<bus_dma_region>);
 
-impl Ranges {
+impl DmaRangeMap {
     /// As few ranges as `whole` can be put in. May sleep.
-    pub(crate) fn new(whole: &Whole) -> Result<Self, RangeError> {
+    pub(crate) fn new(whole: &StaticMap) -> Result<Self, RangeError> {
         let mut ranges = KVec::new();
-        let mut pieces = whole.pieces().iter();
-        let mut last = pieces.next().copied();
-        while let Some(piece) = last {
-            let next = pieces.next();
-            last = match next.map(|next| piece.seam(next)) {
-                Some(Seam::Torn) => {
-                    return Err(RangeError::Torn(Gpa::new(piece.gpa().end())));
+        let mut regions = whole.regions().iter();
+        let mut last = regions.next().copied();
+        while let Some(region) = last {
+            let next = regions.next();
+            last = match next.map(|next| region.seam(next)) {
+                Some(Adjacency::Discontiguous) => {
+                    return Err(RangeError::Discontiguous(Gpa::new(region.gpa().end())));
                 }
-                Some(Seam::Joined(joined)) => Some(joined),
-                Some(Seam::Gap) | None => {
-                    ranges.push(range(&piece), GFP_KERNEL)?;
+                Some(Adjacency::Joined(joined)) => Some(joined),
+                Some(Adjacency::Gap) | None => {
+                    ranges.push(range(&region), GFP_KERNEL)?;
                     next.copied()
                 }
             };
@@ -86,7 +86,7 @@ impl Ranges {
     ///
     /// The device has none. Its lock is held, and no driver has seen it yet that is or will be
     /// bound.
-    pub(crate) unsafe fn put(&self, dev: &pci::Device) {
+    pub(crate) unsafe fn install(&self, dev: &pci::Device) {
         // SAFETY: The device is valid, and by the safety requirements nobody else looks at its map.
         let map = unsafe { &mut (*raw::device(dev)).dma_range_map };
         let ranges = self.0.as_slice();
@@ -102,10 +102,10 @@ impl Ranges {
     }
 }
 
-fn range(piece: &Piece) -> bus_dma_region {
+fn range(region: &Region) -> bus_dma_region {
     bus_dma_region {
-        cpu_start: piece.gpa().start().raw(),
-        dma_start: piece.iova().start().raw(),
-        size: piece.gpa().len(),
+        cpu_start: region.gpa().start().raw(),
+        dma_start: region.iova().start().raw(),
+        size: region.gpa().len(),
     }
 }

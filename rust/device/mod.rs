@@ -14,16 +14,16 @@ pub(crate) mod scatterlist;
 
 use self::attach::{
     Attachment,
-    Means,
-    Slot, //
+    ManagedFunction, //
+    Translation,
 };
 use self::dma_ops::{
     Ops,
     OPS, //
 };
 use self::dma_range_map::{
+    DmaRangeMap, //
     RangeError,
-    Ranges, //
 };
 use self::scatterlist::{
     Entries,
@@ -35,9 +35,9 @@ use crate::abstractions::memory_notifier::{
 };
 use crate::abstractions::periodic::{
     Periodic,
-    Tick, //
+    PeriodicTask, //
 };
-use crate::abstractions::pm::Power;
+use crate::abstractions::pm::PmOps;
 use crate::abstractions::ram;
 use crate::abstractions::ratelimit::RateLimit;
 use crate::abstractions::raw;
@@ -60,21 +60,21 @@ use crate::engine::{
     Engine,
     Limit,
     MapError,
+    MapPath, //
     Released,
-    Source, //
 };
 use crate::host::wire::Dialect;
 use crate::host::{
+    CommandBuffers, //
     Companion,
     Dart,
-    Shared, //
 };
-use crate::observe::files::Look;
+use crate::observe::files::DeviceFiles;
 use crate::observe::trace::{
     self,
-    Began,
     Cause,
-    Origin, //
+    EventSource, //
+    TraceStart,
 };
 use crate::params::{
     Params,
@@ -128,10 +128,10 @@ const COUNT_EVERY: u32 = 8;
 const RECOVERY_TURNS: usize = 64;
 
 /// An engine that gives everything back when it goes, also where setting up fails half-way.
-struct Mappings<'a>(Engine<Companion<'a>, Adaptive>);
+struct Mappings<'a>(Engine<Companion<'a>, Adaptive, EventSource>);
 
 impl<'a> Deref for Mappings<'a> {
-    type Target = Engine<Companion<'a>, Adaptive>;
+    type Target = Engine<Companion<'a>, Adaptive, EventSource>;
 
     #[inline(always)]
     fn deref(&self) -> &Self::Target {
@@ -172,9 +172,9 @@ pub(crate) struct Instance<'a> {
     pub(crate) ops: Ops,
     engine: Mappings<'a>,
     dev: &'a pci::Device<Bound>,
-    managed: Slot<'a>,
+    managed: ManagedFunction<'a>,
     /// Where events come from.
-    origin: Origin,
+    origin: EventSource,
     mode: &'static CStr,
     dialect: Dialect,
     batch_max: usize,
@@ -212,10 +212,10 @@ unsafe impl Send for Instance<'_> {}
 impl<'a> Instance<'a> {
     /// Sets up everything that is needed to manage the companion's device, with what gives its
     /// drivers their addresses. May sleep.
-    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<(Arc<Self>, Means)> {
+    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<(Arc<Self>, Translation)> {
         attach::check_bus(dev)?;
         let (companion, dart) = Companion::probe(dev)?;
-        let managed = Slot::new(dev, companion.managed_bdf())?;
+        let managed = ManagedFunction::new(dev, companion.managed_bdf())?;
         let dialect = companion.dialect();
         let origin = companion.origin();
         let batch_max = companion.batch_max();
@@ -223,7 +223,7 @@ impl<'a> Instance<'a> {
             strict: params.strict,
             max_bytes: params.max_bytes,
             max_entries: params.max_entries,
-            ram: ram::blocks()?,
+            ram: ram::system_ram()?,
             congruent: params.congruent,
             table_max: TABLE_MAX,
         };
@@ -233,7 +233,12 @@ impl<'a> Instance<'a> {
         } else {
             WINDOW_SHIFT
         };
-        let mut engine = Mappings(Engine::new(companion, Adaptive::new(shift), config)?);
+        let mut engine = Mappings(Engine::new(
+            companion,
+            Adaptive::new(shift),
+            origin,
+            config,
+        )?);
         engine.reserve(RESERVE.min(params.max_entries as usize))?;
         let mode = match dart {
             Dart::None => {
@@ -303,17 +308,17 @@ impl<'a> Instance<'a> {
             }),
             GFP_KERNEL,
         )?;
-        let means = match ranges {
-            Some(ranges) => Means::Direct(ranges),
-            None => Means::Ops(this.ops.get()),
+        let translation = match ranges {
+            Some(ranges) => Translation::Direct(ranges),
+            None => Translation::Ops(this.ops.get()),
         };
-        Ok((this, means))
+        Ok((this, translation))
     }
 
     /// Maps all of RAM at once for the kernel's direct mapping; says why if that cannot be.
     fn map_whole_for_direct(
         dev: &pci::Device<Bound>,
-        engine: &mut Engine<Companion<'_>, Adaptive>,
+        engine: &mut Engine<Companion<'_>, Adaptive, EventSource>,
         params: &Params,
     ) -> Result {
         let wanted = direct_because();
@@ -361,11 +366,11 @@ impl<'a> Instance<'a> {
     /// What the kernel's direct mapping is to know; says why if it cannot do with it.
     fn ranges(
         dev: &pci::Device<Bound>,
-        engine: &Engine<Companion<'_>, Adaptive>,
-    ) -> Result<Ranges> {
-        match engine.whole().map(Ranges::new) {
+        engine: &Engine<Companion<'_>, Adaptive, EventSource>,
+    ) -> Result<DmaRangeMap> {
+        match engine.whole().map(DmaRangeMap::new) {
             Some(Ok(ranges)) => Ok(ranges),
-            Some(Err(RangeError::Torn(gpa))) => {
+            Some(Err(RangeError::Discontiguous(gpa))) => {
                 dev_err!(
                     dev,
                     "{}: RAM goes on at {:#x}, but its DMA addresses do not\n",
@@ -380,7 +385,10 @@ impl<'a> Instance<'a> {
     }
 
     /// Maps all of RAM at once if that is possible; says if the host would not.
-    fn map_whole(dev: &pci::Device<Bound>, engine: &mut Engine<Companion<'_>, Adaptive>) -> bool {
+    fn map_whole(
+        dev: &pci::Device<Bound>,
+        engine: &mut Engine<Companion<'_>, Adaptive, EventSource>,
+    ) -> bool {
         match engine.map_whole() {
             Ok(()) => true,
             Err(MapError::Full(_)) => false,
@@ -402,8 +410,8 @@ impl<'a> Instance<'a> {
     /// What is done at once needs no stack frame, which would be a good part of the cost.
     #[inline(always)]
     pub(crate) fn map_streaming(&self, gpa: u64, size: usize, limit: u64) -> u64 {
-        if trace::is_on() {
-            return self.map_new(gpa, size, limit);
+        if trace::is_enabled() {
+            return self.map_slow(gpa, size, limit);
         }
         match dma_ops::span(gpa, size).and_then(|span| self.engine.map_at_once(&span, limit)) {
             Some(iova) => iova.raw(),
@@ -416,23 +424,23 @@ impl<'a> Instance<'a> {
     fn map_window(&self, gpa: u64, size: usize, limit: u64) -> u64 {
         match dma_ops::span(gpa, size).and_then(|span| self.engine.map_hit(&span, limit)) {
             Some(iova) => iova.raw(),
-            None => self.map_new(gpa, size, limit),
+            None => self.map_slow(gpa, size, limit),
         }
     }
 
     /// [`Self::map_streaming`] by whatever it takes.
     #[cold]
     #[inline(never)]
-    fn map_new(&self, gpa: u64, size: usize, limit: u64) -> u64 {
+    fn map_slow(&self, gpa: u64, size: usize, limit: u64) -> u64 {
         self.map(gpa, size, limit)
             .map_or(DMA_MAPPING_ERROR, Iova::raw)
     }
 
     /// Maps `size` bytes at `gpa` for a device that reaches addresses up to `limit`. Any context.
     pub(crate) fn map(&self, gpa: u64, size: usize, limit: u64) -> Result<Iova, MapError> {
-        let began = Began::now();
+        let began = TraceStart::now();
         let span = dma_ops::span(gpa, size);
-        let wanted = span.filter(|_| began.is_wanted());
+        let wanted = span.filter(|_| began.is_enabled());
         let source = wanted.map(|span| self.engine.source(&span));
         let result = match span {
             Some(span) => self.engine.map(span, limit),
@@ -455,8 +463,8 @@ impl<'a> Instance<'a> {
 
     /// Maps all entries of a scatterlist or none. Any context.
     pub(crate) fn map_all(&self, entries: Entries<'_>, limit: u64) -> Result<(), MapError> {
-        let began = Began::now();
-        let source = began.is_wanted().then(|| self.source_of(entries.clone()));
+        let began = TraceStart::now();
+        let source = began.is_enabled().then(|| self.source_of(entries.clone()));
         let result = self.engine.map_all(entries.clone(), limit);
         if let Some(source) = source.filter(|_| result.is_ok()) {
             self.trace_map_all(entries.clone(), began, source);
@@ -477,18 +485,18 @@ impl<'a> Instance<'a> {
 
     /// How the entries of a scatterlist would be mapped just now.
     #[cold]
-    fn source_of(&self, entries: Entries<'_>) -> Source {
+    fn source_of(&self, entries: Entries<'_>) -> MapPath {
         use crate::engine::Request;
 
         let spans = entries.filter_map(|entry| entry.span());
         let sources = spans.map(|span| self.engine.source(&span));
         let worst = sources.max_by_key(|source| *source as u8);
-        worst.unwrap_or(Source::Host)
+        worst.unwrap_or(MapPath::Host)
     }
 
     /// Tells that a scatterlist was mapped.
     #[cold]
-    fn trace_map_all(&self, entries: Entries<'_>, began: Began, source: Source) {
+    fn trace_map_all(&self, entries: Entries<'_>, began: TraceStart, source: MapPath) {
         use crate::engine::Request;
 
         // CAST: A scatterlist has fewer entries.
@@ -508,7 +516,7 @@ impl<'a> Instance<'a> {
         what: (u64, u64),
         entries: u32,
         limit: u64,
-        began: Began,
+        began: TraceStart,
     ) {
         let cause = cause.into();
         // CAST: The discriminants are small.
@@ -520,51 +528,51 @@ impl<'a> Instance<'a> {
 
     /// Gives up a streaming mapping. Any context.
     #[inline(always)]
-    pub(crate) fn unmap_streaming(&self, handle: u64, size: usize) {
-        if trace::is_on() {
-            return self.unmap_hard(handle, size);
+    pub(crate) fn unmap_streaming(&self, iova: u64, size: usize) {
+        if trace::is_enabled() {
+            return self.unmap_slow(iova, size);
         }
         // CAST: `usize` has at most 64 bits.
-        let span = IovaSpan::new(Iova::new(handle), size as u64);
+        let span = IovaSpan::new(Iova::new(iova), size as u64);
         if !span.is_some_and(|span| self.engine.is_whole(&span)) {
-            self.unmap_window(handle, size);
+            self.unmap_window(iova, size);
         }
     }
 
     /// [`Self::unmap_streaming`] by a window.
     #[inline(never)]
-    fn unmap_window(&self, handle: u64, size: usize) {
+    fn unmap_window(&self, iova: u64, size: usize) {
         // CAST: `usize` has at most 64 bits.
-        let span = IovaSpan::new(Iova::new(handle), size as u64);
+        let span = IovaSpan::new(Iova::new(iova), size as u64);
         if !span.is_some_and(|span| self.engine.unmap_hit(&span)) {
-            self.unmap_hard(handle, size);
+            self.unmap_slow(iova, size);
         }
     }
 
     /// [`Self::unmap_streaming`] for what is not found easily, or not at all.
     #[cold]
     #[inline(never)]
-    fn unmap_hard(&self, handle: u64, size: usize) {
+    fn unmap_slow(&self, iova: u64, size: usize) {
         // CAST: `usize` has at most 64 bits.
-        if self.unmap_traced(handle, size as u64).is_err() {
-            self.report_misuse(handle, Some(size));
+        if self.unmap_traced(iova, size as u64).is_err() {
+            self.report_misuse(iova, Some(size));
         }
     }
 
     /// Gives up a mapping, and tells of it.
-    fn unmap_traced(&self, handle: u64, size: u64) -> Result<(), NotHeld> {
-        let began = Began::now();
-        let gpa = began.is_wanted().then(|| self.gpa_of(handle, size));
-        let result = self.engine.unmap(Iova::new(handle), size);
+    fn unmap_traced(&self, iova: u64, size: u64) -> Result<(), NotHeld> {
+        let began = TraceStart::now();
+        let gpa = began.is_enabled().then(|| self.gpa_of(iova, size));
+        let result = self.engine.unmap(Iova::new(iova), size);
         if let Some(gpa) = gpa {
-            self.origin.unmap(gpa, handle, size, began, (0, 1));
+            self.origin.unmap(gpa, iova, size, began, (0, 1));
         }
         result
     }
 
-    /// What is mapped at `handle`, for who wants to see; all-ones if nothing is.
-    fn gpa_of(&self, handle: u64, size: u64) -> u64 {
-        let gpa = self.engine.translate(Iova::new(handle), size);
+    /// What is mapped at `iova`, for who wants to see; all-ones if nothing is.
+    fn gpa_of(&self, iova: u64, size: u64) -> u64 {
+        let gpa = self.engine.translate(Iova::new(iova), size);
         gpa.map_or(u64::MAX, Gpa::raw)
     }
 
@@ -572,14 +580,14 @@ impl<'a> Instance<'a> {
     /// was not that. Any context.
     pub(crate) fn unmap(
         &self,
-        handle: u64,
+        iova: u64,
         size: usize,
         is_right: impl FnOnce(Gpa) -> bool,
     ) -> Option<Gpa> {
-        let gpa = self.translate(handle, size)?;
+        let gpa = self.translate(iova, size)?;
         // CAST: `usize` has at most 64 bits.
-        if !is_right(gpa) || self.unmap_traced(handle, size as u64).is_err() {
-            self.report_misuse(handle, Some(size));
+        if !is_right(gpa) || self.unmap_traced(iova, size as u64).is_err() {
+            self.report_misuse(iova, Some(size));
             return None;
         }
         Some(gpa)
@@ -587,15 +595,15 @@ impl<'a> Instance<'a> {
 
     /// Gives up the mappings of a scatterlist. Any context.
     pub(crate) fn unmap_all(&self, entries: Entries<'_>) {
-        if trace::is_on() {
+        if trace::is_enabled() {
             self.trace_unmap_all(entries.clone());
         }
         if self.engine.unmap_all(entries.clone()).is_err() {
             use crate::engine::Request;
 
             let mut spans = entries.filter_map(|entry| entry.mapped());
-            let handle = spans.next().map_or(0, |span| span.start().raw());
-            self.report_misuse(handle, None);
+            let iova = spans.next().map_or(0, |span| span.start().raw());
+            self.report_misuse(iova, None);
         }
     }
 
@@ -608,20 +616,20 @@ impl<'a> Instance<'a> {
         let count = entries.clone().count() as u32;
         for (index, entry) in (0..count).zip(entries) {
             if let Some(span) = entry.mapped() {
-                let (handle, size) = (span.start().raw(), span.len());
-                let gpa = self.gpa_of(handle, size);
+                let (iova, size) = (span.start().raw(), span.len());
+                let gpa = self.gpa_of(iova, size);
                 self.origin
-                    .unmap(gpa, handle, size, Began::never(), (index, count));
+                    .unmap(gpa, iova, size, TraceStart::none(), (index, count));
             }
         }
     }
 
-    /// What is mapped at `handle`; says so if nothing is. Any context.
-    pub(crate) fn translate(&self, handle: u64, size: usize) -> Option<Gpa> {
+    /// What is mapped at `iova`; says so if nothing is. Any context.
+    pub(crate) fn translate(&self, iova: u64, size: usize) -> Option<Gpa> {
         // CAST: `usize` has at most 64 bits.
-        let gpa = self.engine.translate(Iova::new(handle), size as u64);
+        let gpa = self.engine.translate(Iova::new(iova), size as u64);
         if gpa.is_none() {
-            self.report_misuse(handle, Some(size));
+            self.report_misuse(iova, Some(size));
         }
         gpa
     }
@@ -642,7 +650,13 @@ impl<'a> Instance<'a> {
     #[inline(never)]
     pub(crate) fn refuse_mmio(&self, phys: u64, size: usize, limit: u64) -> u64 {
         // CAST: `usize` has at most 64 bits.
-        self.refuse(Cause::Mmio, (phys, size as u64), 1, limit, Began::now());
+        self.refuse(
+            Cause::Mmio,
+            (phys, size as u64),
+            1,
+            limit,
+            TraceStart::now(),
+        );
         if self.failures.allows() {
             dev_err!(
                 self.dev,
@@ -657,7 +671,7 @@ impl<'a> Instance<'a> {
 
     /// Looks where RAM is now. May sleep.
     fn update_ram(&self) {
-        match ram::blocks() {
+        match ram::system_ram() {
             Ok(ram) => drop(self.engine.set_ram(ram)),
             Err(error) => dev_warn!(self.dev, "cannot see where memory is now: {:?}\n", error),
         }
@@ -666,11 +680,11 @@ impl<'a> Instance<'a> {
     /// Tries a host again that does not answer, if it is time or with `hurry`, and asks again for
     /// what it did not take back. May sleep.
     fn recover(&self, hurry: bool) {
-        let wanted = self.engine.with_host(|host| host.wants_memory(hurry));
+        let wanted = self.engine.with_host(|host| host.needs_new_buffers(hurry));
         // If there is no memory there may be some the next time.
-        let fresh = wanted.and_then(|entries| Shared::new(self.dev, entries).ok());
+        let fresh = wanted.and_then(|entries| CommandBuffers::new(self.dev, entries).ok());
         if let Some(fresh) = fresh {
-            drop(self.engine.with_host(|host| host.renew(fresh)));
+            drop(self.engine.with_host(|host| host.replace_buffers(fresh)));
         }
         // As long as that is of use.
         let mut stats = self.engine.stats();
@@ -772,17 +786,17 @@ impl<'a> Instance<'a> {
     /// Says that a driver gave up what it had not; without `size` a scatterlist.
     #[cold]
     #[inline(never)]
-    fn report_misuse(&self, handle: u64, size: Option<usize>) {
+    fn report_misuse(&self, iova: u64, size: Option<usize>) {
         self.misuses.fetch_add(1, Relaxed);
         // CAST: `usize` has at most 64 bits.
-        self.origin.misuse(handle, size.unwrap_or(0) as u64);
+        self.origin.misuse(iova, size.unwrap_or(0) as u64);
         if self.misuse.allows() {
             dev_err!(
                 self.dev,
                 "{}: its driver unmaps what is not mapped: {} at {:#x}\n",
                 self.managed,
                 What(size),
-                handle
+                iova
             );
         }
     }
@@ -847,8 +861,8 @@ impl MemoryEvents for Arc<Instance<'_>> {
     }
 }
 
-impl Tick for Arc<Instance<'_>> {
-    fn tick(&self) {
+impl PeriodicTask for Arc<Instance<'_>> {
+    fn run(&self) {
         self.engine.age();
     }
 }
@@ -856,8 +870,8 @@ impl Tick for Arc<Instance<'_>> {
 /// Looks after a host that failed, what a kernel left that did, and the tables.
 struct Recovery<'a>(Arc<Instance<'a>>, Atomic<u32>);
 
-impl Tick for Recovery<'_> {
-    fn tick(&self) {
+impl PeriodicTask for Recovery<'_> {
+    fn run(&self) {
         // Those who map with interrupts off may not be able to; without it they try all the same.
         let _ = self.0.engine.reserve(SPARE);
         self.0.recover(false);
@@ -885,7 +899,7 @@ fn direct_because() -> &'static str {
 impl PinnedDrop for Instance<'_> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: This is where sleeping is allowed.
-        unsafe { crate::bindings::apple_dma_late_free_flush() };
+        unsafe { crate::bindings::apple_dma_deferred_free_flush() };
         let released = self.release();
         let stats = self.engine.stats();
         if released.busy != 0 {
@@ -930,11 +944,11 @@ pub(crate) struct Binding<'a> {
     _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
     _ager: Option<Pin<KBox<Periodic<Arc<Instance<'a>>>>>>,
     _recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
-    _look: Look<'a, Instance<'a>>,
+    _look: DeviceFiles<'a, Instance<'a>>,
     instance: Arc<Instance<'a>>,
 }
 
-impl Power for Binding<'_> {
+impl PmOps for Binding<'_> {
     fn shutdown(self: Pin<&Self>) {
         // The managed device's driver was shut down before; what it left mapped it does not use.
         let this = &self.instance;
@@ -965,7 +979,7 @@ impl Power for Binding<'_> {
 impl<'a> Binding<'a> {
     /// Sets up the companion and attaches its managed device.
     pub(crate) fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Self> {
-        let (instance, means) = Instance::new(dev, params)?;
+        let (instance, translation) = Instance::new(dev, params)?;
         let memory = KBox::pin_init(MemoryNotifier::new(instance.clone()), GFP_KERNEL)?;
         // What came or went before the notifier was there.
         instance.update_ram();
@@ -979,17 +993,17 @@ impl<'a> Binding<'a> {
         };
         let recovery = Periodic::new(Recovery(instance.clone(), Atomic::new(0)), RECOVERY_PERIOD);
         let recovery = KBox::pin_init(recovery, GFP_KERNEL)?;
-        let look = Look::new(instance.dev, instance.clone())?;
+        let files = DeviceFiles::new(instance.dev, instance.clone())?;
         // SAFETY: The operations live as long as the instance, which outlives the attachment, and
         // so does what it mapped. This is the last step of the companion's probe, so both live
         // until its driver unbinds.
-        let attachment = unsafe { Attachment::new(instance.managed, means)? };
+        let attachment = unsafe { Attachment::new(instance.managed, translation)? };
         Ok(Self {
             _attachment: attachment,
             _memory: memory,
             _ager: ager,
             _recovery: recovery,
-            _look: look,
+            _look: files,
             instance,
         })
     }

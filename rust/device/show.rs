@@ -6,17 +6,17 @@
 use super::Instance;
 use crate::engine::index::arena::Id;
 use crate::engine::{
-    Condition,
     Host,
     HostError,
-    Seen,
-    Survey, //
+    Snapshot, //
+    WindowInfo,
+    WindowStatus,
 };
-use crate::host::doorbell_stats::Rung;
+use crate::host::doorbell_stats::CommandStats;
 use crate::host::wire::BatchStatus;
 use crate::observe::files::{
-    Page,
-    Subject,
+    FileKind,
+    Inspect,
     Summary, //
 };
 use crate::observe::trace::Cause;
@@ -68,12 +68,12 @@ impl Instance<'_> {
         line(file, "congruent", u8::from(self.congruent));
     }
 
-    fn show_counters(&self, file: &SeqFile, survey: &Survey) {
-        let stats = &survey.stats;
+    fn show_counters(&self, file: &SeqFile, snapshot: &Snapshot) {
+        let stats = &snapshot.stats;
         let renewals = self.engine.with_host(|host| host.renewals());
-        line(file, "maps", survey.maps());
-        line(file, "unmaps", survey.unmaps());
-        line(file, "hits", survey.hits());
+        line(file, "maps", snapshot.maps());
+        line(file, "unmaps", snapshot.unmaps());
+        line(file, "hits", snapshot.hits());
         line(file, "misses", stats.misses);
         line(file, "shared", stats.shared);
         line(file, "misuses", self.misuses.load(Relaxed));
@@ -98,7 +98,7 @@ impl Instance<'_> {
         line(file, "retries_lost", stats.asked_again);
         line(file, "retries_renewed", renewals);
         let mut all: u64 = 0;
-        for (error, count) in HostError::ALL.iter().zip(stats.host_errors) {
+        for (error, count) in HostError::all().zip(stats.host_errors) {
             all = all.saturating_add(count);
             seq_print!(file, "host_errors_{} {}\n", error.name(), count);
         }
@@ -106,56 +106,56 @@ impl Instance<'_> {
     }
 
     fn show_doorbells(&self, file: &SeqFile) {
-        let bells = self.engine.with_host(|host| host.bells());
-        let show = |name: &str, rung: &Rung| {
+        let doorbell_stats = self.engine.with_host(|host| host.doorbell_stats());
+        let show = |name: &str, stats: &CommandStats| {
             for (what, value) in [
-                ("count", rung.count),
-                ("entries", rung.entries),
-                ("entries_max", rung.entries_max.into()),
-                ("ns", rung.ns),
-                ("ns_max", rung.ns_max),
+                ("count", stats.count),
+                ("entries", stats.entries),
+                ("entries_max", stats.entries_max.into()),
+                ("ns", stats.ns),
+                ("ns_max", stats.ns_max),
             ] {
                 seq_print!(file, "{}_{} {}\n", name, what, value);
             }
         };
-        show("map", &bells.map);
-        histogram(file, "map_entries", &bells.map.by_entries);
-        histogram(file, "map_ns", &bells.map.by_ns);
-        show("unmap", &bells.unmap);
-        histogram(file, "unmap_entries", &bells.unmap.by_entries);
-        histogram(file, "unmap_ns", &bells.unmap.by_ns);
-        for (status, count) in BatchStatus::ALL.iter().zip(bells.status) {
+        show("map", &doorbell_stats.map);
+        histogram(file, "map_entries", &doorbell_stats.map.by_entries);
+        histogram(file, "map_ns", &doorbell_stats.map.by_ns);
+        show("unmap", &doorbell_stats.unmap);
+        histogram(file, "unmap_entries", &doorbell_stats.unmap.by_entries);
+        histogram(file, "unmap_ns", &doorbell_stats.unmap.by_ns);
+        for (status, count) in BatchStatus::ALL.iter().zip(doorbell_stats.status) {
             seq_print!(file, "status_{} {}\n", status.name(), count);
         }
     }
 
-    fn show_sizes(file: &SeqFile, survey: &Survey) {
-        for (condition, sizes) in Condition::ALL.iter().zip(&survey.sizes) {
-            if let Ok(name) = condition.name().to_str() {
+    fn show_sizes(file: &SeqFile, snapshot: &Snapshot) {
+        for (status, sizes) in WindowStatus::ALL.iter().zip(&snapshot.sizes) {
+            if let Ok(name) = status.name().to_str() {
                 histogram(file, name, sizes);
             }
         }
     }
 }
 
-impl Subject for Instance<'_> {
-    fn show(&self, page: Page, file: &SeqFile) -> Result {
-        let survey = || -> Result<KBox<Survey>> {
+impl Inspect for Instance<'_> {
+    fn show(&self, page: FileKind, file: &SeqFile) -> Result {
+        let snapshot = || -> Result<KBox<Snapshot>> {
             // It is too large for the stack.
-            let mut survey = KBox::new(Survey::new(), GFP_KERNEL)?;
-            self.engine.survey(&mut survey);
-            Ok(survey)
+            let mut snapshot = KBox::new(Snapshot::new(), GFP_KERNEL)?;
+            self.engine.snapshot(&mut snapshot);
+            Ok(snapshot)
         };
         match page {
-            Page::Status => self.show_status(file),
-            Page::Doorbells => self.show_doorbells(file),
-            Page::Counters => self.show_counters(file, &*survey()?),
-            Page::Sizes => Self::show_sizes(file, &*survey()?),
+            FileKind::Status => self.show_status(file),
+            FileKind::Doorbells => self.show_doorbells(file),
+            FileKind::Counters => self.show_counters(file, &*snapshot()?),
+            FileKind::Sizes => Self::show_sizes(file, &*snapshot()?),
         }
         Ok(())
     }
 
-    fn window(&self, from: Id) -> Option<(Id, Seen)> {
+    fn window(&self, from: Id) -> Option<(Id, WindowInfo)> {
         self.engine.window_from(from)
     }
 

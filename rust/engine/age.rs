@@ -4,28 +4,29 @@
 
 use super::{
     Engine,
-    Host, //
+    Host,
+    Observer, //
 };
 use crate::addr::GpaSpan;
 use crate::engine::policy::Policy;
 use crate::engine::window::State;
 
-impl<H: Host, P: Policy> Engine<H, P> {
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Gives back the windows that are idle and were not used since the last time that this was
     /// called. Any context; to be called now and then. Interrupts are off for a batch at a time.
     pub(crate) fn age(&self) {
-        self.sweep(|slow, id, window| {
+        self.sweep(|state, id, window| {
             if window.state() != State::Live
                 || window.users() != 0
-                || !slow.host.is_ready()
+                || !state.host.is_ready()
                 || window.test_and_clear_used()
                 || !window.close()
             {
                 return;
             }
-            slow.stats.aged = slow.stats.aged.saturating_add(1);
-            self.unlink(slow, id, window);
-            self.queue_unmap(slow, id, window);
+            state.stats.aged = state.stats.aged.saturating_add(1);
+            self.unlink(state, id, window);
+            self.queue_unmap(state, id, window);
         });
     }
 
@@ -33,7 +34,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// context; interrupts are off for a batch at a time.
     pub(crate) fn evict(&self, span: &GpaSpan) -> u32 {
         let mut busy: u32 = 0;
-        self.sweep(|slow, id, window| {
+        self.sweep(|state, id, window| {
             let covers = window.span().is_some_and(|all| all.overlaps(span));
             if window.state() != State::Live || !covers {
                 return;
@@ -42,8 +43,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 busy = busy.saturating_add(1);
                 return;
             }
-            self.unlink(slow, id, window);
-            self.queue_unmap(slow, id, window);
+            self.unlink(state, id, window);
+            self.queue_unmap(state, id, window);
         });
         busy
     }

@@ -55,27 +55,27 @@ pub(super) fn is_congruent(gpa: Gpa, iova: Iova, modulus: u64) -> bool {
 
 /// Which end of a free range the host puts a mapping at, and so which end of ours moves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fill {
+pub(super) enum AllocOrder {
     /// The low end: a mapping stays where it was if it gets longer, and more in front of a buffer
     /// moves the buffer up.
-    Low,
+    BottomUp,
     /// The high end: a mapping moves down by what it gets longer, and more behind a buffer moves
     /// the buffer down.
-    High,
+    TopDown,
 }
 
 /// What one call aims at.
 #[derive(Clone, Copy)]
-pub(super) struct Aim {
+pub(super) struct AlignTarget {
     modulus: u64,
-    fill: Fill,
+    fill: AllocOrder,
     extra: u64,
     tries: u32,
     /// Where the last try was mapped, and how much longer it was than it had to be.
     last: Option<(Iova, u64)>,
 }
 
-impl Aim {
+impl AlignTarget {
     /// The aim for `requests`: none if they are more than one, or not large.
     pub(super) fn new<'a, R, I>(mut requests: I) -> Option<Self>
     where
@@ -85,7 +85,7 @@ impl Aim {
         let modulus = modulus(&requests.next()?.span()?)?;
         requests.next().is_none().then_some(Self {
             modulus,
-            fill: Fill::Low,
+            fill: AllocOrder::BottomUp,
             extra: 0,
             tries: 0,
             last: None,
@@ -97,8 +97,8 @@ impl Aim {
     pub(super) fn extend(&self, span: &GpaSpan) -> (u64, Option<GpaSpan>) {
         let (start, end) = (span.start().raw(), span.end());
         let (start, end) = match self.fill {
-            Fill::Low => (start.checked_sub(self.extra), Some(end)),
-            Fill::High => (Some(start), end.checked_add(self.extra)),
+            AllocOrder::BottomUp => (start.checked_sub(self.extra), Some(end)),
+            AllocOrder::TopDown => (Some(start), end.checked_add(self.extra)),
         };
         let span = start
             .zip(end)
@@ -108,7 +108,7 @@ impl Aim {
 
     /// Whether what [`Self::extend`] says may be mapped to no other end if there are `padding` such
     /// bytes. Large pages get half of what there may be, as they would soon have it all.
-    pub(super) fn affords(&self, padding: u64, max_bytes: u64) -> bool {
+    pub(super) fn within_budget(&self, padding: u64, max_bytes: u64) -> bool {
         let part = if self.modulus > small_page() {
             PART.saturating_mul(2)
         } else {
@@ -120,7 +120,7 @@ impl Aim {
 
     /// Aims at less, since there is nothing to extend the mapping by: at small pages, and then at
     /// nothing. Says whether there still is something to aim at.
-    pub(super) fn lower(&mut self) -> bool {
+    pub(super) fn relax(&mut self) -> bool {
         let small = small_page();
         if self.modulus > small {
             self.modulus = small;
@@ -134,7 +134,7 @@ impl Aim {
 
     /// Sees that `span`, extended as [`Self::extend`] says, was mapped at `iova`. Says whether to
     /// try again, extended in another way. `known` is how the host was last seen to fill.
-    pub(super) fn adjust(&mut self, span: &GpaSpan, iova: Iova, known: &mut Fill) -> bool {
+    pub(super) fn observe(&mut self, span: &GpaSpan, iova: Iova, known: &mut AllocOrder) -> bool {
         self.tries = self.tries.saturating_add(1);
         if self.tries > 2 {
             // The host does not put mappings where it had others, so this would be mere luck, and
@@ -145,12 +145,12 @@ impl Aim {
         if miss == 0 || self.tries >= TRIES {
             return false;
         }
-        let fill = self.observe(iova).unwrap_or(*known);
+        let fill = self.infer_order(iova).unwrap_or(*known);
         *known = fill;
         let base = if fill == self.fill { self.extra } else { 0 };
         let extra = match fill {
-            Fill::Low => base.wrapping_add(miss),
-            Fill::High => base.wrapping_sub(miss),
+            AllocOrder::BottomUp => base.wrapping_add(miss),
+            AllocOrder::TopDown => base.wrapping_sub(miss),
         };
         self.last = Some((iova, self.extra));
         self.fill = fill;
@@ -159,12 +159,12 @@ impl Aim {
     }
 
     /// How the host fills, by where it put this try and the last one.
-    fn observe(&self, iova: Iova) -> Option<Fill> {
+    fn infer_order(&self, iova: Iova) -> Option<AllocOrder> {
         let (last, extra) = self.last?;
         let longer = self.extra.checked_sub(extra)?;
         match last.raw().wrapping_sub(iova.raw()) {
-            0 => Some(Fill::Low),
-            moved if moved == longer => Some(Fill::High),
+            0 => Some(AllocOrder::BottomUp),
+            moved if moved == longer => Some(AllocOrder::TopDown),
             _ => None,
         }
     }

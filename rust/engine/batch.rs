@@ -5,19 +5,19 @@
 use crate::sys::{
     Alloc,
     AllocError,
-    Slab, //
+    BoxedSlice, //
 };
 
 /// Entries that go to the host together. Its memory is allocated once.
 pub(super) struct Batch<T> {
-    pub(super) entries: Slab<T>,
+    pub(super) entries: BoxedSlice<T>,
     pub(super) len: usize,
 }
 
 impl<T: Copy> Batch<T> {
     pub(super) fn new(max: usize, fill: T) -> Result<Self, AllocError> {
         Ok(Self {
-            entries: Slab::new(max, Alloc::Sleep, |_| fill)?,
+            entries: BoxedSlice::new(max, Alloc::Sleep, |_| fill)?,
             len: 0,
         })
     }

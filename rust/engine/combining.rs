@@ -15,8 +15,9 @@ use super::{
     bump,
     Engine,
     Host,
-    Request,
-    Slow, //
+    Locked,
+    Observer,
+    Request, //
 };
 use crate::addr::{
     Address,
@@ -31,24 +32,24 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
+    BoxedSlice, //
     Relaxed,
     Release,
-    Slab, //
 };
 
 /// How many requests can be posted at a time: a bit of a word each. What finds no place waits and
 /// rings for itself.
-const POSTS: usize = u32::BITS as usize;
+const RECORDS: usize = u32::BITS as usize;
 
 /// Being written.
 const CLAIMED: u32 = 0;
 /// To be served.
-const POSTED: u32 = 1;
+const PUBLISHED: u32 = 1;
 /// Served: there is a reference for it.
 const SERVED: u32 = 2;
 
 /// One request.
-struct Post {
+struct Record {
     state: Atomic<u32>,
     start: Atomic<u64>,
     len: Atomic<u64>,
@@ -56,7 +57,7 @@ struct Post {
     iova: Atomic<u64>,
 }
 
-impl Post {
+impl Record {
     fn new() -> Self {
         Self {
             state: Atomic::new(CLAIMED),
@@ -69,7 +70,7 @@ impl Post {
     /// What is wanted, if nobody served it yet. Lock.
     fn wanted(&self) -> Option<GpaSpan> {
         // Acquire: the span was written before the state.
-        if self.state.load(Acquire) != POSTED {
+        if self.state.load(Acquire) != PUBLISHED {
             return None;
         }
         GpaSpan::new(Gpa::new(self.start.load(Relaxed)), self.len.load(Relaxed))
@@ -77,56 +78,60 @@ impl Post {
 }
 
 /// See the module's documentation.
-pub(super) struct Posts {
+pub(super) struct PublicationList {
     /// A bit for each post that is somebody's, so that there being none is seen at once.
     claimed: Atomic<u32>,
-    posts: Slab<Post>,
+    published: BoxedSlice<Record>,
 }
 
 /// The posts of one call, a bit each.
 #[derive(Clone, Copy)]
-pub(super) struct Tickets(u32);
+pub(super) struct RecordSet(u32);
 
-impl Tickets {
+impl RecordSet {
     /// None at all.
     pub(super) const NONE: Self = Self(0);
 }
 
-impl Posts {
+impl PublicationList {
     /// May sleep.
     pub(super) fn new() -> Result<Self, AllocError> {
         Ok(Self {
             claimed: Atomic::new(0),
-            posts: Slab::new(POSTS, Alloc::Sleep, |_| Post::new())?,
+            published: BoxedSlice::new(RECORDS, Alloc::Sleep, |_| Record::new())?,
         })
     }
 
     /// Posts what is missing of `requests`, in their order, as far as there is room and `eligible`
     /// says so. Lock-free. [`Engine::collect`] is to follow.
-    pub(super) fn post<'a, R, I>(&self, requests: I, eligible: impl Fn(&GpaSpan) -> bool) -> Tickets
+    pub(super) fn publish<'a, R, I>(
+        &self,
+        requests: I,
+        eligible: impl Fn(&GpaSpan) -> bool,
+    ) -> RecordSet
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R>,
     {
-        let mut tickets = Tickets::NONE;
+        let mut set = RecordSet::NONE;
         for request in requests.filter(|request| request.iova().is_none()) {
             let Some(span) = request.span().filter(&eligible) else {
                 continue;
             };
-            let Some((bit, post)) = self.claim() else {
+            let Some((bit, record)) = self.claim() else {
                 break;
             };
-            post.start.store(span.start().raw(), Relaxed);
-            post.len.store(span.len(), Relaxed);
+            record.start.store(span.start().raw(), Relaxed);
+            record.len.store(span.len(), Relaxed);
             // Release: who sees that it is posted sees what.
-            post.state.store(POSTED, Release);
-            tickets.0 |= bit;
+            record.state.store(PUBLISHED, Release);
+            set.0 |= bit;
         }
-        tickets
+        set
     }
 
     /// Takes a post that is nobody's.
-    fn claim(&self) -> Option<(u32, &Post)> {
+    fn claim(&self) -> Option<(u32, &Record)> {
         let mut old = self.claimed.load(Relaxed);
         loop {
             let index = old.trailing_ones();
@@ -134,62 +139,62 @@ impl Posts {
             // Acquire: what the last owner did with it comes before.
             match self.claimed.cmpxchg(old, old | bit, Acquire) {
                 // CAST: `usize` has at least 32 bits.
-                Ok(_) => return Some((bit, self.posts.get(index as usize)?)),
+                Ok(_) => return Some((bit, self.published.get(index as usize)?)),
                 Err(now) => old = now,
             }
         }
     }
 
-    /// Gives up the posts in `tickets`.
-    fn release(&self, tickets: Tickets) {
+    /// Gives up the posts in `set`.
+    fn release(&self, set: RecordSet) {
         let mut old = self.claimed.load(Relaxed);
         // Release: we are done with them.
-        while let Err(now) = self.claimed.cmpxchg(old, old & !tickets.0, Release) {
+        while let Err(now) = self.claimed.cmpxchg(old, old & !set.0, Release) {
             old = now;
         }
     }
 
-    /// The posts in `tickets`.
-    fn of(&self, tickets: Tickets) -> impl Iterator<Item = &Post> {
-        let mut rest = tickets.0;
+    /// The posts in `set`.
+    fn of(&self, set: RecordSet) -> impl Iterator<Item = &Record> {
+        let mut rest = set.0;
         core::iter::from_fn(move || {
             let index = rest.trailing_zeros();
             rest &= rest.wrapping_sub(1);
             // CAST: `usize` has at least 32 bits. There is no post for no bit.
-            self.posts.get(index as usize)
+            self.published.get(index as usize)
         })
     }
 
     /// All posts that are somebody's.
-    fn all(&self) -> impl Iterator<Item = &Post> {
+    fn all(&self) -> impl Iterator<Item = &Record> {
         // What is claimed after this can wait for the next doorbell.
-        self.of(Tickets(self.claimed.load(Relaxed)))
+        self.of(RecordSet(self.claimed.load(Relaxed)))
     }
 }
 
-impl<H: Host, P: Policy> Engine<H, P> {
-    /// Takes back the posts in `tickets`, and with them what they were served; `requests` are those
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
+    /// Takes back the posts in `set`, and with them what they were served; `requests` are those
     /// that they were made from. The caller holds the lock.
-    pub(super) fn collect<'a, R, I>(&self, slow: &mut Slow<H>, tickets: Tickets, requests: I)
+    pub(super) fn collect<'a, R, I>(&self, state: &mut Locked<H>, set: RecordSet, requests: I)
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
-        if tickets.0 == 0 {
+        if set.0 == 0 {
             return;
         }
-        for post in self.posts.of(tickets) {
-            if post.state.load(Relaxed) == SERVED {
-                let iova = Iova::new(post.iova.load(Relaxed));
-                let start = Gpa::new(post.start.load(Relaxed));
-                let span = GpaSpan::new(start, post.len.load(Relaxed));
+        for record in self.published.of(set) {
+            if record.state.load(Relaxed) == SERVED {
+                let iova = Iova::new(record.iova.load(Relaxed));
+                let start = Gpa::new(record.start.load(Relaxed));
+                let span = GpaSpan::new(start, record.len.load(Relaxed));
                 // There is one for each, since nobody else maps what is missing of this call.
                 let request = requests
                     .clone()
                     .find(|request| request.iova().is_none() && request.span() == span);
                 match (request, span) {
                     (Some(request), _) => {
-                        bump(&mut slow.stats.shared);
+                        bump(&mut state.stats.shared);
                         request.set_iova(Some(iova));
                     }
                     // Cannot be: what was posted is still missing.
@@ -198,9 +203,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     }
                 }
             }
-            post.state.store(CLAIMED, Relaxed);
+            record.state.store(CLAIMED, Relaxed);
         }
-        self.posts.release(tickets);
+        self.published.release(set);
     }
 
     /// Gives up the mapping at `span`; what that closes is queued.
@@ -217,16 +222,16 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Adds windows for what others posted to the batch, as far as it has room.
-    pub(super) fn invite(&self, slow: &mut Slow<H>) {
-        self.serve(slow);
-        for post in self.posts.all() {
-            let Some(span) = post.wanted() else {
+    pub(super) fn add_published(&self, state: &mut Locked<H>) {
+        self.serve_published(state);
+        for record in self.published.all() {
+            let Some(span) = record.wanted() else {
                 continue;
             };
             if self.is_pending(&span) {
                 continue;
             }
-            if self.add(slow, &span, Choice::Policy, None).is_err() {
+            if self.add(state, &span, Choice::Policy, None).is_err() {
                 // What stands in the way is for who posted it to deal with.
                 return;
             }
@@ -234,13 +239,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Takes references for what others posted and is mapped now.
-    pub(super) fn serve(&self, _: &mut Slow<H>) {
-        for post in self.posts.all() {
-            let Some(iova) = post.wanted().and_then(|span| self.hit_locked(&span)) else {
+    pub(super) fn serve_published(&self, _: &mut Locked<H>) {
+        for record in self.published.all() {
+            let Some(iova) = record.wanted().and_then(|span| self.hit_locked(&span)) else {
                 continue;
             };
-            post.iova.store(iova.raw(), Relaxed);
-            post.state.store(SERVED, Relaxed);
+            record.iova.store(iova.raw(), Relaxed);
+            record.state.store(SERVED, Relaxed);
         }
     }
 }

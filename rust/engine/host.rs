@@ -1,40 +1,180 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the engine asks of a host, and how it hears what came of it.
+//! The engine's interface to the host: what the engine asks for, and what can come of it.
+//!
+//! The engine owns these types; the code that talks to the device classifies each reply into them
+//! once. A new command, outcome or way in which a reply can be wrong belongs here.
 
-use super::observer::Observer;
-use crate::addr::GpaSpan;
+use crate::addr::{
+    GpaSpan,
+    Iova, //
+};
 use crate::engine::index::arena::{
     Id,
     NONE, //
 };
-use crate::host::wire::{
-    MapOutcome,
-    UnmapOutcome, //
-};
+use core::ffi::CStr;
+
+/// A command of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Maps guest memory.
+    Map,
+    /// Removes mappings.
+    Unmap,
+}
+
+impl Command {
+    /// Returns the name of the command, as tracepoints print it.
+    pub(crate) fn name(self) -> &'static CStr {
+        match self {
+            Command::Map => c"map",
+            Command::Unmap => c"unmap",
+        }
+    }
+}
+
+/// A reason why a reply of the host cannot be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplyError {
+    /// The status was not written, or is none that the protocol knows.
+    Status,
+    /// The reply is to another request.
+    Id,
+    /// The mapped length differs from the requested one.
+    Length,
+    /// The offset in the granule differs from that of the guest-physical address.
+    Offset,
+    /// The range wraps around, or ends at the address that means "no mapping".
+    Range,
+    /// The range overlaps one that is still mapped.
+    Overlap,
+}
+
+/// Number of [`ReplyError`]s.
+const REPLY_ERRORS: usize = 6;
+
+impl ReplyError {
+    /// All of them, in the order of their discriminants.
+    pub(crate) const ALL: [Self; REPLY_ERRORS] = [
+        ReplyError::Status,
+        ReplyError::Id,
+        ReplyError::Length,
+        ReplyError::Offset,
+        ReplyError::Range,
+        ReplyError::Overlap,
+    ];
+
+    /// Returns the name, as debugfs and tracepoints print it, and the text for messages.
+    const fn strings(self) -> (&'static CStr, &'static str) {
+        match self {
+            ReplyError::Status => (c"status", "unknown status"),
+            ReplyError::Id => (c"id", "wrong id"),
+            ReplyError::Length => (c"length", "wrong length"),
+            ReplyError::Offset => (c"offset", "wrong offset in the granule"),
+            ReplyError::Range => (c"range", "address range wraps around"),
+            ReplyError::Overlap => (c"overlap", "address range already in use"),
+        }
+    }
+
+    /// Returns the reason as a text for messages.
+    pub(crate) fn as_str(self) -> &'static str {
+        self.strings().1
+    }
+}
+
+/// A failure of the host to do what it was asked for one window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostError {
+    /// The host refused the request.
+    Refused,
+    /// The host did not reply.
+    Silent,
+    /// The reply cannot be trusted.
+    Rejected(ReplyError),
+}
+
+/// Number of kinds of [`HostError`].
+pub(crate) const HOST_ERRORS: usize = REPLY_ERRORS + 2;
+
+impl HostError {
+    /// Returns all kinds, in the order of [`Self::index`].
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        [HostError::Refused, HostError::Silent]
+            .into_iter()
+            .chain(ReplyError::ALL.into_iter().map(HostError::Rejected))
+    }
+
+    /// Returns the kind as an index below [`HOST_ERRORS`].
+    pub(crate) fn index(self) -> usize {
+        match self {
+            HostError::Refused => 0,
+            HostError::Silent => 1,
+            // CAST: The discriminants are small.
+            HostError::Rejected(error) => 2usize.saturating_add(error as usize),
+        }
+    }
+
+    /// Returns the name of the kind, as debugfs and tracepoints print it.
+    pub(crate) fn name(self) -> &'static CStr {
+        match self {
+            HostError::Refused => c"refused",
+            HostError::Silent => c"silent",
+            HostError::Rejected(error) => error.strings().0,
+        }
+    }
+}
+
+/// The outcome of one map request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapOutcome {
+    /// Mapped, starting at this address.
+    Mapped(Iova),
+    /// Refused; nothing is mapped.
+    Refused,
+    /// The host reports a mapping, but the reply cannot be trusted; something may be mapped.
+    Rejected(ReplyError),
+    /// There is no reply; something may be mapped.
+    Unknown,
+}
+
+/// The outcome of one unmap request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UnmapOutcome {
+    /// The mapping is gone.
+    Unmapped,
+    /// Refused: there is no such mapping, or it could not be removed.
+    Refused,
+    /// The reply cannot be trusted; the mapping may remain.
+    Rejected(ReplyError),
+    /// There is no reply; the mapping may remain.
+    Unknown,
+}
 
 /// One entry of a batch of map requests.
 #[derive(Clone, Copy)]
 pub(crate) struct MapEntry {
-    /// What to map. Its first address is the key of the mapping.
+    /// The memory to map. Its first address is the key of the mapping.
     pub(crate) span: GpaSpan,
-    /// What the host said.
+    /// The outcome, which the host fills in.
     pub(crate) outcome: MapOutcome,
+    /// The window that the entry is for.
     pub(super) id: Id,
 }
 
 /// One entry of a batch of unmap requests.
 #[derive(Clone, Copy)]
 pub(crate) struct UnmapEntry {
-    /// What to unmap. Its first address is the key of the mapping.
+    /// The memory to unmap. Its first address is the key of the mapping.
     pub(crate) span: GpaSpan,
-    /// What the host said.
+    /// The outcome, which the host fills in.
     pub(crate) outcome: UnmapOutcome,
+    /// The window that the entry is for.
     pub(super) id: Id,
 }
 
 impl MapEntry {
-    /// An entry that has no window of the engine.
+    /// Creates an entry without a window.
     pub(crate) fn new(span: GpaSpan) -> Self {
         Self {
             span,
@@ -45,7 +185,7 @@ impl MapEntry {
 }
 
 impl UnmapEntry {
-    /// An entry that has no window of the engine.
+    /// Creates an entry without a window.
     pub(crate) fn new(span: GpaSpan) -> Self {
         Self {
             span,
@@ -55,29 +195,24 @@ impl UnmapEntry {
     }
 }
 
-/// The host, as the engine sees it: one that does what it is asked in batches, or does not.
+/// A host that maps and unmaps guest memory in batches.
 ///
-/// It is called under the engine's lock, with interrupts off, and must not sleep.
+/// Context of all methods: engine lock held, interrupts off; must not sleep.
 pub(crate) trait Host: Unpin {
-    /// Who is told what the engine does.
-    type Observer: Observer;
-
-    /// The engine asks once, when it is made.
-    fn observer(&self) -> Self::Observer;
-
-    /// Most entries of one batch. Does not change.
+    /// Returns the most entries of one batch; constant.
     fn batch_max(&self) -> usize;
 
-    /// Most bytes of one mapping.
+    /// Returns the most bytes of one mapping.
     fn len_max(&self) -> u64;
 
-    /// Whether there is any use in asking now. Cheap; what is asked all the same has no answer.
+    /// Returns whether the host can take a batch now. Cheap. A batch that is sent all the same gets
+    /// no reply.
     fn is_ready(&mut self) -> bool;
 
-    /// Asks for the mappings of `batch`, which is not empty nor longer than [`Self::batch_max`],
-    /// with one doorbell, and fills in every outcome.
+    /// Maps the entries of `batch` with one doorbell and fills in every outcome. `batch` is neither
+    /// empty nor longer than [`Self::batch_max`].
     fn map(&mut self, batch: &mut [MapEntry]);
 
-    /// Gives back the mappings of `batch`; as [`Self::map`].
+    /// Unmaps the entries of `batch`; otherwise as [`Self::map`].
     fn unmap(&mut self, batch: &mut [UnmapEntry]);
 }

@@ -13,8 +13,9 @@ use super::{
     Engine,
     Host,
     Limit,
+    Locked,
     MapError,
-    Slow, //
+    Observer, //
 };
 use crate::addr::{
     Address,
@@ -58,21 +59,21 @@ pub(super) enum Obstacle {
     Fatal(MapError),
 }
 
-impl<H: Host, P: Policy> Engine<H, P> {
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// What the policy may know.
     pub(super) fn view<'a>(
         &'a self,
-        slow: &Slow<H>,
+        state: &Locked<H>,
         len_at: &'a dyn Fn(u64) -> Option<u64>,
     ) -> View<'a> {
         View {
             len_at,
             bytes: Room {
-                left: self.max_bytes.saturating_sub(slow.stats.bytes),
+                left: self.max_bytes.saturating_sub(state.stats.bytes),
                 max: self.max_bytes,
             },
             entries: Room {
-                left: u64::from(self.max_entries.saturating_sub(slow.stats.entries)),
+                left: u64::from(self.max_entries.saturating_sub(state.stats.entries)),
                 max: u64::from(self.max_entries),
             },
         }
@@ -94,14 +95,14 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Whether the limits have room for a window for `span`.
-    pub(super) fn check_limits(&self, slow: &Slow<H>, span: &GpaSpan) -> Result<(), Obstacle> {
-        if span.len() > slow.host.len_max() {
+    pub(super) fn check_limits(&self, state: &Locked<H>, span: &GpaSpan) -> Result<(), Obstacle> {
+        if span.len() > state.host.len_max() {
             return Err(Obstacle::Fatal(MapError::Refused));
         }
-        if self.max_bytes.saturating_sub(slow.stats.bytes) < cost(span) {
+        if self.max_bytes.saturating_sub(state.stats.bytes) < cost(span) {
             return Err(Obstacle::Limit(Limit::Bytes));
         }
-        if slow.stats.entries >= self.max_entries {
+        if state.stats.entries >= self.max_entries {
             return Err(Obstacle::Limit(Limit::Entries));
         }
         Ok(())
@@ -110,35 +111,35 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Makes a pending window for `span`, with its key taken and counted against the limits.
     pub(super) fn admit(
         &self,
-        slow: &mut Slow<H>,
+        state: &mut Locked<H>,
         span: &GpaSpan,
         anchor: Option<u64>,
     ) -> Result<(Id, &Window), Obstacle> {
-        self.check_limits(slow, span)?;
+        self.check_limits(state, span)?;
         let (id, window) = self
             .windows
-            .take(&mut slow.free_windows)
+            .take(&mut state.free_windows)
             .ok_or(Obstacle::Tables)?;
         window.prepare(span, anchor);
-        slow.stats.bytes = slow.stats.bytes.saturating_add(cost(span));
-        slow.stats.entries = slow.stats.entries.saturating_add(1);
-        slow.stats.peak_bytes = slow.stats.peak_bytes.max(slow.stats.bytes);
-        slow.stats.peak_entries = slow.stats.peak_entries.max(slow.stats.entries);
-        self.insert_key(slow, id, window);
+        state.stats.bytes = state.stats.bytes.saturating_add(cost(span));
+        state.stats.entries = state.stats.entries.saturating_add(1);
+        state.stats.peak_bytes = state.stats.peak_bytes.max(state.stats.bytes);
+        state.stats.peak_entries = state.stats.peak_entries.max(state.stats.entries);
+        self.insert_key(state, id, window);
         Ok((id, window))
     }
 
     /// Makes a pending window known by the memory that it covers.
     pub(super) fn link(
         &self,
-        slow: &mut Slow<H>,
+        state: &mut Locked<H>,
         id: Id,
         window: &Window,
     ) -> Result<(), AllocError> {
         let Some(span) = window.span() else {
             return Ok(());
         };
-        let free = &mut slow.free_chunks;
+        let free = &mut state.free_chunks;
         let anchor = window.anchor();
         for granule in span.first_granule()..=span.last_granule() {
             // A tile serves everything in it, so it comes first; others fill the gaps until they
@@ -156,7 +157,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Has a window that is about to open take the places of those whose memory it covers all of.
     /// Not before: should the host not make it nobody would find those.
-    pub(super) fn displace(&self, slow: &mut Slow<H>, id: Id, window: &Window, span: &GpaSpan) {
+    pub(super) fn displace(&self, state: &mut Locked<H>, id: Id, window: &Window, span: &GpaSpan) {
         if window.anchor().is_none() {
             return;
         }
@@ -165,7 +166,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             let better = |old: &Window| old.span().is_some_and(|old| span.covers(&old));
             if old != id && self.windows.get(old).is_none_or(better) {
                 // Without memory it is not found here.
-                let free = &mut slow.free_chunks;
+                let free = &mut state.free_chunks;
                 let _ = self.by_gpa.set(&self.chunks, free, granule, id);
             }
         }
@@ -173,12 +174,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Has a window that is open found where nobody else is: those that hid it went to the host
     /// with it, and the host did not make them.
-    pub(super) fn uncover(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+    pub(super) fn uncover(&self, state: &mut Locked<H>, id: Id, window: &Window) {
         let Some(span) = window.span() else {
             return;
         };
         // Without memory it is not found there.
-        let free = &mut slow.free_chunks;
+        let free = &mut state.free_chunks;
         for granule in span.first_granule()..=span.last_granule() {
             let old = self.by_gpa.get_locked(&self.chunks, granule);
             if self.windows.get(old).is_none() {
@@ -195,8 +196,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Makes a closed window unknown to those who look for memory. Its key and its addresses stay
     /// taken: the host may have it.
-    pub(super) fn unlink(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
-        let free = &mut slow.free_chunks;
+    pub(super) fn unlink(&self, state: &mut Locked<H>, id: Id, window: &Window) {
+        let free = &mut state.free_chunks;
         if let Some(granule) = window.anchor() {
             self.by_start.clear(&self.chunks, free, granule, id);
         }
@@ -208,35 +209,35 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Frees an unlinked window that the host does not have.
-    pub(super) fn discard(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
-        count_uses(slow, window);
+    pub(super) fn discard(&self, state: &mut Locked<H>, id: Id, window: &Window) {
+        count_uses(state, window);
         if let Some(span) = window.span() {
-            slow.stats.bytes = slow.stats.bytes.saturating_sub(cost(&span));
+            state.stats.bytes = state.stats.bytes.saturating_sub(cost(&span));
         }
-        slow.stats.entries = slow.stats.entries.saturating_sub(1);
-        slow.stats.padding = slow.stats.padding.saturating_sub(window.padding());
-        self.remove_key(slow, id, window);
+        state.stats.entries = state.stats.entries.saturating_sub(1);
+        state.stats.padding = state.stats.padding.saturating_sub(window.padding());
+        self.remove_key(state, id, window);
         // What was never open has none of them.
         if let Some(span) = window.iova_span() {
-            let free = &mut slow.free_chunks;
+            let free = &mut state.free_chunks;
             for granule in span.first_granule()..=span.last_granule() {
                 self.by_iova.clear(&self.chunks, free, granule, id);
             }
         }
         window.set_state(State::Free);
-        self.windows.free(&mut slow.free_windows, id);
+        self.windows.free(&mut state.free_windows, id);
     }
 
     /// Moves the start of a proposed window so that its key is free, as little as possible.
     pub(super) fn with_free_key(
         &self,
-        slow: &Slow<H>,
+        state: &Locked<H>,
         proposal: Proposal,
         request: &GpaSpan,
         block: Option<&GpaSpan>,
     ) -> Option<Proposal> {
         let span = proposal.span;
-        if self.key_is_free(slow, span.start()) {
+        if self.key_is_free(state, span.start()) {
             return Some(proposal);
         }
         let start = span.start().raw();
@@ -248,7 +249,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 if start < lowest || start > request.start().raw() {
                     continue;
                 }
-                if self.key_is_free(slow, Gpa::new(start)) {
+                if self.key_is_free(state, Gpa::new(start)) {
                     let span = GpaSpan::from_bounds(start, span.end())?;
                     return Some(Proposal { span, tile: false });
                 }
@@ -257,10 +258,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
         None
     }
 
-    pub(super) fn key_is_free(&self, slow: &Slow<H>, key: Gpa) -> bool {
-        let mut id = slow
+    pub(super) fn key_is_free(&self, state: &Locked<H>, key: Gpa) -> bool {
+        let mut id = state
             .keys
-            .get(key_bucket(slow, key))
+            .get(key_bucket(state, key))
             .copied()
             .unwrap_or(NONE);
         while let Some(window) = self.windows.get(id) {
@@ -272,24 +273,24 @@ impl<H: Host, P: Policy> Engine<H, P> {
         true
     }
 
-    pub(super) fn insert_key(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+    pub(super) fn insert_key(&self, state: &mut Locked<H>, id: Id, window: &Window) {
         let Some(span) = window.span() else {
             return;
         };
-        let bucket = key_bucket(slow, span.start());
-        if let Some(head) = slow.keys.get_mut(bucket) {
+        let bucket = key_bucket(state, span.start());
+        if let Some(head) = state.keys.get_mut(bucket) {
             window.next_key.store(*head, Relaxed);
             *head = id;
         }
     }
 
-    pub(super) fn remove_key(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+    pub(super) fn remove_key(&self, state: &mut Locked<H>, id: Id, window: &Window) {
         let Some(span) = window.span() else {
             return;
         };
         let next = window.next_key.load(Relaxed);
-        let bucket = key_bucket(slow, span.start());
-        let Some(head) = slow.keys.get_mut(bucket) else {
+        let bucket = key_bucket(state, span.start());
+        let Some(head) = state.keys.get_mut(bucket) else {
             return;
         };
         if *head == id {
@@ -308,8 +309,8 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 }
 
-fn key_bucket<H>(slow: &Slow<H>, key: Gpa) -> usize {
-    let bits = slow.keys.len().max(2).ilog2();
+fn key_bucket<H>(state: &Locked<H>, key: Gpa) -> usize {
+    let bits = state.keys.len().max(2).ilog2();
     let hash = (key.raw() / PAGE).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - bits);
     // CAST: The hash is below the number of buckets, a `usize`.
     hash as usize

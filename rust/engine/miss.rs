@@ -5,11 +5,15 @@
 
 use super::alignment::{
     self,
-    Aim, //
+    AlignTarget, //
 };
-use super::combining::Tickets;
+use super::combining::RecordSet;
+use super::host::{
+    MapOutcome,
+    ReplyError, //
+};
 use super::index::Obstacle;
-use super::recovery::Patience;
+use super::recovery::RetryBudget;
 use super::{
     bump,
     note,
@@ -18,12 +22,12 @@ use super::{
     Engine,
     Host,
     HostError,
+    Locked, //
     MapEntry,
     MapError,
     Observer,
     Request,
-    Seen,
-    Slow, //
+    WindowInfo,
 };
 use crate::addr::{
     GpaSpan,
@@ -49,10 +53,6 @@ use crate::engine::window::{
     State,
     Window, //
 };
-use crate::host::wire::{
-    MapOutcome,
-    Reject, //
-};
 use crate::sys::Alloc;
 
 /// Rounds of the slow path before a request is given up. Every round but the last makes progress,
@@ -69,24 +69,24 @@ pub(super) enum Choice {
 }
 
 /// What the rounds for one call hand on to each other.
-pub(super) struct Turn {
+pub(super) struct MissProgress {
     pub(super) choice: Choice,
     /// Whether the tables could grow the last time that they had to.
     may_grow: bool,
     /// Windows that were looked at since the last idle one was found.
     scanned: u32,
     /// How the address should come out, if that matters.
-    aim: Option<Aim>,
+    aim: Option<AlignTarget>,
     /// How often what is lost was asked for again since there was no room, or no key.
-    for_room: Patience,
+    for_room: RetryBudget,
     /// How often since it was in the way of an address.
-    for_address: Patience,
+    for_address: RetryBudget,
     /// Whether keys were given back since there was progress.
     freed_keys: bool,
 }
 
 /// What came of one doorbell for new windows.
-pub(super) enum Ring {
+pub(super) enum SubmitResult {
     /// The host made at least one of them.
     Opened,
     /// The host made it, but at an address that is not what the call aims at.
@@ -96,7 +96,7 @@ pub(super) enum Ring {
 }
 
 /// What came of one round of the slow path.
-pub(super) enum Round {
+pub(super) enum RoundResult {
     /// Everything is mapped.
     Done,
     /// There is more to do, and this round brought it nearer.
@@ -107,7 +107,7 @@ pub(super) enum Round {
     Failed(MapError),
 }
 
-impl<H: Host, P: Policy> Engine<H, P> {
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Maps what is missing of `requests`.
     #[cold]
     #[inline(never)]
@@ -116,44 +116,47 @@ impl<H: Host, P: Policy> Engine<H, P> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
-        let mut turn = Turn {
+        let mut progress = MissProgress {
             choice: Choice::Policy,
             may_grow: true,
             scanned: 0,
-            aim: self.congruent.then(|| Aim::new(requests.clone())).flatten(),
-            for_room: Patience::default(),
-            for_address: Patience::default(),
+            aim: self
+                .congruent
+                .then(|| AlignTarget::new(requests.clone()))
+                .flatten(),
+            for_room: RetryBudget::default(),
+            for_address: RetryBudget::default(),
             freed_keys: false,
         };
         // CAST: `usize` has at most 64 bits.
         let missing = requests.clone().filter(|r| r.iova().is_none()).count() as u64;
         let mut result = Err(MapError::Refused);
         for _ in 0..MAX_ROUNDS {
-            let (mut guard, tickets) = match self.slow.try_lock() {
-                Some(guard) => (guard, Tickets::NONE),
+            let (mut guard, records) = match self.state.try_lock() {
+                Some(guard) => (guard, RecordSet::NONE),
                 None => {
-                    let tickets = self
-                        .posts
-                        .post(requests.clone(), |span| self.may_share(span));
-                    (self.slow.lock(), tickets)
+                    let records = self
+                        .published
+                        .publish(requests.clone(), |span| self.may_share(span));
+                    (self.state.lock(), records)
                 }
             };
-            self.collect(&mut guard, tickets, requests.clone());
-            match self.round(&mut guard, requests.clone(), mask, &mut turn) {
-                Round::Done => {
+            self.collect(&mut guard, records, requests.clone());
+            match self.round(&mut guard, requests.clone(), mask, &mut progress) {
+                RoundResult::Done => {
                     guard.stats.misses = guard.stats.misses.saturating_add(missing);
                     result = Ok(());
                     break;
                 }
-                Round::Again => turn.freed_keys = false,
-                Round::Grow => {
+                RoundResult::Again => progress.freed_keys = false,
+                RoundResult::Grow => {
                     let missing = requests.clone().filter(|r| r.iova().is_none());
                     let windows = missing.count().min(guard.map.entries.len());
                     drop(guard);
                     // The tables' memory comes from outside the lock.
-                    turn.may_grow = self.grow_for(windows);
+                    progress.may_grow = self.grow_for(windows);
                 }
-                Round::Failed(error) => {
+                RoundResult::Failed(error) => {
                     result = Err(error);
                     if matches!(error, MapError::Unreachable(_) | MapError::Invalid) {
                         break;
@@ -161,39 +164,39 @@ impl<H: Host, P: Policy> Engine<H, P> {
                     let stale = guard.stats.stale;
                     self.unmap_suspects_in_turn(guard);
                     // A host that refuses what it maps would have us do so again and again.
-                    let freed_keys = self.slow.lock().stats.stale != stale;
-                    if freed_keys && !turn.freed_keys {
-                        turn.freed_keys = true;
+                    let freed_keys = self.state.lock().stats.stale != stale;
+                    if freed_keys && !progress.freed_keys {
+                        progress.freed_keys = true;
                         continue;
                     }
                     // Perhaps it is something lost that is in the way.
                     let patience = match error {
-                        MapError::Rejected(_) => &mut turn.for_address,
-                        _ => &mut turn.for_room,
+                        MapError::Rejected(_) => &mut progress.for_address,
+                        _ => &mut progress.for_room,
                     };
-                    if patience.lasts(self.lost_steps(error)) && self.retry_lost_step() {
-                        turn.scanned = 0;
+                    if patience.try_consume(self.lost_steps(error)) && self.retry_lost_step() {
+                        progress.scanned = 0;
                         continue;
                     }
-                    if turn.choice == Choice::Smallest {
+                    if progress.choice == Choice::Smallest {
                         break;
                     }
-                    bump(&mut self.slow.lock().stats.smaller);
-                    turn.choice = Choice::Smallest;
-                    turn.freed_keys = false;
-                    turn.scanned = 0;
-                    turn.aim = None;
+                    bump(&mut self.state.lock().stats.smaller);
+                    progress.choice = Choice::Smallest;
+                    progress.freed_keys = false;
+                    progress.scanned = 0;
+                    progress.aim = None;
                     let some = requests.clone().any(|r| r.iova().is_some());
                     if some && matches!(error, MapError::Full(_)) {
                         // The larger windows that this call took are in the way of smaller ones.
-                        self.let_go(requests.clone());
-                        self.give_back_idle();
+                        self.release_partial(requests.clone());
+                        self.reclaim_all_idle();
                     }
                 }
             }
         }
         // What the host says that it mapped, but not in a way we can use.
-        self.give_back_retired();
+        self.unmap_retired();
         result
     }
 
@@ -205,11 +208,11 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let mut chunk_grown = false;
         loop {
             let (few_windows, few_chunks) = {
-                let slow = self.slow.lock();
+                let state = self.state.lock();
                 (
-                    slow.free_windows.len() < windows,
+                    state.free_windows.len() < windows,
                     // Large windows need more, so that one more never is too many.
-                    slow.free_chunks.len() < chunks || !chunk_grown,
+                    state.free_chunks.len() < chunks || !chunk_grown,
                 )
             };
             if !few_windows && !few_chunks {
@@ -230,13 +233,15 @@ impl<H: Host, P: Policy> Engine<H, P> {
             if let Ok(segment) = Segment::new(alloc) {
                 let left = self
                     .windows
-                    .grow(&mut self.slow.lock().free_windows, segment);
+                    .grow(&mut self.state.lock().free_windows, segment);
                 grown |= left.is_ok();
             }
         }
         if chunks {
             if let Ok(segment) = Segment::new(alloc) {
-                let left = self.chunks.grow(&mut self.slow.lock().free_chunks, segment);
+                let left = self
+                    .chunks
+                    .grow(&mut self.state.lock().free_chunks, segment);
                 grown |= left.is_ok();
             }
         }
@@ -246,19 +251,19 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// One turn under the lock, with one doorbell at most.
     pub(super) fn round<'a, R, I>(
         &self,
-        slow: &mut Slow<H>,
+        state: &mut Locked<H>,
         requests: I,
         mask: u64,
-        turn: &mut Turn,
-    ) -> Round
+        progress: &mut MissProgress,
+    ) -> RoundResult
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
-        self.collect_retired(slow);
-        if slow.retired != NONE {
-            self.unmap_retired(slow);
-            return Round::Again;
+        self.collect_retired(state);
+        if state.retired != NONE {
+            self.unmap_retired_batch(state);
+            return RoundResult::Again;
         }
 
         let mut all = true;
@@ -267,67 +272,67 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 // Another CPU's doorbell may have served it.
                 match request.span() {
                     Some(span) if !reachable(iova, &span, mask) => {
-                        return self.abandon(slow, MapError::Unreachable(iova));
+                        return self.abandon(state, MapError::Unreachable(iova));
                     }
                     _ => continue,
                 }
             }
             let Some(span) = request.span() else {
-                return self.abandon(slow, MapError::Invalid);
+                return self.abandon(state, MapError::Invalid);
             };
             if let Some(iova) = self.hit_locked(&span) {
                 request.set_iova(Some(iova));
                 if !reachable(iova, &span, mask) {
-                    return self.abandon(slow, MapError::Unreachable(iova));
+                    return self.abandon(state, MapError::Unreachable(iova));
                 }
                 continue;
             }
             if self.is_pending(&span) {
                 continue;
             }
-            if !slow.host.is_ready() {
-                return self.abandon(slow, MapError::NoAnswer);
+            if !state.host.is_ready() {
+                return self.abandon(state, MapError::NoAnswer);
             }
-            let obstacle = match self.add(slow, &span, turn.choice, turn.aim.as_mut()) {
+            let obstacle = match self.add(state, &span, progress.choice, progress.aim.as_mut()) {
                 Ok(()) => continue,
                 Err(obstacle) => obstacle,
             };
-            if matches!(obstacle, Obstacle::Tables) && turn.may_grow {
+            if matches!(obstacle, Obstacle::Tables) && progress.may_grow {
                 // All of it together, after that.
-                self.drop_batch(slow);
-                return Round::Grow;
+                self.drop_batch(state);
+                return RoundResult::Grow;
             }
-            if !slow.map.is_empty() {
+            if !state.map.is_empty() {
                 // First what is there already; the rest has its turn after it.
                 all = false;
                 break;
             }
             return match obstacle {
-                Obstacle::Batch => Round::Failed(MapError::Refused),
-                Obstacle::Fatal(error) => Round::Failed(error),
-                Obstacle::Tables => self.reclaim(slow, &mut turn.scanned, MapError::NoMemory),
+                Obstacle::Batch => RoundResult::Failed(MapError::Refused),
+                Obstacle::Fatal(error) => RoundResult::Failed(error),
+                Obstacle::Tables => self.reclaim(state, &mut progress.scanned, MapError::NoMemory),
                 Obstacle::Limit(limit) => {
-                    self.reclaim(slow, &mut turn.scanned, MapError::Full(limit))
+                    self.reclaim(state, &mut progress.scanned, MapError::Full(limit))
                 }
                 // Idle windows may have them.
-                Obstacle::Key => self.reclaim(slow, &mut turn.scanned, MapError::NoKey),
+                Obstacle::Key => self.reclaim(state, &mut progress.scanned, MapError::NoKey),
             };
         }
 
-        if slow.map.is_empty() {
-            return Round::Done;
+        if state.map.is_empty() {
+            return RoundResult::Done;
         }
-        let own = slow.map.len;
+        let own = state.map.len;
         if all {
-            self.invite(slow);
+            self.add_published(state);
         }
-        let round = match self.ring_map(slow, own, turn.aim.as_mut()) {
-            Ring::Failed(error) => Round::Failed(error),
-            Ring::Misplaced => Round::Again,
-            Ring::Opened => self.resolve(slow, requests, mask),
+        let round = match self.ring_map(state, own, progress.aim.as_mut()) {
+            SubmitResult::Failed(error) => RoundResult::Failed(error),
+            SubmitResult::Misplaced => RoundResult::Again,
+            SubmitResult::Opened => self.resolve(state, requests, mask),
         };
-        self.serve(slow);
-        self.settle(slow);
+        self.serve_published(state);
+        self.settle(state);
         round
     }
 
@@ -337,56 +342,61 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Takes references to the windows that were just made, before the lock is let go.
-    pub(super) fn resolve<'a, R, I>(&self, slow: &mut Slow<H>, requests: I, mask: u64) -> Round
+    pub(super) fn resolve<'a, R, I>(
+        &self,
+        state: &mut Locked<H>,
+        requests: I,
+        mask: u64,
+    ) -> RoundResult
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R>,
     {
-        let mut round = Round::Done;
+        let mut round = RoundResult::Done;
         for request in requests {
             if request.iova().is_some() {
                 continue;
             }
             let Some(span) = request.span() else {
-                return Round::Failed(MapError::Invalid);
+                return RoundResult::Failed(MapError::Invalid);
             };
             match self.hit_locked(&span) {
                 Some(iova) => {
                     request.set_iova(Some(iova));
                     if !reachable(iova, &span, mask) {
-                        return Round::Failed(MapError::Unreachable(iova));
+                        return RoundResult::Failed(MapError::Unreachable(iova));
                     }
                     if let Some(modulus) = alignment::modulus(&span) {
-                        bump(&mut slow.stats.large);
+                        bump(&mut state.stats.large);
                         if alignment::is_congruent(span.start(), iova, modulus) {
-                            bump(&mut slow.stats.congruent);
+                            bump(&mut state.stats.congruent);
                         }
                     }
                 }
-                None => round = Round::Again,
+                None => round = RoundResult::Again,
             }
         }
         round
     }
 
     /// Gives up the windows that were prepared but not asked for.
-    pub(super) fn drop_batch(&self, slow: &mut Slow<H>) {
-        for index in 0..slow.map.len {
-            if let Some(entry) = slow.map.get(index) {
+    pub(super) fn drop_batch(&self, state: &mut Locked<H>) {
+        for index in 0..state.map.len {
+            if let Some(entry) = state.map.get(index) {
                 if let Some(window) = self.windows.get(entry.id) {
-                    self.unlink(slow, entry.id, window);
-                    self.discard(slow, entry.id, window);
+                    self.unlink(state, entry.id, window);
+                    self.discard(state, entry.id, window);
                 }
             }
         }
-        slow.map.clear();
-        slow.reserved_chunks = 0;
+        state.map.clear();
+        state.reserved_chunks = 0;
     }
 
     /// Ends the call before its batch went to the host.
-    pub(super) fn abandon(&self, slow: &mut Slow<H>, error: MapError) -> Round {
-        self.drop_batch(slow);
-        Round::Failed(error)
+    pub(super) fn abandon(&self, state: &mut Locked<H>, error: MapError) -> RoundResult {
+        self.drop_batch(state);
+        RoundResult::Failed(error)
     }
 
     /// Whether a window that will serve `span` is in the batch.
@@ -402,16 +412,16 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Adds a window that serves `request` to the batch.
     pub(super) fn add(
         &self,
-        slow: &mut Slow<H>,
+        state: &mut Locked<H>,
         request: &GpaSpan,
         choice: Choice,
-        aim: Option<&mut Aim>,
+        aim: Option<&mut AlignTarget>,
     ) -> Result<(), Obstacle> {
-        if slow.map.is_full() {
+        if state.map.is_full() {
             return Err(Obstacle::Batch);
         }
 
-        let block = slow.ram.block_of(request).copied();
+        let block = state.ram.block_of(request).copied();
         let block = block.as_ref();
         let proposal = match (choice, block) {
             (Choice::Policy, Some(block)) => self
@@ -419,7 +429,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 .propose(
                     request,
                     block,
-                    &self.view(slow, &|granule| self.len_at(granule)),
+                    &self.view(state, &|granule| self.len_at(granule)),
                 )
                 .filter(|p| p.span.covers(request) && block.covers(&p.span)),
             _ => None,
@@ -428,22 +438,22 @@ impl<H: Host, P: Policy> Engine<H, P> {
             .or_else(|| smallest(request, block))
             .ok_or(Obstacle::Fatal(MapError::Invalid))?;
         let (proposal, padding) = match aim {
-            Some(aim) => self.take_aim(slow, proposal, block, aim),
+            Some(aim) => self.take_aim(state, proposal, block, aim),
             None => (proposal, 0),
         };
         let Proposal { span, tile } = self
-            .with_free_key(slow, proposal, request, block)
+            .with_free_key(state, proposal, request, block)
             .ok_or(Obstacle::Key)?;
 
-        self.check_limits(slow, &span)?;
+        self.check_limits(state, &span)?;
         let chunks = chunks_for(span.first_granule(), span.last_granule());
         let later = chunks_anywhere(span.granules());
-        let needed = slow
+        let needed = state
             .reserved_chunks
             .saturating_add(later)
             .saturating_add(chunks)
             .saturating_add(1);
-        if slow.free_chunks.len() < needed {
+        if state.free_chunks.len() < needed {
             return Err(Obstacle::Tables);
         }
         let anchor = if tile {
@@ -451,17 +461,17 @@ impl<H: Host, P: Policy> Engine<H, P> {
         } else {
             Some(request.first_granule())
         };
-        let (id, window) = self.admit(slow, &span, anchor)?;
+        let (id, window) = self.admit(state, &span, anchor)?;
         window.set_padding(padding);
-        slow.stats.padding = slow.stats.padding.saturating_add(padding);
-        slow.reserved_chunks = slow.reserved_chunks.saturating_add(later);
-        if self.link(slow, id, window).is_err() {
+        state.stats.padding = state.stats.padding.saturating_add(padding);
+        state.reserved_chunks = state.reserved_chunks.saturating_add(later);
+        if self.link(state, id, window).is_err() {
             // Cannot be: the chunks were counted before.
-            self.unlink(slow, id, window);
-            self.discard(slow, id, window);
+            self.unlink(state, id, window);
+            self.discard(state, id, window);
             return Err(Obstacle::Fatal(MapError::NoMemory));
         }
-        slow.map.push(MapEntry {
+        state.map.push(MapEntry {
             span,
             outcome: MapOutcome::Unknown,
             id,
@@ -473,10 +483,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// how many bytes.
     fn take_aim(
         &self,
-        slow: &Slow<H>,
+        state: &Locked<H>,
         proposal: Proposal,
         block: Option<&GpaSpan>,
-        aim: &mut Aim,
+        aim: &mut AlignTarget,
     ) -> (Proposal, u64) {
         loop {
             let (extra, span) = aim.extend(&proposal.span);
@@ -485,12 +495,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
             let extended = span
                 .filter(|span| block.is_some_and(|block| block.covers(span)))
-                .filter(|span| self.check_limits(slow, span).is_ok())
-                .filter(|_| aim.affords(slow.stats.padding, self.max_bytes));
+                .filter(|span| self.check_limits(state, span).is_ok())
+                .filter(|_| aim.within_budget(state.stats.padding, self.max_bytes));
             if let Some(span) = extended {
                 return (Proposal { span, tile: false }, extra);
             }
-            if !aim.lower() {
+            if !aim.relax() {
                 return (proposal, 0);
             }
         }
@@ -501,18 +511,18 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// the call, which alone decide what came of it.
     pub(super) fn ring_map(
         &self,
-        slow: &mut Slow<H>,
+        state: &mut Locked<H>,
         own: usize,
-        mut aim: Option<&mut Aim>,
-    ) -> Ring {
-        bump(&mut slow.stats.doorbells);
-        slow.host.map(slow.map.filled_mut());
-        slow.reserved_chunks = 0;
-        let mut ring = Ring::Failed(MapError::Refused);
+        mut aim: Option<&mut AlignTarget>,
+    ) -> SubmitResult {
+        bump(&mut state.stats.doorbells);
+        state.host.map(state.map.filled_mut());
+        state.reserved_chunks = 0;
+        let mut ring = SubmitResult::Failed(MapError::Refused);
         let mut error = None;
         let mut opened: usize = 0;
-        for index in 0..slow.map.len {
-            let Some(entry) = slow.map.get(index) else {
+        for index in 0..state.map.len {
+            let Some(entry) = state.map.get(index) else {
                 break;
             };
             let Some(window) = self.windows.get(entry.id) else {
@@ -522,16 +532,16 @@ impl<H: Host, P: Policy> Engine<H, P> {
             let outcome = match entry.outcome {
                 MapOutcome::Mapped(iova) => {
                     let aim = aim.as_deref_mut().filter(|_| is_own);
-                    if aim.is_some_and(|aim| aim.adjust(&entry.span, iova, &mut slow.fill)) {
-                        bump(&mut slow.stats.mapped);
-                        bump(&mut slow.stats.misplaced);
+                    if aim.is_some_and(|aim| aim.observe(&entry.span, iova, &mut state.fill)) {
+                        bump(&mut state.stats.mapped);
+                        bump(&mut state.stats.misplaced);
                         // Where it is matters only if it is not taken back.
-                        slow.misplaced = Some((entry.id, iova));
-                        self.quarantine(slow, entry.id, window);
-                        ring = Ring::Misplaced;
+                        state.misplaced = Some((entry.id, iova));
+                        self.quarantine(state, entry.id, window);
+                        ring = SubmitResult::Misplaced;
                         continue;
                     }
-                    match self.claim(slow, entry.id, window, &entry.span, iova) {
+                    match self.claim(state, entry.id, window, &entry.span, iova) {
                         Ok(()) => entry.outcome,
                         Err(reject) => MapOutcome::Rejected(reject),
                     }
@@ -545,59 +555,59 @@ impl<H: Host, P: Policy> Engine<H, P> {
             };
             match outcome {
                 MapOutcome::Mapped(_) => {
-                    bump(&mut slow.stats.mapped);
-                    self.displace(slow, entry.id, window, &entry.span);
+                    bump(&mut state.stats.mapped);
+                    self.displace(state, entry.id, window, &entry.span);
                     window.open();
                     opened = opened.saturating_add(1);
-                    if let Some(seen) = Seen::new(window) {
+                    if let Some(seen) = WindowInfo::new(window) {
                         // Others may use it already.
-                        self.observer.created(&Seen { uses: 0, ..seen });
+                        self.observer.created(&WindowInfo { uses: 0, ..seen });
                     }
                     if is_own {
-                        ring = Ring::Opened;
+                        ring = SubmitResult::Opened;
                     }
                 }
                 MapOutcome::Refused => {
-                    bump(&mut slow.stats.refused);
-                    note(self, slow, Command::Map, &entry.span, HostError::Refused);
-                    self.unlink(slow, entry.id, window);
-                    self.discard(slow, entry.id, window);
-                    slow.suspects.push(entry.span);
-                    self.suspect(slow);
+                    bump(&mut state.stats.refused);
+                    note(self, state, Command::Map, &entry.span, HostError::Refused);
+                    self.unlink(state, entry.id, window);
+                    self.discard(state, entry.id, window);
+                    state.suspects.push(entry.span);
+                    self.suspect(state);
                     fails(MapError::Refused);
                 }
                 MapOutcome::Rejected(reject) => {
-                    bump(&mut slow.stats.rejected);
+                    bump(&mut state.stats.rejected);
                     let error = HostError::Rejected(reject);
-                    note(self, slow, Command::Map, &entry.span, error);
-                    self.quarantine(slow, entry.id, window);
+                    note(self, state, Command::Map, &entry.span, error);
+                    self.quarantine(state, entry.id, window);
                     fails(MapError::Rejected(reject));
                 }
                 MapOutcome::Unknown => {
-                    bump(&mut slow.stats.unanswered);
-                    note(self, slow, Command::Map, &entry.span, HostError::Silent);
-                    self.quarantine(slow, entry.id, window);
+                    bump(&mut state.stats.unanswered);
+                    note(self, state, Command::Map, &entry.span, HostError::Silent);
+                    self.quarantine(state, entry.id, window);
                     fails(MapError::NoAnswer);
                 }
             }
         }
-        if opened != 0 && opened != slow.map.len {
-            self.uncover_batch(slow);
+        if opened != 0 && opened != state.map.len {
+            self.uncover_batch(state);
         }
         match (ring, error) {
-            (Ring::Failed(_), Some(error)) => Ring::Failed(error),
+            (SubmitResult::Failed(_), Some(error)) => SubmitResult::Failed(error),
             (ring, _) => ring,
         }
     }
 
     /// Has the windows of the batch that the host made found, where others hid them that it did
     /// not make.
-    fn uncover_batch(&self, slow: &mut Slow<H>) {
-        for index in 0..slow.map.len {
-            let id = slow.map.get(index).map_or(NONE, |entry| entry.id);
+    fn uncover_batch(&self, state: &mut Locked<H>) {
+        for index in 0..state.map.len {
+            let id = state.map.get(index).map_or(NONE, |entry| entry.id);
             if let Some(window) = self.windows.get(id) {
                 if window.state() == State::Live {
-                    self.uncover(slow, id, window);
+                    self.uncover(state, id, window);
                 }
             }
         }
@@ -606,9 +616,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Gives up the batch's references to the windows that it opened. Those that serve nobody then
     /// do not outlive the call in strict mode; and nobody could close one before those had it that
     /// it was made for.
-    pub(super) fn settle(&self, slow: &mut Slow<H>) {
-        for index in 0..slow.map.len {
-            let Some(entry) = slow.map.get(index) else {
+    pub(super) fn settle(&self, state: &mut Locked<H>) {
+        for index in 0..state.map.len {
+            let Some(entry) = state.map.get(index) else {
                 break;
             };
             let Some(window) = self.windows.get(entry.id) else {
@@ -618,7 +628,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 self.retire(entry.id, window);
             }
         }
-        slow.map.clear();
+        state.map.clear();
     }
 
     /// Notes that a window is at the address that the host gave it. That stays noted until the
@@ -626,33 +636,33 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// What wraps around, or is where all of RAM is mapped, is not noted. Lock; any context.
     pub(super) fn claim(
         &self,
-        slow: &mut Slow<H>,
+        state: &mut Locked<H>,
         id: Id,
         window: &Window,
         span: &GpaSpan,
         iova: Iova,
-    ) -> Result<(), Reject> {
-        let iovas = IovaSpan::new(iova, span.len()).ok_or(Reject::Range)?;
+    ) -> Result<(), ReplyError> {
+        let iovas = IovaSpan::new(iova, span.len()).ok_or(ReplyError::Range)?;
         if self
             .whole
             .as_ref()
             .is_some_and(|whole| whole.overlaps(&iovas))
         {
-            return Err(Reject::Overlap);
+            return Err(ReplyError::Overlap);
         }
         let mut result = Ok(());
         window.set_iova(iova);
         for granule in iovas.first_granule()..=iovas.last_granule() {
             let other = self.by_iova.get_locked(&self.chunks, granule);
             if let Some(other) = self.windows.get(other) {
-                slow.lost.in_the_way |= other.state() == State::Lost;
-                result = Err(Reject::Overlap);
+                state.lost.in_the_way |= other.state() == State::Lost;
+                result = Err(ReplyError::Overlap);
                 continue;
             }
-            let free = &mut slow.free_chunks;
+            let free = &mut state.free_chunks;
             let set = self.by_iova.set(&self.chunks, free, granule, id);
             // Chunks are reserved for an answer to MAP; of what is lost as much is noted as can be.
-            result = result.and(set.map_err(|_| Reject::Range));
+            result = result.and(set.map_err(|_| ReplyError::Range));
         }
         result
     }

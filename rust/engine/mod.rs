@@ -29,28 +29,31 @@ mod stats;
 pub(crate) mod window;
 
 pub(crate) use self::host::{
-    Host,
-    MapEntry,
-    UnmapEntry, //
-};
-pub(crate) use self::observer::{
     Command,
+    Host,
     HostError,
-    Observer,
-    Source,
+    MapEntry,
+    MapOutcome,
+    ReplyError,
+    UnmapEntry,
+    UnmapOutcome,
     HOST_ERRORS, //
 };
+pub(crate) use self::observer::{
+    MapPath,
+    Observer, //
+};
 pub(crate) use self::stats::{
-    Condition,
-    Seen,
-    Survey, //
+    Snapshot, //
+    WindowInfo,
+    WindowStatus,
 };
 
-use self::alignment::Fill;
+use self::alignment::AllocOrder;
 use self::batch::Batch;
-use self::combining::Posts;
+use self::combining::PublicationList;
 use self::recovery::Lost;
-use self::stale::Search;
+use self::stale::StaleScan;
 use crate::addr::{
     Address,
     Gpa,
@@ -69,25 +72,24 @@ use crate::engine::index::granule_map::{
     Chunks,
     GranuleMap, //
 };
-use crate::engine::index::ram_table::RamMap;
+use crate::engine::index::ram_table::RamTable;
 use crate::engine::policy::{
     Policy,
     Ram, //
 };
-use crate::engine::static_map::Whole;
+use crate::engine::static_map::StaticMap;
 use crate::engine::window::{
     NotHeld,
     Put,
     Take,
     Window, //
 };
-use crate::host::wire::Reject;
 use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
+    BoxedSlice, //
     Lock,
-    Slab, //
 };
 
 /// One thing to map, with a place for its address.
@@ -128,7 +130,7 @@ pub(crate) enum MapError {
     /// The host refused.
     Refused,
     /// The host's answer could not be believed.
-    Rejected(Reject),
+    Rejected(ReplyError),
     /// The host did not answer.
     NoAnswer,
     /// No memory for the engine's own tables.
@@ -173,7 +175,7 @@ pub(crate) struct Config {
 /// What happened so far. Costs the fast path nothing: it is counted under the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stats {
-    /// References to windows that were taken, as far as they were added up; see [`Survey::maps`].
+    /// References to windows that were taken, as far as they were added up; see [`Snapshot::maps`].
     pub(crate) uses: u64,
     /// Those of them that no driver got a mapping by.
     pub(crate) undone: u64,
@@ -273,19 +275,19 @@ pub(crate) struct Released {
 }
 
 /// See the module's documentation.
-pub(crate) struct Engine<H: Host, P> {
+pub(crate) struct Engine<H, P, O = ()> {
     strict: bool,
     congruent: bool,
     max_bytes: u64,
     max_entries: u32,
     policy: P,
-    observer: H::Observer,
+    observer: O,
     /// All of RAM, if it is mapped at once.
-    whole: Option<Whole>,
+    whole: Option<StaticMap>,
     windows: Arena<Window>,
     chunks: Chunks,
     /// Finds a window by a granule that it covers.
-    by_gpa: RamMap,
+    by_gpa: RamTable,
     /// Finds a window that is not a tile by the granule that its request began in.
     by_start: GranuleMap,
     /// Finds a window by a granule of its IOVAs.
@@ -293,16 +295,16 @@ pub(crate) struct Engine<H: Host, P> {
     /// Windows that their last user closed, not yet given back.
     retired: Atomic<u32>,
     /// What CPUs that wait for the lock want.
-    posts: Posts,
-    slow: Lock<Slow<H>>,
+    published: PublicationList,
+    state: Lock<Locked<H>>,
 }
 
 /// What the lock protects.
-struct Slow<H> {
+struct Locked<H> {
     host: H,
     ram: Ram,
     /// How the host was last seen to fill free addresses.
-    fill: Fill,
+    fill: AllocOrder,
     /// The last window that the host made at another address than was aimed at, and where that is,
     /// until it is given back.
     misplaced: Option<(Id, Iova)>,
@@ -311,13 +313,13 @@ struct Slow<H> {
     /// Chunks that pending windows will need.
     reserved_chunks: usize,
     /// Buckets of windows by their keys.
-    keys: Slab<Id>,
+    keys: BoxedSlice<Id>,
     /// The first of the windows to be given back.
     retired: Id,
     /// Windows that the host did not take back.
     lost: Lost,
     /// The search for what an earlier kernel left.
-    search: Search,
+    search: StaleScan,
     /// How often the batch of the search that comes next was sent already.
     search_retries: u32,
     /// The last window that the reclaimer looked at.
@@ -329,9 +331,9 @@ struct Slow<H> {
     stats: Stats,
 }
 
-impl<H: Host, P: Policy> Engine<H, P> {
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Sets up an engine that asks `host`. May sleep.
-    pub(crate) fn new(host: H, policy: P, config: Config) -> Result<Self, AllocError> {
+    pub(crate) fn new(host: H, policy: P, observer: O, config: Config) -> Result<Self, AllocError> {
         let entries = usize::try_from(config.max_entries).unwrap_or(usize::MAX);
         let megabytes = usize::try_from(config.max_bytes >> 20).unwrap_or(usize::MAX);
         // In the worst case every window has chunks of its own in all three maps: one where it is
@@ -344,7 +346,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let batch = host.batch_max();
         let fill = GpaSpan::new(Gpa::new(0), 1).ok_or(AllocError)?;
 
-        let by_gpa = RamMap::new(&config.ram, config.table_max, GranuleMap::new(bits, 0)?)?;
+        let by_gpa = RamTable::new(&config.ram, config.table_max, GranuleMap::new(bits, 0)?)?;
 
         Ok(Self {
             strict: config.strict,
@@ -352,7 +354,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             max_bytes: config.max_bytes,
             max_entries: config.max_entries,
             policy,
-            observer: host.observer(),
+            observer,
             whole: None,
             windows: Arena::new(entries.min(1 << 28))?,
             chunks: Arena::new(chunks)?,
@@ -360,19 +362,19 @@ impl<H: Host, P: Policy> Engine<H, P> {
             by_start: GranuleMap::new(bits, 1)?,
             by_iova: GranuleMap::new(bits, 2)?,
             retired: Atomic::new(NONE),
-            posts: Posts::new()?,
-            slow: Lock::new(Slow {
+            published: PublicationList::new()?,
+            state: Lock::new(Locked {
                 host,
                 ram: config.ram,
-                fill: Fill::Low,
+                fill: AllocOrder::BottomUp,
                 misplaced: None,
                 free_windows: FreeList::new(),
                 free_chunks: FreeList::new(),
                 reserved_chunks: 0,
-                keys: Slab::new(1 << bits, Alloc::Sleep, |_| NONE)?,
+                keys: BoxedSlice::new(1 << bits, Alloc::Sleep, |_| NONE)?,
                 retired: NONE,
                 lost: Lost::new(),
-                search: Search::Unneeded,
+                search: StaleScan::Unneeded,
                 search_retries: 0,
                 hand: NONE,
                 map: Batch::new(batch, MapEntry::new(fill))?,
@@ -387,7 +389,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// ones, to be dropped where sleeping is allowed. Memory that comes this way is mapped by
     /// windows in any case. Any context.
     pub(crate) fn set_ram(&self, ram: Ram) -> Ram {
-        core::mem::replace(&mut self.slow.lock().ram, ram)
+        core::mem::replace(&mut self.state.lock().ram, ram)
     }
 
     /// Makes the tables large enough for `windows` windows of up to 1 MiB beforehand. May sleep.
@@ -395,10 +397,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let chunks = windows.saturating_mul(2);
         loop {
             let (few_windows, few_chunks) = {
-                let slow = self.slow.lock();
+                let state = self.state.lock();
                 (
-                    slow.free_windows.len() < windows,
-                    slow.free_chunks.len() < chunks,
+                    state.free_windows.len() < windows,
+                    state.free_chunks.len() < chunks,
                 )
             };
             if !few_windows && !few_chunks {
@@ -438,7 +440,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         }
         match window.iova_of(span) {
             Some(iova) if reachable(iova, span, mask) => Some(iova),
-            found => self.not_hit(id, *span, found),
+            found => self.undo_hit(id, *span, found),
         }
     }
 
@@ -446,12 +448,12 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// `found`, if at all.
     #[cold]
     #[inline(never)]
-    fn not_hit(&self, id: Id, span: GpaSpan, found: Option<Iova>) -> Option<Iova> {
+    fn undo_hit(&self, id: Id, span: GpaSpan, found: Option<Iova>) -> Option<Iova> {
         match (found, self.windows.get(id)) {
             (Some(iova), _) => self.undo(iova, span.len()),
             (None, Some(window)) => {
-                if window.not_taken(self.strict) == Take::Closed {
-                    self.retire_now(id, window);
+                if window.put_mismatched(self.strict) == Take::Closed {
+                    self.retire_and_flush(id, window);
                 }
             }
             (None, None) => {}
@@ -470,7 +472,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         match window.put(span, self.strict) {
             Ok(Put::Open) => true,
             Ok(Put::Closed) => {
-                self.retire_now(id, window);
+                self.retire_and_flush(id, window);
                 true
             }
             Err(NotHeld) => false,
@@ -479,9 +481,9 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Gives back a window that the caller closed.
     #[inline(never)]
-    fn retire_now(&self, id: Id, window: &Window) {
+    fn retire_and_flush(&self, id: Id, window: &Window) {
         self.retire(id, window);
-        self.give_back_retired();
+        self.unmap_retired();
     }
 
     /// Maps `span` where a device that reaches addresses up to `mask` can use it.
@@ -502,13 +504,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
         if IovaSpan::new(iova, len).is_some_and(|span| self.is_whole(&span)) {
             return;
         }
-        bump(&mut self.slow.lock().stats.undone);
+        bump(&mut self.state.lock().stats.undone);
         // It was just taken, so it is held.
         let _ = self.unmap(iova, len);
     }
 
     /// How a mapping of `span` would be made just now. Lock-free; tells nothing for sure.
-    pub(crate) fn source(&self, span: &GpaSpan) -> Source {
+    pub(crate) fn source(&self, span: &GpaSpan) -> MapPath {
         let granule = span.first_granule();
         let has = |id| {
             self.windows
@@ -516,13 +518,13 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 .is_some_and(|window| window.covers(span))
         };
         if self.in_whole(span).is_some() {
-            Source::Whole
+            MapPath::WholeRam
         } else if has(self.by_gpa.get(&self.chunks, granule))
             || has(self.by_start.get(&self.chunks, granule))
         {
-            Source::Window
+            MapPath::Window
         } else {
-            Source::Host
+            MapPath::Host
         }
     }
 
@@ -570,14 +572,14 @@ impl<H: Host, P: Policy> Engine<H, P> {
             result = self.map_missing(requests.clone(), mask);
         }
         if result.is_err() {
-            bump(&mut self.slow.lock().stats.failed);
-            self.let_go(requests);
+            bump(&mut self.state.lock().stats.failed);
+            self.release_partial(requests);
         }
         result
     }
 
     /// Gives up what a call that is not done has taken.
-    fn let_go<'a, R, I>(&self, requests: I)
+    fn release_partial<'a, R, I>(&self, requests: I)
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
@@ -586,7 +588,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         // CAST: `usize` has at most 64 bits.
         let undone = taken.filter(|span| !self.is_whole(span)).count() as u64;
         if undone != 0 {
-            let stats = &mut self.slow.lock().stats;
+            let stats = &mut self.state.lock().stats;
             stats.undone = stats.undone.saturating_add(undone);
         }
         // These were just taken, so they are held.
@@ -600,7 +602,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     pub(crate) fn unmap(&self, iova: Iova, len: u64) -> Result<(), NotHeld> {
         let closed = self.put(&IovaSpan::new(iova, len).ok_or(NotHeld)?)?;
         if closed {
-            self.give_back_retired();
+            self.unmap_retired();
         }
         Ok(())
     }
@@ -639,7 +641,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             }
         }
         if closed {
-            self.give_back_retired();
+            self.unmap_retired();
         }
         result
     }
@@ -653,7 +655,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         for _ in 0..count {
             let put = window.put_many(1, self.strict)?;
             if self.after_put(id, window, put) {
-                self.give_back_retired();
+                self.unmap_retired();
             }
         }
         Err(NotHeld)
@@ -669,25 +671,25 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// All of RAM, if it is mapped at once.
-    pub(crate) fn whole(&self) -> Option<&Whole> {
+    pub(crate) fn whole(&self) -> Option<&StaticMap> {
         self.whole.as_ref()
     }
 
     /// Bytes that all of RAM takes, in whole granules.
     pub(crate) fn ram_bytes(&self) -> u64 {
-        let slow = self.slow.lock();
-        let costs = slow.ram.blocks().iter().map(cost);
+        let state = self.state.lock();
+        let costs = state.ram.blocks().iter().map(cost);
         costs.fold(0, u64::saturating_add)
     }
 
     /// What happened so far.
     pub(crate) fn stats(&self) -> Stats {
-        self.slow.lock().stats
+        self.state.lock().stats
     }
 
     /// The host, under the lock: `f` must not sleep. Any context.
     pub(crate) fn with_host<R>(&self, f: impl FnOnce(&mut H) -> R) -> R {
-        f(&mut self.slow.lock().host)
+        f(&mut self.state.lock().host)
     }
 
     /// Takes a reference to a window that covers `span`. Lock-free; may miss one that is there.
@@ -708,7 +710,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     #[inline(never)]
     fn hit_by_start(&self, span: &GpaSpan, take: Take) -> Option<Iova> {
         if take == Take::Closed {
-            self.give_back_retired();
+            self.unmap_retired();
         }
         let id = self.by_start.get(&self.chunks, span.first_granule());
         match self.take(id, span) {
@@ -716,7 +718,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
             Take::Hit(iova, true) => Some(self.revived(id, iova)),
             Take::Miss => None,
             Take::Closed => {
-                self.give_back_retired();
+                self.unmap_retired();
                 None
             }
         }
@@ -726,7 +728,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     #[inline(never)]
     fn revived(&self, id: Id, iova: Iova) -> Iova {
         // The caller has a reference.
-        if let Some(seen) = self.windows.get(id).and_then(Seen::new) {
+        if let Some(seen) = self.windows.get(id).and_then(WindowInfo::new) {
             self.observer.reused(&seen);
         }
         iova
@@ -785,7 +787,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
     #[inline(never)]
     fn put_slow(&self, span: &IovaSpan) -> Result<bool, NotHeld> {
         let id = {
-            let _slow = self.slow.lock();
+            let _slow = self.state.lock();
             self.by_iova.get_locked(&self.chunks, span.first_granule())
         };
         let window = self.windows.get(id).ok_or(NotHeld)?;
@@ -809,7 +811,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
         let granule = span.first_granule();
         let id = match self.by_iova.get(&self.chunks, granule) {
             NONE => {
-                let _slow = self.slow.lock();
+                let _slow = self.state.lock();
                 self.by_iova.get_locked(&self.chunks, granule)
             }
             id => id,
@@ -844,14 +846,14 @@ fn bump(counter: &mut u64) {
 }
 
 /// Counts an answer about the window for `span` that was not what was asked for, and tells of it.
-fn note<H: Host, P>(
-    engine: &Engine<H, P>,
-    slow: &mut Slow<H>,
+fn note<H: Host, P, O: Observer>(
+    engine: &Engine<H, P, O>,
+    state: &mut Locked<H>,
     command: Command,
     span: &GpaSpan,
     error: HostError,
 ) {
-    if let Some(count) = slow.stats.host_errors.get_mut(error.index()) {
+    if let Some(count) = state.stats.host_errors.get_mut(error.index()) {
         bump(count);
     }
     engine.observer.host_error(command, span, error);

@@ -11,18 +11,18 @@ use crate::addr::{
     GRANULE,
     PAGE, //
 };
-use crate::sys::Slab;
+use crate::sys::BoxedSlice;
 
 /// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and
 /// cost more of the byte budget where a cluster ends.
 pub(crate) const WINDOW_SHIFT: u32 = 18;
 
 /// The blocks of guest RAM, sorted by address and apart from each other.
-pub(crate) struct Ram(Slab<GpaSpan>);
+pub(crate) struct Ram(BoxedSlice<GpaSpan>);
 
 impl Ram {
     /// Takes the blocks of guest RAM, sorted by address.
-    pub(crate) fn new(blocks: Slab<GpaSpan>) -> Self {
+    pub(crate) fn new(blocks: BoxedSlice<GpaSpan>) -> Self {
         Self(blocks)
     }
 

@@ -5,8 +5,9 @@
 //!
 //! Everything here rings at most once while it holds the lock.
 
+use super::host::UnmapOutcome;
 use super::miss::{
-    Round, //
+    RoundResult, //
     MAX_ROUNDS,
 };
 use super::{
@@ -16,12 +17,12 @@ use super::{
     Engine,
     Host,
     HostError,
+    Locked,
     MapError,
     Observer,
     Released,
-    Seen,
-    Slow,
     UnmapEntry, //
+    WindowInfo,
 };
 use crate::engine::index::arena::{
     Id,
@@ -33,7 +34,6 @@ use crate::engine::window::{
     State,
     Window, //
 };
-use crate::host::wire::UnmapOutcome;
 use crate::sys::{
     Acquire,
     Guard,
@@ -47,13 +47,13 @@ const RECLAIM: usize = 64;
 /// How many windows are looked at under the lock at a time.
 const SCAN: u32 = 4096;
 
-impl<H: Host, P: Policy> Engine<H, P> {
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Gives every window back, used or not, and says what was wrong. For the end, when no driver
     /// can use a mapping any more. Interrupts are off for a batch at a time.
     pub(crate) fn release(&self) -> Released {
         let mut released = Released::default();
-        self.give_back_retired();
-        self.sweep(|slow, id, window| {
+        self.unmap_retired();
+        self.sweep(|state, id, window| {
             match window.state() {
                 State::Free => return,
                 State::Live => {
@@ -61,40 +61,40 @@ impl<H: Host, P: Policy> Engine<H, P> {
                         released.busy = released.busy.saturating_add(1);
                     }
                     window.force_close();
-                    self.unlink(slow, id, window);
+                    self.unlink(state, id, window);
                 }
                 State::Fixed => window.force_close(),
                 State::Pending | State::Retired => {}
                 // These have their turn at the end.
                 State::Lost => return,
             }
-            self.queue_unmap(slow, id, window);
+            self.queue_unmap(state, id, window);
         });
-        self.slow.lock().suspects.clear();
+        self.state.lock().suspects.clear();
         self.retry_all_lost();
-        released.lost = self.slow.lock().stats.entries;
+        released.lost = self.state.lock().stats.entries;
         released
     }
 
     /// Calls `visit` for every window under the lock, which it takes for a while at a time. What it
     /// adds to the batch of windows to be given back is.
-    pub(super) fn sweep(&self, mut visit: impl FnMut(&mut Slow<H>, Id, &Window)) {
+    pub(super) fn sweep(&self, mut visit: impl FnMut(&mut Locked<H>, Id, &Window)) {
         let mut done: Id = 0;
         loop {
-            let mut slow = self.slow.lock();
-            let slow = &mut *slow;
-            let last = slow.free_windows.last_id().min(done.saturating_add(SCAN));
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            let last = state.free_windows.last_id().min(done.saturating_add(SCAN));
             if done >= last {
                 return;
             }
             // A batch without room, which makes no windows, is no reason to stay here.
-            while done < last && (slow.unmap.is_empty() || !slow.unmap.is_full()) {
+            while done < last && (state.unmap.is_empty() || !state.unmap.is_full()) {
                 done = done.saturating_add(1);
                 if let Some(window) = self.windows.get(done) {
-                    visit(slow, done, window);
+                    visit(state, done, window);
                 }
             }
-            self.ring_unmap(slow);
+            self.ring_unmap(state);
         }
     }
 
@@ -114,50 +114,50 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Gives back all windows that were queued before the call.
     #[cold]
     #[inline(never)]
-    pub(super) fn give_back_retired(&self) {
+    pub(super) fn unmap_retired(&self) {
         loop {
-            let mut slow = self.slow.lock();
-            let slow = &mut *slow;
-            // Whoever took what we queued gave it back under the lock, or left it in `slow`.
-            self.collect_retired(slow);
-            if slow.retired == NONE {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            // Whoever took what we queued gave it back under the lock, or left it in `state`.
+            self.collect_retired(state);
+            if state.retired == NONE {
                 return;
             }
-            self.unmap_retired(slow);
+            self.unmap_retired_batch(state);
         }
     }
 
     /// Moves what was queued without the lock to the list under it.
-    pub(super) fn collect_retired(&self, slow: &mut Slow<H>) {
+    pub(super) fn collect_retired(&self, state: &mut Locked<H>) {
         let mut id = self.retired.xchg(NONE, Acquire);
         while let Some(window) = self.windows.get(id) {
             let next = window.link().load(Relaxed);
-            self.unlink(slow, id, window);
+            self.unlink(state, id, window);
             window.set_state(State::Retired);
-            window.link().store(slow.retired, Relaxed);
-            slow.retired = id;
+            window.link().store(state.retired, Relaxed);
+            state.retired = id;
             id = next;
         }
     }
 
     /// Gives back a batch of the retired windows.
-    pub(super) fn unmap_retired(&self, slow: &mut Slow<H>) {
-        while !slow.unmap.is_full() {
-            let id = slow.retired;
+    pub(super) fn unmap_retired_batch(&self, state: &mut Locked<H>) {
+        while !state.unmap.is_full() {
+            let id = state.retired;
             let Some(window) = self.windows.get(id) else {
                 break;
             };
-            slow.retired = window.link().load(Relaxed);
-            self.queue_unmap(slow, id, window);
+            state.retired = window.link().load(Relaxed);
+            self.queue_unmap(state, id, window);
         }
-        self.ring_unmap(slow);
+        self.ring_unmap(state);
     }
 
     /// Adds a closed window to the batch of those to be given back.
-    pub(super) fn queue_unmap(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
+    pub(super) fn queue_unmap(&self, state: &mut Locked<H>, id: Id, window: &Window) {
         window.set_state(State::Retired);
         if let Some(span) = window.span() {
-            slow.unmap.push(UnmapEntry {
+            state.unmap.push(UnmapEntry {
                 span,
                 outcome: UnmapOutcome::Unknown,
                 id,
@@ -166,23 +166,23 @@ impl<H: Host, P: Policy> Engine<H, P> {
     }
 
     /// Rings for the batch of windows to be given back, and frees those that are gone.
-    pub(super) fn ring_unmap(&self, slow: &mut Slow<H>) {
-        if slow.unmap.is_empty() {
+    pub(super) fn ring_unmap(&self, state: &mut Locked<H>) {
+        if state.unmap.is_empty() {
             return;
         }
-        bump(&mut slow.stats.doorbells);
-        slow.host.unmap(slow.unmap.filled_mut());
-        for index in 0..slow.unmap.len {
-            let Some(entry) = slow.unmap.get(index) else {
+        bump(&mut state.stats.doorbells);
+        state.host.unmap(state.unmap.filled_mut());
+        for index in 0..state.unmap.len {
+            let Some(entry) = state.unmap.get(index) else {
                 break;
             };
             let Some(window) = self.windows.get(entry.id) else {
                 continue;
             };
             let was_lost = window.state() == State::Lost;
-            let misplaced = slow.misplaced.filter(|(id, _)| *id == entry.id);
+            let misplaced = state.misplaced.filter(|(id, _)| *id == entry.id);
             if misplaced.is_some() {
-                slow.misplaced = None;
+                state.misplaced = None;
             }
             let error = match entry.outcome {
                 UnmapOutcome::Unmapped => None,
@@ -191,115 +191,120 @@ impl<H: Host, P: Policy> Engine<H, P> {
                 UnmapOutcome::Unknown => Some(HostError::Silent),
             };
             let Some(error) = error else {
-                bump(&mut slow.stats.unmapped);
-                if let Some(seen) = Seen::new(window) {
+                bump(&mut state.stats.unmapped);
+                if let Some(seen) = WindowInfo::new(window) {
                     self.observer.returned(&seen);
                 }
                 if was_lost {
-                    bump(&mut slow.stats.recovered);
+                    bump(&mut state.stats.recovered);
                 }
-                self.discard(slow, entry.id, window);
+                self.discard(state, entry.id, window);
                 continue;
             };
-            note(self, slow, Command::Unmap, &entry.span, error);
+            note(self, state, Command::Unmap, &entry.span, error);
             // It may be mapped or not. Its key stays taken and its bytes count, so that neither
             // the limits nor the uniqueness of keys depend on which.
             if !was_lost {
-                bump(&mut slow.stats.lost);
+                bump(&mut state.stats.lost);
                 window.set_state(State::Lost);
                 if let Some((_, iova)) = misplaced {
                     // Where something else is that stays noted.
-                    let _ = self.claim(slow, entry.id, window, &entry.span, iova);
+                    let _ = self.claim(state, entry.id, window, &entry.span, iova);
                 }
             }
-            self.lose(slow, entry.id, window, entry.outcome);
+            self.queue_recovery(state, entry.id, window, entry.outcome);
         }
-        slow.unmap.clear();
+        state.unmap.clear();
     }
 
     /// Gives back keys that an earlier kernel may have left, so that ours can have them.
-    pub(super) fn unmap_suspects(&self, slow: &mut Slow<H>) {
-        for index in 0..slow.suspects.len {
-            if let Some(span) = slow.suspects.get(index) {
-                if self.key_is_free(slow, span.start()) {
-                    slow.unmap.push(UnmapEntry::new(span));
+    pub(super) fn unmap_suspects(&self, state: &mut Locked<H>) {
+        for index in 0..state.suspects.len {
+            if let Some(span) = state.suspects.get(index) {
+                if self.key_is_free(state, span.start()) {
+                    state.unmap.push(UnmapEntry::new(span));
                 }
             }
         }
-        slow.suspects.clear();
-        self.unmap_stale(slow);
+        state.suspects.clear();
+        self.unmap_stale(state);
     }
 
     /// Rings for the batch of keys that are none of ours; what is unmapped by that was stale. Says
     /// whether there is an answer for each.
-    pub(super) fn unmap_stale(&self, slow: &mut Slow<H>) -> bool {
-        if slow.unmap.is_empty() {
+    pub(super) fn unmap_stale(&self, state: &mut Locked<H>) -> bool {
+        if state.unmap.is_empty() {
             return true;
         }
-        bump(&mut slow.stats.doorbells);
-        slow.host.unmap(slow.unmap.filled_mut());
-        let stale = slow
+        bump(&mut state.stats.doorbells);
+        state.host.unmap(state.unmap.filled_mut());
+        let stale = state
             .unmap
             .filled()
             .iter()
             .filter(|entry| entry.outcome == UnmapOutcome::Unmapped)
             .count();
         // CAST: `usize` has at most 64 bits.
-        slow.stats.stale = slow.stats.stale.saturating_add(stale as u64);
+        state.stats.stale = state.stats.stale.saturating_add(stale as u64);
         if stale != 0 {
-            self.suspect(slow);
+            self.suspect(state);
         }
-        let is_answered = slow.unmap.filled().iter().all(|entry| {
+        let is_answered = state.unmap.filled().iter().all(|entry| {
             matches!(
                 entry.outcome,
                 UnmapOutcome::Unmapped | UnmapOutcome::Refused //
             )
         });
-        slow.unmap.clear();
+        state.unmap.clear();
         is_answered
     }
 
-    pub(super) fn unmap_suspects_in_turn(&self, guard: Guard<'_, Slow<H>>) {
+    pub(super) fn unmap_suspects_in_turn(&self, guard: Guard<'_, Locked<H>>) {
         if guard.suspects.is_empty() {
             return;
         }
         // One doorbell for each time that the lock is taken.
         drop(guard);
-        self.unmap_suspects(&mut self.slow.lock());
+        self.unmap_suspects(&mut self.state.lock());
     }
 
     /// Takes out of use a window of which the host may have a mapping; it is given back later.
-    pub(super) fn quarantine(&self, slow: &mut Slow<H>, id: Id, window: &Window) {
-        self.unlink(slow, id, window);
+    pub(super) fn quarantine(&self, state: &mut Locked<H>, id: Id, window: &Window) {
+        self.unlink(state, id, window);
         window.set_state(State::Retired);
-        window.link().store(slow.retired, Relaxed);
-        slow.retired = id;
+        window.link().store(state.retired, Relaxed);
+        state.retired = id;
     }
 
     /// Gives back idle windows, as few as make a batch worth its doorbell; what was used lately
     /// stays if there is anything else. Fails with `error` if nothing is idle, which takes several
     /// rounds to find out if there are many; `scanned` counts for them.
-    pub(super) fn reclaim(&self, slow: &mut Slow<H>, scanned: &mut u32, error: MapError) -> Round {
-        if !slow.host.is_ready() {
+    pub(super) fn reclaim(
+        &self,
+        state: &mut Locked<H>,
+        scanned: &mut u32,
+        error: MapError,
+    ) -> RoundResult {
+        if !state.host.is_ready() {
             // What is idle now still serves those who come for it.
-            return Round::Failed(MapError::NoAnswer);
+            return RoundResult::Failed(MapError::NoAnswer);
         }
-        let last = slow.free_windows.last_id();
+        let last = state.free_windows.last_id();
         let mut found: usize = 0;
         // More than twice around finds no more.
         let enough = last.saturating_mul(2).saturating_add(1);
         for looked in 0..SCAN.min(enough) {
             // Another time around would find what was used lately.
             let around = looked.checked_rem(last) == Some(0);
-            if (found != 0 && around) || found >= RECLAIM || slow.unmap.is_full() {
+            if (found != 0 && around) || found >= RECLAIM || state.unmap.is_full() {
                 break;
             }
             *scanned = scanned.saturating_add(1);
-            slow.hand = match slow.hand.checked_add(1) {
+            state.hand = match state.hand.checked_add(1) {
                 Some(id) if id <= last => id,
                 _ => 1,
             };
-            let id = slow.hand;
+            let id = state.hand;
             let Some(window) = self.windows.get(id) else {
                 continue;
             };
@@ -309,29 +314,31 @@ impl<H: Host, P: Policy> Engine<H, P> {
             if window.test_and_clear_used() || !window.close() {
                 continue;
             }
-            self.unlink(slow, id, window);
-            self.queue_unmap(slow, id, window);
-            bump(&mut slow.stats.reclaimed);
+            self.unlink(state, id, window);
+            self.queue_unmap(state, id, window);
+            bump(&mut state.stats.reclaimed);
             found = found.saturating_add(1);
         }
         // Once around finds what was not used since the last time, once more finds all.
         if found == 0 && *scanned > last.saturating_mul(2) {
-            return Round::Failed(error);
+            return RoundResult::Failed(error);
         }
         if found != 0 {
             *scanned = 0;
         }
-        self.ring_unmap(slow);
-        Round::Again
+        self.ring_unmap(state);
+        RoundResult::Again
     }
 
     /// Gives back what is idle, for a call that cannot have all that it needs otherwise.
-    pub(super) fn give_back_idle(&self) {
+    pub(super) fn reclaim_all_idle(&self) {
         let mut scanned = 0;
         for _ in 0..MAX_ROUNDS {
-            let mut slow = self.slow.lock();
+            let mut state = self.state.lock();
             // The error is nobody's.
-            if let Round::Failed(_) = self.reclaim(&mut slow, &mut scanned, MapError::Refused) {
+            if let RoundResult::Failed(_) =
+                self.reclaim(&mut state, &mut scanned, MapError::Refused)
+            {
                 return;
             }
         }

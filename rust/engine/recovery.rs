@@ -8,13 +8,19 @@
 //! which: a live key is refused. If it is not, the window is one that the host has and that can be
 //! asked for. Neither changes what counts against the limits, since a lost window does already.
 
+use super::host::{
+    MapOutcome,
+    ReplyError,
+    UnmapOutcome, //
+};
 use super::{
     bump,
     Engine,
     Host,
+    Locked,
     MapEntry,
     MapError,
-    Slow,
+    Observer,
     UnmapEntry, //
 };
 use crate::engine::index::arena::{
@@ -24,11 +30,6 @@ use crate::engine::index::arena::{
 };
 use crate::engine::policy::Policy;
 use crate::engine::window::Window;
-use crate::host::wire::{
-    MapOutcome,
-    Reject,
-    UnmapOutcome, //
-};
 use crate::sys::Relaxed;
 
 /// Steps that it takes at most to know what became of a window, if the host is honest.
@@ -67,25 +68,25 @@ impl Lost {
 
 /// How often one call asks for what is lost again, for one reason.
 #[derive(Default)]
-pub(super) struct Patience {
+pub(super) struct RetryBudget {
     asked: u64,
     steps: u64,
 }
 
-impl Patience {
+impl RetryBudget {
     /// Whether to ask once more, if it takes `steps` from now on at most; none is no reason to.
-    pub(super) fn lasts(&mut self, steps: u64) -> bool {
+    pub(super) fn try_consume(&mut self, steps: u64) -> bool {
         // There are fewer of them each time that some are found.
         self.steps = self.steps.max(steps);
-        let lasts = steps != 0 && self.asked < self.steps;
-        if lasts {
+        let try_consume = steps != 0 && self.asked < self.steps;
+        if try_consume {
             self.asked = self.asked.saturating_add(1);
         }
-        lasts
+        try_consume
     }
 }
 
-impl<H> Slow<H> {
+impl<H> Locked<H> {
     /// Batches that it takes to ask for all that is lost.
     fn lost_batches(&self) -> u64 {
         let lost = self.stats.lost.saturating_sub(self.stats.recovered);
@@ -94,7 +95,7 @@ impl<H> Slow<H> {
     }
 }
 
-impl<H: Host, P: Policy> Engine<H, P> {
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Asks for some of what is lost again, a batch at most. Any context; to be called now and
     /// then. Interrupts are off for a doorbell at a time.
     pub(crate) fn retry_lost(&self) {
@@ -107,7 +108,7 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Asks for all that is lost.
     pub(super) fn retry_all_lost(&self) {
-        let batches = self.slow.lock().lost_batches();
+        let batches = self.state.lock().lost_batches();
         for _ in 0..batches {
             self.retry_lost();
         }
@@ -121,10 +122,10 @@ impl<H: Host, P: Policy> Engine<H, P> {
             // One of them is as good as another.
             MapError::Full(_) | MapError::NoKey => steps,
             // Which is at these addresses is not known, only that one is.
-            MapError::Rejected(Reject::Overlap) => {
-                let mut slow = self.slow.lock();
-                if core::mem::take(&mut slow.lost.in_the_way) {
-                    slow.lost_batches().saturating_mul(steps)
+            MapError::Rejected(ReplyError::Overlap) => {
+                let mut state = self.state.lock();
+                if core::mem::take(&mut state.lost.in_the_way) {
+                    state.lost_batches().saturating_mul(steps)
                 } else {
                     0
                 }
@@ -135,61 +136,67 @@ impl<H: Host, P: Policy> Engine<H, P> {
 
     /// Asks for some of what is lost again. Says whether it did.
     pub(super) fn retry_lost_step(&self) -> bool {
-        let mapped = self.map_lost(&mut self.slow.lock());
+        let mapped = self.map_lost(&mut self.state.lock());
         // What was mapped just to know is not to stay.
-        self.unmap_lost(&mut self.slow.lock()) || mapped
+        self.unmap_lost(&mut self.state.lock()) || mapped
     }
 
     /// Notes that the host answered `outcome` to the request to take back a lost window.
-    pub(super) fn lose(&self, slow: &mut Slow<H>, id: Id, window: &Window, outcome: UnmapOutcome) {
+    pub(super) fn queue_recovery(
+        &self,
+        state: &mut Locked<H>,
+        id: Id,
+        window: &Window,
+        outcome: UnmapOutcome,
+    ) {
         match outcome {
-            UnmapOutcome::Refused => self.push_back(&mut slow.lost.map, id, window),
+            UnmapOutcome::Refused => self.push_back(&mut state.lost.map, id, window),
             UnmapOutcome::Rejected(_) | UnmapOutcome::Unknown | UnmapOutcome::Unmapped => {
-                self.push_back(&mut slow.lost.unmap, id, window)
+                self.push_back(&mut state.lost.unmap, id, window)
             }
         }
     }
 
     /// Sends a batch of the UNMAPs that are to be sent. Says whether there were any.
-    fn unmap_lost(&self, slow: &mut Slow<H>) -> bool {
-        while slow.host.is_ready() && !slow.unmap.is_full() {
-            let Some((id, window)) = self.pop(&mut slow.lost.unmap) else {
+    fn unmap_lost(&self, state: &mut Locked<H>) -> bool {
+        while state.host.is_ready() && !state.unmap.is_full() {
+            let Some((id, window)) = self.pop(&mut state.lost.unmap) else {
                 break;
             };
             if let Some(span) = window.span() {
-                slow.unmap.push(UnmapEntry {
+                state.unmap.push(UnmapEntry {
                     id,
                     ..UnmapEntry::new(span)
                 });
             }
         }
-        let any = !slow.unmap.is_empty();
-        self.count_asked(slow, slow.unmap.len);
-        self.ring_unmap(slow);
+        let any = !state.unmap.is_empty();
+        self.count_asked(state, state.unmap.len);
+        self.ring_unmap(state);
         any
     }
 
     /// Sends a batch of the MAPs that are to be sent. Says whether there were any.
-    fn map_lost(&self, slow: &mut Slow<H>) -> bool {
-        while slow.host.is_ready() && !slow.map.is_full() {
-            let Some((id, window)) = self.pop(&mut slow.lost.map) else {
+    fn map_lost(&self, state: &mut Locked<H>) -> bool {
+        while state.host.is_ready() && !state.map.is_full() {
+            let Some((id, window)) = self.pop(&mut state.lost.map) else {
                 break;
             };
             if let Some(span) = window.span() {
-                slow.map.push(MapEntry {
+                state.map.push(MapEntry {
                     id,
                     ..MapEntry::new(span)
                 });
             }
         }
-        if slow.map.is_empty() {
+        if state.map.is_empty() {
             return false;
         }
-        self.count_asked(slow, slow.map.len);
-        bump(&mut slow.stats.doorbells);
-        slow.host.map(slow.map.filled_mut());
-        for index in 0..slow.map.len {
-            let Some(entry) = slow.map.get(index) else {
+        self.count_asked(state, state.map.len);
+        bump(&mut state.stats.doorbells);
+        state.host.map(state.map.filled_mut());
+        for index in 0..state.map.len {
+            let Some(entry) = state.map.get(index) else {
                 break;
             };
             let Some(window) = self.windows.get(entry.id) else {
@@ -197,20 +204,20 @@ impl<H: Host, P: Policy> Engine<H, P> {
             };
             match entry.outcome {
                 // It has it and keeps it, or has no room. Others first.
-                MapOutcome::Refused => self.push_back(&mut slow.lost.unmap, entry.id, window),
+                MapOutcome::Refused => self.push_back(&mut state.lost.unmap, entry.id, window),
                 // Where it is does not matter.
                 MapOutcome::Mapped(_) | MapOutcome::Rejected(_) | MapOutcome::Unknown => {
-                    self.push_front(&mut slow.lost.unmap, entry.id, window)
+                    self.push_front(&mut state.lost.unmap, entry.id, window)
                 }
             }
         }
-        slow.map.clear();
+        state.map.clear();
         true
     }
 
-    fn count_asked(&self, slow: &mut Slow<H>, windows: usize) {
+    fn count_asked(&self, state: &mut Locked<H>, windows: usize) {
         // CAST: `usize` has at most 64 bits.
-        slow.stats.asked_again = slow.stats.asked_again.saturating_add(windows as u64);
+        state.stats.asked_again = state.stats.asked_again.saturating_add(windows as u64);
     }
 
     fn push_back(&self, queue: &mut Queue, id: Id, window: &Window) {

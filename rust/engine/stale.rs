@@ -11,7 +11,8 @@
 use super::{
     Engine,
     Host,
-    Slow,
+    Locked,
+    Observer,
     UnmapEntry, //
 };
 use crate::addr::{
@@ -28,7 +29,7 @@ const RETRIES: u32 = 8;
 
 /// How far the search is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Search {
+pub(super) enum StaleScan {
     /// There is no sign of anything yet.
     Unneeded,
     /// The granules from this address on were not looked at, nor any other page.
@@ -39,12 +40,12 @@ pub(super) enum Search {
     Done,
 }
 
-impl<H: Host, P: Policy> Engine<H, P> {
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Notes a sign that an earlier kernel left something: it was found, or the host refuses what
     /// it should have room for.
-    pub(super) fn suspect(&self, slow: &mut Slow<H>) {
-        if slow.search == Search::Unneeded {
-            slow.search = Search::Granules(0);
+    pub(super) fn suspect(&self, state: &mut Locked<H>) {
+        if state.search == StaleScan::Unneeded {
+            state.search = StaleScan::Granules(0);
         }
     }
 
@@ -52,44 +53,44 @@ impl<H: Host, P: Policy> Engine<H, P> {
     /// Says whether to go on at once: there is more to look at, and the host answers. Any context;
     /// interrupts are off for a doorbell.
     pub(crate) fn search_stale(&self) -> bool {
-        let mut slow = self.slow.lock();
-        let slow = &mut *slow;
-        if !slow.host.is_ready() {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if !state.host.is_ready() {
             return false;
         }
-        let before = slow.search;
-        while !slow.unmap.is_full() {
-            let (at, size) = match slow.search {
-                Search::Granules(at) => (at, GRANULE),
-                Search::Pages(at) => (at, PAGE),
-                Search::Unneeded | Search::Done => break,
+        let before = state.search;
+        while !state.unmap.is_full() {
+            let (at, size) = match state.search {
+                StaleScan::Granules(at) => (at, GRANULE),
+                StaleScan::Pages(at) => (at, PAGE),
+                StaleScan::Unneeded | StaleScan::Done => break,
             };
-            let Some(span) = next(slow.ram.blocks(), at, size) else {
-                slow.search = match slow.search {
-                    Search::Granules(_) => Search::Pages(0),
-                    _ => Search::Done,
+            let Some(span) = next(state.ram.blocks(), at, size) else {
+                state.search = match state.search {
+                    StaleScan::Granules(_) => StaleScan::Pages(0),
+                    _ => StaleScan::Done,
                 };
                 continue;
             };
-            slow.search = match slow.search {
-                Search::Granules(_) => Search::Granules(span.end()),
-                _ => Search::Pages(span.end()),
+            state.search = match state.search {
+                StaleScan::Granules(_) => StaleScan::Granules(span.end()),
+                _ => StaleScan::Pages(span.end()),
             };
             let start = span.start();
             // Granules had their turn.
             let is_new = size == GRANULE || start.raw() & GRANULE.wrapping_sub(1) != 0;
-            if is_new && self.key_is_free(slow, start) {
-                slow.unmap.push(UnmapEntry::new(span));
+            if is_new && self.key_is_free(state, start) {
+                state.unmap.push(UnmapEntry::new(span));
             }
         }
-        let is_answered = self.unmap_stale(slow);
-        if !is_answered && slow.search_retries < RETRIES {
-            slow.search_retries = slow.search_retries.saturating_add(1);
-            slow.search = before;
+        let is_answered = self.unmap_stale(state);
+        if !is_answered && state.search_retries < RETRIES {
+            state.search_retries = state.search_retries.saturating_add(1);
+            state.search = before;
             return false;
         }
-        slow.search_retries = 0;
-        !matches!(slow.search, Search::Unneeded | Search::Done)
+        state.search_retries = 0;
+        !matches!(state.search, StaleScan::Unneeded | StaleScan::Done)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::addr::{
 };
 use crate::sys::{
     AllocError,
-    Slab, //
+    BoxedSlice, //
 };
 use core::cmp::Reverse;
 
@@ -31,12 +31,12 @@ pub(crate) const MAX_PIECES: usize = 32;
 ///
 /// Both spans have the same length.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Piece {
+pub(crate) struct Region {
     gpa: GpaSpan,
     iova: IovaSpan,
 }
 
-impl Piece {
+impl Region {
     /// The part `gpa`, mapped from `iova` on; [`None`] if the addresses would wrap around.
     pub(crate) fn new(gpa: GpaSpan, iova: Iova) -> Option<Self> {
         // INVARIANT: The second span is made with the length of the first.
@@ -57,14 +57,14 @@ impl Piece {
     }
 
     /// How `next`, the piece behind this one, goes on from it.
-    pub(crate) fn seam(&self, next: &Self) -> Seam {
+    pub(crate) fn seam(&self, next: &Self) -> Adjacency {
         if self.gpa.end() != next.gpa.start().raw() {
-            return Seam::Gap;
+            return Adjacency::Gap;
         }
         let joined = GpaSpan::from_bounds(self.gpa.start().raw(), next.gpa.end())
             .filter(|_| self.iova.end() == next.iova.start().raw())
             .and_then(|gpa| Self::new(gpa, self.iova.start()));
-        joined.map_or(Seam::Torn, Seam::Joined)
+        joined.map_or(Adjacency::Discontiguous, Adjacency::Joined)
     }
 
     /// Whether the two are mapped at the same addresses in part.
@@ -75,58 +75,58 @@ impl Piece {
 
 /// How a piece goes on from the one before it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Seam {
+pub(crate) enum Adjacency {
     /// There is something else than RAM between them.
     Gap,
     /// Both RAM and its IOVAs go on: this is the two together.
-    Joined(Piece),
+    Joined(Region),
     /// RAM goes on, and its IOVAs do not.
-    Torn,
+    Discontiguous,
 }
 
 /// See the module's documentation.
-pub(crate) struct Whole {
+pub(crate) struct StaticMap {
     /// By guest address.
-    pieces: Slab<Piece>,
+    regions: BoxedSlice<Region>,
     /// The same, the longest first.
-    longest: Slab<Piece>,
+    longest: BoxedSlice<Region>,
 }
 
-impl Whole {
-    /// RAM that is mapped in `pieces`, sorted by guest address. May sleep.
-    pub(crate) fn new(pieces: Slab<Piece>) -> Result<Self, AllocError> {
-        let mut longest = Slab::copy_of(&pieces)?;
-        longest.sort_unstable_by_key(|piece| Reverse(piece.gpa.len()));
-        Ok(Self { pieces, longest })
+impl StaticMap {
+    /// RAM that is mapped in `regions`, sorted by guest address. May sleep.
+    pub(crate) fn new(regions: BoxedSlice<Region>) -> Result<Self, AllocError> {
+        let mut longest = BoxedSlice::copy_of(&regions)?;
+        longest.sort_unstable_by_key(|region| Reverse(region.gpa.len()));
+        Ok(Self { regions, longest })
     }
 
     /// All pieces, sorted by guest address.
-    pub(crate) fn pieces(&self) -> &[Piece] {
-        &self.pieces
+    pub(crate) fn regions(&self) -> &[Region] {
+        &self.regions
     }
 
     /// Where `span` is mapped, if it lies in one piece.
     #[inline]
     pub(crate) fn iova_of(&self, span: &GpaSpan) -> Option<Iova> {
-        self.longest.iter().find_map(|piece| {
-            let offset = piece.gpa.offset_of(span)?;
+        self.longest.iter().find_map(|region| {
+            let offset = region.gpa.offset_of(span)?;
             // By the type invariant the sum lies in the piece's IOVAs.
-            Some(Iova::new(piece.iova.start().raw().wrapping_add(offset)))
+            Some(Iova::new(region.iova.start().raw().wrapping_add(offset)))
         })
     }
 
     /// What is mapped at `span`, if it lies in one piece.
     #[inline]
     pub(crate) fn gpa_of(&self, span: &IovaSpan) -> Option<Gpa> {
-        self.longest.iter().find_map(|piece| {
-            let offset = piece.iova.offset_of(span)?;
+        self.longest.iter().find_map(|region| {
+            let offset = region.iova.offset_of(span)?;
             // By the type invariant the sum lies in the piece's guest memory.
-            Some(Gpa::new(piece.gpa.start().raw().wrapping_add(offset)))
+            Some(Gpa::new(region.gpa.start().raw().wrapping_add(offset)))
         })
     }
 
     /// Whether one of the pieces is mapped at a part of `span`.
     pub(crate) fn overlaps(&self, span: &IovaSpan) -> bool {
-        self.longest.iter().any(|piece| piece.iova.overlaps(span))
+        self.longest.iter().any(|region| region.iova.overlaps(span))
     }
 }

@@ -204,7 +204,7 @@ impl Window {
         // From here on the window stays what it is.
         match self.iova_of(want) {
             Some(iova) => Take::Hit(iova, revived),
-            None => self.not_taken(close),
+            None => self.put_mismatched(close),
         }
     }
 
@@ -212,7 +212,7 @@ impl Window {
     /// `close` is as for [`Self::put`].
     #[cold]
     #[inline(never)]
-    pub(crate) fn not_taken(&self, close: bool) -> Take {
+    pub(crate) fn put_mismatched(&self, close: bool) -> Take {
         // All its users may have gone meanwhile, so that ours is the last reference.
         match self.refs.put(1, close, Refs::USE) {
             Ok(Put::Closed) => Take::Closed,

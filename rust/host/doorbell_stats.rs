@@ -16,7 +16,7 @@ const NS: usize = 36;
 
 /// The doorbells of one command.
 #[derive(Clone, Copy)]
-pub(crate) struct Rung {
+pub(crate) struct CommandStats {
     /// How many.
     pub(crate) count: u64,
     /// Entries of all of them.
@@ -35,26 +35,16 @@ pub(crate) struct Rung {
 
 /// See the module's documentation.
 #[derive(Clone, Copy)]
-pub(crate) struct Bells {
+pub(crate) struct DoorbellStats {
     /// To map.
-    pub(crate) map: Rung,
+    pub(crate) map: CommandStats,
     /// To take mappings back.
-    pub(crate) unmap: Rung,
+    pub(crate) unmap: CommandStats,
     /// By what came of them.
     pub(crate) status: [u64; BatchStatus::ALL.len()],
 }
 
-impl BatchStatus {
-    /// All that can come of a batch that is waited for, in order.
-    pub(crate) const ALL: [Self; 4] = [
-        BatchStatus::Answered,
-        BatchStatus::Invalid,
-        BatchStatus::Pending,
-        BatchStatus::Unknown,
-    ];
-}
-
-impl Rung {
+impl CommandStats {
     const NONE: Self = Self {
         count: 0,
         entries: 0,
@@ -76,12 +66,12 @@ impl Rung {
     }
 }
 
-impl Bells {
+impl DoorbellStats {
     /// None yet.
     pub(crate) const fn new() -> Self {
         Self {
-            map: Rung::NONE,
-            unmap: Rung::NONE,
+            map: CommandStats::NONE,
+            unmap: CommandStats::NONE,
             status: [0; BatchStatus::ALL.len()],
         }
     }

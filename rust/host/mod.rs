@@ -10,14 +10,12 @@
 pub(crate) mod doorbell_stats;
 pub(crate) mod wire;
 
-use self::doorbell_stats::Bells;
+use self::doorbell_stats::DoorbellStats;
 use self::wire::{
     BatchStatus,
     Dialect,
-    MapOutcome,
     Request,
     Response,
-    UnmapOutcome,
     REQ_WORDS,
     RESP_WORDS,
     SENTINEL, //
@@ -34,16 +32,18 @@ use crate::addr::{
 };
 use crate::bindings as uapi;
 use crate::compat;
-use crate::device::attach::Slot;
+use crate::device::attach::ManagedFunction;
 use crate::engine::{
     self,
     Host,
     MapEntry,
-    UnmapEntry, //
+    MapOutcome,
+    UnmapEntry,
+    UnmapOutcome, //
 };
 use crate::observe::trace::{
     self,
-    Origin, //
+    EventSource, //
 };
 use core::mem::{
     offset_of,
@@ -104,15 +104,15 @@ const PAUSE_DOUBLINGS: u32 = 6;
 const RENEWALS: u32 = 32;
 
 /// What a register reads as when the device is gone.
-const GONE: u32 = u32::MAX;
+const PCI_ERROR_RESPONSE: u32 = u32::MAX;
 
 /// Words in guest RAM that the host reads and writes, too.
-struct SharedWords<'a> {
+struct SharedBuffer<'a> {
     words: Coherent<[u32]>,
     _dev: &'a pci::Device<Bound>,
 }
 
-impl<'a> SharedWords<'a> {
+impl<'a> SharedBuffer<'a> {
     /// May sleep.
     fn new(dev: &'a pci::Device<Bound>, words: usize) -> Result<Self> {
         Ok(Self {
@@ -159,27 +159,27 @@ impl<'a> SharedWords<'a> {
 }
 
 /// The memory that the companion and the guest share.
-pub(crate) struct Shared<'a> {
-    cmd: SharedWords<'a>,
-    requests: SharedWords<'a>,
-    responses: SharedWords<'a>,
+pub(crate) struct CommandBuffers<'a> {
+    cmd: SharedBuffer<'a>,
+    requests: SharedBuffer<'a>,
+    responses: SharedBuffer<'a>,
 }
 
-impl<'a> Shared<'a> {
+impl<'a> CommandBuffers<'a> {
     /// Memory for batches of `batch_max` entries. May sleep.
     pub(crate) fn new(dev: &'a pci::Device<Bound>, batch_max: usize) -> Result<Self> {
         Ok(Self {
-            cmd: SharedWords::new(dev, CMD_WORDS)?,
-            requests: SharedWords::new(dev, batch_max.saturating_mul(REQ_WORDS))?,
-            responses: SharedWords::new(dev, batch_max.saturating_mul(RESP_WORDS))?,
+            cmd: SharedBuffer::new(dev, CMD_WORDS)?,
+            requests: SharedBuffer::new(dev, batch_max.saturating_mul(REQ_WORDS))?,
+            responses: SharedBuffer::new(dev, batch_max.saturating_mul(RESP_WORDS))?,
         })
     }
 }
 
 /// A PCI device that is enabled, until this is dropped.
-struct Enabled<'a>(&'a pci::Device<Bound>);
+struct EnabledDevice<'a>(&'a pci::Device<Bound>);
 
-impl<'a> Enabled<'a> {
+impl<'a> EnabledDevice<'a> {
     fn new(dev: &'a pci::Device<Core<'_>>) -> Result<Self> {
         dev.enable_device_mem()?;
         dev.set_master();
@@ -187,7 +187,7 @@ impl<'a> Enabled<'a> {
     }
 }
 
-impl Drop for Enabled<'_> {
+impl Drop for EnabledDevice<'_> {
     fn drop(&mut self) {
         // SAFETY: The device was enabled, and its driver is still bound.
         unsafe { kernel::bindings::pci_disable_device(raw::pci_dev(self.0)) };
@@ -220,23 +220,23 @@ pub(crate) enum Dart {
 pub(crate) struct Companion<'a> {
     dev: &'a pci::Device<Bound>,
     bar: pci::Bar<'a, BAR_SIZE>,
-    shared: ManuallyDrop<Shared<'a>>,
+    shared: ManuallyDrop<CommandBuffers<'a>>,
     dialect: Dialect,
     batch_max: usize,
     /// Since when the host owes the end of a batch. It may still write into the shared memory, so
     /// the memory is not used until it has written the status, and nothing is asked of it.
-    owed: Option<Instant<Monotonic>>,
+    pending_since: Option<Instant<Monotonic>>,
     /// Batches in a row that it did not finish in time.
     failures: u32,
     /// How often the shared memory was replaced.
     renewals: u32,
     /// What was sent so far.
-    bells: KBox<Bells>,
-    origin: Origin,
+    doorbell_stats: KBox<DoorbellStats>,
+    origin: EventSource,
     /// For what is said when the host goes and comes back.
-    remarks: Pin<KBox<RateLimit>>,
+    log_limit: Pin<KBox<RateLimit>>,
     /// After everything that needs the device.
-    _enabled: Enabled<'a>,
+    _enabled: EnabledDevice<'a>,
 }
 
 impl<'a> Companion<'a> {
@@ -245,7 +245,7 @@ impl<'a> Companion<'a> {
     ///
     /// Also returns what was learnt of the host's DART.
     pub(crate) fn probe(dev: &'a pci::Device<Core<'_>>) -> Result<(Self, Dart)> {
-        let enabled = Enabled::new(dev)?;
+        let enabled = EnabledDevice::new(dev)?;
         let len = dev.resource_len(BAR)?;
         if len < BAR_SIZE as u64 {
             dev_err!(
@@ -260,7 +260,7 @@ impl<'a> Companion<'a> {
         let bar = dev.iomap_region_sized::<BAR_SIZE>(BAR, c"apple_dma_pci")?;
 
         let version = bar.read32(REG_VERSION);
-        if version == GONE {
+        if version == PCI_ERROR_RESPONSE {
             dev_err!(dev, "registers read all-ones: the device is gone\n");
             return Err(ENODEV);
         }
@@ -274,7 +274,7 @@ impl<'a> Companion<'a> {
             return Err(ENODEV);
         }
         let max_entries = bar.read32(REG_MAX_ENTRIES);
-        if max_entries == 0 || max_entries == GONE {
+        if max_entries == 0 || max_entries == PCI_ERROR_RESPONSE {
             dev_err!(
                 dev,
                 "MAX_ENTRIES is {:#x}: no batch can be sent\n",
@@ -286,28 +286,28 @@ impl<'a> Companion<'a> {
 
         // SAFETY: No mapping nor allocation was made for the device yet.
         unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
-        let remarks = KBox::pin_init(RateLimit::new(), GFP_KERNEL)?;
-        let bells = KBox::new(Bells::new(), GFP_KERNEL)?;
+        let log_limit = KBox::pin_init(RateLimit::new(), GFP_KERNEL)?;
+        let doorbell_stats = KBox::new(DoorbellStats::new(), GFP_KERNEL)?;
         // CAST: The rest is the bus.
-        let managed = Slot::named(dev, bar.read32(REG_MANAGED_BDF) as u8);
+        let managed = ManagedFunction::named(dev, bar.read32(REG_MANAGED_BDF) as u8);
         // Nothing may fail until there is a companion, which frees it.
-        let shared = Shared::new(dev, batch_max)?;
+        let shared = CommandBuffers::new(dev, batch_max)?;
         let mut companion = Self {
             dev,
             bar,
             shared: ManuallyDrop::new(shared),
             dialect: Dialect::U64,
             batch_max,
-            owed: None,
+            pending_since: None,
             failures: 0,
             renewals: 0,
-            bells,
-            origin: Origin::new(&Slot::of(dev), &managed),
-            remarks,
+            doorbell_stats,
+            origin: EventSource::new(&ManagedFunction::of(dev), &managed),
+            log_limit,
             _enabled: enabled,
         };
         companion.program();
-        let dart = companion.meet_host()?;
+        let dart = companion.negotiate()?;
         Ok((companion, dart))
     }
 
@@ -322,7 +322,7 @@ impl<'a> Companion<'a> {
     }
 
     /// Where events come from.
-    pub(crate) fn origin(&self) -> Origin {
+    pub(crate) fn origin(&self) -> EventSource {
         self.origin
     }
 
@@ -332,8 +332,8 @@ impl<'a> Companion<'a> {
     }
 
     /// What was sent so far.
-    pub(crate) fn bells(&self) -> Bells {
-        *self.bells
+    pub(crate) fn doorbell_stats(&self) -> DoorbellStats {
+        *self.doorbell_stats
     }
 
     /// How often the host got other memory.
@@ -351,17 +351,17 @@ impl<'a> Companion<'a> {
 
     /// Maps one granule and gives it back, which tells the dialect, and that the host does
     /// what it should at all.
-    fn meet_host(&mut self) -> Result<Dart> {
+    fn negotiate(&mut self) -> Result<Dart> {
         let dev = self.dev;
         // CAST: A granule is small.
-        let page = SharedWords::new(dev, GRANULE as usize / size_of::<u32>())?;
+        let page = SharedBuffer::new(dev, GRANULE as usize / size_of::<u32>())?;
         let span = GpaSpan::new(page.gpa(), GRANULE).ok_or(EINVAL)?;
 
         // An earlier kernel may have left a mapping with this key; then the second try works.
         let mut outcome = MapOutcome::Refused;
         for _ in 0..2 {
-            outcome = self.map_first(&span)?;
-            if outcome != MapOutcome::Refused || !self.unmap_first(&span) {
+            outcome = self.probe_map(&span)?;
+            if outcome != MapOutcome::Refused || !self.probe_unmap(&span) {
                 break;
             }
             dev_info!(dev, "gave back a mapping that an earlier kernel left\n");
@@ -392,7 +392,7 @@ impl<'a> Companion<'a> {
                 Dart::Assigns(iova)
             }
         });
-        if outcome != MapOutcome::Refused && !self.unmap_first(&span) {
+        if outcome != MapOutcome::Refused && !self.probe_unmap(&span) {
             dev_err!(dev, "the host would not take back the first mapping\n");
             return Err(EIO);
         }
@@ -410,14 +410,14 @@ impl<'a> Companion<'a> {
         self.map(&mut batch);
         let [entry] = batch;
         match entry.outcome {
-            MapOutcome::Mapped(iova) => self.unmap_first(&part) && iova.raw() == start,
+            MapOutcome::Mapped(iova) => self.probe_unmap(&part) && iova.raw() == start,
             _ => false,
         }
     }
 
     /// Sends the first map request, which reads the same in both dialects, and learns from the
     /// response which one the host speaks.
-    fn map_first(&mut self, span: &GpaSpan) -> Result<MapOutcome> {
+    fn probe_map(&mut self, span: &GpaSpan) -> Result<MapOutcome> {
         let request = Dialect::U64.map_request(span);
         let mut response = Dialect::U64.empty_map_response();
         self.shared.requests.write(0, 0, request.words());
@@ -440,7 +440,7 @@ impl<'a> Companion<'a> {
         Ok(dialect.map_outcome(span, &response))
     }
 
-    fn unmap_first(&mut self, span: &GpaSpan) -> bool {
+    fn probe_unmap(&mut self, span: &GpaSpan) -> bool {
         let mut batch = [UnmapEntry::new(*span)];
         self.unmap(&mut batch);
         batch
@@ -494,7 +494,7 @@ impl<'a> Companion<'a> {
         };
         // CAST: At most `BATCH_MAX`.
         let entries = count as u32;
-        self.bells.count(what, entries, status, ns);
+        self.doorbell_stats.count(what, entries, status, ns);
         self.origin.doorbell(what, entries, status, ns);
         // SAFETY: Always safe to call.
         //
@@ -522,12 +522,12 @@ impl<'a> Companion<'a> {
                 self.failures = 0;
                 return status;
             }
-            let gone = self.bar.read32(REG_STATUS) == GONE;
+            let gone = self.bar.read32(REG_STATUS) == PCI_ERROR_RESPONSE;
             let began = *began.get_or_insert_with(Instant::<Monotonic>::now);
             if gone || began.elapsed() > patience {
-                self.owed = Some(began);
+                self.pending_since = Some(began);
                 self.failures = self.failures.saturating_add(1);
-                if !self.remarks.allows() {
+                if !self.log_limit.allows() {
                     return BatchStatus::Pending;
                 }
                 if gone {
@@ -546,9 +546,9 @@ impl<'a> Companion<'a> {
     }
 
     /// Says that the host can be asked again.
-    fn welcome(&mut self, since: Instant<Monotonic>, how: &str) {
-        self.owed = None;
-        if self.remarks.allows() {
+    fn mark_responsive(&mut self, since: Instant<Monotonic>, how: &str) {
+        self.pending_since = None;
+        if self.log_limit.allows() {
             dev_info!(
                 self.dev,
                 "the host {} after {} ms: it is asked again\n",
@@ -558,13 +558,13 @@ impl<'a> Companion<'a> {
         }
     }
 
-    /// How many entries the memory must be for that [`Self::renew`] takes, if it is time to try a
+    /// How many entries the memory must be for that [`Self::replace_buffers`] takes, if it is time to try a
     /// host anew that does not finish a batch; with `hurry`, if it is of any use at all.
-    pub(crate) fn wants_memory(&mut self, hurry: bool) -> Option<usize> {
+    pub(crate) fn needs_new_buffers(&mut self, hurry: bool) -> Option<usize> {
         if self.is_ready() || self.renewals >= RENEWALS {
             return None;
         }
-        let since = self.owed?;
+        let since = self.pending_since?;
         let doublings = self.failures.saturating_sub(1).min(PAUSE_DOUBLINGS);
         let pause = PAUSE.as_millis() << doublings;
         if !hurry && since.elapsed().as_millis() < pause {
@@ -572,7 +572,7 @@ impl<'a> Companion<'a> {
         }
         // It must be the device that it was.
         let fits = self.bar.read32(REG_VERSION) == uapi::APPLE_DMA_PCI_VERSION
-            && self.bar.read32(REG_STATUS) != GONE
+            && self.bar.read32(REG_STATUS) != PCI_ERROR_RESPONSE
             && self.bar.read32(REG_MAX_ENTRIES) as usize >= self.batch_max;
         fits.then_some(self.batch_max)
     }
@@ -583,11 +583,14 @@ impl<'a> Companion<'a> {
     ///
     /// A host handles one doorbell after the other. So when the first batch in the new memory is
     /// finished nothing comes of the old one any more.
-    pub(crate) fn renew(&mut self, fresh: Shared<'a>) -> Option<Shared<'a>> {
+    pub(crate) fn replace_buffers(
+        &mut self,
+        fresh: CommandBuffers<'a>,
+    ) -> Option<CommandBuffers<'a>> {
         if self.is_ready() {
             return Some(fresh);
         }
-        let since = self.owed.unwrap_or_else(Instant::now);
+        let since = self.pending_since.unwrap_or_else(Instant::now);
         self.shared = ManuallyDrop::new(fresh);
         self.renewals = self.renewals.saturating_add(1);
         // The device may have been reset.
@@ -595,7 +598,7 @@ impl<'a> Companion<'a> {
         // SAFETY: The device is valid, and enabled as long as the companion is there.
         unsafe { kernel::bindings::pci_set_master(raw::pci_dev(self.dev)) };
         self.program();
-        self.welcome(since, "was given other memory");
+        self.mark_responsive(since, "was given other memory");
         None
     }
 
@@ -617,12 +620,6 @@ impl<'a> Companion<'a> {
 }
 
 impl Host for Companion<'_> {
-    type Observer = Origin;
-
-    fn observer(&self) -> Origin {
-        self.origin
-    }
-
     fn batch_max(&self) -> usize {
         self.batch_max
     }
@@ -632,14 +629,16 @@ impl Host for Companion<'_> {
     }
 
     fn is_ready(&mut self) -> bool {
-        let Some(since) = self.owed else {
+        let Some(since) = self.pending_since else {
             return true;
         };
-        if self.status() == BatchStatus::Pending || self.bar.read32(REG_STATUS) == GONE {
+        if self.status() == BatchStatus::Pending
+            || self.bar.read32(REG_STATUS) == PCI_ERROR_RESPONSE
+        {
             return false;
         }
         // What it says of the entries comes too late: they count as not answered.
-        self.welcome(since, "finished the batch");
+        self.mark_responsive(since, "finished the batch");
         true
     }
 
@@ -698,7 +697,7 @@ impl Drop for Companion<'_> {
         // The device forgets the command block before its memory is used for something else.
         self.bar.write32(0, REG_CMD_GPA_LO);
         self.bar.write32(0, REG_CMD_GPA_HI);
-        if self.owed.is_some() && self.status() == BatchStatus::Pending {
+        if self.pending_since.is_some() && self.status() == BatchStatus::Pending {
             dev_warn!(
                 self.dev,
                 "memory that the host may still write to is not freed\n"

@@ -15,6 +15,11 @@ use crate::addr::{
     IovaSpan,
     GRANULE, //
 };
+use crate::engine::{
+    MapOutcome,
+    ReplyError,
+    UnmapOutcome, //
+};
 use crate::uapi::{
     apple_dma_pci_map_req32,
     apple_dma_pci_map_req64,
@@ -26,9 +31,12 @@ use crate::uapi::{
     APPLE_DMA_PCI_STATUS_IOERR,
     APPLE_DMA_PCI_STATUS_OK, //
 };
-use core::mem::{
-    offset_of,
-    size_of, //
+use core::{
+    ffi::CStr,
+    mem::{
+        offset_of,
+        size_of, //
+    }, //
 };
 
 /// What the guest fills every word of a response and the status of the command block with before
@@ -102,66 +110,6 @@ pub(crate) enum Dialect {
     U32,
     /// Lengths are 64 bits wide, structures are packed.
     U64,
-}
-
-/// Why an answer to a request cannot be believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reject {
-    /// The status was not written, or is none that the protocol knows.
-    Status,
-    /// The answer is to another request.
-    Id,
-    /// More or less was mapped than was asked for.
-    Length,
-    /// The offset in the granule is not that of the guest-physical address.
-    Offset,
-    /// The range wraps around, or ends at the address that means "no mapping".
-    Range,
-    /// The range overlaps one that is still mapped.
-    Overlap,
-}
-
-/// How many kinds of [`Reject`] there are.
-pub(crate) const REJECTS: usize = 6;
-
-impl Reject {
-    /// What is wrong, in words for a message.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Reject::Status => "unknown status",
-            Reject::Id => "wrong id",
-            Reject::Length => "wrong length",
-            Reject::Offset => "wrong offset in the granule",
-            Reject::Range => "address range wraps around",
-            Reject::Overlap => "address range already in use",
-        }
-    }
-}
-
-/// What the host says of one map request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MapOutcome {
-    /// Mapped, from this address on.
-    Mapped(Iova),
-    /// Refused; nothing is mapped.
-    Refused,
-    /// The host says that something is mapped, but its answer cannot be believed.
-    Rejected(Reject),
-    /// There is no answer; something may be mapped.
-    Unknown,
-}
-
-/// What the host says of one unmap request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UnmapOutcome {
-    /// The mapping is gone.
-    Unmapped,
-    /// Refused: no such mapping, or it could not be taken away.
-    Refused,
-    /// The answer cannot be believed.
-    Rejected(Reject),
-    /// There is no answer.
-    Unknown,
 }
 
 struct Status;
@@ -251,20 +199,20 @@ impl Dialect {
             Status::OK => {}
             Status::IOERR | Status::INVAL => return MapOutcome::Refused,
             SENTINEL => return MapOutcome::Unknown,
-            _ => return MapOutcome::Rejected(Reject::Status),
+            _ => return MapOutcome::Rejected(ReplyError::Status),
         }
         if id != span.start().raw() {
-            return MapOutcome::Rejected(Reject::Id);
+            return MapOutcome::Rejected(ReplyError::Id);
         }
         if dma_len != span.len() {
-            return MapOutcome::Rejected(Reject::Length);
+            return MapOutcome::Rejected(ReplyError::Length);
         }
         if (dma_addr ^ span.start().raw()) & (GRANULE - 1) != 0 {
-            return MapOutcome::Rejected(Reject::Offset);
+            return MapOutcome::Rejected(ReplyError::Offset);
         }
         // All-ones means "no mapping" to drivers, so a range may not reach it either.
         if IovaSpan::new(Iova::new(dma_addr), dma_len).is_none() {
-            return MapOutcome::Rejected(Reject::Range);
+            return MapOutcome::Rejected(ReplyError::Range);
         }
         MapOutcome::Mapped(Iova::new(dma_addr))
     }
@@ -313,10 +261,10 @@ pub(crate) fn unmap_outcome(key: Gpa, resp: &Response) -> UnmapOutcome {
         Status::OK if resp.get64(offset_of!(apple_dma_pci_unmap_resp, id)) == key.raw() => {
             UnmapOutcome::Unmapped
         }
-        Status::OK => UnmapOutcome::Rejected(Reject::Id),
+        Status::OK => UnmapOutcome::Rejected(ReplyError::Id),
         Status::IOERR | Status::INVAL => UnmapOutcome::Refused,
         SENTINEL => UnmapOutcome::Unknown,
-        _ => UnmapOutcome::Rejected(Reject::Status),
+        _ => UnmapOutcome::Rejected(ReplyError::Status),
     }
 }
 
@@ -331,6 +279,26 @@ pub(crate) enum BatchStatus {
     Pending,
     /// None that the protocol knows; anything may have been done.
     Unknown,
+}
+
+impl BatchStatus {
+    /// All that can come of a batch that is waited for, in order.
+    pub(crate) const ALL: [Self; 4] = [
+        BatchStatus::Answered,
+        BatchStatus::Invalid,
+        BatchStatus::Pending,
+        BatchStatus::Unknown,
+    ];
+
+    /// What came of a batch, in a word.
+    pub(crate) fn name(self) -> &'static CStr {
+        match self {
+            BatchStatus::Answered => c"answered",
+            BatchStatus::Invalid => c"invalid",
+            BatchStatus::Pending => c"unfinished",
+            BatchStatus::Unknown => c"unknown",
+        }
+    }
 }
 
 impl BatchStatus {

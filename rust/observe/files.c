@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A companion's files in debugfs and sysfs; see look.h. An open file keeps the module.
+ * A companion's files in debugfs and sysfs; see files.h. An open file keeps the module.
  */
 #include "files.h"
 
@@ -14,11 +14,11 @@
 #include <linux/string.h>
 #include <linux/sysfs.h>
 
-static const char *const page_names[APPLE_DMA_LOOK_PAGES] = {
-	[APPLE_DMA_LOOK_STATUS] = "status",
-	[APPLE_DMA_LOOK_COUNTERS] = "counters",
-	[APPLE_DMA_LOOK_DOORBELLS] = "doorbells",
-	[APPLE_DMA_LOOK_SIZES] = "sizes",
+static const char *const page_names[APPLE_DMA_FILES_KINDS] = {
+	[APPLE_DMA_FILES_STATUS] = "status",
+	[APPLE_DMA_FILES_COUNTERS] = "counters",
+	[APPLE_DMA_FILES_DOORBELLS] = "doorbells",
+	[APPLE_DMA_FILES_SIZES] = "sizes",
 };
 
 enum { MANAGED, MODE, BYTES, MAX_BYTES, ENTRIES, MAX_ENTRIES, ATTRIBUTES };
@@ -33,22 +33,22 @@ static const char *const attribute_names[ATTRIBUTES] = {
 };
 
 struct page_file {
-	const struct apple_dma_look *look;
+	const struct apple_dma_files *files;
 	unsigned int page;
 };
 
 struct attribute_file {
 	struct device_attribute attr;
-	const struct apple_dma_look *look;
+	const struct apple_dma_files *files;
 	unsigned int which;
 };
 
-struct apple_dma_look {
-	const struct apple_dma_look_from *from;
+struct apple_dma_files {
+	const struct apple_dma_files_vtable *from;
 	const void *subject;
 	struct device *companion;
 	struct dentry *dir;
-	struct page_file pages[APPLE_DMA_LOOK_PAGES];
+	struct page_file pages[APPLE_DMA_FILES_KINDS];
 	struct attribute_file attributes[ATTRIBUTES];
 	struct attribute *list[ATTRIBUTES + 1];
 	struct attribute_group group;
@@ -61,23 +61,23 @@ static int page_show(struct seq_file *m, void *v)
 {
 	const struct page_file *file = m->private;
 
-	return file->look->from->show(file->look->subject, file->page, m);
+	return file->files->from->show(file->files->subject, file->page, m);
 }
 DEFINE_SHOW_ATTRIBUTE(page);
 
 /* How far a reader of the windows is: positions are their numbers, which have gaps. */
 struct cursor {
-	const struct apple_dma_look *look;
-	struct apple_dma_look_window window;
+	const struct apple_dma_files *files;
+	struct apple_dma_files_window window;
 };
 
 static void *windows_start(struct seq_file *m, loff_t *pos)
 {
 	struct cursor *cursor = m->private;
-	const struct apple_dma_look *look = cursor->look;
+	const struct apple_dma_files *files = cursor->files;
 	u32 id = *pos;
 
-	if (*pos > U32_MAX || !look->from->window(look->subject, &id, &cursor->window))
+	if (*pos > U32_MAX || !files->from->window(files->subject, &id, &cursor->window))
 		return NULL;
 	*pos = id;
 	return cursor;
@@ -96,7 +96,7 @@ static void windows_stop(struct seq_file *m, void *v)
 static int windows_show(struct seq_file *m, void *v)
 {
 	const struct cursor *cursor = v;
-	const struct apple_dma_look_window *window = &cursor->window;
+	const struct apple_dma_files_window *window = &cursor->window;
 
 	seq_printf(m, "0x%llx 0x%llx %llu %u %u %s\n", window->gpa, window->dma, window->bytes,
 		   window->users, window->uses, window->state);
@@ -116,7 +116,7 @@ static int windows_open(struct inode *inode, struct file *file)
 
 	if (!cursor)
 		return -ENOMEM;
-	cursor->look = inode->i_private;
+	cursor->files = inode->i_private;
 	return 0;
 }
 
@@ -131,9 +131,9 @@ static const struct file_operations windows_fops = {
 static ssize_t attribute_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
 	const struct attribute_file *file = container_of(attr, struct attribute_file, attr);
-	struct apple_dma_look_summary now;
+	struct apple_dma_files_summary now;
 
-	file->look->from->summary(file->look->subject, &now);
+	file->files->from->summary(file->files->subject, &now);
 	switch (file->which) {
 	case MANAGED:
 		return sysfs_emit(buf, "%s\n", now.managed);
@@ -150,83 +150,83 @@ static ssize_t attribute_show(struct device *dev, struct device_attribute *attr,
 	}
 }
 
-static int create_attributes(struct apple_dma_look *look)
+static int create_attributes(struct apple_dma_files *files)
 {
 	unsigned int which;
 
 	for (which = 0; which < ATTRIBUTES; which++) {
-		struct attribute_file *file = &look->attributes[which];
+		struct attribute_file *file = &files->attributes[which];
 
 		sysfs_attr_init(&file->attr.attr);
 		file->attr.attr.name = attribute_names[which];
 		file->attr.attr.mode = 0444;
 		file->attr.show = attribute_show;
-		file->look = look;
+		file->files = files;
 		file->which = which;
-		look->list[which] = &file->attr.attr;
+		files->list[which] = &file->attr.attr;
 	}
-	look->group.name = "apple_dma_pci";
-	look->group.attrs = look->list;
-	return sysfs_create_group(&look->companion->kobj, &look->group);
+	files->group.name = "apple_dma_pci";
+	files->group.attrs = files->list;
+	return sysfs_create_group(&files->companion->kobj, &files->group);
 }
 
 /* Who has no debugfs does without. */
-static void create_pages(struct apple_dma_look *look)
+static void create_pages(struct apple_dma_files *files)
 {
 	unsigned int page;
 
-	look->dir = debugfs_create_dir(dev_name(look->companion), root);
-	for (page = 0; page < APPLE_DMA_LOOK_PAGES; page++) {
-		struct page_file *file = &look->pages[page];
+	files->dir = debugfs_create_dir(dev_name(files->companion), root);
+	for (page = 0; page < APPLE_DMA_FILES_KINDS; page++) {
+		struct page_file *file = &files->pages[page];
 
-		file->look = look;
+		file->files = files;
 		file->page = page;
-		debugfs_create_file(page_names[page], 0400, look->dir, file, &page_fops);
+		debugfs_create_file(page_names[page], 0400, files->dir, file, &page_fops);
 	}
-	debugfs_create_file("windows", 0400, look->dir, look, &windows_fops);
+	debugfs_create_file("windows", 0400, files->dir, files, &windows_fops);
 }
 
-struct apple_dma_look *apple_dma_look_create(struct device *companion,
-					     const struct apple_dma_look_from *from,
+struct apple_dma_files *apple_dma_files_create(struct device *companion,
+					     const struct apple_dma_files_vtable *from,
 					     const void *subject)
 {
-	struct apple_dma_look *look = kzalloc(sizeof(*look), GFP_KERNEL);
+	struct apple_dma_files *files = kzalloc(sizeof(*files), GFP_KERNEL);
 	int error;
 
-	if (!look)
+	if (!files)
 		return ERR_PTR(-ENOMEM);
-	look->from = from;
-	look->subject = subject;
-	look->companion = companion;
-	error = create_attributes(look);
+	files->from = from;
+	files->subject = subject;
+	files->companion = companion;
+	error = create_attributes(files);
 	if (error) {
-		kfree(look);
+		kfree(files);
 		return ERR_PTR(error);
 	}
-	create_pages(look);
-	return look;
+	create_pages(files);
+	return files;
 }
 
 /* Nobody is reading any more when this returns. */
-void apple_dma_look_destroy(struct apple_dma_look *look)
+void apple_dma_files_destroy(struct apple_dma_files *files)
 {
-	debugfs_remove(look->dir);
-	sysfs_remove_group(&look->companion->kobj, &look->group);
-	kfree(look);
+	debugfs_remove(files->dir);
+	sysfs_remove_group(&files->companion->kobj, &files->group);
+	kfree(files);
 }
 
-void apple_dma_look_init(void)
+void apple_dma_files_init(void)
 {
 	root = debugfs_create_dir("apple_dma_pci", NULL);
 }
 
-void apple_dma_look_exit(void)
+void apple_dma_files_exit(void)
 {
 	debugfs_remove(root);
 }
 
 /* The name of the device's driver; "-" without one, "?" while that changes. */
-void apple_dma_look_driver(struct device *dev, char *name, size_t size)
+void apple_dma_files_driver(struct device *dev, char *name, size_t size)
 {
 	if (!device_trylock(dev)) {
 		strscpy(name, "?", size);

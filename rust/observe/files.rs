@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files in debugfs and sysfs that show a companion: safe wrappers of `look.c`.
+//! Files in debugfs and sysfs that show a companion: safe wrappers of `files.c`.
 
 use crate::abstractions::raw;
 use crate::addr::Address;
 use crate::bindings::{
     self,
-    apple_dma_look_from,
-    apple_dma_look_summary,
-    apple_dma_look_window, //
+    apple_dma_files_summary,
+    apple_dma_files_vtable,
+    apple_dma_files_window, //
 };
 use crate::engine::index::arena::Id;
 use crate::engine::{
-    Condition,
-    Seen, //
+    WindowInfo, //
+    WindowStatus,
 };
 use core::{
     marker::PhantomData,
@@ -35,7 +35,7 @@ use kernel::{
 
 /// A file of names and values.
 #[derive(Clone, Copy)]
-pub(crate) enum Page {
+pub(crate) enum FileKind {
     /// What is managed, how, and what it takes.
     Status,
     /// What happened so far.
@@ -46,13 +46,13 @@ pub(crate) enum Page {
     Sizes,
 }
 
-impl Page {
+impl FileKind {
     fn new(page: c_uint) -> Option<Self> {
         match page {
-            bindings::apple_dma_look_page_APPLE_DMA_LOOK_STATUS => Some(Page::Status),
-            bindings::apple_dma_look_page_APPLE_DMA_LOOK_COUNTERS => Some(Page::Counters),
-            bindings::apple_dma_look_page_APPLE_DMA_LOOK_DOORBELLS => Some(Page::Doorbells),
-            bindings::apple_dma_look_page_APPLE_DMA_LOOK_SIZES => Some(Page::Sizes),
+            bindings::apple_dma_files_kind_APPLE_DMA_FILES_STATUS => Some(FileKind::Status),
+            bindings::apple_dma_files_kind_APPLE_DMA_FILES_COUNTERS => Some(FileKind::Counters),
+            bindings::apple_dma_files_kind_APPLE_DMA_FILES_DOORBELLS => Some(FileKind::Doorbells),
+            bindings::apple_dma_files_kind_APPLE_DMA_FILES_SIZES => Some(FileKind::Sizes),
             _ => None,
         }
     }
@@ -71,46 +71,46 @@ pub(crate) struct Summary<'a> {
 }
 
 /// What is looked at. All of this is called in process context, by several threads at once.
-pub(crate) trait Subject: Send + Sync {
+pub(crate) trait Inspect: Send + Sync {
     /// Writes what is on `page`; fails if there is no memory to find out.
-    fn show(&self, page: Page, file: &SeqFile) -> Result;
+    fn show(&self, page: FileKind, file: &SeqFile) -> Result;
 
     /// The first window from the number `from` on, with its number.
-    fn window(&self, from: Id) -> Option<(Id, Seen)>;
+    fn window(&self, from: Id) -> Option<(Id, WindowInfo)>;
 
     /// What sysfs shows.
     fn summary(&self) -> Summary<'_>;
 }
 
-impl Condition {
+impl WindowStatus {
     /// What it is, in a word.
     pub(crate) fn name(self) -> &'static CStr {
         match self {
-            Condition::Live => c"live",
-            Condition::Idle => c"idle",
-            Condition::Fixed => c"fixed",
-            Condition::Returning => c"returning",
-            Condition::Lost => c"lost",
+            WindowStatus::Live => c"live",
+            WindowStatus::Idle => c"idle",
+            WindowStatus::Fixed => c"fixed",
+            WindowStatus::Returning => c"returning",
+            WindowStatus::Lost => c"lost",
         }
     }
 }
 
 /// The module's directory in debugfs. One of them, as long as the module is there.
-pub(crate) struct Root(());
+pub(crate) struct DebugfsRoot(());
 
-impl Root {
+impl DebugfsRoot {
     /// May sleep.
     pub(crate) fn new() -> Self {
         // SAFETY: Called when the module is loaded, before there is any companion.
-        unsafe { bindings::apple_dma_look_init() };
+        unsafe { bindings::apple_dma_files_init() };
         Self(())
     }
 }
 
-impl Drop for Root {
+impl Drop for DebugfsRoot {
     fn drop(&mut self) {
         // SAFETY: It was made, and no companion is there any more.
-        unsafe { bindings::apple_dma_look_exit() };
+        unsafe { bindings::apple_dma_files_exit() };
     }
 }
 
@@ -118,50 +118,50 @@ impl Drop for Root {
 ///
 /// # Invariants
 ///
-/// The pointer is what `apple_dma_look_create()` made for the subject.
-pub(crate) struct Look<'a, S> {
-    look: NonNull<bindings::apple_dma_look>,
+/// The pointer is what `apple_dma_files_create()` made for the subject.
+pub(crate) struct DeviceFiles<'a, S> {
+    files: NonNull<bindings::apple_dma_files>,
     _subject: Arc<S>,
     _companion: &'a pci::Device<Bound>,
 }
 
 // SAFETY: Nothing in it belongs to a thread.
-unsafe impl<S: Subject> Send for Look<'_, S> {}
+unsafe impl<S: Inspect> Send for DeviceFiles<'_, S> {}
 
 // SAFETY: Nothing can be done by a shared reference.
-unsafe impl<S: Subject> Sync for Look<'_, S> {}
+unsafe impl<S: Inspect> Sync for DeviceFiles<'_, S> {}
 
-impl<'a, S: Subject> Look<'a, S> {
+impl<'a, S: Inspect> DeviceFiles<'a, S> {
     /// Shows `subject` in the files of `companion`, which has no others yet. May sleep.
     pub(crate) fn new(companion: &'a pci::Device<Bound>, subject: Arc<S>) -> Result<Self> {
         // SAFETY: The device is valid, and bound until `drop`. The subject stays where it is, and
         // is there until then, too.
-        let look = from_err_ptr(unsafe {
-            bindings::apple_dma_look_create(
+        let files = from_err_ptr(unsafe {
+            bindings::apple_dma_files_create(
                 raw::device(companion),
-                From::<S>::TABLE,
+                Vtable::<S>::TABLE,
                 (&raw const *subject).cast(),
             )
         })?;
         Ok(Self {
-            look: NonNull::new(look).ok_or(ENOMEM)?,
+            files: NonNull::new(files).ok_or(ENOMEM)?,
             _subject: subject,
             _companion: companion,
         })
     }
 }
 
-impl<S> Drop for Look<'_, S> {
+impl<S> Drop for DeviceFiles<'_, S> {
     fn drop(&mut self) {
         // SAFETY: By the type invariants. Nobody looks at the subject after this.
-        unsafe { bindings::apple_dma_look_destroy(self.look.as_ptr()) };
+        unsafe { bindings::apple_dma_files_destroy(self.files.as_ptr()) };
     }
 }
 
-struct From<S>(PhantomData<S>);
+struct Vtable<S>(PhantomData<S>);
 
-impl<S: Subject> From<S> {
-    const TABLE: &'static apple_dma_look_from = &apple_dma_look_from {
+impl<S: Inspect> Vtable<S> {
+    const TABLE: &'static apple_dma_files_vtable = &apple_dma_files_vtable {
         show: Some(show::<S>),
         window: Some(window::<S>),
         summary: Some(summary::<S>),
@@ -171,14 +171,14 @@ impl<S: Subject> From<S> {
 /// # Safety
 ///
 /// `subject` is an `S`, and `file` a file that is being read.
-unsafe extern "C" fn show<S: Subject>(
+unsafe extern "C" fn show<S: Inspect>(
     subject: *const c_void,
     page: c_uint,
     file: *mut kernel::bindings::seq_file,
 ) -> c_int {
     // SAFETY: By the safety requirements.
     let (subject, file) = unsafe { (&*subject.cast::<S>(), SeqFile::from_raw(file)) };
-    let shown = Page::new(page).map(|page| subject.show(page, file));
+    let shown = FileKind::new(page).map(|page| subject.show(page, file));
     match shown {
         Some(Err(error)) => error.to_errno(),
         Some(Ok(())) | None => 0,
@@ -188,10 +188,10 @@ unsafe extern "C" fn show<S: Subject>(
 /// # Safety
 ///
 /// `subject` is an `S`, `id` is valid for reads and writes, `window` for writes.
-unsafe extern "C" fn window<S: Subject>(
+unsafe extern "C" fn window<S: Inspect>(
     subject: *const c_void,
     id: *mut u32,
-    window: *mut apple_dma_look_window,
+    window: *mut apple_dma_files_window,
 ) -> bool {
     // SAFETY: By the safety requirements.
     let (subject, from) = unsafe { (&*subject.cast::<S>(), *id) };
@@ -201,13 +201,13 @@ unsafe extern "C" fn window<S: Subject>(
     // SAFETY: By the safety requirements.
     unsafe {
         *id = found;
-        window.write(apple_dma_look_window {
+        window.write(apple_dma_files_window {
             gpa: seen.span.start().raw(),
             dma: seen.iova.raw(),
             bytes: seen.span.len(),
             users: seen.users,
             uses: seen.uses,
-            state: seen.condition.name().as_char_ptr(),
+            state: seen.status.name().as_char_ptr(),
         });
     }
     true
@@ -216,16 +216,16 @@ unsafe extern "C" fn window<S: Subject>(
 /// # Safety
 ///
 /// `subject` is an `S`, and `summary` is valid for writes.
-unsafe extern "C" fn summary<S: Subject>(
+unsafe extern "C" fn summary<S: Inspect>(
     subject: *const c_void,
-    summary: *mut apple_dma_look_summary,
+    summary: *mut apple_dma_files_summary,
 ) {
     // SAFETY: By the safety requirements.
     let subject = unsafe { &*subject.cast::<S>() };
     let now = subject.summary();
     // SAFETY: By the safety requirements. The strings are the subject's, or live forever.
     unsafe {
-        summary.write(apple_dma_look_summary {
+        summary.write(apple_dma_files_summary {
             managed: now.managed.as_char_ptr(),
             mode: now.mode.as_char_ptr(),
             bytes: now.bytes.0,

@@ -3,7 +3,7 @@
 //! The tracepoints: safe wrappers, and what it costs if they are off.
 //!
 //! `docs/ABI/testing/tracefs-driver-apple-dma-pci` says what the events mean. Those of mappings,
-//! which have one [`is_on`] together, are off by a no-op; others are a call of a C function with a
+//! which have one [`is_enabled`] together, are off by a no-op; others are a call of a C function with a
 //! no-op in it. Any context.
 
 use crate::addr::{
@@ -19,14 +19,11 @@ use crate::engine::{
     Command,
     HostError,
     MapError,
+    MapPath,
     Observer,
-    Seen,
-    Source, //
+    WindowInfo, //
 };
-use crate::host::wire::{
-    BatchStatus,
-    Reject, //
-};
+use crate::host::wire::BatchStatus;
 use core::fmt::Write;
 use kernel::{
     fmt,
@@ -40,7 +37,7 @@ use kernel::{
 /// Whether one of the events of mappings is on: a no-op if none is.
 #[inline(always)]
 #[cfg(all(CONFIG_TRACEPOINTS, CONFIG_JUMP_LABEL))]
-pub(crate) fn is_on() -> bool {
+pub(crate) fn is_enabled() -> bool {
     'key: {
         // SAFETY: The key is one, and is defined in this module. The branch touches no register,
         // memory nor stack.
@@ -60,7 +57,7 @@ pub(crate) fn is_on() -> bool {
 /// Whether one of the events of mappings is on.
 #[inline(always)]
 #[cfg(all(CONFIG_TRACEPOINTS, not(CONFIG_JUMP_LABEL)))]
-pub(crate) fn is_on() -> bool {
+pub(crate) fn is_enabled() -> bool {
     // SAFETY: The key is one; without jump labels it is a counter, which may be read at any time.
     unsafe {
         (&raw const bindings::apple_dma_trace_key)
@@ -73,29 +70,29 @@ pub(crate) fn is_on() -> bool {
 /// There are no tracepoints.
 #[inline(always)]
 #[cfg(not(CONFIG_TRACEPOINTS))]
-pub(crate) fn is_on() -> bool {
+pub(crate) fn is_enabled() -> bool {
     false
 }
 
 /// When something began, if anyone wants to know.
 #[derive(Clone, Copy)]
-pub(crate) struct Began(Option<Instant<Monotonic>>);
+pub(crate) struct TraceStart(Option<Instant<Monotonic>>);
 
-impl Began {
+impl TraceStart {
     /// Now.
     #[inline(always)]
     pub(crate) fn now() -> Self {
-        Self(is_on().then(Instant::now))
+        Self(is_enabled().then(Instant::now))
     }
 
     /// Nobody knows.
-    pub(crate) const fn never() -> Self {
+    pub(crate) const fn none() -> Self {
         Self(None)
     }
 
     /// Whether anyone wants to know.
     #[inline(always)]
-    pub(crate) fn is_wanted(self) -> bool {
+    pub(crate) fn is_enabled(self) -> bool {
         self.0.is_some()
     }
 
@@ -174,44 +171,6 @@ impl From<MapError> for Cause {
     }
 }
 
-impl HostError {
-    /// What is wrong, in a word.
-    pub(crate) fn name(self) -> &'static CStr {
-        match self {
-            HostError::Refused => c"refused",
-            HostError::Silent => c"silent",
-            HostError::Rejected(Reject::Status) => c"status",
-            HostError::Rejected(Reject::Id) => c"id",
-            HostError::Rejected(Reject::Length) => c"length",
-            HostError::Rejected(Reject::Offset) => c"offset",
-            HostError::Rejected(Reject::Range) => c"range",
-            HostError::Rejected(Reject::Overlap) => c"overlap",
-        }
-    }
-}
-
-impl Command {
-    /// The command, in a word.
-    pub(crate) fn name(self) -> &'static CStr {
-        match self {
-            Command::Map => c"map",
-            Command::Unmap => c"unmap",
-        }
-    }
-}
-
-impl BatchStatus {
-    /// What came of a batch, in a word.
-    pub(crate) fn name(self) -> &'static CStr {
-        match self {
-            BatchStatus::Answered => c"answered",
-            BatchStatus::Invalid => c"invalid",
-            BatchStatus::Pending => c"unfinished",
-            BatchStatus::Unknown => c"unknown",
-        }
-    }
-}
-
 /// Writes text into bytes, as far as it fits.
 struct Bytes<'a>(core::slice::IterMut<'a, u8>);
 
@@ -239,9 +198,9 @@ const NAME: usize = bindings::APPLE_DMA_PCI_NAME as usize;
 
 /// Where events come from: a companion and its managed device, by their names.
 #[derive(Clone, Copy)]
-pub(crate) struct Origin(apple_dma_pci_origin);
+pub(crate) struct EventSource(apple_dma_pci_origin);
 
-impl Origin {
+impl EventSource {
     /// The companion and its device of these names.
     pub(crate) fn new(companion: &dyn fmt::Display, device: &dyn fmt::Display) -> Self {
         Self(apple_dma_pci_origin {
@@ -260,15 +219,10 @@ impl Origin {
         &self,
         span: &GpaSpan,
         iova: Iova,
-        began: Began,
+        began: TraceStart,
         (entry, entries): (u32, u32),
-        source: Source,
+        path: MapPath,
     ) {
-        let source = match source {
-            Source::Whole => c"whole",
-            Source::Window => c"window",
-            Source::Host => c"host",
-        };
         // SAFETY: The origin and the string are valid for the call.
         unsafe {
             bindings::apple_dma_trace_map(
@@ -279,7 +233,7 @@ impl Origin {
                 began.ns(),
                 entry,
                 entries,
-                source.as_char_ptr(),
+                path.name().as_char_ptr(),
             )
         };
     }
@@ -290,7 +244,7 @@ impl Origin {
         gpa: u64,
         handle: u64,
         size: u64,
-        began: Began,
+        began: TraceStart,
         (entry, entries): (u32, u32),
     ) {
         let ns = began.ns();
@@ -319,7 +273,7 @@ impl Origin {
         (gpa, size): (u64, u64),
         entries: u32,
         limit: u64,
-        began: Began,
+        began: TraceStart,
     ) {
         // SAFETY: The origin and the string are valid for the call.
         unsafe {
@@ -342,8 +296,8 @@ impl Origin {
     }
 }
 
-impl Observer for Origin {
-    fn created(&self, window: &Seen) {
+impl Observer for EventSource {
+    fn created(&self, window: &WindowInfo) {
         let (gpa, len) = (window.span.start().raw(), window.span.len());
         // SAFETY: The origin is valid for the call.
         unsafe {
@@ -351,7 +305,7 @@ impl Observer for Origin {
         };
     }
 
-    fn reused(&self, window: &Seen) {
+    fn reused(&self, window: &WindowInfo) {
         let (gpa, len) = (window.span.start().raw(), window.span.len());
         // SAFETY: The origin is valid for the call.
         unsafe {
@@ -359,7 +313,7 @@ impl Observer for Origin {
         };
     }
 
-    fn returned(&self, window: &Seen) {
+    fn returned(&self, window: &WindowInfo) {
         let (gpa, len) = (window.span.start().raw(), window.span.len());
         // SAFETY: The origin is valid for the call.
         unsafe {

@@ -3,9 +3,7 @@
 //! `plot`: a recording as a picture, SVG or an HTML page with it. What is in the picture is in
 //! `plot/picture.rs`.
 
-#[path = "plot/picture.rs"]
 mod picture;
-#[path = "plot/ram.rs"]
 mod ram;
 
 use crate::progress::Progress;

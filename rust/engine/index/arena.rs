@@ -12,9 +12,9 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
+    BoxedSlice, //
     OnceArray,
     Relaxed,
-    Slab, //
 };
 
 /// The number of an object, from 1 on; 0 is no object.
@@ -32,12 +32,12 @@ pub(crate) trait Linked: Default {
 /// See the module's documentation. It grows by `N` objects at a time; they should fit a page, since
 /// that is allocated where memory is scarce.
 pub(crate) struct Arena<T, const N: usize = 64> {
-    segments: Slab<OnceArray<T, N>>,
+    segments: BoxedSlice<OnceArray<T, N>>,
 }
 
 /// A segment that is allocated but not yet part of an arena. Allocation and growth are apart so
 /// that no memory is allocated under the lock.
-pub(crate) struct Segment<T, const N: usize = 64>(Slab<T>);
+pub(crate) struct Segment<T, const N: usize = 64>(BoxedSlice<T>);
 
 /// The ids of an [`Arena`] that are not in use.
 pub(crate) struct FreeList {
@@ -51,7 +51,7 @@ impl<T: Linked, const N: usize> Arena<T, N> {
     /// An arena that can grow to at least `max` objects and has none yet. May sleep.
     pub(crate) fn new(max: usize) -> Result<Self, AllocError> {
         Ok(Self {
-            segments: Slab::new(max.div_ceil(N), Alloc::Sleep, |_| OnceArray::new())?,
+            segments: BoxedSlice::new(max.div_ceil(N), Alloc::Sleep, |_| OnceArray::new())?,
         })
     }
 
@@ -106,7 +106,7 @@ impl<T: Linked, const N: usize> Arena<T, N> {
 impl<T: Linked, const N: usize> Segment<T, N> {
     /// Allocates a segment. May sleep if `alloc` says so.
     pub(crate) fn new(alloc: Alloc) -> Result<Self, AllocError> {
-        Ok(Self(Slab::new(N, alloc, |_| T::default())?))
+        Ok(Self(BoxedSlice::new(N, alloc, |_| T::default())?))
     }
 }
 

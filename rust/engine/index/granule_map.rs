@@ -24,9 +24,9 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
+    BoxedSlice, //
     Relaxed,
     Release,
-    Slab, //
 };
 
 /// log2 of [`CHUNK`].
@@ -75,7 +75,7 @@ pub(crate) type Chunks = Arena<Chunk, 15>;
 
 /// See the module's documentation.
 pub(crate) struct GranuleMap {
-    buckets: Slab<Atomic<u32>>,
+    buckets: BoxedSlice<Atomic<u32>>,
     /// What a hash is shifted by to become a bucket's number.
     shift: u32,
     /// The number of the map, above the bits of a granule's number.
@@ -99,7 +99,7 @@ impl GranuleMap {
     pub(crate) fn new(bits: u32, number: u8) -> Result<Self, AllocError> {
         let bits = bits.clamp(1, 31);
         Ok(Self {
-            buckets: Slab::new(1 << bits, Alloc::Sleep, |_| Atomic::new(NONE))?,
+            buckets: BoxedSlice::new(1 << bits, Alloc::Sleep, |_| Atomic::new(NONE))?,
             shift: u64::BITS - bits,
             tag: u64::from(number) << TAG_SHIFT,
         })

@@ -20,20 +20,20 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
+    BoxedSlice, //
     Relaxed,
     Release,
-    Slab, //
 };
 
 /// See the module's documentation.
-pub(crate) struct RamMap {
+pub(crate) struct RamTable {
     /// The granule of the first slot.
     first: u64,
-    slots: Slab<Atomic<u32>>,
+    slots: BoxedSlice<Atomic<u32>>,
     beyond: GranuleMap,
 }
 
-impl RamMap {
+impl RamTable {
     /// An empty map with a table for the first `max` granules from the lowest of `ram` on, and
     /// `beyond` for the rest. May sleep.
     pub(crate) fn new(ram: &Ram, max: usize, beyond: GranuleMap) -> Result<Self, AllocError> {
@@ -47,7 +47,7 @@ impl RamMap {
         };
         Ok(Self {
             first,
-            slots: Slab::new(granules.min(max), Alloc::Sleep, |_| Atomic::new(NONE))?,
+            slots: BoxedSlice::new(granules.min(max), Alloc::Sleep, |_| Atomic::new(NONE))?,
             beyond,
         })
     }

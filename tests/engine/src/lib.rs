@@ -6,10 +6,8 @@
 
 #![allow(dead_code, unused_imports)]
 
-#[path = "../../../rust/addr.rs"]
-mod addr;
-#[path = "../../../rust/engine/mod.rs"]
-mod engine;
+include!("modules.rs");
+
 /// Atomics and locks.
 mod sync {
     pub(crate) use std::sync::{
@@ -21,14 +19,8 @@ mod sync {
         MutexGuard, //
     };
 }
-mod sys;
 #[path = "../../../rust/host/wire.rs"]
 mod wire;
-
-/// Where the module has it.
-mod host {
-    pub(crate) use crate::wire;
-}
 
 /// The wire, from `uapi/apple_dma_pci.h`.
 #[allow(non_camel_case_types, unreachable_pub, missing_docs)]

@@ -9,14 +9,8 @@
 #![allow(dead_code, unused_imports)]
 #![cfg(test)]
 
-#[path = "../../../rust/addr.rs"]
-mod addr;
-#[path = "../../../rust/engine/mod.rs"]
-mod engine;
-/// Where the module has it.
-mod host {
-    pub(crate) use crate::wire;
-}
+include!("modules.rs");
+
 mod sync {
     pub(crate) use loom::sync::{
         atomic::{
@@ -27,15 +21,6 @@ mod sync {
         MutexGuard, //
     };
 }
-mod sys;
-#[path = "../../../rust/host/wire.rs"]
-mod wire;
-
-/// The wire, from `uapi/apple_dma_pci.h`.
-#[allow(non_camel_case_types, unreachable_pub, missing_docs)]
-mod uapi {
-    include!(concat!(env!("OUT_DIR"), "/uapi.rs"));
-}
 
 use addr::{
     Address,
@@ -44,16 +29,16 @@ use addr::{
     Iova,
     IovaSpan, //
 };
+use loom::{
+    cell::UnsafeCell,
+    sync::Arc,
+    thread, //
+};
 use engine::window::{
     Put,
     State,
     Take,
     Window, //
-};
-use loom::{
-    cell::UnsafeCell,
-    sync::Arc,
-    thread, //
 };
 
 /// A window with what stands for the host's mapping behind it.

@@ -7,13 +7,11 @@
 //! refuses to see it go. Memory is sequentially consistent here, whatever ordering the code asks
 //! for; `orderings.rs` tests the orderings of the one word that they all meet on.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 #![cfg(test)]
 
-#[path = "../../../rust/addr.rs"]
-mod addr;
-#[path = "../../../rust/engine/mod.rs"]
-mod engine;
+include!("modules.rs");
+
 mod sync {
     pub(crate) use shuttle::sync::{
         atomic::{
@@ -23,20 +21,6 @@ mod sync {
         Mutex,
         MutexGuard, //
     };
-}
-mod sys;
-#[path = "../../../rust/host/wire.rs"]
-mod wire;
-
-/// Where the module has it.
-mod host {
-    pub(crate) use crate::wire;
-}
-
-/// The wire, from `uapi/apple_dma_pci.h`.
-#[allow(non_camel_case_types, unreachable_pub, missing_docs)]
-mod uapi {
-    include!(concat!(env!("OUT_DIR"), "/uapi.rs"));
 }
 
 mod tests {

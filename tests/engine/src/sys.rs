@@ -44,9 +44,9 @@ pub(crate) fn fail_atomic_allocations(fail: bool) {
 }
 
 /// A slice of fixed length.
-pub(crate) struct Slab<T>(Box<[T]>);
+pub(crate) struct BoxedSlice<T>(Box<[T]>);
 
-impl<T> Slab<T> {
+impl<T> BoxedSlice<T> {
     pub(crate) fn new(
         len: usize,
         alloc: Alloc,
@@ -66,7 +66,7 @@ impl<T> Slab<T> {
     }
 }
 
-impl<T> std::ops::Deref for Slab<T> {
+impl<T> std::ops::Deref for BoxedSlice<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -74,7 +74,7 @@ impl<T> std::ops::Deref for Slab<T> {
     }
 }
 
-impl<T> std::ops::DerefMut for Slab<T> {
+impl<T> std::ops::DerefMut for BoxedSlice<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
     }
@@ -92,9 +92,9 @@ impl<T, const N: usize> OnceArray<T, N> {
         self.0.get().map(|array| &**array)
     }
 
-    pub(crate) fn populate(&self, slab: Slab<T>) -> Result<(), Slab<T>> {
-        let array = slab.0.try_into().map_err(Slab)?;
-        self.0.set(array).map_err(|array| Slab(array))
+    pub(crate) fn populate(&self, slab: BoxedSlice<T>) -> Result<(), BoxedSlice<T>> {
+        let array = slab.0.try_into().map_err(BoxedSlice)?;
+        self.0.set(array).map_err(|array| BoxedSlice(array))
     }
 }
 

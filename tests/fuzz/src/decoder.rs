@@ -15,16 +15,18 @@ use crate::{
         apple_dma_pci_map_resp64,
         apple_dma_pci_unmap_resp, //
     },
+    engine::{
+        MapOutcome,
+        ReplyError,
+        UnmapOutcome, //
+    },
     wire::{
         empty_unmap_response,
         unmap_outcome,
         unmap_request,
         BatchStatus,
         Dialect,
-        MapOutcome,
-        Reject,
         Response,
-        UnmapOutcome,
         SENTINEL, //
     },
 };
@@ -145,13 +147,13 @@ fn judge(dialect: Dialect, span: &GpaSpan, response: &Response, memory: &[u8]) {
     let outcome = dialect.map_outcome(span, response);
     let last = dma_addr.checked_add(span.len() - 1);
     let good = [
-        (id == span.start().raw(), Reject::Id),
-        (dma_len == span.len(), Reject::Length),
+        (id == span.start().raw(), ReplyError::Id),
+        (dma_len == span.len(), ReplyError::Length),
         (
             dma_addr % GRANULE == span.start().raw() % GRANULE,
-            Reject::Offset,
+            ReplyError::Offset,
         ),
-        (last.is_some_and(|last| last != u64::MAX), Reject::Range),
+        (last.is_some_and(|last| last != u64::MAX), ReplyError::Range),
     ];
     match (status, outcome) {
         (0, MapOutcome::Mapped(iova)) => {
@@ -170,7 +172,7 @@ fn judge(dialect: Dialect, span: &GpaSpan, response: &Response, memory: &[u8]) {
         (status, MapOutcome::Unknown) => assert_eq!(status, u64::from(SENTINEL)),
         (status, MapOutcome::Rejected(what)) => {
             assert!(![0, 1, 3, u64::from(SENTINEL)].contains(&status));
-            assert_eq!(what, Reject::Status);
+            assert_eq!(what, ReplyError::Status);
         }
         (status, outcome) => panic!("{outcome:?} for status {status:#x}"),
     }
@@ -202,10 +204,10 @@ fn unmap(bytes: &mut Bytes<'_>, span: &GpaSpan) {
     let status = number(&memory, offset_of!(apple_dma_pci_unmap_resp, status), 4);
     let expected = match status {
         0 if id == span.start().raw() => UnmapOutcome::Unmapped,
-        0 => UnmapOutcome::Rejected(Reject::Id),
+        0 => UnmapOutcome::Rejected(ReplyError::Id),
         1 | 3 => UnmapOutcome::Refused,
         status if status == u64::from(SENTINEL) => UnmapOutcome::Unknown,
-        _ => UnmapOutcome::Rejected(Reject::Status),
+        _ => UnmapOutcome::Rejected(ReplyError::Status),
     };
     assert_eq!(unmap_outcome(span.start(), &response), expected);
 }

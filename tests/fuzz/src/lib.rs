@@ -5,14 +5,12 @@
 //! The files are the module's own and those of its tests in `tests/engine`; there is no other model
 //! here. How to run it is in `tests/README.md`.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
-#[path = "../../../rust/addr.rs"]
-mod addr;
+include!("../../engine/src/modules.rs");
+
 mod bytes;
 mod decoder;
-#[path = "../../../rust/engine/mod.rs"]
-mod engine;
 mod model;
 mod steps;
 /// Atomics and locks.
@@ -26,15 +24,8 @@ mod sync {
         MutexGuard, //
     };
 }
-#[path = "../../engine/src/sys.rs"]
-mod sys;
 #[path = "../../../rust/host/wire.rs"]
 mod wire;
-
-/// Where the module has it.
-mod host {
-    pub(crate) use crate::wire;
-}
 
 /// The wire, from `uapi/apple_dma_pci.h`.
 #[allow(non_camel_case_types, unreachable_pub, missing_docs)]

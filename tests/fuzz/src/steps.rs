@@ -23,19 +23,19 @@ use crate::{
             RAM, //
         },
     },
-    wire::Reject,
+    engine::ReplyError,
 };
 
 /// Most steps of a run: more find nothing that fewer do not, but take time.
 const STEPS: usize = 200;
 
-const REJECTS: [Reject; 6] = [
-    Reject::Status,
-    Reject::Id,
-    Reject::Length,
-    Reject::Offset,
-    Reject::Range,
-    Reject::Overlap,
+const REPLY_ERRORS: [ReplyError; 6] = [
+    ReplyError::Status,
+    ReplyError::Id,
+    ReplyError::Length,
+    ReplyError::Offset,
+    ReplyError::Range,
+    ReplyError::Overlap,
 ];
 
 /// How the engine is set up, where the host's luck begins, and whether the driver is tidy.
@@ -116,8 +116,8 @@ fn map_fault(bytes: &mut Bytes<'_>) -> MapFault {
         0 => MapFault::None,
         1 => MapFault::Refuse,
         2 => MapFault::RefuseMapped,
-        3 => MapFault::RejectMapped(bytes.pick(&REJECTS)),
-        4 => MapFault::RejectEmpty(bytes.pick(&REJECTS)),
+        3 => MapFault::RejectMapped(bytes.pick(&REPLY_ERRORS)),
+        4 => MapFault::RejectEmpty(bytes.pick(&REPLY_ERRORS)),
         5 => MapFault::SilentMapped,
         6 => MapFault::SilentEmpty,
         7 => MapFault::Overlap,

@@ -12,13 +12,8 @@ use crate::addr::{
 use crate::engine::{
     Host,
     MapEntry,
-    UnmapEntry, //
-};
-/// Where the module has it.
-pub(crate) use crate::wire;
-
-use crate::wire::{
     MapOutcome,
+    UnmapEntry,
     UnmapOutcome, //
 };
 use std::collections::{
@@ -86,10 +81,6 @@ impl Obliging {
 }
 
 impl Host for Obliging {
-    type Observer = ();
-
-    fn observer(&self) {}
-
     fn batch_max(&self) -> usize {
         self.batch_max
     }

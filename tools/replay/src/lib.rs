@@ -18,7 +18,6 @@ module_files! {
     "../../../rust/addr.rs" addr;
     "../../../rust/engine/mod.rs" engine;
     "../../../tests/engine/src/sys.rs" sys;
-    "../../../rust/host/wire.rs" wire;
 }
 
 mod host;
@@ -49,10 +48,4 @@ mod sync {
         Mutex,
         MutexGuard, //
     };
-}
-
-/// The wire, from `uapi/apple_dma_pci.h`.
-#[allow(dead_code, non_camel_case_types)]
-mod uapi {
-    include!(concat!(env!("OUT_DIR"), "/uapi.rs"));
 }

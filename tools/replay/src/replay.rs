@@ -11,6 +11,16 @@ use crate::addr::{
     GRANULE,
     GRANULE_SHIFT, //
 };
+use crate::engine::{
+    Config,
+    Engine,
+    Request,
+    Snapshot, //
+};
+use crate::host::{
+    Addresses,
+    Obliging, //
+};
 use crate::engine::policy::{
     Adaptive,
     Policy,
@@ -18,19 +28,9 @@ use crate::engine::policy::{
     Ram,
     View, //
 };
-use crate::engine::{
-    Config,
-    Engine,
-    Request,
-    Survey, //
-};
-use crate::host::{
-    Addresses,
-    Obliging, //
-};
 use crate::sys::{
     Alloc,
-    Slab, //
+    BoxedSlice, //
 };
 use std::{
     cell::Cell,
@@ -57,7 +57,7 @@ pub enum Mode {
     /// By windows, which are given back when they are idle.
     Strict,
     /// All of RAM at once.
-    Whole,
+    StaticMap,
 }
 
 /// What the module is loaded with, and what it finds.
@@ -265,7 +265,7 @@ impl Replay {
         };
         let no_memory = |_| "no memory for tables".to_owned();
         let ram =
-            Slab::new(blocks.len(), Alloc::Sleep, |index| blocks[index]).map_err(no_memory)?;
+            BoxedSlice::new(blocks.len(), Alloc::Sleep, |index| blocks[index]).map_err(no_memory)?;
         let config = Config {
             strict,
             max_bytes: parameters.max_bytes,
@@ -275,9 +275,9 @@ impl Replay {
             table_max: TABLE_MAX,
         };
         let host = Obliging::new(parameters.batch_max.max(1), parameters.len_max, known);
-        let mut engine = Engine::new(host, policy, config).map_err(no_memory)?;
+        let mut engine = Engine::new(host, policy, (), config).map_err(no_memory)?;
         engine.reserve(RESERVE).map_err(no_memory)?;
-        if parameters.mode == Mode::Whole {
+        if parameters.mode == Mode::StaticMap {
             let whole = engine.map_whole();
             whole.map_err(|error| format!("all of RAM at once: {}", error.as_str()))?;
         }
@@ -395,13 +395,13 @@ impl Replay {
 
     /// What happened so far.
     pub fn counters(&self) -> Counters {
-        let mut survey = Survey::new();
-        self.engine.survey(&mut survey);
-        let (stats, first) = (&survey.stats, &self.first);
+        let mut snapshot = Snapshot::new();
+        self.engine.snapshot(&mut snapshot);
+        let (stats, first) = (&snapshot.stats, &self.first);
         Counters {
-            maps: survey.maps() - first.maps,
-            unmaps: survey.unmaps() - first.unmaps,
-            hits: survey.hits() - first.hits,
+            maps: snapshot.maps() - first.maps,
+            unmaps: snapshot.unmaps() - first.unmaps,
+            hits: snapshot.hits() - first.hits,
             misses: stats.misses - first.misses,
             windows_created: stats.mapped - first.windows_created,
             windows_returned: stats.unmapped - first.windows_returned,
@@ -602,7 +602,7 @@ mod tests {
     #[test]
     fn whole_ram_needs_no_windows_if_it_fits() {
         let whole = Parameters {
-            mode: Mode::Whole,
+            mode: Mode::StaticMap,
             ..parameters()
         };
         let mut replay = Replay::new(&whole, &[], &[]).unwrap();

@@ -33,11 +33,11 @@ use crate::{
         GRANULE,
         PAGE, //
     },
-    engine::policy::smallest,
     engine::{
         Limit,
         MapError, //
     },
+    engine::policy::smallest,
     sys::fail_atomic_allocations, //
 };
 

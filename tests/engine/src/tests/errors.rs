@@ -35,16 +35,16 @@ use crate::{
         Request, //
     },
     sys::fail_atomic_allocations,
-    wire::Reject, //
+    engine::ReplyError, //
 };
 
-const REJECTS: [Reject; 6] = [
-    Reject::Status,
-    Reject::Id,
-    Reject::Length,
-    Reject::Offset,
-    Reject::Range,
-    Reject::Overlap,
+const REPLY_ERRORS: [ReplyError; 6] = [
+    ReplyError::Status,
+    ReplyError::Id,
+    ReplyError::Length,
+    ReplyError::Offset,
+    ReplyError::Range,
+    ReplyError::Overlap,
 ];
 
 #[test]
@@ -243,7 +243,7 @@ fn longer_than_the_host_can_be_asked_for() {
 #[test]
 fn rejected() {
     for strict in [false, true] {
-        for reject in REJECTS {
+        for reject in REPLY_ERRORS {
             for mapped in [false, true] {
                 let rig = Rig::new(Setup {
                     strict,
@@ -276,8 +276,8 @@ fn believable_but_in_use() {
         let iova = rig.map(BASE, 256 * KIB).expect("no fault yet");
         rig.host.look().map_faults.extend([fault; 2]);
         let expected = match fault {
-            MapFault::Overlap => Reject::Overlap,
-            _ => Reject::Range,
+            MapFault::Overlap => ReplyError::Overlap,
+            _ => ReplyError::Range,
         };
         assert_eq!(
             rig.map(BASE + MIB, 16 * KIB),
@@ -320,7 +320,7 @@ fn believable_but_in_use_by_what_is_lost() {
         let mapped = rig.map(BASE + MIB, 4096);
         assert!(rig.engine.stats().rejected > 0);
         if stubborn {
-            assert_eq!(mapped, Err(MapError::Rejected(Reject::Overlap)));
+            assert_eq!(mapped, Err(MapError::Rejected(ReplyError::Overlap)));
         } else {
             // What was lost is asked for, then this again.
             assert_eq!(rig.engine.stats().recovered, 1);

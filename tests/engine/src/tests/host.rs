@@ -18,14 +18,12 @@ use crate::{
     engine::{
         Host,
         MapEntry,
-        Observer,
-        Seen,
-        UnmapEntry, //
-    },
-    wire::{
         MapOutcome,
-        Reject,
-        UnmapOutcome, //
+        Observer,
+        ReplyError,
+        UnmapEntry,
+        UnmapOutcome,
+        WindowInfo, //
     },
 };
 use std::{
@@ -67,9 +65,9 @@ pub(crate) enum MapFault {
     /// It is mapped, but said to be refused.
     RefuseMapped,
     /// It is mapped, but the answer cannot be believed.
-    RejectMapped(Reject),
+    RejectMapped(ReplyError),
     /// It is not mapped, and the answer cannot be believed.
-    RejectEmpty(Reject),
+    RejectEmpty(ReplyError),
     /// It is mapped, and there is no answer.
     SilentMapped,
     /// It is not mapped, and there is no answer.
@@ -471,7 +469,7 @@ impl State {
             MapFault::Wrap => {
                 let wrong = (u64::MAX - (GRANULE - 1)) | offset;
                 match wrong.checked_add(span.len()) {
-                    Some(_) => MapOutcome::Rejected(Reject::Range),
+                    Some(_) => MapOutcome::Rejected(ReplyError::Range),
                     None => MapOutcome::Mapped(Iova::new(wrong)),
                 }
             }
@@ -484,7 +482,7 @@ impl State {
                     .map(|m| m.iova - m.iova % GRANULE)
                     .collect();
                 match known.len() {
-                    0 => MapOutcome::Rejected(Reject::Overlap),
+                    0 => MapOutcome::Rejected(ReplyError::Overlap),
                     n => {
                         let pick = self.random() as usize % n;
                         MapOutcome::Mapped(Iova::new(known[pick] | offset))
@@ -604,7 +602,7 @@ impl State {
 }
 
 impl Observer for ModelHost {
-    fn created(&self, window: &Seen) {
+    fn created(&self, window: &WindowInfo) {
         let mut state = self.look();
         let key = window.span.start().raw();
         let mapping = state.mappings.get(&key).expect("the host has it");
@@ -613,18 +611,12 @@ impl Observer for ModelHost {
         assert!(state.told.insert(key), "told twice");
     }
 
-    fn returned(&self, window: &Seen) {
+    fn returned(&self, window: &WindowInfo) {
         self.look().told.remove(&window.span.start().raw());
     }
 }
 
 impl Host for ModelHost {
-    type Observer = Self;
-
-    fn observer(&self) -> Self {
-        self.clone()
-    }
-
     fn batch_max(&self) -> usize {
         self.look().batch_max
     }

@@ -21,12 +21,12 @@ use crate::{
     engine::policy::Ram,
     sys::{
         Alloc,
-        Slab, //
+        BoxedSlice, //
     },
 };
 
 fn ram(blocks: &[(u64, u64)]) -> Ram {
-    let blocks = Slab::new(blocks.len(), Alloc::Sleep, |i| {
+    let blocks = BoxedSlice::new(blocks.len(), Alloc::Sleep, |i| {
         span(blocks[i].0, blocks[i].1)
     });
     Ram::new(blocks.expect("memory"))

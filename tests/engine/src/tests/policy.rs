@@ -21,7 +21,7 @@ use crate::{
     },
     sys::{
         Alloc,
-        Slab, //
+        BoxedSlice, //
     },
 };
 use proptest::prelude::*;
@@ -49,7 +49,7 @@ fn blocks() {
         span(0x2000, 0x1000),
         span(0x8000, 0x100),
     ];
-    let ram = Ram::new(Slab::new(3, Alloc::Sleep, |i| blocks[i]).expect("memory"));
+    let ram = Ram::new(BoxedSlice::new(3, Alloc::Sleep, |i| blocks[i]).expect("memory"));
     let at = |start, len| ram.block_of(&span(start, len)).copied();
     assert_eq!(at(0x1000, 0x1000), Some(blocks[0]));
     assert_eq!(at(0x1fff, 1), Some(blocks[0]));
@@ -67,7 +67,7 @@ fn blocks() {
     ] {
         assert_eq!(at(start, len), None, "{start:#x}");
     }
-    let empty = Ram::new(Slab::new(0, Alloc::Sleep, |_| blocks[0]).expect("memory"));
+    let empty = Ram::new(BoxedSlice::new(0, Alloc::Sleep, |_| blocks[0]).expect("memory"));
     assert_eq!(empty.block_of(&blocks[0]), None);
 }
 

@@ -24,7 +24,7 @@ use super::{
         RAM, //
     },
 };
-use crate::wire::Reject;
+use crate::engine::ReplyError;
 use proptest::prelude::*;
 
 fn wants() -> impl Strategy<Value = Want> {
@@ -126,14 +126,14 @@ fn masks() -> impl Strategy<Value = u64> {
     prop_oneof![20 => Just(ALL), 1 => Just(0xffff_ffff), 1 => Just(0x800f_ffff)]
 }
 
-fn rejects() -> impl Strategy<Value = Reject> {
+fn rejects() -> impl Strategy<Value = ReplyError> {
     prop_oneof![
-        Just(Reject::Status),
-        Just(Reject::Id),
-        Just(Reject::Length),
-        Just(Reject::Offset),
-        Just(Reject::Range),
-        Just(Reject::Overlap),
+        Just(ReplyError::Status),
+        Just(ReplyError::Id),
+        Just(ReplyError::Length),
+        Just(ReplyError::Offset),
+        Just(ReplyError::Range),
+        Just(ReplyError::Overlap),
     ]
 }
 

@@ -21,6 +21,14 @@ use crate::{
         Iova,
         GRANULE, //
     },
+    engine::{
+        WindowStatus,
+        Config,
+        Engine,
+        MapError,
+        Request,
+        Snapshot, //
+    },
     engine::policy::{
         smallest,
         Adaptive,
@@ -30,17 +38,9 @@ use crate::{
         Room,
         View as Surroundings, //
     },
-    engine::{
-        Condition,
-        Config,
-        Engine,
-        MapError,
-        Request,
-        Survey, //
-    },
     sys::{
         Alloc,
-        Slab, //
+        BoxedSlice, //
     },
 };
 use std::{
@@ -245,7 +245,7 @@ impl Default for Setup {
 
 /// See the module's documentation.
 pub(crate) struct Rig {
-    pub(crate) engine: Engine<ModelHost, TestPolicy>,
+    pub(crate) engine: Engine<ModelHost, TestPolicy, ModelHost>,
     pub(crate) host: ModelHost,
     pub(crate) setup: Setup,
 }
@@ -264,7 +264,7 @@ impl Rig {
             state.placement = setup.placement;
             state.budget = (setup.max_bytes, setup.max_entries);
         }
-        let blocks = Slab::new(ram.len(), Alloc::Sleep, |i| span(ram[i].0, ram[i].1));
+        let blocks = BoxedSlice::new(ram.len(), Alloc::Sleep, |i| span(ram[i].0, ram[i].1));
         let config = Config {
             strict: setup.strict,
             max_bytes: setup.max_bytes,
@@ -273,7 +273,7 @@ impl Rig {
             congruent: setup.congruent,
             table_max: setup.table_max,
         };
-        let engine = Engine::new(host.clone(), setup.policy, config).expect("memory");
+        let engine = Engine::new(host.clone(), setup.policy, host.clone(), config).expect("memory");
         Self {
             engine,
             host,
@@ -403,18 +403,18 @@ impl Rig {
     /// What the engine shows of itself must be what it did.
     #[track_caller]
     fn check_survey(&self) {
-        let mut survey = Survey::new();
-        self.engine.survey(&mut survey);
-        let windows: u32 = survey.sizes.iter().flatten().sum();
-        assert_eq!(windows, survey.stats.entries, "windows of all sizes");
+        let mut snapshot = Snapshot::new();
+        self.engine.snapshot(&mut snapshot);
+        let windows: u32 = snapshot.sizes.iter().flatten().sum();
+        assert_eq!(windows, snapshot.stats.entries, "windows of all sizes");
         let mut from = 1;
         let mut listed = 0;
         while let Some((id, _)) = self.engine.window_from(from) {
             (from, listed) = (id + 1, listed + 1);
         }
         assert_eq!(listed, windows, "windows one by one");
-        for (condition, sizes) in Condition::ALL.into_iter().zip(&survey.sizes) {
-            let strict = self.setup.strict && condition == Condition::Idle;
+        for (condition, sizes) in WindowStatus::ALL.into_iter().zip(&snapshot.sizes) {
+            let strict = self.setup.strict && condition == WindowStatus::Idle;
             assert!(
                 !strict || sizes.iter().all(|count| *count == 0),
                 "idle in strict mode"
@@ -425,11 +425,11 @@ impl Rig {
         }
         let state = self.host.look();
         let held = u64::try_from(state.held.len()).expect("few");
-        assert_eq!(survey.users, held, "mappings that there are");
-        assert_eq!(survey.maps(), state.holds, "mappings that there were");
-        assert_eq!(survey.maps() - survey.unmaps(), held, "mappings given up");
+        assert_eq!(snapshot.users, held, "mappings that there are");
+        assert_eq!(snapshot.maps(), state.holds, "mappings that there were");
+        assert_eq!(snapshot.maps() - snapshot.unmaps(), held, "mappings given up");
         assert!(
-            survey.hits() + survey.stats.misses == survey.maps(),
+            snapshot.hits() + snapshot.stats.misses == snapshot.maps(),
             "each is one of both"
         );
     }

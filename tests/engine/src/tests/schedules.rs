@@ -29,12 +29,12 @@ use crate::{
         Segment,
         NONE, //
     },
+    engine::MapError,
     engine::index::granule_map::{
         Chunks,
         GranuleMap,
         CHUNK, //
     },
-    engine::MapError,
     sys::Alloc,
 };
 use shuttle::{

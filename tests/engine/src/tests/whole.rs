@@ -25,16 +25,16 @@ use crate::{
         Gpa,
         Iova, //
     },
-    engine::static_map::{
-        Piece,
-        Seam,
-        MAX_PIECES, //
-    },
     engine::{
         Limit,
         MapError, //
     },
-    wire::Reject, //
+    engine::static_map::{
+        Region,
+        Adjacency,
+        MAX_PIECES, //
+    },
+    engine::ReplyError, //
 };
 
 fn roomy() -> Setup {
@@ -124,15 +124,15 @@ fn ram_may_not_be_cut_up_too_much() {
     rig.release();
 }
 
-fn piece(gpa: u64, len: u64, iova: u64) -> Piece {
-    Piece::new(span(gpa, len), Iova::new(iova)).expect("no overflow")
+fn piece(gpa: u64, len: u64, iova: u64) -> Region {
+    Region::new(span(gpa, len), Iova::new(iova)).expect("no overflow")
 }
 
 #[test]
 fn pieces_are_joined_where_both_sides_go_on() {
     let first = piece(BASE, 4 * MIB, 0x10_0000);
     let joined = first.seam(&piece(BASE + 4 * MIB, MIB, 0x10_0000 + 4 * MIB));
-    let Seam::Joined(joined) = joined else {
+    let Adjacency::Joined(joined) = joined else {
         panic!("{joined:?}");
     };
     assert_eq!(joined.gpa(), span(BASE, 5 * MIB));
@@ -144,12 +144,12 @@ fn pieces_are_joined_where_both_sides_go_on() {
         0x10_0000 + 4 * MIB + 16 * KIB,
     ] {
         let torn = first.seam(&piece(BASE + 4 * MIB, MIB, iova));
-        assert!(matches!(torn, Seam::Torn), "{iova:#x}: {torn:?}");
+        assert!(matches!(torn, Adjacency::Discontiguous), "{iova:#x}: {torn:?}");
     }
     // A gap is one whatever the IOVAs do.
     for iova in [0, 0x10_0000 + 4 * MIB] {
         let gap = first.seam(&piece(BASE + 4 * MIB + 4096, MIB, iova));
-        assert!(matches!(gap, Seam::Gap), "{iova:#x}: {gap:?}");
+        assert!(matches!(gap, Adjacency::Gap), "{iova:#x}: {gap:?}");
     }
 }
 
@@ -160,12 +160,12 @@ fn all_pieces_are_told_in_order() {
     rig.engine.map_whole().expect("room");
     let whole = rig.engine.whole().expect("it is mapped");
     let told: Vec<_> = whole
-        .pieces()
+        .regions()
         .iter()
         .map(|piece| (piece.gpa().start().raw(), piece.gpa().len()))
         .collect();
     assert_eq!(told, RAM);
-    for piece in whole.pieces() {
+    for piece in whole.regions() {
         assert_eq!(
             rig.engine.translate(piece.iova().start(), 1),
             Some(piece.gpa().start())
@@ -260,7 +260,7 @@ fn what_an_earlier_kernel_left_is_given_back() {
 fn all_or_nothing() {
     for fault in [
         MapFault::Refuse,
-        MapFault::RejectMapped(Reject::Id),
+        MapFault::RejectMapped(ReplyError::Id),
         MapFault::SilentMapped,
         MapFault::Overlap,
         MapFault::Wrap,

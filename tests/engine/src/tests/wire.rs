@@ -10,16 +10,18 @@ use crate::{
         GpaSpan,
         Iova, //
     },
+    engine::{
+        MapOutcome,
+        ReplyError,
+        UnmapOutcome, //
+    },
     wire::{
         empty_unmap_response,
         unmap_outcome,
         unmap_request,
         BatchStatus,
         Dialect,
-        MapOutcome,
-        Reject,
         Response,
-        UnmapOutcome,
         REQ_WORDS,
         RESP_WORDS,
         SENTINEL,
@@ -157,7 +159,7 @@ fn a_range_may_not_reach_the_end() {
         assert_eq!(at(last), MapOutcome::Mapped(Iova::new(last)));
         assert_eq!(
             at(last.wrapping_add(0x4000)),
-            MapOutcome::Rejected(Reject::Range)
+            MapOutcome::Rejected(ReplyError::Range)
         );
     }
 }
@@ -214,33 +216,33 @@ proptest! {
             let expected = if fits {
                 MapOutcome::Mapped(Iova::new(good))
             } else {
-                MapOutcome::Rejected(Reject::Range)
+                MapOutcome::Rejected(ReplyError::Range)
             };
             prop_assert_eq!(say(id, good, span.len(), OK), expected);
 
             // Each field wrong.
             prop_assert_eq!(
                 say(id ^ wrong, good, span.len(), OK),
-                MapOutcome::Rejected(Reject::Id)
+                MapOutcome::Rejected(ReplyError::Id)
             );
             let wrong_len = span.len() ^ wrong;
             if layout.len_bytes == 8 || wrong & 0xffff_ffff != 0 {
                 prop_assert_eq!(
                     say(id, good, wrong_len, OK),
-                    MapOutcome::Rejected(Reject::Length)
+                    MapOutcome::Rejected(ReplyError::Length)
                 );
             }
             if wrong & 0x3fff != 0 {
                 prop_assert_eq!(
                     say(id, good ^ (wrong & 0x3fff), span.len(), OK),
-                    MapOutcome::Rejected(Reject::Offset)
+                    MapOutcome::Rejected(ReplyError::Offset)
                 );
             }
             for status in [2, status] {
                 let expected = if status == SENTINEL {
                     MapOutcome::Unknown
                 } else {
-                    MapOutcome::Rejected(Reject::Status)
+                    MapOutcome::Rejected(ReplyError::Status)
                 };
                 prop_assert_eq!(say(id, good, span.len(), status), expected);
             }
@@ -272,10 +274,10 @@ proptest! {
             unmap_outcome(Gpa::new(id), &resp)
         };
         prop_assert_eq!(read(&say(id, OK)), UnmapOutcome::Unmapped);
-        prop_assert_eq!(read(&say(id ^ wrong, OK)), UnmapOutcome::Rejected(Reject::Id));
+        prop_assert_eq!(read(&say(id ^ wrong, OK)), UnmapOutcome::Rejected(ReplyError::Id));
         prop_assert_eq!(read(&say(id, IOERR)), UnmapOutcome::Refused);
         prop_assert_eq!(read(&say(id, INVAL)), UnmapOutcome::Refused);
-        let unknown = UnmapOutcome::Rejected(Reject::Status);
+        let unknown = UnmapOutcome::Rejected(ReplyError::Status);
         prop_assert_eq!(read(&say(id, 2)), unknown);
         let expected = match status {
             SENTINEL => UnmapOutcome::Unknown,
