@@ -358,9 +358,7 @@ unsafe extern "C" fn map_sg(
         Err(MapError::Invalid) if entries.clone().any(|entry| entry.is_p2pdma()) => {
             -c_int::try_from(kernel::bindings::EREMOTEIO).unwrap_or(0)
         }
-        Err(MapError::Invalid) => EINVAL.to_errno(),
-        Err(MapError::Full(_) | MapError::NoMemory) => ENOMEM.to_errno(),
-        Err(_) => EIO.to_errno(),
+        Err(error) => errno(error),
     }
 }
 
@@ -408,6 +406,19 @@ unsafe extern "C" fn max_mapping_size(dev: *mut device) -> usize {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
     this.max_mapping_size()
+}
+
+/// Returns the error number for a scatterlist that was not mapped because of `error`.
+fn errno(error: MapError) -> c_int {
+    match error {
+        MapError::Invalid | MapError::Mmio => EINVAL.to_errno(),
+        MapError::Full(_) | MapError::NoMemory => ENOMEM.to_errno(),
+        MapError::Unreachable(_)
+        | MapError::Refused
+        | MapError::Rejected(_)
+        | MapError::NoAnswer
+        | MapError::NoKey => EIO.to_errno(),
+    }
 }
 
 /// The guest memory that `size` bytes from `gpa` are.

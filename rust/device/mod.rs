@@ -72,7 +72,6 @@ use crate::host::{
 use crate::observe::files::DeviceFiles;
 use crate::observe::trace::{
     self,
-    Cause,
     EventSource, //
     TraceStart,
 };
@@ -198,8 +197,8 @@ pub(crate) struct Instance<'a> {
     misuse: RateLimit,
     /// How often a driver gave up what it had not.
     misuses: Atomic<u64>,
-    /// How often a driver did not get what it wanted, by [`Cause`].
-    refusals: [Atomic<u64>; Cause::NAMES.len()],
+    /// How often a driver did not get what it wanted, by [`MapError`].
+    refusals: [Atomic<u64>; MapError::NAMES.len()],
 }
 
 // SAFETY: The operations are read by the DMA API from any context, and are never changed; the other
@@ -304,7 +303,7 @@ impl<'a> Instance<'a> {
                 failures <- RateLimit::new(),
                 misuse <- RateLimit::new(),
                 misuses: Atomic::new(0),
-                refusals: [const { Atomic::new(0) }; Cause::NAMES.len()],
+                refusals: [const { Atomic::new(0) }; MapError::NAMES.len()],
             }),
             GFP_KERNEL,
         )?;
@@ -512,18 +511,16 @@ impl<'a> Instance<'a> {
     #[cold]
     fn refuse(
         &self,
-        cause: impl Into<Cause>,
+        error: MapError,
         what: (u64, u64),
         entries: u32,
         limit: u64,
         began: TraceStart,
     ) {
-        let cause = cause.into();
-        // CAST: The discriminants are small.
-        if let Some(count) = self.refusals.get(cause as usize) {
+        if let Some(count) = self.refusals.get(error.index()) {
             count.fetch_add(1, Relaxed);
         }
-        self.origin.refusal(cause, what, entries, limit, began);
+        self.origin.refusal(error, what, entries, limit, began);
     }
 
     /// Gives up a streaming mapping. Any context.
@@ -651,7 +648,7 @@ impl<'a> Instance<'a> {
     pub(crate) fn refuse_mmio(&self, phys: u64, size: usize, limit: u64) -> u64 {
         // CAST: `usize` has at most 64 bits.
         self.refuse(
-            Cause::Mmio,
+            MapError::Mmio,
             (phys, size as u64),
             1,
             limit,

@@ -8,6 +8,7 @@ use crate::engine::index::arena::Id;
 use crate::engine::{
     Host,
     HostError,
+    MapError,
     Snapshot, //
     WindowInfo,
     WindowStatus,
@@ -19,7 +20,6 @@ use crate::observe::files::{
     Inspect,
     Summary, //
 };
-use crate::observe::trace::Cause;
 use crate::sys::Relaxed;
 use kernel::{
     fmt,
@@ -87,10 +87,10 @@ impl Instance<'_> {
         line(file, "large", stats.large);
         line(file, "congruent", stats.congruent);
         let mut all: u64 = 0;
-        for (cause, count) in Cause::NAMES.iter().zip(&self.refusals) {
+        for (name, count) in MapError::NAMES.iter().zip(&self.refusals) {
             let count = count.load(Relaxed);
             all = all.saturating_add(count);
-            seq_print!(file, "refusals_{} {}\n", *cause, count);
+            seq_print!(file, "refusals_{} {}\n", *name, count);
         }
         line(file, "refusals", all);
         line(file, "retries_smaller", stats.smaller);

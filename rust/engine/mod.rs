@@ -15,6 +15,7 @@ mod age;
 mod alignment;
 mod batch;
 mod combining;
+mod error;
 mod host;
 pub(crate) mod index;
 mod miss;
@@ -28,6 +29,10 @@ pub(crate) mod static_map;
 mod stats;
 pub(crate) mod window;
 
+pub(crate) use self::error::{
+    Limit,
+    MapError, //
+};
 pub(crate) use self::host::{
     Command,
     Host,
@@ -107,53 +112,6 @@ pub(crate) trait Request {
 
     /// Notes where it is mapped, or that it is not.
     fn set_iova(&self, iova: Option<Iova>);
-}
-
-/// Which of the limits a request did not fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limit {
-    /// Bytes mapped.
-    Bytes,
-    /// Mappings.
-    Entries,
-}
-
-/// Why something was not mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MapError {
-    /// The request is empty or wraps around.
-    Invalid,
-    /// A limit is reached and nothing idle can be given back.
-    Full(Limit),
-    /// The host put the mapping where the device cannot reach it.
-    Unreachable(Iova),
-    /// The host refused.
-    Refused,
-    /// The host's answer could not be believed.
-    Rejected(ReplyError),
-    /// The host did not answer.
-    NoAnswer,
-    /// No memory for the engine's own tables.
-    NoMemory,
-    /// No free key was found for the window.
-    NoKey,
-}
-
-impl MapError {
-    /// What is wrong, in words for a message.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            MapError::Invalid => "it is empty, or not plain memory",
-            MapError::Full(Limit::Bytes) => "no room in max_bytes, and nothing is idle",
-            MapError::Full(Limit::Entries) => "no room in max_entries, and nothing is idle",
-            MapError::Unreachable(_) => "the device does not reach the address it got",
-            MapError::Refused => "the host refuses",
-            MapError::Rejected(_) => "the host's answer is wrong",
-            MapError::NoAnswer => "the host does not answer",
-            MapError::NoMemory => "out of memory",
-            MapError::NoKey => "all keys are taken",
-        }
-    }
 }
 
 /// How the engine is set up.

@@ -107,70 +107,6 @@ pub(crate) fn ns(delta: kernel::time::Delta) -> u64 {
     u64::try_from(delta.as_nanos()).unwrap_or(0)
 }
 
-/// Why a call of a driver failed, for who counts.
-#[derive(Clone, Copy)]
-pub(crate) enum Cause {
-    /// It is empty, or not plain memory.
-    Invalid,
-    /// It is another device's memory.
-    Mmio,
-    /// No room in `max_bytes`.
-    MaxBytes,
-    /// No room in `max_entries`.
-    MaxEntries,
-    /// An address that the device does not reach.
-    Unreachable,
-    /// The host refused.
-    HostRefused,
-    /// The host's answer was not believed.
-    HostRejected,
-    /// The host did not answer.
-    HostSilent,
-    /// No memory for tables.
-    NoMemory,
-    /// All keys are taken.
-    NoKey,
-}
-
-impl Cause {
-    /// Their names, in order.
-    pub(crate) const NAMES: [&'static CStr; 10] = [
-        c"invalid",
-        c"mmio",
-        c"max_bytes",
-        c"max_entries",
-        c"unreachable",
-        c"host_refused",
-        c"host_rejected",
-        c"host_silent",
-        c"no_memory",
-        c"no_key",
-    ];
-
-    fn name(self) -> &'static CStr {
-        // CAST: The discriminants are small.
-        Self::NAMES.get(self as usize).copied().unwrap_or(c"?")
-    }
-}
-
-impl From<MapError> for Cause {
-    fn from(error: MapError) -> Self {
-        use crate::engine::Limit;
-
-        match error {
-            MapError::Invalid => Cause::Invalid,
-            MapError::Full(Limit::Bytes) => Cause::MaxBytes,
-            MapError::Full(Limit::Entries) => Cause::MaxEntries,
-            MapError::Unreachable(_) => Cause::Unreachable,
-            MapError::Refused => Cause::HostRefused,
-            MapError::Rejected(_) => Cause::HostRejected,
-            MapError::NoAnswer => Cause::HostSilent,
-            MapError::NoMemory => Cause::NoMemory,
-            MapError::NoKey => Cause::NoKey,
-        }
-    }
-}
-
 /// Writes text into bytes, as far as it fits.
 struct Bytes<'a>(core::slice::IterMut<'a, u8>);
 
@@ -269,7 +205,7 @@ impl EventSource {
     /// A driver did not get `size` bytes at `gpa` mapped, as `entries` of a scatterlist.
     pub(crate) fn refusal(
         &self,
-        cause: Cause,
+        error: MapError,
         (gpa, size): (u64, u64),
         entries: u32,
         limit: u64,
@@ -283,7 +219,7 @@ impl EventSource {
                 size,
                 entries,
                 limit,
-                cause.name().as_char_ptr(),
+                error.name().as_char_ptr(),
                 began.ns(),
             )
         };

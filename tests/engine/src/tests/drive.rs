@@ -173,6 +173,8 @@ fn excused(
             .iter()
             .flatten()
             .any(|want| iova.raw() + (want.len() - 1) > mask),
+        // The engine is not asked for it.
+        MapError::Mmio => false,
         MapError::NoMemory => failing,
         MapError::Full(limit) => {
             // What a list needs depends on how it falls into windows, old ones among them, but it
