@@ -58,6 +58,7 @@ use crate::engine::window::NotHeld;
 use crate::engine::{
     Config,
     Engine,
+    HostError,
     Limit,
     MapError,
     MapPath, //
@@ -686,16 +687,16 @@ impl<'a> Instance<'a> {
         // As long as that is of use.
         let mut stats = self.engine.stats();
         for _ in 0..RECOVERY_TURNS {
-            let before = stats.recovered;
+            let before = stats.counters.windows_recovered;
             self.engine.retry_lost();
             stats = self.engine.stats();
-            if stats.recovered == before {
+            if stats.counters.windows_recovered == before {
                 break;
             }
         }
         let news = |told: &Atomic<u64>, now: u64| now.saturating_sub(told.xchg(now, Relaxed));
-        let lost = news(&self.told_lost, stats.lost);
-        let recovered = news(&self.told_recovered, stats.recovered);
+        let lost = news(&self.told_lost, stats.counters.windows_lost.get());
+        let recovered = news(&self.told_recovered, stats.counters.windows_recovered.get());
         if lost != 0 {
             dev_err!(
                 self.dev,
@@ -745,9 +746,9 @@ impl<'a> Instance<'a> {
                 what,
                 gpa,
                 error.as_str(),
-                stats.bytes,
+                stats.usage.bytes,
                 self.max_bytes,
-                stats.entries,
+                stats.usage.entries,
                 self.max_entries
             ),
             MapError::Unreachable(iova) => dev_err!(
@@ -899,6 +900,16 @@ impl PinnedDrop for Instance<'_> {
         unsafe { crate::bindings::apple_dma_deferred_free_flush() };
         let released = self.release();
         let stats = self.engine.stats();
+        let counters = &stats.counters;
+        let host_errors =
+            |error: HostError| stats.host_errors.get(error.index()).map_or(0, |n| n.get());
+        let rejected = stats
+            .host_errors
+            .iter()
+            .skip(2)
+            .map(|n| n.get())
+            .sum::<u64>();
+        let failed = self.refusals.iter().map(|n| n.load(Relaxed)).sum::<u64>();
         if released.busy != 0 {
             dev_warn!(
                 self.dev,
@@ -914,23 +925,23 @@ impl PinnedDrop for Instance<'_> {
              {} requests failed, {} misuses, {} shared, \
              {} of {} large ones congruent, at most {} KiB in {} windows\n",
             self.managed,
-            stats.doorbells,
-            stats.mapped,
-            stats.unmapped,
-            stats.aged,
-            stats.stale,
-            stats.refused,
-            stats.rejected,
-            stats.unanswered,
-            stats.lost,
-            stats.recovered,
-            stats.failed,
+            counters.doorbells.get(),
+            counters.windows_created.get(),
+            counters.windows_returned.get(),
+            counters.windows_aged.get(),
+            counters.windows_stale.get(),
+            host_errors(HostError::Refused),
+            rejected,
+            host_errors(HostError::Silent),
+            counters.windows_lost.get(),
+            counters.windows_recovered.get(),
+            failed,
             self.misuses.load(Relaxed),
-            stats.shared,
-            stats.congruent,
-            stats.large,
-            stats.peak_bytes >> 10,
-            stats.peak_entries
+            counters.shared.get(),
+            counters.congruent.get(),
+            counters.large.get(),
+            stats.usage.peak_bytes >> 10,
+            stats.usage.peak_entries
         );
     }
 }

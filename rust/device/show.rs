@@ -36,6 +36,13 @@ fn line(file: &SeqFile, name: &str, value: impl fmt::Display) {
     seq_print!(file, "{} {}\n", name, value);
 }
 
+/// Prints a line for each counter.
+fn counters(file: &SeqFile, counters: impl Iterator<Item = (&'static str, u64)>) {
+    for (name, value) in counters {
+        line(file, name, value);
+    }
+}
+
 /// Lines for what is not 0 of a histogram by powers of two.
 fn histogram(file: &SeqFile, name: &str, counts: &[u32]) {
     for (power, count) in counts.iter().enumerate().filter(|(_, count)| **count != 0) {
@@ -48,7 +55,7 @@ fn histogram(file: &SeqFile, name: &str, counts: &[u32]) {
 impl Instance<'_> {
     fn show_status(&self, file: &SeqFile) {
         let mut name = [0; DRIVER];
-        let (stats, ram) = (self.engine.stats(), self.engine.ram_bytes());
+        let (usage, ram) = (self.engine.stats().usage, self.engine.ram_bytes());
         let is_ready = self.engine.with_host(Host::is_ready);
         line(file, "managed", self.managed);
         line(file, "driver", self.managed.driver(&mut name));
@@ -56,12 +63,12 @@ impl Instance<'_> {
         line(file, "dialect", self.dialect.name());
         line(file, "host", if is_ready { "ready" } else { "silent" });
         line(file, "ram_bytes", ram);
-        line(file, "bytes", stats.bytes);
-        line(file, "peak_bytes", stats.peak_bytes);
+        line(file, "bytes", usage.bytes);
+        line(file, "peak_bytes", usage.peak_bytes);
         line(file, "max_bytes", self.max_bytes);
-        line(file, "padding_bytes", stats.padding);
-        line(file, "entries", stats.entries);
-        line(file, "peak_entries", stats.peak_entries);
+        line(file, "padding_bytes", usage.padding);
+        line(file, "entries", usage.entries);
+        line(file, "peak_entries", usage.peak_entries);
         line(file, "max_entries", self.max_entries);
         line(file, "batch_max", self.batch_max);
         line(file, "max_idle", self.max_idle);
@@ -70,22 +77,12 @@ impl Instance<'_> {
 
     fn show_counters(&self, file: &SeqFile, snapshot: &Snapshot) {
         let stats = &snapshot.stats;
-        let renewals = self.engine.with_host(|host| host.renewals());
         line(file, "maps", snapshot.maps());
         line(file, "unmaps", snapshot.unmaps());
         line(file, "hits", snapshot.hits());
-        line(file, "misses", stats.misses);
-        line(file, "shared", stats.shared);
+        counters(file, stats.counters.mappings());
         line(file, "misuses", self.misuses.load(Relaxed));
-        line(file, "windows_created", stats.mapped);
-        line(file, "windows_returned", stats.unmapped);
-        line(file, "windows_aged", stats.aged);
-        line(file, "windows_reclaimed", stats.reclaimed);
-        line(file, "windows_lost", stats.lost);
-        line(file, "windows_recovered", stats.recovered);
-        line(file, "windows_stale", stats.stale);
-        line(file, "large", stats.large);
-        line(file, "congruent", stats.congruent);
+        counters(file, stats.counters.windows());
         let mut all: u64 = 0;
         for (name, count) in MapError::NAMES.iter().zip(&self.refusals) {
             let count = count.load(Relaxed);
@@ -93,12 +90,12 @@ impl Instance<'_> {
             seq_print!(file, "refusals_{} {}\n", *name, count);
         }
         line(file, "refusals", all);
-        line(file, "retries_smaller", stats.smaller);
-        line(file, "retries_misplaced", stats.misplaced);
-        line(file, "retries_lost", stats.asked_again);
+        counters(file, stats.counters.retries());
+        let renewals = self.engine.with_host(|host| host.renewals());
         line(file, "retries_renewed", renewals);
         let mut all: u64 = 0;
         for (error, count) in HostError::all().zip(stats.host_errors) {
+            let count = count.get();
             all = all.saturating_add(count);
             seq_print!(file, "host_errors_{} {}\n", error.name(), count);
         }
@@ -160,12 +157,12 @@ impl Inspect for Instance<'_> {
     }
 
     fn summary(&self) -> Summary<'_> {
-        let stats = self.engine.stats();
+        let usage = self.engine.stats().usage;
         Summary {
             managed: self.origin.device(),
             mode: self.mode,
-            bytes: (stats.bytes, self.max_bytes),
-            entries: (stats.entries, self.max_entries),
+            bytes: (usage.bytes, self.max_bytes),
+            entries: (usage.entries, self.max_entries),
         }
     }
 }

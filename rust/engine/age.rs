@@ -24,7 +24,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             {
                 return;
             }
-            state.stats.aged = state.stats.aged.saturating_add(1);
+            state.counters.windows_aged.inc();
             self.unlink(state, id, window);
             self.queue_unmap(state, id, window);
         });

@@ -12,7 +12,6 @@
 
 use super::miss::Choice;
 use super::{
-    bump,
     Engine,
     Host,
     Locked,
@@ -194,7 +193,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     .find(|request| request.iova().is_none() && request.span() == span);
                 match (request, span) {
                     (Some(request), _) => {
-                        bump(&mut state.stats.shared);
+                        state.counters.shared.inc();
                         request.set_iova(Some(iova));
                     }
                     // Cannot be: what was posted is still missing.

@@ -7,9 +7,7 @@ pub(crate) mod arena;
 pub(crate) mod granule_map;
 pub(crate) mod ram_table;
 
-use super::stats::count_uses;
 use super::{
-    cost,
     Engine,
     Host,
     Limit,
@@ -30,7 +28,6 @@ use crate::engine::index::arena::{
 use crate::engine::policy::{
     Policy,
     Proposal,
-    Room,
     View, //
 };
 use crate::engine::window::{
@@ -68,14 +65,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ) -> View<'a> {
         View {
             len_at,
-            bytes: Room {
-                left: self.max_bytes.saturating_sub(state.stats.bytes),
-                max: self.max_bytes,
-            },
-            entries: Room {
-                left: u64::from(self.max_entries.saturating_sub(state.stats.entries)),
-                max: u64::from(self.max_entries),
-            },
+            bytes: state.budget.bytes(),
+            entries: state.budget.entries(),
         }
     }
 
@@ -99,13 +90,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if span.len() > state.host.len_max() {
             return Err(Obstacle::Fatal(MapError::Refused));
         }
-        if self.max_bytes.saturating_sub(state.stats.bytes) < cost(span) {
-            return Err(Obstacle::Limit(Limit::Bytes));
-        }
-        if state.stats.entries >= self.max_entries {
-            return Err(Obstacle::Limit(Limit::Entries));
-        }
-        Ok(())
+        state.budget.check(span).map_err(Obstacle::Limit)
     }
 
     /// Makes a pending window for `span`, with its key taken and counted against the limits.
@@ -121,10 +106,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             .take(&mut state.free_windows)
             .ok_or(Obstacle::Tables)?;
         window.prepare(span, anchor);
-        state.stats.bytes = state.stats.bytes.saturating_add(cost(span));
-        state.stats.entries = state.stats.entries.saturating_add(1);
-        state.stats.peak_bytes = state.stats.peak_bytes.max(state.stats.bytes);
-        state.stats.peak_entries = state.stats.peak_entries.max(state.stats.entries);
+        state.budget.charge(span);
         self.insert_key(state, id, window);
         Ok((id, window))
     }
@@ -210,12 +192,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Frees an unlinked window that the host does not have.
     pub(super) fn discard(&self, state: &mut Locked<H>, id: Id, window: &Window) {
-        count_uses(state, window);
+        state.count_uses(window);
         if let Some(span) = window.span() {
-            state.stats.bytes = state.stats.bytes.saturating_sub(cost(&span));
+            state.budget.refund(&span, window.padding());
         }
-        state.stats.entries = state.stats.entries.saturating_sub(1);
-        state.stats.padding = state.stats.padding.saturating_sub(window.padding());
         self.remove_key(state, id, window);
         // What was never open has none of them.
         if let Some(span) = window.iova_span() {

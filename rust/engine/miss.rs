@@ -15,7 +15,6 @@ use super::host::{
 use super::index::Obstacle;
 use super::recovery::RetryBudget;
 use super::{
-    bump,
     note,
     reachable,
     Command,
@@ -144,7 +143,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             self.collect(&mut guard, records, requests.clone());
             match self.round(&mut guard, requests.clone(), mask, &mut progress) {
                 RoundResult::Done => {
-                    guard.stats.misses = guard.stats.misses.saturating_add(missing);
+                    guard.counters.misses.add(missing);
                     result = Ok(());
                     break;
                 }
@@ -161,10 +160,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     if matches!(error, MapError::Unreachable(_) | MapError::Invalid) {
                         break;
                     }
-                    let stale = guard.stats.stale;
+                    let stale = guard.counters.windows_stale;
                     self.unmap_suspects_in_turn(guard);
                     // A host that refuses what it maps would have us do so again and again.
-                    let freed_keys = self.state.lock().stats.stale != stale;
+                    let freed_keys = self.state.lock().counters.windows_stale != stale;
                     if freed_keys && !progress.freed_keys {
                         progress.freed_keys = true;
                         continue;
@@ -181,7 +180,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     if progress.choice == Choice::Smallest {
                         break;
                     }
-                    bump(&mut self.state.lock().stats.smaller);
+                    self.state.lock().counters.retries_smaller.inc();
                     progress.choice = Choice::Smallest;
                     progress.freed_keys = false;
                     progress.scanned = 0;
@@ -367,9 +366,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                         return RoundResult::Failed(MapError::Unreachable(iova));
                     }
                     if let Some(modulus) = alignment::modulus(&span) {
-                        bump(&mut state.stats.large);
+                        state.counters.large.inc();
                         if alignment::is_congruent(span.start(), iova, modulus) {
-                            bump(&mut state.stats.congruent);
+                            state.counters.congruent.inc();
                         }
                     }
                 }
@@ -463,7 +462,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         };
         let (id, window) = self.admit(state, &span, anchor)?;
         window.set_padding(padding);
-        state.stats.padding = state.stats.padding.saturating_add(padding);
+        state.budget.charge_padding(padding);
         state.reserved_chunks = state.reserved_chunks.saturating_add(later);
         if self.link(state, id, window).is_err() {
             // Cannot be: the chunks were counted before.
@@ -496,7 +495,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let extended = span
                 .filter(|span| block.is_some_and(|block| block.covers(span)))
                 .filter(|span| self.check_limits(state, span).is_ok())
-                .filter(|_| aim.within_budget(state.stats.padding, self.max_bytes));
+                .filter(|_| {
+                    aim.within_budget(state.budget.usage().padding, state.budget.max_bytes())
+                });
             if let Some(span) = extended {
                 return (Proposal { span, tile: false }, extra);
             }
@@ -515,7 +516,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         own: usize,
         mut aim: Option<&mut AlignTarget>,
     ) -> SubmitResult {
-        bump(&mut state.stats.doorbells);
+        state.counters.doorbells.inc();
         state.host.map(state.map.filled_mut());
         state.reserved_chunks = 0;
         let mut ring = SubmitResult::Failed(MapError::Refused);
@@ -533,8 +534,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 MapOutcome::Mapped(iova) => {
                     let aim = aim.as_deref_mut().filter(|_| is_own);
                     if aim.is_some_and(|aim| aim.observe(&entry.span, iova, &mut state.fill)) {
-                        bump(&mut state.stats.mapped);
-                        bump(&mut state.stats.misplaced);
+                        state.counters.windows_created.inc();
+                        state.counters.retries_misplaced.inc();
                         // Where it is matters only if it is not taken back.
                         state.misplaced = Some((entry.id, iova));
                         self.quarantine(state, entry.id, window);
@@ -555,7 +556,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             };
             match outcome {
                 MapOutcome::Mapped(_) => {
-                    bump(&mut state.stats.mapped);
+                    state.counters.windows_created.inc();
                     self.displace(state, entry.id, window, &entry.span);
                     window.open();
                     opened = opened.saturating_add(1);
@@ -568,7 +569,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     }
                 }
                 MapOutcome::Refused => {
-                    bump(&mut state.stats.refused);
                     note(self, state, Command::Map, &entry.span, HostError::Refused);
                     self.unlink(state, entry.id, window);
                     self.discard(state, entry.id, window);
@@ -577,14 +577,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     fails(MapError::Refused);
                 }
                 MapOutcome::Rejected(reject) => {
-                    bump(&mut state.stats.rejected);
                     let error = HostError::Rejected(reject);
                     note(self, state, Command::Map, &entry.span, error);
                     self.quarantine(state, entry.id, window);
                     fails(MapError::Rejected(reject));
                 }
                 MapOutcome::Unknown => {
-                    bump(&mut state.stats.unanswered);
                     note(self, state, Command::Map, &entry.span, HostError::Silent);
                     self.quarantine(state, entry.id, window);
                     fails(MapError::NoAnswer);

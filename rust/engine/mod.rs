@@ -14,6 +14,7 @@
 mod age;
 mod alignment;
 mod batch;
+pub(crate) mod budget;
 mod combining;
 mod error;
 mod host;
@@ -49,23 +50,30 @@ pub(crate) use self::observer::{
     Observer, //
 };
 pub(crate) use self::stats::{
-    Snapshot, //
+    Snapshot,
     WindowInfo,
-    WindowStatus,
+    WindowStatus, //
 };
 
 use self::alignment::AllocOrder;
 use self::batch::Batch;
+use self::budget::{
+    cost,
+    Budget, //
+};
 use self::combining::PublicationList;
 use self::recovery::Lost;
 use self::stale::StaleScan;
+use self::stats::{
+    Counter,
+    Counters, //
+};
 use crate::addr::{
     Address,
     Gpa,
     GpaSpan,
     Iova,
-    IovaSpan,
-    GRANULE, //
+    IovaSpan, //
 };
 use crate::engine::index::arena::{
     Arena,
@@ -130,99 +138,6 @@ pub(crate) struct Config {
     pub(crate) table_max: usize,
 }
 
-/// What happened so far. Costs the fast path nothing: it is counted under the lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stats {
-    /// References to windows that were taken, as far as they were added up; see [`Snapshot::maps`].
-    pub(crate) uses: u64,
-    /// Those of them that no driver got a mapping by.
-    pub(crate) undone: u64,
-    /// Mappings of drivers that did not find a window at first.
-    pub(crate) misses: u64,
-    /// Batches sent.
-    pub(crate) doorbells: u64,
-    /// Windows made.
-    pub(crate) mapped: u64,
-    /// Windows given back.
-    pub(crate) unmapped: u64,
-    /// Mappings that the host refused.
-    pub(crate) refused: u64,
-    /// Answers that could not be believed.
-    pub(crate) rejected: u64,
-    /// Requests that the host did not answer.
-    pub(crate) unanswered: u64,
-    /// Mappings of an earlier kernel that were in the way and were given back.
-    pub(crate) stale: u64,
-    /// Windows that the host would not take back, or of which it did not say so.
-    pub(crate) lost: u64,
-    /// Windows of these that it took back when it was asked again.
-    pub(crate) recovered: u64,
-    /// Requests that failed.
-    pub(crate) failed: u64,
-    /// Windows that were given back because nobody had used them for long.
-    pub(crate) aged: u64,
-    /// Windows that were given back because room was needed.
-    pub(crate) reclaimed: u64,
-    /// Requests that were tried again with the smallest windows.
-    pub(crate) smaller: u64,
-    /// Windows that were tried again for the sake of their address.
-    pub(crate) misplaced: u64,
-    /// Lost windows that were asked for again.
-    pub(crate) asked_again: u64,
-    /// Answers about windows that were not what was asked for, by [`HostError`].
-    pub(crate) host_errors: [u64; HOST_ERRORS],
-    /// Requests of a CPU that the doorbell of another one served.
-    pub(crate) shared: u64,
-    /// Large buffers whose address was chosen by the host just for them, and how many of these
-    /// addresses are congruent to the memory's.
-    pub(crate) large: u64,
-    /// See above.
-    pub(crate) congruent: u64,
-    /// Bytes mapped now just to make addresses congruent.
-    pub(crate) padding: u64,
-    /// Bytes mapped now, in whole granules.
-    pub(crate) bytes: u64,
-    /// The most that there were.
-    pub(crate) peak_bytes: u64,
-    /// Mappings now.
-    pub(crate) entries: u32,
-    /// The most that there were.
-    pub(crate) peak_entries: u32,
-}
-
-impl Stats {
-    /// Nothing happened yet.
-    pub(crate) const NONE: Self = Self {
-        uses: 0,
-        undone: 0,
-        misses: 0,
-        doorbells: 0,
-        mapped: 0,
-        unmapped: 0,
-        refused: 0,
-        rejected: 0,
-        unanswered: 0,
-        stale: 0,
-        lost: 0,
-        recovered: 0,
-        failed: 0,
-        aged: 0,
-        reclaimed: 0,
-        smaller: 0,
-        misplaced: 0,
-        asked_again: 0,
-        host_errors: [0; HOST_ERRORS],
-        shared: 0,
-        large: 0,
-        congruent: 0,
-        padding: 0,
-        bytes: 0,
-        peak_bytes: 0,
-        entries: 0,
-        peak_entries: 0,
-    };
-}
-
 /// What was found when everything was given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Released {
@@ -236,8 +151,6 @@ pub(crate) struct Released {
 pub(crate) struct Engine<H, P, O = ()> {
     strict: bool,
     congruent: bool,
-    max_bytes: u64,
-    max_entries: u32,
     policy: P,
     observer: O,
     /// All of RAM, if it is mapped at once.
@@ -286,7 +199,10 @@ struct Locked<H> {
     unmap: Batch<UnmapEntry>,
     /// Keys that the host refused although we do not use them. Perhaps an earlier kernel did.
     suspects: Batch<GpaSpan>,
-    stats: Stats,
+    budget: Budget,
+    counters: Counters,
+    /// Failures of the host for a window, by [`HostError::index`].
+    host_errors: [Counter; HOST_ERRORS],
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
@@ -309,8 +225,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         Ok(Self {
             strict: config.strict,
             congruent: config.congruent,
-            max_bytes: config.max_bytes,
-            max_entries: config.max_entries,
             policy,
             observer,
             whole: None,
@@ -338,7 +252,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,
                 suspects: Batch::new(batch, fill)?,
-                stats: Stats::NONE,
+                budget: Budget::new(config.max_bytes, config.max_entries),
+                counters: Counters::ZERO,
+                host_errors: [Counter::ZERO; HOST_ERRORS],
             })?,
         })
     }
@@ -462,7 +378,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if IovaSpan::new(iova, len).is_some_and(|span| self.is_whole(&span)) {
             return;
         }
-        bump(&mut self.state.lock().stats.undone);
+        self.state.lock().counters.undone.inc();
         // It was just taken, so it is held.
         let _ = self.unmap(iova, len);
     }
@@ -530,7 +446,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             result = self.map_missing(requests.clone(), mask);
         }
         if result.is_err() {
-            bump(&mut self.state.lock().stats.failed);
             self.release_partial(requests);
         }
         result
@@ -546,8 +461,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         // CAST: `usize` has at most 64 bits.
         let undone = taken.filter(|span| !self.is_whole(span)).count() as u64;
         if undone != 0 {
-            let stats = &mut self.state.lock().stats;
-            stats.undone = stats.undone.saturating_add(undone);
+            self.state.lock().counters.undone.add(undone);
         }
         // These were just taken, so they are held.
         let _ = self.unmap_all(requests.clone());
@@ -638,11 +552,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let state = self.state.lock();
         let costs = state.ram.blocks().iter().map(cost);
         costs.fold(0, u64::saturating_add)
-    }
-
-    /// What happened so far.
-    pub(crate) fn stats(&self) -> Stats {
-        self.state.lock().stats
     }
 
     /// The host, under the lock: `f` must not sleep. Any context.
@@ -798,11 +707,6 @@ impl Request for One {
     }
 }
 
-/// Counts one more.
-fn bump(counter: &mut u64) {
-    *counter = counter.saturating_add(1);
-}
-
 /// Counts an answer about the window for `span` that was not what was asked for, and tells of it.
 fn note<H: Host, P, O: Observer>(
     engine: &Engine<H, P, O>,
@@ -811,15 +715,10 @@ fn note<H: Host, P, O: Observer>(
     span: &GpaSpan,
     error: HostError,
 ) {
-    if let Some(count) = state.stats.host_errors.get_mut(error.index()) {
-        bump(count);
+    if let Some(count) = state.host_errors.get_mut(error.index()) {
+        count.inc();
     }
     engine.observer.host_error(command, span, error);
-}
-
-/// Bytes that the host counts for a window: whole granules.
-fn cost(span: &GpaSpan) -> u64 {
-    span.granules().saturating_mul(GRANULE)
 }
 
 /// Whether a device that reaches addresses up to `mask` can use all of `span` at `iova`.

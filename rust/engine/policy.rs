@@ -11,6 +11,7 @@ use crate::addr::{
     GRANULE,
     PAGE, //
 };
+use crate::engine::budget::Room;
 use crate::sys::BoxedSlice;
 
 /// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and
@@ -47,22 +48,6 @@ pub(crate) struct Proposal {
     pub(crate) span: GpaSpan,
     /// Whether the window is one of those that tile the block, and so serves every request in it.
     pub(crate) tile: bool,
-}
-
-/// How much of a limit is left.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    /// What may still be used.
-    pub(crate) left: u64,
-    /// What may be used in all.
-    pub(crate) max: u64,
-}
-
-impl Room {
-    /// Whether less than a quarter is left.
-    fn is_tight(&self) -> bool {
-        self.left < self.max / 4
-    }
 }
 
 /// What a policy may know of the engine.

@@ -8,7 +8,6 @@ use super::host::{
 };
 use super::index::Obstacle;
 use super::{
-    bump,
     note,
     Command,
     Engine,
@@ -51,7 +50,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// [`Engine::reserve`], which makes room for the pieces. May sleep.
     pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
         let bytes = self.ram_bytes();
-        let budget = self.max_bytes.saturating_sub(self.max_bytes / 8);
+        let max_bytes = self.state.lock().budget.max_bytes();
+        let budget = max_bytes.saturating_sub(max_bytes / 8);
         if self.strict || bytes > budget {
             return Err(MapError::Full(Limit::Bytes));
         }
@@ -155,7 +155,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             outcome: MapOutcome::Unknown,
             id,
         });
-        bump(&mut state.stats.doorbells);
+        state.counters.doorbells.inc();
         state.host.map(state.map.filled_mut());
         let outcome = state.map.get(0).map(|entry| entry.outcome);
         state.map.clear();
@@ -165,27 +165,24 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         };
         match (outcome, region) {
             (_, Some((iova, region))) => {
-                bump(&mut state.stats.mapped);
+                state.counters.windows_created.inc();
                 window.set_iova(iova);
                 window.open();
                 window.set_state(State::Fixed);
                 Ok((region, WindowInfo::new(window)))
             }
             (Some(MapOutcome::Refused), None) => {
-                bump(&mut state.stats.refused);
                 note(self, state, Command::Map, span, HostError::Refused);
                 self.discard(state, id, window);
                 state.suspects.push(*span);
                 Err(MapError::Refused)
             }
             (Some(MapOutcome::Rejected(reject)), None) => {
-                bump(&mut state.stats.rejected);
                 note(self, state, Command::Map, span, HostError::Rejected(reject));
                 self.quarantine(state, id, window);
                 Err(MapError::Rejected(reject))
             }
             _ => {
-                bump(&mut state.stats.unanswered);
                 note(self, state, Command::Map, span, HostError::Silent);
                 self.quarantine(state, id, window);
                 Err(MapError::NoAnswer)
@@ -196,8 +193,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Gives back what an earlier kernel left in the way of the last request; says whether it did.
     pub(super) fn recover(&self) -> bool {
         let mut state = self.state.lock();
-        let stale = state.stats.stale;
+        let stale = state.counters.windows_stale;
         self.unmap_suspects(&mut state);
-        state.stats.stale != stale
+        state.counters.windows_stale != stale
     }
 }

@@ -11,7 +11,6 @@ use super::miss::{
     MAX_ROUNDS,
 };
 use super::{
-    bump,
     note,
     Command,
     Engine,
@@ -72,7 +71,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         });
         self.state.lock().suspects.clear();
         self.retry_all_lost();
-        released.lost = self.state.lock().stats.entries;
+        released.lost = self.state.lock().budget.usage().entries;
         released
     }
 
@@ -170,7 +169,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if state.unmap.is_empty() {
             return;
         }
-        bump(&mut state.stats.doorbells);
+        state.counters.doorbells.inc();
         state.host.unmap(state.unmap.filled_mut());
         for index in 0..state.unmap.len {
             let Some(entry) = state.unmap.get(index) else {
@@ -191,12 +190,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 UnmapOutcome::Unknown => Some(HostError::Silent),
             };
             let Some(error) = error else {
-                bump(&mut state.stats.unmapped);
+                state.counters.windows_returned.inc();
                 if let Some(seen) = WindowInfo::new(window) {
                     self.observer.returned(&seen);
                 }
                 if was_lost {
-                    bump(&mut state.stats.recovered);
+                    state.counters.windows_recovered.inc();
                 }
                 self.discard(state, entry.id, window);
                 continue;
@@ -205,7 +204,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             // It may be mapped or not. Its key stays taken and its bytes count, so that neither
             // the limits nor the uniqueness of keys depend on which.
             if !was_lost {
-                bump(&mut state.stats.lost);
+                state.counters.windows_lost.inc();
                 window.set_state(State::Lost);
                 if let Some((_, iova)) = misplaced {
                     // Where something else is that stays noted.
@@ -236,7 +235,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if state.unmap.is_empty() {
             return true;
         }
-        bump(&mut state.stats.doorbells);
+        state.counters.doorbells.inc();
         state.host.unmap(state.unmap.filled_mut());
         let stale = state
             .unmap
@@ -245,7 +244,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             .filter(|entry| entry.outcome == UnmapOutcome::Unmapped)
             .count();
         // CAST: `usize` has at most 64 bits.
-        state.stats.stale = state.stats.stale.saturating_add(stale as u64);
+        state.counters.windows_stale.add(stale as u64);
         if stale != 0 {
             self.suspect(state);
         }
@@ -316,7 +315,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             }
             self.unlink(state, id, window);
             self.queue_unmap(state, id, window);
-            bump(&mut state.stats.reclaimed);
+            state.counters.windows_reclaimed.inc();
             found = found.saturating_add(1);
         }
         // Once around finds what was not used since the last time, once more finds all.

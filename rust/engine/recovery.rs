@@ -14,7 +14,6 @@ use super::host::{
     UnmapOutcome, //
 };
 use super::{
-    bump,
     Engine,
     Host,
     Locked,
@@ -89,7 +88,8 @@ impl RetryBudget {
 impl<H> Locked<H> {
     /// Batches that it takes to ask for all that is lost.
     fn lost_batches(&self) -> u64 {
-        let lost = self.stats.lost.saturating_sub(self.stats.recovered);
+        let lost = self.counters.windows_lost.get();
+        let lost = lost.saturating_sub(self.counters.windows_recovered.get());
         // CAST: `usize` has at most 64 bits.
         lost.div_ceil(self.unmap.entries.len().max(1) as u64)
     }
@@ -193,7 +193,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             return false;
         }
         self.count_asked(state, state.map.len);
-        bump(&mut state.stats.doorbells);
+        state.counters.doorbells.inc();
         state.host.map(state.map.filled_mut());
         for index in 0..state.map.len {
             let Some(entry) = state.map.get(index) else {
@@ -217,7 +217,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     fn count_asked(&self, state: &mut Locked<H>, windows: usize) {
         // CAST: `usize` has at most 64 bits.
-        state.stats.asked_again = state.stats.asked_again.saturating_add(windows as u64);
+        state.counters.retries_lost.add(windows as u64);
     }
 
     fn push_back(&self, queue: &mut Queue, id: Id, window: &Window) {

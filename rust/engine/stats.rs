@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Looking at the engine: what it did so far, and which windows there are. Nothing here is counted
-//! for on the paths where mappings are made and given up: each window's word of references says how
-//! often it was taken, and is added up from time to time.
+//! Statistics of the engine, and inspection of its windows.
+//!
+//! A new counter is a line of [`Counters`] and a call of [`Counter::inc`] where the event happens.
+//! Mapping and unmapping by an existing window count nothing: the reference word of each window
+//! records how often it was taken, and is added up from time to time.
 
+use super::budget::Usage;
+use super::host::HOST_ERRORS;
 use super::{
     Engine,
     Host,
     Locked,
-    Observer,
-    Stats, //
+    Observer, //
 };
 use crate::addr::{
     GpaSpan,
@@ -21,30 +24,151 @@ use crate::engine::window::{
     State,
     Window, //
 };
+use core::ffi::CStr;
 
-/// How many windows are looked at under the lock at a time, to find one.
+/// Windows that are looked at while the lock is held, to find one that is in use.
 const SCAN: u32 = 1024;
 
-/// What a window is, to who looks.
+/// A number of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counter(u64);
+
+impl Counter {
+    /// No events.
+    pub(super) const ZERO: Self = Self(0);
+
+    /// Counts one event.
+    pub(super) fn inc(&mut self) {
+        self.add(1);
+    }
+
+    /// Counts `events` events.
+    pub(super) fn add(&mut self, events: u64) {
+        self.0 = self.0.saturating_add(events);
+    }
+
+    /// Returns the number of events.
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Defines [`Counters`]. Each group has a method that iterates over its counters in order, with the
+/// names that debugfs prints; `unlisted` counters are for other uses.
+macro_rules! counters {
+    (
+        unlisted { $($(#[$unlisted_doc:meta])* $unlisted:ident,)* }
+        $(
+            $(#[$group_doc:meta])*
+            $group:ident { $($(#[$doc:meta])* $name:ident,)* }
+        )*
+    ) => {
+        /// Counters of events, protected by the engine lock.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) struct Counters {
+            $($($(#[$doc])* pub(crate) $name: Counter,)*)*
+            $($(#[$unlisted_doc])* pub(crate) $unlisted: Counter,)*
+        }
+
+        impl Counters {
+            /// No events.
+            pub(super) const ZERO: Self = Self {
+                $($($name: Counter::ZERO,)*)*
+                $($unlisted: Counter::ZERO,)*
+            };
+
+            $(
+                $(#[$group_doc])*
+                pub(crate) fn $group(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                    [$((stringify!($name), self.$name.get()),)*].into_iter()
+                }
+            )*
+        }
+    };
+}
+
+counters! {
+    unlisted {
+        /// Batches sent.
+        doorbells,
+        /// References to windows taken, as far as they are added up; see [`Snapshot::maps`].
+        uses,
+        /// References of these that were dropped again because the map call failed.
+        undone,
+    }
+
+    /// Returns names and values of the counters of mappings.
+    mappings {
+        /// Mappings of device drivers that did not find a window without the lock.
+        misses,
+        /// Mappings of these that the doorbell of another CPU served.
+        shared,
+    }
+
+    /// Returns names and values of the counters of windows.
+    windows {
+        /// Windows that the host created.
+        windows_created,
+        /// Windows that the host unmapped.
+        windows_returned,
+        /// Windows that were unmapped because they were idle for long.
+        windows_aged,
+        /// Windows that were unmapped because room was needed.
+        windows_reclaimed,
+        /// Windows that the host failed to unmap, or did not reply to the request.
+        windows_lost,
+        /// Windows of these that a retry unmapped.
+        windows_recovered,
+        /// Windows of an earlier kernel that were unmapped.
+        windows_stale,
+        /// Buffers of large pages that got a window of their own.
+        large,
+        /// Buffers of these whose address is congruent to the memory's.
+        congruent,
+    }
+
+    /// Returns names and values of the counters of retries.
+    retries {
+        /// Calls that were retried with the smallest windows.
+        retries_smaller,
+        /// Windows that were retried for the sake of their address.
+        retries_misplaced,
+        /// Retries to unmap or to map a lost window.
+        retries_lost,
+    }
+}
+
+/// Everything that an engine counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stats {
+    /// Events.
+    pub(crate) counters: Counters,
+    /// Failures of the host for a window, by [`super::HostError::index`].
+    pub(crate) host_errors: [Counter; HOST_ERRORS],
+    /// What is mapped.
+    pub(crate) usage: Usage,
+}
+
+/// The state of a window as debugfs reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WindowStatus {
-    /// Mappings of drivers use it.
+    /// Mappings of device drivers use the window.
     Live,
-    /// None does.
+    /// No mapping uses the window.
     Idle,
-    /// A piece of RAM, mapped for good.
+    /// The window is a region of RAM that is mapped for good.
     Fixed,
-    /// To be given back at once.
+    /// The window is about to be unmapped, or not mapped yet.
     Returning,
-    /// The host did not take it back.
+    /// The host failed to unmap the window.
     Lost,
 }
 
-/// How many [`WindowStatus`]s there are.
+/// Number of [`WindowStatus`]es.
 const WINDOW_STATUSES: usize = 5;
 
 impl WindowStatus {
-    /// All of them, in order.
+    /// All of them, in the order of their discriminants.
     pub(crate) const ALL: [Self; WINDOW_STATUSES] = [
         WindowStatus::Live,
         WindowStatus::Idle,
@@ -52,25 +176,38 @@ impl WindowStatus {
         WindowStatus::Returning,
         WindowStatus::Lost,
     ];
+
+    /// Returns the name, as debugfs prints it.
+    pub(crate) fn name(self) -> &'static CStr {
+        match self {
+            WindowStatus::Live => c"live",
+            WindowStatus::Idle => c"idle",
+            WindowStatus::Fixed => c"fixed",
+            WindowStatus::Returning => c"returning",
+            WindowStatus::Lost => c"lost",
+        }
+    }
 }
 
-/// A window, as it was when somebody looked.
+/// A description of a window at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WindowInfo {
     /// The guest memory.
     pub(crate) span: GpaSpan,
-    /// Where it is mapped; 0 if that is not known.
+    /// The address where it is mapped; 0 if that is not known.
     pub(crate) iova: Iova,
-    /// Mappings of drivers that use it.
+    /// Mappings of device drivers that use the window.
     pub(crate) users: u32,
-    /// Mappings of drivers that used it so far, modulo 2^32.
+    /// Mappings of device drivers that have used the window, modulo 2^32.
     pub(crate) uses: u32,
-    /// What it is.
+    /// The state.
     pub(crate) status: WindowStatus,
 }
 
 impl WindowInfo {
-    /// `window`, if it is in use. With the lock, or while it cannot change otherwise.
+    /// Describes `window`; returns [`None`] if it is free.
+    ///
+    /// Context: engine lock held, or a reference to the window.
     pub(super) fn new(window: &Window) -> Option<Self> {
         let users = window.users();
         let (status, users) = match window.state() {
@@ -91,73 +228,102 @@ impl WindowInfo {
     }
 }
 
-/// What an engine did so far, and has now.
+/// The statistics of an engine, with what its windows add to them.
 pub(crate) struct Snapshot {
-    /// What was counted.
+    /// Everything that is counted.
     pub(crate) stats: Stats,
-    /// Mappings of drivers that there are now.
+    /// Mappings of device drivers that exist now.
     pub(crate) users: u64,
     /// Windows by [`WindowStatus`] and by log2 of their bytes.
     pub(crate) sizes: [[u32; u64::BITS as usize]; WINDOW_STATUSES],
 }
 
 impl Snapshot {
-    /// Nothing yet.
+    /// Creates an empty snapshot.
     pub(crate) const fn new() -> Self {
         Self {
-            stats: Stats::NONE,
+            stats: Stats {
+                counters: Counters::ZERO,
+                host_errors: [Counter::ZERO; HOST_ERRORS],
+                usage: Usage::ZERO,
+            },
             users: 0,
             sizes: [[0; u64::BITS as usize]; WINDOW_STATUSES],
         }
     }
 
-    /// Mappings of drivers that were made by windows.
+    /// Returns the number of mappings that device drivers got from windows.
     pub(crate) fn maps(&self) -> u64 {
-        self.stats.uses.saturating_sub(self.stats.undone)
+        let counters = &self.stats.counters;
+        counters.uses.get().saturating_sub(counters.undone.get())
     }
 
-    /// How many of these were given up.
+    /// Returns the number of these that were unmapped.
     pub(crate) fn unmaps(&self) -> u64 {
         self.maps().saturating_sub(self.users)
     }
 
-    /// How many of these found a window.
+    /// Returns the number of these that found a window.
     pub(crate) fn hits(&self) -> u64 {
-        self.maps().saturating_sub(self.stats.misses)
+        self.maps().saturating_sub(self.stats.counters.misses.get())
     }
 
-    fn add(&mut self, seen: &WindowInfo) {
-        self.users = self.users.saturating_add(u64::from(seen.users));
+    fn add(&mut self, window: &WindowInfo) {
+        self.users = self.users.saturating_add(u64::from(window.users));
         // CAST: A logarithm is small, and so are the discriminants.
-        let size = seen.span.len().checked_ilog2().unwrap_or(0) as usize;
-        let sizes = self.sizes.get_mut(seen.status as usize);
+        let size = window.span.len().checked_ilog2().unwrap_or(0) as usize;
+        let sizes = self.sizes.get_mut(window.status as usize);
         if let Some(count) = sizes.and_then(|sizes| sizes.get_mut(size)) {
             *count = count.saturating_add(1);
         }
     }
 }
 
+impl<H> Locked<H> {
+    /// Adds the uses of `window` since the last call for it.
+    pub(super) fn count_uses(&mut self, window: &Window) {
+        self.counters.uses.add(u64::from(window.count_uses()));
+    }
+}
+
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Looks at everything; `snapshot` is a new one. Windows may come and go meanwhile. Any context;
-    /// interrupts are off for some thousand windows at a time.
+    /// Returns everything that is counted, without uses of windows that are not added up yet.
+    ///
+    /// Context: any.
+    pub(crate) fn stats(&self) -> Stats {
+        let state = self.state.lock();
+        Stats {
+            counters: state.counters,
+            host_errors: state.host_errors,
+            usage: state.budget.usage(),
+        }
+    }
+
+    /// Fills in `snapshot`, which is a new one. Windows may change meanwhile.
+    ///
+    /// Context: any. Interrupts are off for some thousand windows at a time.
     pub(crate) fn snapshot(&self, snapshot: &mut Snapshot) {
         self.sweep(|state, _, window| {
-            count_uses(state, window);
-            if let Some(seen) = WindowInfo::new(window) {
-                snapshot.add(&seen);
+            state.count_uses(window);
+            if let Some(info) = WindowInfo::new(window) {
+                snapshot.add(&info);
             }
         });
         snapshot.stats = self.stats();
     }
 
-    /// Adds up how often windows were used; to be called before one can have been 2^32 times, and
-    /// not only then. Any context; as [`Self::snapshot`].
+    /// Adds up the uses of all windows. Must be called before a window can have been used 2^32
+    /// times since the last call, and may be called at any time.
+    ///
+    /// Context: any. Interrupts are off for some thousand windows at a time.
     pub(crate) fn count_uses(&self) {
-        self.sweep(|state, _, window| count_uses(state, window));
+        self.sweep(|state, _, window| state.count_uses(window));
     }
 
-    /// The first window in use from the number `from` on, with its number; numbers begin with 1.
-    /// Any context; interrupts are off for some windows at a time.
+    /// Returns the first window that is not free, from the number `from` on, with its number.
+    /// Numbers begin with 1.
+    ///
+    /// Context: any. Interrupts are off for some windows at a time.
     pub(crate) fn window_from(&self, from: Id) -> Option<(Id, WindowInfo)> {
         let mut id = from.max(1);
         loop {
@@ -167,17 +333,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 if id > last {
                     return None;
                 }
-                if let Some(seen) = self.windows.get(id).and_then(WindowInfo::new) {
-                    return Some((id, seen));
+                if let Some(info) = self.windows.get(id).and_then(WindowInfo::new) {
+                    return Some((id, info));
                 }
                 id = id.checked_add(1)?;
             }
         }
     }
-}
-
-/// Counts the uses of a window since it was last counted.
-pub(super) fn count_uses<H>(state: &mut Locked<H>, window: &Window) {
-    let uses = u64::from(window.count_uses());
-    state.stats.uses = state.stats.uses.wrapping_add(uses);
 }

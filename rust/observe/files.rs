@@ -11,10 +11,7 @@ use crate::bindings::{
     apple_dma_files_window, //
 };
 use crate::engine::index::arena::Id;
-use crate::engine::{
-    WindowInfo, //
-    WindowStatus,
-};
+use crate::engine::WindowInfo;
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -80,19 +77,6 @@ pub(crate) trait Inspect: Send + Sync {
 
     /// What sysfs shows.
     fn summary(&self) -> Summary<'_>;
-}
-
-impl WindowStatus {
-    /// What it is, in a word.
-    pub(crate) fn name(self) -> &'static CStr {
-        match self {
-            WindowStatus::Live => c"live",
-            WindowStatus::Idle => c"idle",
-            WindowStatus::Fixed => c"fixed",
-            WindowStatus::Returning => c"returning",
-            WindowStatus::Lost => c"lost",
-        }
-    }
 }
 
 /// The module's directory in debugfs. One of them, as long as the module is there.

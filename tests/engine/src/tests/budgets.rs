@@ -49,8 +49,8 @@ fn idle_windows_go_many_at_a_time() {
     assert_eq!(rig.host.look().unmap_doorbells, 0);
     touch(&rig, 100..164);
     assert_eq!(rig.host.look().unmap_batches, [64]);
-    assert_eq!(rig.engine.stats().unmapped, 64);
-    assert_eq!(rig.engine.stats().peak_entries, 100);
+    assert_eq!(rig.engine.stats().counters.windows_returned.get(), 64);
+    assert_eq!(rig.engine.stats().usage.peak_entries, 100);
     rig.release();
 }
 
@@ -73,7 +73,7 @@ fn what_was_used_lately_stays() {
     for n in 101..164 {
         rig.map(BASE + n * MIB, 4096).expect("room");
     }
-    assert_eq!(rig.engine.stats().entries, 100);
+    assert_eq!(rig.engine.stats().usage.entries, 100);
     rig.map(BASE + 164 * MIB, 4096).expect("room");
     let now = windows(&rig);
     for n in unused {
@@ -113,7 +113,7 @@ fn windows_become_smaller_when_bytes_are_short() {
         let start = BASE + n * MIB;
         held.push((start, rig.map(start, 4096).expect("a smaller one fits")));
     }
-    assert_eq!(rig.engine.stats().bytes, MIB + 32 * KIB);
+    assert_eq!(rig.engine.stats().usage.bytes, MIB + 32 * KIB);
     for (start, iova) in held {
         rig.unmap(start, 4096, iova);
     }
@@ -166,9 +166,9 @@ fn the_limits_count_whole_granules() {
         ..Setup::default()
     });
     rig.map(BASE + 16 * KIB - 1, 2).expect("two granules");
-    assert_eq!(rig.engine.stats().bytes, 32 * KIB);
+    assert_eq!(rig.engine.stats().usage.bytes, 32 * KIB);
     rig.map(BASE + MIB, 1).expect("one more");
-    assert_eq!(rig.engine.stats().bytes, 48 * KIB);
+    assert_eq!(rig.engine.stats().usage.bytes, 48 * KIB);
     rig.map(BASE + 2 * MIB, 1).expect_err("no more");
     rig.release();
 }

@@ -19,9 +19,15 @@ use super::{
         MIB, //
     },
 };
-use crate::addr::{
-    Address,
-    Iova, //
+use crate::{
+    addr::{
+        Address,
+        Iova, //
+    },
+    engine::{
+        HostError,
+        ReplyError, //
+    },
 };
 
 /// A block of RAM with room in front of [`FIRST`].
@@ -71,8 +77,8 @@ fn where_the_host_fills_gaps_from_an_end() {
             );
         }
         let stats = rig.engine.stats();
-        assert_eq!(stats.large, 5);
-        assert_eq!(stats.congruent, 5);
+        assert_eq!(stats.counters.large.get(), 5);
+        assert_eq!(stats.counters.congruent.get(), 5);
         rig.release();
     }
 }
@@ -89,7 +95,7 @@ fn a_run_of_buffers_needs_one_shift() {
     }
     // The first is asked for, given back, and asked for again.
     assert_eq!(rig.host.doorbells() - before, 16 + 2);
-    let padding = rig.engine.stats().padding;
+    let padding = rig.engine.stats().usage.padding;
     assert!(padding != 0 && padding < 2 * MIB, "{padding:#x}");
     rig.release();
 }
@@ -104,7 +110,9 @@ fn where_the_host_keeps_a_try_is_in_use() {
     rig.host.look().map_faults.extend(faults);
     rig.map(FIRST, 2 * MIB).expect("after that it is well");
     let stats = rig.engine.stats();
-    assert_eq!((stats.misplaced, stats.rejected), (1, 1));
+    assert_eq!(stats.counters.retries_misplaced.get(), 1);
+    let overlap = HostError::Rejected(ReplyError::Overlap);
+    assert_eq!(rig.host_errors(overlap), 1);
     rig.release();
 }
 
@@ -121,7 +129,7 @@ fn where_the_host_puts_them_anywhere() {
     }
     // One of four is right by chance; four tries make that two of three.
     assert!((110..=160).contains(&right), "{right} of 200");
-    assert_eq!(rig.engine.stats().congruent, u64::from(right));
+    assert_eq!(rig.engine.stats().counters.congruent.get(), u64::from(right));
     rig.release();
 }
 
@@ -142,8 +150,8 @@ fn only_where_a_page_could_be() {
     let entries = list(&[(FIRST + 16 * MIB, 2 * MIB), (FIRST + 32 * MIB, 2 * MIB)]);
     rig.map_all(&entries, ALL).expect("room");
     assert_eq!(rig.host.doorbells() - before, 1);
-    assert_eq!(rig.engine.stats().padding, 0);
-    assert_eq!(rig.engine.stats().large, 2);
+    assert_eq!(rig.engine.stats().usage.padding, 0);
+    assert_eq!(rig.engine.stats().counters.large.get(), 2);
     rig.release();
 }
 
@@ -170,7 +178,7 @@ fn not_where_there_is_no_memory_in_front() {
     rig.map(start, 2 * MIB).expect("room");
     // Seen to be wrong, given back, asked for as it was.
     assert_eq!(rig.host.doorbells(), 3);
-    assert_eq!(rig.engine.stats().padding, 0);
+    assert_eq!(rig.engine.stats().usage.padding, 0);
     rig.release();
 }
 
@@ -186,11 +194,11 @@ fn what_is_mapped_in_vain_is_bounded() {
         let start = FIRST + n * 4 * MIB;
         small += u32::from(is_congruent(start, iova.expect("room"), 64 * KIB));
     }
-    let padding = rig.engine.stats().padding;
+    let padding = rig.engine.stats().usage.padding;
     assert!(padding > 6 * MIB, "{padding:#x}");
     assert!(padding <= 4096 * MIB / 256, "{padding:#x}");
     // When that is used up there are small pages to aim at.
-    assert!((1..100).contains(&rig.engine.stats().congruent));
+    assert!((1..100).contains(&rig.engine.stats().counters.congruent.get()));
     assert!(small > 90, "{small}");
     rig.release();
 }
@@ -200,12 +208,12 @@ fn padding_goes_with_its_window() {
     let rig = rig(Placement::Low);
     rig.map(FIRST + 256 * MIB, 4 * KIB).expect("room");
     let iova = rig.map(FIRST, 2 * MIB).expect("room");
-    assert_ne!(rig.engine.stats().padding, 0);
+    assert_ne!(rig.engine.stats().usage.padding, 0);
     rig.unmap(FIRST, 2 * MIB, iova);
     for _ in 0..2 {
         rig.engine.age();
     }
-    assert_eq!(rig.engine.stats().padding, 0);
+    assert_eq!(rig.engine.stats().usage.padding, 0);
     rig.release();
 }
 

@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     addr::GRANULE,
-    engine::MapError, //
+    engine::{
+        HostError,
+        MapError, //
+    },
 };
 
 #[test]
@@ -71,8 +74,12 @@ fn what_an_earlier_kernel_left_is_given_back() {
         let entries = list(&entries);
         rig.map_all(&entries, ALL).expect("they are no obstacle");
         assert_eq!(rig.host.look().stale(), 0);
-        assert_eq!(rig.engine.stats().stale, 10);
-        assert_eq!(rig.engine.stats().refused, 20, "ten of them, tried twice");
+        assert_eq!(rig.engine.stats().counters.windows_stale.get(), 10);
+        assert_eq!(
+            rig.host_errors(HostError::Refused),
+            20,
+            "ten of them, tried twice"
+        );
         // The misses, those refused again, the stale ones, and once more.
         assert_eq!(rig.host.doorbells(), 4);
         rig.unmap_all(&entries);
@@ -105,13 +112,13 @@ fn what_an_earlier_kernel_left_may_stay() {
     rig.host.look().leave_stale(&span(BASE + MIB, 4096));
     rig.host.look().unmap_faults.extend([UnmapFault::Refuse; 4]);
     assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::Refused));
-    assert_eq!(rig.engine.stats().stale, 0);
-    assert_eq!(rig.engine.stats().entries, 0);
+    assert_eq!(rig.engine.stats().counters.windows_stale.get(), 0);
+    assert_eq!(rig.engine.stats().usage.entries, 0);
     rig.map(BASE + 2 * MIB, 4096)
         .expect("another has a key of its own");
     rig.host.look().unmap_faults.clear();
     rig.map(BASE + MIB, 4096).expect("now it went");
-    assert_eq!(rig.engine.stats().stale, 1);
+    assert_eq!(rig.engine.stats().counters.windows_stale.get(), 1);
     rig.release();
 }
 
@@ -147,8 +154,8 @@ fn what_an_earlier_kernel_left_makes_room() {
     rig.host.look().searched = true;
     while rig.engine.search_stale() {}
     assert_eq!(rig.host.look().stale(), 0);
-    assert_eq!(rig.engine.stats().stale, left.len() as u64);
-    assert_eq!(rig.engine.stats().entries, 1, "what is ours stays");
+    assert_eq!(rig.engine.stats().counters.windows_stale.get(), left.len() as u64);
+    assert_eq!(rig.engine.stats().usage.entries, 1, "what is ours stays");
     rig.map(BASE + MIB, 4096).expect("there is room again");
 
     // Once is enough.
@@ -218,7 +225,7 @@ fn a_search_goes_on_without_what_is_never_answered() {
     while rig.engine.search_stale() {}
     assert!(rig.host.look().unmap_faults.is_empty());
     assert_eq!(rig.host.look().stale(), 1);
-    assert_eq!(rig.engine.stats().stale, 2);
+    assert_eq!(rig.engine.stats().counters.windows_stale.get(), 2);
     rig.map(BASE + MIB, 4096).expect("there is room");
     rig.release();
 }

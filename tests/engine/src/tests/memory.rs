@@ -118,7 +118,7 @@ fn what_is_not_used_grows_old() {
     }
     rig.engine.age();
     assert_eq!(keys(&rig).len(), 11);
-    assert_eq!(rig.engine.stats().aged, 139);
+    assert_eq!(rig.engine.stats().counters.windows_aged.get(), 139);
     // In batches.
     assert_eq!(rig.host.look().unmap_batches, [64, 64, 11]);
     rig.engine.age();
@@ -139,6 +139,6 @@ fn what_the_host_keeps_is_not_asked_for_again() {
         rig.engine.age();
     }
     assert_eq!(rig.host.look().unmap_doorbells, 1);
-    assert_eq!(rig.engine.stats().lost, 1);
+    assert_eq!(rig.engine.stats().counters.windows_lost.get(), 1);
     rig.release();
 }

@@ -11,13 +11,15 @@ use crate::{
         GRANULE,
         PAGE, //
     },
-    engine::policy::{
-        smallest,
-        Adaptive,
-        Policy,
-        Ram,
-        Room,
-        View, //
+    engine::{
+        budget::Room,
+        policy::{
+            smallest,
+            Adaptive,
+            Policy,
+            Ram,
+            View, //
+        },
     },
     sys::{
         Alloc,

@@ -22,12 +22,14 @@ use crate::{
         GRANULE, //
     },
     engine::{
-        WindowStatus,
+        budget::Room,
         Config,
         Engine,
+        HostError,
         MapError,
         Request,
-        Snapshot, //
+        Snapshot,
+        WindowStatus, //
     },
     engine::policy::{
         smallest,
@@ -35,7 +37,6 @@ use crate::{
         Policy,
         Proposal,
         Ram,
-        Room,
         View as Surroundings, //
     },
     sys::{
@@ -352,16 +353,16 @@ impl Rig {
         let (held, busy) = {
             let state = self.host.look();
             assert_eq!(
-                (stats.bytes, stats.entries),
+                (stats.usage.bytes, stats.usage.entries),
                 state.counted(),
                 "the engine counts what the host may have"
             );
-            assert!(stats.bytes <= stats.peak_bytes && stats.peak_bytes <= self.setup.max_bytes);
+            assert!(stats.usage.bytes <= stats.usage.peak_bytes && stats.usage.peak_bytes <= self.setup.max_bytes);
             assert!(
-                stats.entries <= stats.peak_entries && stats.peak_entries <= self.setup.max_entries
+                stats.usage.entries <= stats.usage.peak_entries && stats.usage.peak_entries <= self.setup.max_entries
             );
             assert_eq!(
-                stats.doorbells,
+                stats.counters.doorbells.get(),
                 state.map_doorbells + state.unmap_doorbells,
                 "doorbells"
             );
@@ -406,7 +407,7 @@ impl Rig {
         let mut snapshot = Snapshot::new();
         self.engine.snapshot(&mut snapshot);
         let windows: u32 = snapshot.sizes.iter().flatten().sum();
-        assert_eq!(windows, snapshot.stats.entries, "windows of all sizes");
+        assert_eq!(windows, snapshot.stats.usage.entries, "windows of all sizes");
         let mut from = 1;
         let mut listed = 0;
         while let Some((id, _)) = self.engine.window_from(from) {
@@ -429,9 +430,14 @@ impl Rig {
         assert_eq!(snapshot.maps(), state.holds, "mappings that there were");
         assert_eq!(snapshot.maps() - snapshot.unmaps(), held, "mappings given up");
         assert!(
-            snapshot.hits() + snapshot.stats.misses == snapshot.maps(),
+            snapshot.hits() + snapshot.stats.counters.misses.get() == snapshot.maps(),
             "each is one of both"
         );
+    }
+
+    /// Answers of the host about windows that were wrong in this way.
+    pub(crate) fn host_errors(&self, error: HostError) -> u64 {
+        self.engine.stats().host_errors[error.index()].get()
     }
 
     /// Keys of the mappings that are in use, or lost; with what they cost together.

@@ -241,7 +241,7 @@ fn those_who_wait_are_served_by_another_ones_doorbell() {
             });
             let doorbells = rig.host.look().map_doorbells;
             let stats = rig.engine.stats();
-            assert_eq!(doorbells + stats.shared, 3, "each is served once");
+            assert_eq!(doorbells + stats.counters.shared.get(), 3, "each is served once");
             FEWEST.fetch_min(doorbells, Relaxed);
             for (start, iova) in held {
                 assert_eq!(rig.engine.translate(iova, 4 * KIB), Some(Gpa::new(start)));

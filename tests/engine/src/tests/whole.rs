@@ -252,7 +252,7 @@ fn what_an_earlier_kernel_left_is_given_back() {
     }
     assert_eq!(rig.engine.map_whole(), Ok(()));
     assert_eq!(rig.host.look().stale(), 0);
-    assert_eq!(rig.engine.stats().stale, 3);
+    assert_eq!(rig.engine.stats().counters.windows_stale.get(), 3);
     end(rig);
 }
 
