@@ -7,7 +7,7 @@ use crate::addr::{
     GpaSpan, //
 };
 use crate::bindings;
-use crate::engine::policy::Ram;
+use crate::engine::ram::Ram;
 use crate::sys::{
     Alloc,
     BoxedSlice, //

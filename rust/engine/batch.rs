@@ -1,20 +1,62 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A list of bounded length whose memory is allocated once.
+//! Batches of requests to the host: their memory, their submission, and what becomes of windows by
+//! the outcomes.
+//!
+//! A submission rings the doorbell once. Batches are filled in by the other files of the engine.
+//! Keys that belong to no window have submissions of their own, in `stale.rs`, and lost windows are
+//! mapped again in `recovery.rs`.
 
+use super::alignment::AlignTarget;
+use super::host::{
+    Command,
+    Host,
+    HostError,
+    MapEntry,
+    MapOutcome,
+    ReplyError,
+    UnmapEntry,
+    UnmapOutcome, //
+};
+use super::index::arena::{
+    Id,
+    NONE, //
+};
+use super::index::ReserveError;
+use super::{
+    Engine,
+    Locked,
+    MapError,
+    Observer,
+    WindowInfo, //
+};
+use crate::addr::{
+    GpaSpan,
+    Iova,
+    IovaSpan, //
+};
+use crate::engine::policy::Policy;
+use crate::engine::window::{
+    Put,
+    State,
+    Window, //
+};
 use crate::sys::{
     Alloc,
     AllocError,
     BoxedSlice, //
 };
 
-/// Entries that go to the host together. Its memory is allocated once.
+/// A list of bounded length, whose memory is allocated once.
 pub(super) struct Batch<T> {
-    pub(super) entries: BoxedSlice<T>,
+    entries: BoxedSlice<T>,
     pub(super) len: usize,
 }
 
 impl<T: Copy> Batch<T> {
+    /// Creates an empty batch for up to `max` entries. `fill` is any entry.
+    ///
+    /// Context: process, may sleep.
     pub(super) fn new(max: usize, fill: T) -> Result<Self, AllocError> {
         Ok(Self {
             entries: BoxedSlice::new(max, Alloc::Sleep, |_| fill)?,
@@ -22,14 +64,22 @@ impl<T: Copy> Batch<T> {
         })
     }
 
+    /// Returns the most entries.
+    pub(super) fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns whether there are no entries.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// Returns whether there is no room for another entry.
     pub(super) fn is_full(&self) -> bool {
         self.len >= self.entries.len()
     }
 
+    /// Adds an entry, if there is room.
     pub(super) fn push(&mut self, entry: T) {
         if let Some(slot) = self.entries.get_mut(self.len) {
             *slot = entry;
@@ -37,19 +87,292 @@ impl<T: Copy> Batch<T> {
         }
     }
 
+    /// Returns the entry at `index`.
     pub(super) fn get(&self, index: usize) -> Option<T> {
         self.filled().get(index).copied()
     }
 
+    /// Returns all entries.
     pub(super) fn filled(&self) -> &[T] {
         self.entries.get(..self.len).unwrap_or(&[])
     }
 
+    /// Returns all entries, to be changed.
     pub(super) fn filled_mut(&mut self) -> &mut [T] {
         self.entries.get_mut(..self.len).unwrap_or(&mut [])
     }
 
+    /// Removes all entries.
     pub(super) fn clear(&mut self) {
         self.len = 0;
+    }
+}
+
+/// The result of a submission of new windows, for the call that submitted them.
+pub(super) enum SubmitResult {
+    /// The host created a window, and it is open.
+    Opened,
+    /// The host created the window, but not at an address that the call aims at.
+    Misplaced,
+    /// The host created no window.
+    Failed(MapError),
+}
+
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
+    /// Submits the batch of new windows and opens those that the host created. The batch keeps a
+    /// reference to each until [`Self::settle`]. The first `own` entries are those of the call, and
+    /// decide alone about the result.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn submit_map(
+        &self,
+        state: &mut Locked<H>,
+        own: usize,
+        mut target: Option<&mut AlignTarget>,
+    ) -> SubmitResult {
+        state.counters.doorbells.inc();
+        state.host.map(state.map.filled_mut());
+        state.index.unreserve_chunks();
+        let mut created = None;
+        let mut error = None;
+        let mut opened: usize = 0;
+        for index in 0..state.map.len {
+            let Some(entry) = state.map.get(index) else {
+                break;
+            };
+            let Some(window) = self.index.window(entry.id) else {
+                continue;
+            };
+            let is_own = index < own;
+            let target = target.as_deref_mut().filter(|_| is_own);
+            let result = self.finish_map(state, &entry, window, target);
+            if matches!(result, SubmitResult::Opened) {
+                opened = opened.saturating_add(1);
+            }
+            match result {
+                _ if !is_own => {}
+                SubmitResult::Failed(new) => error = error.or(Some(new)),
+                result => created = Some(result),
+            }
+        }
+        if opened != 0 && opened != state.map.len {
+            self.unshadow_batch(state);
+        }
+        created.unwrap_or(SubmitResult::Failed(error.unwrap_or(MapError::Refused)))
+    }
+
+    /// Makes of `window` what the outcome of its `entry` says.
+    fn finish_map(
+        &self,
+        state: &mut Locked<H>,
+        entry: &MapEntry,
+        window: &Window,
+        target: Option<&mut AlignTarget>,
+    ) -> SubmitResult {
+        let (id, span) = (entry.id, &entry.span);
+        let outcome = match entry.outcome {
+            MapOutcome::Mapped(iova) => {
+                if target.is_some_and(|target| target.observe(span, iova, &mut state.alloc_order)) {
+                    state.counters.windows_created.inc();
+                    state.counters.retries_misplaced.inc();
+                    // The address matters only if the host fails to unmap the window.
+                    state.misplaced = Some((id, iova));
+                    self.quarantine(state, id, window);
+                    return SubmitResult::Misplaced;
+                }
+                match self.reserve_iova(state, id, window, span, iova) {
+                    Ok(()) => entry.outcome,
+                    Err(error) => MapOutcome::Rejected(error),
+                }
+            }
+            other => other,
+        };
+        match outcome {
+            MapOutcome::Mapped(_) => {
+                self.open(state, id, window, span);
+                SubmitResult::Opened
+            }
+            MapOutcome::Refused => {
+                self.host_error(state, Command::Map, span, HostError::Refused);
+                self.index.remove(&mut state.index, id, window);
+                self.destroy(state, id, window);
+                state.suspects.push(*span);
+                self.suspect(state);
+                SubmitResult::Failed(MapError::Refused)
+            }
+            MapOutcome::Rejected(error) => {
+                self.host_error(state, Command::Map, span, HostError::Rejected(error));
+                self.quarantine(state, id, window);
+                SubmitResult::Failed(MapError::Rejected(error))
+            }
+            MapOutcome::Unknown => {
+                self.host_error(state, Command::Map, span, HostError::Silent);
+                self.quarantine(state, id, window);
+                SubmitResult::Failed(MapError::NoAnswer)
+            }
+        }
+    }
+
+    /// Opens a window that the host created, and whose IOVAs are reserved.
+    fn open(&self, state: &mut Locked<H>, id: Id, window: &Window, span: &GpaSpan) {
+        state.counters.windows_created.inc();
+        self.index.shadow(&mut state.index, id, window, span);
+        window.open();
+        if let Some(info) = WindowInfo::new(window) {
+            // Other CPUs may use it already.
+            self.observer.created(&WindowInfo { uses: 0, ..info });
+        }
+    }
+
+    /// Restores the index entries of the windows of the batch that the host created, after others
+    /// of the batch have failed.
+    fn unshadow_batch(&self, state: &mut Locked<H>) {
+        for index in 0..state.map.len {
+            let id = state.map.get(index).map_or(NONE, |entry| entry.id);
+            if let Some(window) = self.index.window(id) {
+                if window.state() == State::Live {
+                    self.index.unshadow(&mut state.index, id, window);
+                }
+            }
+        }
+    }
+
+    /// Drops the references of the batch to the windows that it opened. In strict mode, a window
+    /// that serves no mapping then does not outlive the call; until then no other CPU can close a
+    /// window before the call that it was created for has a reference.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn settle(&self, state: &mut Locked<H>) {
+        for index in 0..state.map.len {
+            let Some(entry) = state.map.get(index) else {
+                break;
+            };
+            let Some(window) = self.index.window(entry.id) else {
+                continue;
+            };
+            if window.state() == State::Live && window.settle(self.strict) == Ok(Put::Closed) {
+                self.retire(entry.id, window);
+            }
+        }
+        state.map.clear();
+    }
+
+    /// Records that the host reports a window for `span` at `iova`, until the window is destroyed.
+    /// Fails if the window cannot be opened because some of the range is in use. A range that wraps
+    /// around, or where all of RAM is mapped, is not recorded.
+    ///
+    /// Context: engine lock held.
+    fn reserve_iova(
+        &self,
+        state: &mut Locked<H>,
+        id: Id,
+        window: &Window,
+        span: &GpaSpan,
+        iova: Iova,
+    ) -> Result<(), ReplyError> {
+        let iovas = IovaSpan::new(iova, span.len()).ok_or(ReplyError::Range)?;
+        if self
+            .static_map
+            .as_ref()
+            .is_some_and(|map| map.overlaps(&iovas))
+        {
+            return Err(ReplyError::Overlap);
+        }
+        let writer = &mut state.index;
+        match self.index.reserve_iova(writer, id, window, &iovas) {
+            Ok(()) => Ok(()),
+            Err(ReserveError::Taken { lost }) => {
+                state.lost.in_the_way |= lost;
+                Err(ReplyError::Overlap)
+            }
+            Err(ReserveError::NoChunks) => Err(ReplyError::Range),
+        }
+    }
+
+    /// Adds a closed window to the batch of windows to unmap.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn queue_unmap(&self, state: &mut Locked<H>, id: Id, window: &Window) {
+        window.set_state(State::Retired);
+        if let Some(span) = window.span() {
+            state.unmap.push(UnmapEntry {
+                id,
+                ..UnmapEntry::new(span)
+            });
+        }
+    }
+
+    /// Submits the batch of windows to unmap, and destroys those that the host unmapped.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn submit_unmap(&self, state: &mut Locked<H>) {
+        if state.unmap.is_empty() {
+            return;
+        }
+        state.counters.doorbells.inc();
+        state.host.unmap(state.unmap.filled_mut());
+        for index in 0..state.unmap.len {
+            let Some(entry) = state.unmap.get(index) else {
+                break;
+            };
+            if let Some(window) = self.index.window(entry.id) {
+                self.finish_unmap(state, &entry, window);
+            }
+        }
+        state.unmap.clear();
+    }
+
+    /// Makes of `window` what the outcome of its `entry` says.
+    fn finish_unmap(&self, state: &mut Locked<H>, entry: &UnmapEntry, window: &Window) {
+        let id = entry.id;
+        let was_lost = window.state() == State::Lost;
+        let misplaced = state.misplaced.filter(|(misplaced, _)| *misplaced == id);
+        if misplaced.is_some() {
+            state.misplaced = None;
+        }
+        let error = match entry.outcome {
+            UnmapOutcome::Unmapped => {
+                state.counters.windows_returned.inc();
+                if let Some(info) = WindowInfo::new(window) {
+                    self.observer.returned(&info);
+                }
+                if was_lost {
+                    state.counters.windows_recovered.inc();
+                }
+                self.destroy(state, id, window);
+                return;
+            }
+            UnmapOutcome::Refused => HostError::Refused,
+            UnmapOutcome::Rejected(error) => HostError::Rejected(error),
+            UnmapOutcome::Unknown => HostError::Silent,
+        };
+        self.host_error(state, Command::Unmap, &entry.span, error);
+        // The window may be mapped or not. Its key stays taken and its bytes count, so that neither
+        // the limits nor the uniqueness of keys depend on which.
+        if !was_lost {
+            state.counters.windows_lost.inc();
+            window.set_state(State::Lost);
+            if let Some((_, iova)) = misplaced {
+                // Where other windows are, these stay recorded.
+                let _ = self.reserve_iova(state, id, window, &entry.span, iova);
+            }
+        }
+        self.queue_recovery(state, id, window, entry.outcome);
+    }
+
+    /// Counts and reports that the host failed `command` for the window of `span`.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn host_error(
+        &self,
+        state: &mut Locked<H>,
+        command: Command,
+        span: &GpaSpan,
+        error: HostError,
+    ) {
+        if let Some(count) = state.host_errors.get_mut(error.index()) {
+            count.inc();
+        }
+        self.observer.host_error(command, span, error);
     }
 }

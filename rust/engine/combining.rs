@@ -10,7 +10,7 @@
 //!
 //! A post belongs to who claimed it, but for its answer, which is written under the lock.
 
-use super::miss::Choice;
+use super::create::Choice;
 use super::{
     Engine,
     Host,
@@ -198,26 +198,15 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     }
                     // Cannot be: what was posted is still missing.
                     (None, span) => {
-                        self.put_locked(span.and_then(|s| IovaSpan::new(iova, s.len())))
+                        if let Some(span) = span.and_then(|s| IovaSpan::new(iova, s.len())) {
+                            let _ = self.put_ref_locked(state, &span);
+                        }
                     }
                 }
             }
             record.state.store(CLAIMED, Relaxed);
         }
         self.published.release(set);
-    }
-
-    /// Gives up the mapping at `span`; what that closes is queued.
-    fn put_locked(&self, span: Option<IovaSpan>) {
-        let Some(span) = span else {
-            return;
-        };
-        let id = self.by_iova.get_locked(&self.chunks, span.first_granule());
-        if let Some(window) = self.windows.get(id) {
-            if let Ok(put) = window.put(&span, self.strict) {
-                self.after_put(id, window, put);
-            }
-        }
     }
 
     /// Adds windows for what others posted to the batch, as far as it has room.
@@ -227,7 +216,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let Some(span) = record.wanted() else {
                 continue;
             };
-            if self.is_pending(&span) {
+            if self.index.is_pending(&state.index, &span) {
                 continue;
             }
             if self.add(state, &span, Choice::Policy, None).is_err() {
@@ -238,9 +227,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 
     /// Takes references for what others posted and is mapped now.
-    pub(super) fn serve_published(&self, _: &mut Locked<H>) {
+    pub(super) fn serve_published(&self, state: &mut Locked<H>) {
         for record in self.published.all() {
-            let Some(iova) = record.wanted().and_then(|span| self.hit_locked(&span)) else {
+            let Some(iova) = record
+                .wanted()
+                .and_then(|span| self.hit_locked(state, &span))
+            else {
                 continue;
             };
             record.iova.store(iova.raw(), Relaxed);

@@ -6,40 +6,15 @@
 //! RAM and fits the budgets, and falls back to the smallest window otherwise. Pure code.
 
 use crate::addr::{
-    Address,
     GpaSpan,
     GRANULE,
     PAGE, //
 };
 use crate::engine::budget::Room;
-use crate::sys::BoxedSlice;
 
 /// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and
 /// cost more of the byte budget where a cluster ends.
 pub(crate) const WINDOW_SHIFT: u32 = 18;
-
-/// The blocks of guest RAM, sorted by address and apart from each other.
-pub(crate) struct Ram(BoxedSlice<GpaSpan>);
-
-impl Ram {
-    /// Takes the blocks of guest RAM, sorted by address.
-    pub(crate) fn new(blocks: BoxedSlice<GpaSpan>) -> Self {
-        Self(blocks)
-    }
-
-    /// All blocks.
-    pub(crate) fn blocks(&self) -> &[GpaSpan] {
-        &self.0
-    }
-
-    /// The block that all of `span` lies in. Constant in practice: guests have a few blocks.
-    pub(crate) fn block_of(&self, span: &GpaSpan) -> Option<&GpaSpan> {
-        let index = self
-            .0
-            .partition_point(|block| block.end() <= span.start().raw());
-        self.0.get(index).filter(|block| block.covers(span))
-    }
-}
 
 /// A proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,13 +2,12 @@
 
 //! Mapping all of RAM at once, in a few pieces, when the engine is set up.
 
+use super::create::Obstacle;
 use super::host::{
     MapOutcome,
     ReplyError, //
 };
-use super::index::Obstacle;
 use super::{
-    note,
     Command,
     Engine,
     Host,
@@ -59,7 +58,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         loop {
             match self.premap_regions(size) {
                 Ok(whole) => {
-                    self.whole = Some(whole);
+                    self.static_map = Some(whole);
                     return Ok(());
                 }
                 Err(error) => {
@@ -80,7 +79,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let region = GpaSpan::from_bounds(0, u64::MAX)
             .and_then(|all| Region::new(all, Iova::new(0)))
             .ok_or(AllocError)?;
-        self.whole = Some(StaticMap::new(BoxedSlice::new(1, Alloc::Sleep, |_| {
+        self.static_map = Some(StaticMap::new(BoxedSlice::new(1, Alloc::Sleep, |_| {
             region
         })?)?);
         Ok(())
@@ -112,7 +111,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     .any(|other| other.overlaps(&region));
                 if taken {
                     let error = HostError::Rejected(ReplyError::Overlap);
-                    note(self, &mut self.state.lock(), Command::Map, &span, error);
+                    self.host_error(&mut self.state.lock(), Command::Map, &span, error);
                     return Err(MapError::Rejected(ReplyError::Overlap));
                 }
                 if let Some(seen) = seen {
@@ -144,7 +143,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             return Err(MapError::NoMemory);
         }
         let (id, window) = self
-            .admit(state, span, None)
+            .create(state, span, None)
             .map_err(|obstacle| match obstacle {
                 Obstacle::Limit(limit) => MapError::Full(limit),
                 Obstacle::Fatal(error) => error,
@@ -172,18 +171,18 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 Ok((region, WindowInfo::new(window)))
             }
             (Some(MapOutcome::Refused), None) => {
-                note(self, state, Command::Map, span, HostError::Refused);
-                self.discard(state, id, window);
+                self.host_error(state, Command::Map, span, HostError::Refused);
+                self.destroy(state, id, window);
                 state.suspects.push(*span);
                 Err(MapError::Refused)
             }
             (Some(MapOutcome::Rejected(reject)), None) => {
-                note(self, state, Command::Map, span, HostError::Rejected(reject));
+                self.host_error(state, Command::Map, span, HostError::Rejected(reject));
                 self.quarantine(state, id, window);
                 Err(MapError::Rejected(reject))
             }
             _ => {
-                note(self, state, Command::Map, span, HostError::Silent);
+                self.host_error(state, Command::Map, span, HostError::Silent);
                 self.quarantine(state, id, window);
                 Err(MapError::NoAnswer)
             }

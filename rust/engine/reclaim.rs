@@ -1,33 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Giving windows back: those that their last user closed, those that are idle when room is needed,
-//! those of which nobody knows whether they are mapped, and all of them at the end.
+//! Unmapping of windows: those that their last user closed, those that are idle when room is
+//! needed, for long, or in memory that goes offline, and all of them at the end.
 //!
-//! Everything here rings at most once while it holds the lock.
+//! Everything here submits one batch at most while it holds the lock.
 
-use super::host::UnmapOutcome;
-use super::miss::{
-    RoundResult, //
-    MAX_ROUNDS,
-};
-use super::{
-    note,
-    Command,
-    Engine,
-    Host,
-    HostError,
-    Locked,
-    MapError,
-    Observer,
-    Released,
-    UnmapEntry, //
-    WindowInfo,
-};
-use crate::engine::index::arena::{
+use super::index::arena::{
     Id,
     Linked,
     NONE, //
 };
+use super::miss::{
+    RoundResult,
+    MAX_ROUNDS, //
+};
+use super::{
+    Engine,
+    Host,
+    Locked,
+    MapError,
+    Observer, //
+};
+use crate::addr::GpaSpan;
 use crate::engine::policy::Policy;
 use crate::engine::window::{
     State,
@@ -35,20 +29,219 @@ use crate::engine::window::{
 };
 use crate::sys::{
     Acquire,
-    Guard,
     Relaxed,
     Release, //
 };
 
-/// What one reclaim gives back at least, if so many windows are idle.
+/// Windows that one reclaim unmaps at least, if so many are idle.
 const RECLAIM: usize = 64;
 
-/// How many windows are looked at under the lock at a time.
+/// Windows that are looked at while the lock is held.
 const SCAN: u32 = 4096;
 
+/// What remained when all windows were unmapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Released {
+    /// Windows that device drivers had not unmapped.
+    pub(crate) busy: u32,
+    /// Windows that the host failed to unmap.
+    pub(crate) lost: u32,
+}
+
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Gives every window back, used or not, and says what was wrong. For the end, when no driver
-    /// can use a mapping any more. Interrupts are off for a batch at a time.
+    /// Queues a window that the caller closed to be unmapped. Lock-free.
+    pub(super) fn retire(&self, id: Id, window: &Window) {
+        let mut head = self.retired.load(Relaxed);
+        loop {
+            window.link().store(head, Relaxed);
+            // Release: the CPU that takes the list sees its links.
+            match self.retired.cmpxchg(head, id, Release) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Unmaps a window that the caller closed.
+    ///
+    /// Context: any.
+    #[inline(never)]
+    pub(super) fn retire_and_flush(&self, id: Id, window: &Window) {
+        self.retire(id, window);
+        self.unmap_retired();
+    }
+
+    /// Unmaps all windows that were queued before the call.
+    ///
+    /// Context: any.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn unmap_retired(&self) {
+        loop {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            // A CPU that took windows queued here has unmapped them under the lock, or left them in
+            // `state`.
+            self.collect_retired(state);
+            if state.retired == NONE {
+                return;
+            }
+            self.unmap_retired_batch(state);
+        }
+    }
+
+    /// Moves windows from the lock-free queue to the list that the lock protects.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn collect_retired(&self, state: &mut Locked<H>) {
+        let mut id = self.retired.xchg(NONE, Acquire);
+        while let Some(window) = self.index.window(id) {
+            let next = window.link().load(Relaxed);
+            self.quarantine(state, id, window);
+            id = next;
+        }
+    }
+
+    /// Unmaps a batch of the retired windows.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn unmap_retired_batch(&self, state: &mut Locked<H>) {
+        while !state.unmap.is_full() {
+            let id = state.retired;
+            let Some(window) = self.index.window(id) else {
+                break;
+            };
+            state.retired = window.link().load(Relaxed);
+            self.queue_unmap(state, id, window);
+        }
+        self.submit_unmap(state);
+    }
+
+    /// Takes a closed window, which the host may have, out of use. It is unmapped later.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn quarantine(&self, state: &mut Locked<H>, id: Id, window: &Window) {
+        self.index.remove(&mut state.index, id, window);
+        window.set_state(State::Retired);
+        window.link().store(state.retired, Relaxed);
+        state.retired = id;
+    }
+
+    /// Unmaps idle windows, as few as make a batch worth its doorbell. Windows that were used
+    /// lately stay if there are others. Fails with `error` if no window is idle; if there are many
+    /// windows, that takes several rounds to find out, which `scanned` counts for.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn reclaim(
+        &self,
+        state: &mut Locked<H>,
+        scanned: &mut u32,
+        error: MapError,
+    ) -> RoundResult {
+        if !state.host.is_ready() {
+            // Windows that are idle now can still be hit.
+            return RoundResult::Failed(MapError::NoAnswer);
+        }
+        let last = state.index.last_id();
+        let mut found: usize = 0;
+        // More than twice around finds no more.
+        let enough = last.saturating_mul(2).saturating_add(1);
+        for looked in 0..SCAN.min(enough) {
+            // Another time around would find windows that were used lately.
+            let around = looked.checked_rem(last) == Some(0);
+            if (found != 0 && around) || found >= RECLAIM || state.unmap.is_full() {
+                break;
+            }
+            *scanned = scanned.saturating_add(1);
+            state.hand = match state.hand.checked_add(1) {
+                Some(id) if id <= last => id,
+                _ => 1,
+            };
+            let id = state.hand;
+            let Some(window) = self.index.window(id) else {
+                continue;
+            };
+            if !close_if_unused(window) {
+                continue;
+            }
+            self.unmap_closed(state, id, window);
+            state.counters.windows_reclaimed.inc();
+            found = found.saturating_add(1);
+        }
+        // Once around finds windows that were not used since the last time, twice finds all.
+        if found == 0 && *scanned > last.saturating_mul(2) {
+            return RoundResult::Failed(error);
+        }
+        if found != 0 {
+            *scanned = 0;
+        }
+        self.submit_unmap(state);
+        RoundResult::Again
+    }
+
+    /// Unmaps all idle windows, for a call that cannot have all that it needs otherwise.
+    ///
+    /// Context: any.
+    pub(super) fn reclaim_all_idle(&self) {
+        let mut scanned = 0;
+        for _ in 0..MAX_ROUNDS {
+            let mut state = self.state.lock();
+            // Running out of idle windows is not an error here.
+            if let RoundResult::Failed(_) =
+                self.reclaim(&mut state, &mut scanned, MapError::Refused)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Unmaps the windows that are idle and were not used since the last call. To be called
+    /// periodically.
+    ///
+    /// Context: any. Interrupts are off for a batch at a time.
+    pub(crate) fn age(&self) {
+        self.sweep(|state, id, window| {
+            if is_idle(window) && state.host.is_ready() && close_if_unused(window) {
+                state.counters.windows_aged.inc();
+                self.unmap_closed(state, id, window);
+            }
+        });
+    }
+
+    /// Unmaps all idle windows that overlap `span`. Returns the number of windows that overlap it
+    /// and are not idle.
+    ///
+    /// Context: any. Interrupts are off for a batch at a time.
+    pub(crate) fn evict(&self, span: &GpaSpan) -> u32 {
+        let mut busy: u32 = 0;
+        self.sweep(|state, id, window| {
+            if window.state() != State::Live || !overlaps(window, span) {
+                return;
+            }
+            if window.close() {
+                self.unmap_closed(state, id, window);
+            } else {
+                busy = busy.saturating_add(1);
+            }
+        });
+        busy
+    }
+
+    /// Returns whether some of `span` is mapped for good, with all of RAM.
+    ///
+    /// Context: any. Interrupts are off for some thousand windows at a time.
+    pub(crate) fn is_fixed(&self, span: &GpaSpan) -> bool {
+        let mut fixed = false;
+        self.sweep(|_, _, window| {
+            fixed |= window.state() == State::Fixed && overlaps(window, span);
+        });
+        fixed
+    }
+
+    /// Unmaps every window, used or not. To be called at the end, when no device driver can use a
+    /// mapping any more.
+    ///
+    /// Context: any. Interrupts are off for a batch at a time.
     pub(crate) fn release(&self) -> Released {
         let mut released = Released::default();
         self.unmap_retired();
@@ -60,11 +253,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                         released.busy = released.busy.saturating_add(1);
                     }
                     window.force_close();
-                    self.unlink(state, id, window);
+                    self.index.remove(&mut state.index, id, window);
                 }
                 State::Fixed => window.force_close(),
                 State::Pending | State::Retired => {}
-                // These have their turn at the end.
+                // Retried below.
                 State::Lost => return,
             }
             self.queue_unmap(state, id, window);
@@ -75,271 +268,47 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         released
     }
 
-    /// Calls `visit` for every window under the lock, which it takes for a while at a time. What it
-    /// adds to the batch of windows to be given back is.
+    /// Calls `visit` for every window under the lock, which is taken for some windows at a time.
+    /// Windows that `visit` queues for unmapping are unmapped before the lock is dropped.
     pub(super) fn sweep(&self, mut visit: impl FnMut(&mut Locked<H>, Id, &Window)) {
         let mut done: Id = 0;
         loop {
             let mut state = self.state.lock();
             let state = &mut *state;
-            let last = state.free_windows.last_id().min(done.saturating_add(SCAN));
+            let last = state.index.last_id().min(done.saturating_add(SCAN));
             if done >= last {
                 return;
             }
-            // A batch without room, which makes no windows, is no reason to stay here.
+            // A batch without any room, with which no window can be created, does not stop this.
             while done < last && (state.unmap.is_empty() || !state.unmap.is_full()) {
                 done = done.saturating_add(1);
-                if let Some(window) = self.windows.get(done) {
+                if let Some(window) = self.index.window(done) {
                     visit(state, done, window);
                 }
             }
-            self.ring_unmap(state);
+            self.submit_unmap(state);
         }
     }
 
-    /// Queues a window that the caller closed to be given back. Lock-free.
-    pub(super) fn retire(&self, id: Id, window: &Window) {
-        let mut head = self.retired.load(Relaxed);
-        loop {
-            window.link().store(head, Relaxed);
-            // Release: whoever takes the list sees its links.
-            match self.retired.cmpxchg(head, id, Release) {
-                Ok(_) => return,
-                Err(now) => head = now,
-            }
-        }
+    /// Removes a window that the caller closed from the index, and queues it for unmapping.
+    fn unmap_closed(&self, state: &mut Locked<H>, id: Id, window: &Window) {
+        self.index.remove(&mut state.index, id, window);
+        self.queue_unmap(state, id, window);
     }
+}
 
-    /// Gives back all windows that were queued before the call.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn unmap_retired(&self) {
-        loop {
-            let mut state = self.state.lock();
-            let state = &mut *state;
-            // Whoever took what we queued gave it back under the lock, or left it in `state`.
-            self.collect_retired(state);
-            if state.retired == NONE {
-                return;
-            }
-            self.unmap_retired_batch(state);
-        }
-    }
+/// Returns whether no mapping uses an open window.
+fn is_idle(window: &Window) -> bool {
+    window.state() == State::Live && window.users() == 0
+}
 
-    /// Moves what was queued without the lock to the list under it.
-    pub(super) fn collect_retired(&self, state: &mut Locked<H>) {
-        let mut id = self.retired.xchg(NONE, Acquire);
-        while let Some(window) = self.windows.get(id) {
-            let next = window.link().load(Relaxed);
-            self.unlink(state, id, window);
-            window.set_state(State::Retired);
-            window.link().store(state.retired, Relaxed);
-            state.retired = id;
-            id = next;
-        }
-    }
+/// Closes an idle window that was not used since this was last called for it. Returns whether the
+/// window is closed now, and so belongs to the caller.
+fn close_if_unused(window: &Window) -> bool {
+    is_idle(window) && !window.test_and_clear_used() && window.close()
+}
 
-    /// Gives back a batch of the retired windows.
-    pub(super) fn unmap_retired_batch(&self, state: &mut Locked<H>) {
-        while !state.unmap.is_full() {
-            let id = state.retired;
-            let Some(window) = self.windows.get(id) else {
-                break;
-            };
-            state.retired = window.link().load(Relaxed);
-            self.queue_unmap(state, id, window);
-        }
-        self.ring_unmap(state);
-    }
-
-    /// Adds a closed window to the batch of those to be given back.
-    pub(super) fn queue_unmap(&self, state: &mut Locked<H>, id: Id, window: &Window) {
-        window.set_state(State::Retired);
-        if let Some(span) = window.span() {
-            state.unmap.push(UnmapEntry {
-                span,
-                outcome: UnmapOutcome::Unknown,
-                id,
-            });
-        }
-    }
-
-    /// Rings for the batch of windows to be given back, and frees those that are gone.
-    pub(super) fn ring_unmap(&self, state: &mut Locked<H>) {
-        if state.unmap.is_empty() {
-            return;
-        }
-        state.counters.doorbells.inc();
-        state.host.unmap(state.unmap.filled_mut());
-        for index in 0..state.unmap.len {
-            let Some(entry) = state.unmap.get(index) else {
-                break;
-            };
-            let Some(window) = self.windows.get(entry.id) else {
-                continue;
-            };
-            let was_lost = window.state() == State::Lost;
-            let misplaced = state.misplaced.filter(|(id, _)| *id == entry.id);
-            if misplaced.is_some() {
-                state.misplaced = None;
-            }
-            let error = match entry.outcome {
-                UnmapOutcome::Unmapped => None,
-                UnmapOutcome::Refused => Some(HostError::Refused),
-                UnmapOutcome::Rejected(reject) => Some(HostError::Rejected(reject)),
-                UnmapOutcome::Unknown => Some(HostError::Silent),
-            };
-            let Some(error) = error else {
-                state.counters.windows_returned.inc();
-                if let Some(seen) = WindowInfo::new(window) {
-                    self.observer.returned(&seen);
-                }
-                if was_lost {
-                    state.counters.windows_recovered.inc();
-                }
-                self.discard(state, entry.id, window);
-                continue;
-            };
-            note(self, state, Command::Unmap, &entry.span, error);
-            // It may be mapped or not. Its key stays taken and its bytes count, so that neither
-            // the limits nor the uniqueness of keys depend on which.
-            if !was_lost {
-                state.counters.windows_lost.inc();
-                window.set_state(State::Lost);
-                if let Some((_, iova)) = misplaced {
-                    // Where something else is that stays noted.
-                    let _ = self.claim(state, entry.id, window, &entry.span, iova);
-                }
-            }
-            self.queue_recovery(state, entry.id, window, entry.outcome);
-        }
-        state.unmap.clear();
-    }
-
-    /// Gives back keys that an earlier kernel may have left, so that ours can have them.
-    pub(super) fn unmap_suspects(&self, state: &mut Locked<H>) {
-        for index in 0..state.suspects.len {
-            if let Some(span) = state.suspects.get(index) {
-                if self.key_is_free(state, span.start()) {
-                    state.unmap.push(UnmapEntry::new(span));
-                }
-            }
-        }
-        state.suspects.clear();
-        self.unmap_stale(state);
-    }
-
-    /// Rings for the batch of keys that are none of ours; what is unmapped by that was stale. Says
-    /// whether there is an answer for each.
-    pub(super) fn unmap_stale(&self, state: &mut Locked<H>) -> bool {
-        if state.unmap.is_empty() {
-            return true;
-        }
-        state.counters.doorbells.inc();
-        state.host.unmap(state.unmap.filled_mut());
-        let stale = state
-            .unmap
-            .filled()
-            .iter()
-            .filter(|entry| entry.outcome == UnmapOutcome::Unmapped)
-            .count();
-        // CAST: `usize` has at most 64 bits.
-        state.counters.windows_stale.add(stale as u64);
-        if stale != 0 {
-            self.suspect(state);
-        }
-        let is_answered = state.unmap.filled().iter().all(|entry| {
-            matches!(
-                entry.outcome,
-                UnmapOutcome::Unmapped | UnmapOutcome::Refused //
-            )
-        });
-        state.unmap.clear();
-        is_answered
-    }
-
-    pub(super) fn unmap_suspects_in_turn(&self, guard: Guard<'_, Locked<H>>) {
-        if guard.suspects.is_empty() {
-            return;
-        }
-        // One doorbell for each time that the lock is taken.
-        drop(guard);
-        self.unmap_suspects(&mut self.state.lock());
-    }
-
-    /// Takes out of use a window of which the host may have a mapping; it is given back later.
-    pub(super) fn quarantine(&self, state: &mut Locked<H>, id: Id, window: &Window) {
-        self.unlink(state, id, window);
-        window.set_state(State::Retired);
-        window.link().store(state.retired, Relaxed);
-        state.retired = id;
-    }
-
-    /// Gives back idle windows, as few as make a batch worth its doorbell; what was used lately
-    /// stays if there is anything else. Fails with `error` if nothing is idle, which takes several
-    /// rounds to find out if there are many; `scanned` counts for them.
-    pub(super) fn reclaim(
-        &self,
-        state: &mut Locked<H>,
-        scanned: &mut u32,
-        error: MapError,
-    ) -> RoundResult {
-        if !state.host.is_ready() {
-            // What is idle now still serves those who come for it.
-            return RoundResult::Failed(MapError::NoAnswer);
-        }
-        let last = state.free_windows.last_id();
-        let mut found: usize = 0;
-        // More than twice around finds no more.
-        let enough = last.saturating_mul(2).saturating_add(1);
-        for looked in 0..SCAN.min(enough) {
-            // Another time around would find what was used lately.
-            let around = looked.checked_rem(last) == Some(0);
-            if (found != 0 && around) || found >= RECLAIM || state.unmap.is_full() {
-                break;
-            }
-            *scanned = scanned.saturating_add(1);
-            state.hand = match state.hand.checked_add(1) {
-                Some(id) if id <= last => id,
-                _ => 1,
-            };
-            let id = state.hand;
-            let Some(window) = self.windows.get(id) else {
-                continue;
-            };
-            if window.state() != State::Live || window.users() != 0 {
-                continue;
-            }
-            if window.test_and_clear_used() || !window.close() {
-                continue;
-            }
-            self.unlink(state, id, window);
-            self.queue_unmap(state, id, window);
-            state.counters.windows_reclaimed.inc();
-            found = found.saturating_add(1);
-        }
-        // Once around finds what was not used since the last time, once more finds all.
-        if found == 0 && *scanned > last.saturating_mul(2) {
-            return RoundResult::Failed(error);
-        }
-        if found != 0 {
-            *scanned = 0;
-        }
-        self.ring_unmap(state);
-        RoundResult::Again
-    }
-
-    /// Gives back what is idle, for a call that cannot have all that it needs otherwise.
-    pub(super) fn reclaim_all_idle(&self) {
-        let mut scanned = 0;
-        for _ in 0..MAX_ROUNDS {
-            let mut state = self.state.lock();
-            // The error is nobody's.
-            if let RoundResult::Failed(_) =
-                self.reclaim(&mut state, &mut scanned, MapError::Refused)
-            {
-                return;
-            }
-        }
-    }
+/// Returns whether `window` covers some of `span`.
+fn overlaps(window: &Window, span: &GpaSpan) -> bool {
+    window.span().is_some_and(|all| all.overlaps(span))
 }

@@ -91,7 +91,7 @@ impl<H> Locked<H> {
         let lost = self.counters.windows_lost.get();
         let lost = lost.saturating_sub(self.counters.windows_recovered.get());
         // CAST: `usize` has at most 64 bits.
-        lost.div_ceil(self.unmap.entries.len().max(1) as u64)
+        lost.div_ceil(self.unmap.capacity().max(1) as u64)
     }
 }
 
@@ -172,7 +172,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
         let any = !state.unmap.is_empty();
         self.count_asked(state, state.unmap.len);
-        self.ring_unmap(state);
+        self.submit_unmap(state);
         any
     }
 
@@ -199,7 +199,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let Some(entry) = state.map.get(index) else {
                 break;
             };
-            let Some(window) = self.windows.get(entry.id) else {
+            let Some(window) = self.index.window(entry.id) else {
                 continue;
             };
             match entry.outcome {
@@ -222,7 +222,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     fn push_back(&self, queue: &mut Queue, id: Id, window: &Window) {
         window.link().store(NONE, Relaxed);
-        match self.windows.get(queue.last) {
+        match self.index.window(queue.last) {
             Some(last) => last.link().store(id, Relaxed),
             None => queue.first = id,
         }
@@ -239,7 +239,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     fn pop(&self, queue: &mut Queue) -> Option<(Id, &Window)> {
         let id = queue.first;
-        let window = self.windows.get(id)?;
+        let window = self.index.window(id)?;
         queue.first = window.link().load(Relaxed);
         if queue.first == NONE {
             queue.last = NONE;

@@ -13,7 +13,8 @@ use super::{
     Host,
     Locked,
     Observer,
-    UnmapEntry, //
+    UnmapEntry,
+    UnmapOutcome, //
 };
 use crate::addr::{
     Address,
@@ -22,6 +23,7 @@ use crate::addr::{
     PAGE, //
 };
 use crate::engine::policy::Policy;
+use crate::sys::Guard;
 
 /// How often a batch is sent again that was not answered. A host that never answers for a key must
 /// not keep the search from the others.
@@ -47,6 +49,56 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if state.search == StaleScan::Unneeded {
             state.search = StaleScan::Granules(0);
         }
+    }
+
+    /// Unmaps the keys that the host refused, as an earlier kernel may have left them.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn unmap_suspects(&self, state: &mut Locked<H>) {
+        for index in 0..state.suspects.len {
+            if let Some(span) = state.suspects.get(index) {
+                if self.index.key_is_free(&state.index, span.start()) {
+                    state.unmap.push(UnmapEntry::new(span));
+                }
+            }
+        }
+        state.suspects.clear();
+        self.unmap_stale(state);
+    }
+
+    /// Drops the lock, and unmaps the suspects of its time, if there are any, with another hold of
+    /// the lock: each hold submits one batch at most.
+    pub(super) fn unmap_suspects_in_turn(&self, guard: Guard<'_, Locked<H>>) {
+        if guard.suspects.is_empty() {
+            return;
+        }
+        drop(guard);
+        self.unmap_suspects(&mut self.state.lock());
+    }
+
+    /// Submits a batch of keys that no window has. Those that are unmapped by that were stale.
+    /// Returns whether the host replied for each.
+    fn unmap_stale(&self, state: &mut Locked<H>) -> bool {
+        if state.unmap.is_empty() {
+            return true;
+        }
+        state.counters.doorbells.inc();
+        state.host.unmap(state.unmap.filled_mut());
+        let unmapped = |entry: &&UnmapEntry| entry.outcome == UnmapOutcome::Unmapped;
+        let stale = state.unmap.filled().iter().filter(unmapped).count();
+        // CAST: `usize` has at most 64 bits.
+        state.counters.windows_stale.add(stale as u64);
+        if stale != 0 {
+            self.suspect(state);
+        }
+        let is_answered = state.unmap.filled().iter().all(|entry| {
+            matches!(
+                entry.outcome,
+                UnmapOutcome::Unmapped | UnmapOutcome::Refused //
+            )
+        });
+        state.unmap.clear();
+        is_answered
     }
 
     /// Gives back a batch of what an earlier kernel may have left, if there is a sign that it did.
@@ -79,7 +131,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let start = span.start();
             // Granules had their turn.
             let is_new = size == GRANULE || start.raw() & GRANULE.wrapping_sub(1) != 0;
-            if is_new && self.key_is_free(state, start) {
+            if is_new && self.index.key_is_free(&state.index, start) {
                 state.unmap.push(UnmapEntry::new(span));
             }
         }

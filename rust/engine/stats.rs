@@ -328,12 +328,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let mut id = from.max(1);
         loop {
             let state = self.state.lock();
-            let last = state.free_windows.last_id();
+            let last = state.index.last_id();
             for _ in 0..SCAN {
                 if id > last {
                     return None;
                 }
-                if let Some(info) = self.windows.get(id).and_then(WindowInfo::new) {
+                if let Some(info) = self.index.window(id).and_then(WindowInfo::new) {
                     return Some((id, info));
                 }
                 id = id.checked_add(1)?;

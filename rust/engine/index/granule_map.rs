@@ -17,6 +17,7 @@ use crate::engine::index::arena::{
     FreeList,
     Id,
     Linked,
+    Segment,
     NONE, //
 };
 use crate::sys::{
@@ -71,7 +72,13 @@ impl Linked for Chunk {
 }
 
 /// Where the chunks of several maps come from.
-pub(crate) type Chunks = Arena<Chunk, 15>;
+pub(crate) type Chunks = Arena<Chunk, SEGMENT>;
+
+/// Chunks that are allocated but not part of [`Chunks`].
+pub(crate) type ChunkSegment = Segment<Chunk, SEGMENT>;
+
+/// Chunks of a segment, which fit a page.
+const SEGMENT: usize = 15;
 
 /// See the module's documentation.
 pub(crate) struct GranuleMap {

@@ -14,7 +14,7 @@ use crate::engine::index::granule_map::{
     Chunks,
     GranuleMap, //
 };
-use crate::engine::policy::Ram;
+use crate::engine::ram::Ram;
 use crate::sys::{
     Acquire,
     Alloc,

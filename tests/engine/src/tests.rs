@@ -9,6 +9,7 @@ mod doorbells;
 mod drive;
 mod errors;
 mod host;
+mod index;
 mod keys;
 mod maps;
 mod memory;

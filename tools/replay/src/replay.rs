@@ -17,16 +17,16 @@ use crate::engine::{
     Request,
     Snapshot, //
 };
-use crate::host::{
-    Addresses,
-    Obliging, //
-};
 use crate::engine::policy::{
     Adaptive,
     Policy,
     Proposal,
-    Ram,
     View, //
+};
+use crate::engine::ram::Ram;
+use crate::host::{
+    Addresses,
+    Obliging, //
 };
 use crate::sys::{
     Alloc,

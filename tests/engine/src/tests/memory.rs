@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     addr::Address,
-    engine::policy::Ram,
+    engine::ram::Ram,
     sys::{
         Alloc,
         BoxedSlice, //

@@ -17,9 +17,9 @@ use crate::{
             smallest,
             Adaptive,
             Policy,
-            Ram,
             View, //
         },
+        ram::Ram, //
     },
     sys::{
         Alloc,

@@ -36,9 +36,9 @@ use crate::{
         Adaptive,
         Policy,
         Proposal,
-        Ram,
         View as Surroundings, //
     },
+    engine::ram::Ram,
     sys::{
         Alloc,
         BoxedSlice, //

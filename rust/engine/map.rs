@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping by what is mapped already: by the static map of all RAM, or by an existing window.
+//!
+//! Nothing here takes the engine lock, except after a failure. A request that no window serves goes
+//! to `miss.rs`.
+
+use super::index::arena::Id;
+use super::window::Take;
+use super::{
+    Engine,
+    Host,
+    Locked,
+    MapError,
+    MapPath,
+    Observer,
+    WindowInfo, //
+};
+use crate::addr::{
+    Address,
+    GpaSpan,
+    Iova,
+    IovaSpan, //
+};
+use crate::engine::policy::Policy;
+use core::cell::Cell;
+
+/// A range to map, with a place for its address.
+pub(crate) trait Request {
+    /// Returns the guest memory; [`None`] if it is empty or wraps around.
+    fn span(&self) -> Option<GpaSpan>;
+
+    /// Returns the address where it is mapped; [`None`] if it is not mapped.
+    fn iova(&self) -> Option<Iova>;
+
+    /// Returns all addresses where it is mapped.
+    fn mapped(&self) -> Option<IovaSpan> {
+        IovaSpan::new(self.iova()?, self.span()?.len())
+    }
+
+    /// Records the address where it is mapped, or that it is not mapped.
+    fn set_iova(&self, iova: Option<Iova>);
+}
+
+/// A single request.
+struct Single {
+    span: GpaSpan,
+    iova: Cell<Option<Iova>>,
+}
+
+impl Request for Single {
+    fn span(&self) -> Option<GpaSpan> {
+        Some(self.span)
+    }
+
+    fn iova(&self) -> Option<Iova> {
+        self.iova.get()
+    }
+
+    fn set_iova(&self, iova: Option<Iova>) {
+        self.iova.set(iova);
+    }
+}
+
+/// Returns whether a device that reaches addresses up to `dma_limit` can use all of `span` at
+/// `iova`.
+#[inline]
+pub(super) fn reachable(iova: Iova, span: &GpaSpan, dma_limit: u64) -> bool {
+    // No window's addresses wrap around.
+    iova.raw().wrapping_add(span.len().wrapping_sub(1)) <= dma_limit
+}
+
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
+    /// Maps `span` if that takes no more than an addition: all of RAM is mapped, and the device
+    /// reaches the address. Such a mapping need not be unmapped.
+    ///
+    /// Context: any.
+    #[inline(always)]
+    pub(crate) fn map_at_once(&self, span: &GpaSpan, dma_limit: u64) -> Option<Iova> {
+        self.static_iova(span)
+            .filter(|iova| reachable(*iova, span, dma_limit))
+    }
+
+    /// Maps `span` if the first look-up finds a window that serves it, as most do; otherwise
+    /// [`Self::map`] is to be called. Small, so that its callers are.
+    ///
+    /// Context: any.
+    #[inline(always)]
+    pub(crate) fn map_hit(&self, span: &GpaSpan, dma_limit: u64) -> Option<Iova> {
+        let id = self.index.at_gpa(span.first_granule());
+        let window = self.index.window(id)?;
+        if !window.hold() {
+            return None;
+        }
+        match window.iova_of(span) {
+            Some(iova) if reachable(iova, span, dma_limit) => Some(iova),
+            found => self.undo_hit(id, *span, found),
+        }
+    }
+
+    /// Drops the reference that [`Self::map_hit`] took to a window that does not serve `span`, or
+    /// serves it at an address that the device does not reach: at `found`.
+    #[cold]
+    #[inline(never)]
+    fn undo_hit(&self, id: Id, span: GpaSpan, found: Option<Iova>) -> Option<Iova> {
+        match (found, self.index.window(id)) {
+            (Some(iova), _) => self.undo(iova, span.len()),
+            (None, Some(window)) => {
+                if window.put_mismatched(self.strict) == Take::Closed {
+                    self.retire_and_flush(id, window);
+                }
+            }
+            (None, None) => {}
+        }
+        None
+    }
+
+    /// Maps `span` for a device that reaches addresses up to `dma_limit`.
+    ///
+    /// Context: any.
+    pub(crate) fn map(&self, span: GpaSpan, dma_limit: u64) -> Result<Iova, MapError> {
+        match self.hit(&span) {
+            Some(iova) if reachable(iova, &span, dma_limit) => Ok(iova),
+            Some(iova) => {
+                self.undo(iova, span.len());
+                Err(MapError::Unreachable(iova))
+            }
+            None => self.map_single(span, dma_limit),
+        }
+    }
+
+    /// Unmaps a mapping that was just made, and that the device driver does not get.
+    #[cold]
+    fn undo(&self, iova: Iova, len: u64) {
+        if IovaSpan::new(iova, len).is_some_and(|span| self.is_whole(&span)) {
+            return;
+        }
+        self.state.lock().counters.undone.inc();
+        // It was just mapped, so the reference is held.
+        let _ = self.unmap(iova, len);
+    }
+
+    /// Maps `span`, which no window serves.
+    #[cold]
+    #[inline(never)]
+    fn map_single(&self, span: GpaSpan, dma_limit: u64) -> Result<Iova, MapError> {
+        let single = Single {
+            span,
+            iova: Cell::new(None),
+        };
+        self.map_all(core::iter::once(&single), dma_limit)?;
+        single.iova.get().ok_or(MapError::Refused)
+    }
+
+    /// Maps all of `requests`, or none of them. Those that no window serves go to the host
+    /// together.
+    ///
+    /// Context: any.
+    pub(crate) fn map_all<'a, R, I>(&self, requests: I, dma_limit: u64) -> Result<(), MapError>
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
+        let mut missing = false;
+        let mut result = Ok(());
+        for request in requests.clone() {
+            // The place of the address may hold anything before the call.
+            request.set_iova(None);
+            if result.is_err() {
+                continue;
+            }
+            let Some(span) = request.span() else {
+                result = Err(MapError::Invalid);
+                continue;
+            };
+            match self.hit(&span) {
+                Some(iova) => {
+                    request.set_iova(Some(iova));
+                    if !reachable(iova, &span, dma_limit) {
+                        result = Err(MapError::Unreachable(iova));
+                    }
+                }
+                None => missing = true,
+            }
+        }
+        if result.is_ok() && missing {
+            result = self.map_missing(requests.clone(), dma_limit);
+        }
+        if result.is_err() {
+            self.release_partial(requests);
+        }
+        result
+    }
+
+    /// Unmaps what a failed call has mapped so far.
+    pub(super) fn release_partial<'a, R, I>(&self, requests: I)
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
+        let mapped = requests.clone().filter_map(Request::mapped);
+        // CAST: `usize` has at most 64 bits.
+        let undone = mapped.filter(|span| !self.is_whole(span)).count() as u64;
+        if undone != 0 {
+            self.state.lock().counters.undone.add(undone);
+        }
+        // These were just mapped, so the references are held.
+        let _ = self.unmap_all(requests.clone());
+        for request in requests {
+            request.set_iova(None);
+        }
+    }
+
+    /// Returns the way in which `span` would be mapped now, which may change at any time.
+    ///
+    /// Context: any.
+    pub(crate) fn source(&self, span: &GpaSpan) -> MapPath {
+        let granule = span.first_granule();
+        let covers = |id| {
+            self.index
+                .window(id)
+                .is_some_and(|window| window.covers(span))
+        };
+        if self.static_iova(span).is_some() {
+            MapPath::WholeRam
+        } else if covers(self.index.at_gpa(granule)) || covers(self.index.at_start(granule)) {
+            MapPath::Window
+        } else {
+            MapPath::Host
+        }
+    }
+
+    /// Takes a reference to a window that covers `span`. Lock-free; may miss a window.
+    #[inline(always)]
+    fn hit(&self, span: &GpaSpan) -> Option<Iova> {
+        if let Some(iova) = self.static_iova(span) {
+            return Some(iova);
+        }
+        let id = self.index.at_gpa(span.first_granule());
+        match self.take(id, span) {
+            Take::Hit(iova, false) => Some(iova),
+            Take::Hit(iova, true) => Some(self.reused(id, iova)),
+            take => self.hit_by_start(span, take),
+        }
+    }
+
+    /// Takes a reference as [`Self::hit`], after the first look-up resulted in `take`.
+    #[inline(never)]
+    fn hit_by_start(&self, span: &GpaSpan, take: Take) -> Option<Iova> {
+        if take == Take::Closed {
+            self.unmap_retired();
+        }
+        let id = self.index.at_start(span.first_granule());
+        match self.take(id, span) {
+            Take::Hit(iova, false) => Some(iova),
+            Take::Hit(iova, true) => Some(self.reused(id, iova)),
+            Take::Miss => None,
+            Take::Closed => {
+                self.unmap_retired();
+                None
+            }
+        }
+    }
+
+    /// Takes a reference as [`Self::hit`], but misses no window.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn hit_locked(&self, state: &Locked<H>, span: &GpaSpan) -> Option<Iova> {
+        if let Some(iova) = self.static_iova(span) {
+            return Some(iova);
+        }
+        self.index
+            .candidates(&state.index, span)
+            .iter()
+            .find_map(|id| match self.take(*id, span) {
+                Take::Hit(iova, false) => Some(iova),
+                Take::Hit(iova, true) => Some(self.reused(*id, iova)),
+                // A window that was closed is in the queue, which lock holders empty.
+                Take::Miss | Take::Closed => None,
+            })
+    }
+
+    /// Takes a reference to the window `id` if it covers `span`. A window that this closes is
+    /// retired.
+    #[inline(always)]
+    fn take(&self, id: Id, span: &GpaSpan) -> Take {
+        let Some(window) = self.index.window(id) else {
+            return Take::Miss;
+        };
+        let take = window.take(span, self.strict);
+        if take == Take::Closed {
+            self.retire(id, window);
+        }
+        take
+    }
+
+    /// Reports that the window `id`, to which the caller has a reference, is in use again. Returns
+    /// `iova`.
+    #[inline(never)]
+    fn reused(&self, id: Id, iova: Iova) -> Iova {
+        if let Some(info) = self.index.window(id).and_then(WindowInfo::new) {
+            self.observer.reused(&info);
+        }
+        iova
+    }
+
+    /// Returns the address of `span` if all of RAM is mapped.
+    #[inline(always)]
+    fn static_iova(&self, span: &GpaSpan) -> Option<Iova> {
+        self.static_map.as_ref()?.iova_of(span)
+    }
+}
