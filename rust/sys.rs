@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the engine needs of the kernel: memory, atomics and a lock.
+//! The engine's platform: memory, atomics and a lock.
 //!
-//! The engine's files use nothing else of the kernel, so that user-space tests can give them the
-//! same interface on top of the standard library.
+//! The engine's files use nothing else of the kernel, so that user-space tests can replace this
+//! file by one with the same interface on top of the standard library.
 
-use crate::{
-    abstractions::raw_spinlock::{
-        RawSpinlock, //
-        RawSpinlockGuard,
-    }, //
-    bindings,
+use crate::abstractions::raw_spinlock::{
+    RawSpinlock,
+    RawSpinlockGuard, //
 };
+use crate::bindings;
 use core::ptr;
 use kernel::{
     c_str,
@@ -34,15 +32,15 @@ pub(crate) use kernel::{
     },
 };
 
-/// The kernel crate's atomic, with loads that are no function calls.
+/// The kernel crate's atomic, with loads that are inlined.
 ///
 /// Without `CONFIG_RUST_INLINE_HELPERS` every operation of the kernel crate's `Atomic` calls a
 /// helper. A look-up loads a dozen words, and the calls would be most of what it costs.
 pub(crate) struct Atomic<T: AtomicType>(KernelAtomic<T>);
 
-/// The orderings that a load can have.
+/// An ordering that a load can have.
 pub(crate) trait LoadOrdering: AcquireOrRelaxed {
-    /// Whether what comes after the load stays after it.
+    /// True if the load orders the accesses that follow it.
     const ACQUIRE: bool;
 }
 
@@ -55,7 +53,7 @@ impl LoadOrdering for Acquire {
 }
 
 impl<T: AtomicType> Atomic<T> {
-    /// An atomic with the value `value`.
+    /// Creates an atomic with the value `value`.
     pub(crate) const fn new(value: T) -> Self {
         Self(KernelAtomic::new(value))
     }
@@ -67,7 +65,7 @@ impl<T: AtomicType> Atomic<T> {
         // memory model a volatile load of a word is a relaxed atomic load, READ_ONCE().
         let value = unsafe { self.0.as_ptr().read_volatile() };
         if O::ACQUIRE {
-            // `smp_load_acquire()` is such a load, and this.
+            // `smp_load_acquire()` is such a load followed by this barrier.
             load_barrier();
         }
         value
@@ -83,16 +81,16 @@ impl<T: AtomicType> core::ops::Deref for Atomic<T> {
     }
 }
 
-/// Keeps all loads before it apart from all accesses after it.
+/// Orders all loads before it against all accesses after it.
 #[inline(always)]
 fn load_barrier() {
-    // SAFETY: The barrier has no operands. As it may access memory for all that the compiler knows,
-    // the compiler keeps accesses apart, too.
+    // SAFETY: The barrier has no operands. The compiler must assume that it accesses memory, so it
+    // does not move accesses across it either.
     #[cfg(CONFIG_ARM64)]
     unsafe {
         core::arch::asm!("dmb ishld", options(nostack, preserves_flags))
     };
-    // The processor keeps loads apart from what comes after them.
+    // An x86 processor does not reorder loads with later accesses; this stops the compiler.
     //
     // SAFETY: There are no instructions.
     #[cfg(CONFIG_X86_64)]
@@ -103,47 +101,51 @@ fn load_barrier() {
     kernel::sync::barrier::smp_mb();
 }
 
-/// A place for an array of `N` elements that is set once, and then found by one load.
+/// An array of `N` elements that is set once and then found by one load.
 ///
 /// # Invariants
 ///
-/// The pointer is null, or that of the `N` elements of a [`BoxedSlice`] of just that length and capacity,
-/// which belongs to this and does not change any more.
+/// The pointer is null, or that of the `N` elements of a [`BoxedSlice`] of exactly that length and
+/// capacity, which this object owns and whose pointer does not change any more.
 pub(crate) struct OnceArray<T, const N: usize>(Atomic<*mut T>);
 
-// SAFETY: It owns the elements.
+// SAFETY: The object owns the elements, which are `Send`.
 unsafe impl<T: Send, const N: usize> Send for OnceArray<T, N> {}
 
-// SAFETY: The elements are shared once they are there, and may be dropped by another thread than
-// the one that put them there.
+// SAFETY: The elements are shared once they are set, and may be dropped by another thread than the
+// one that set them; they are `Sync` and `Send`.
 unsafe impl<T: Send + Sync, const N: usize> Sync for OnceArray<T, N> {}
 
 impl<T, const N: usize> OnceArray<T, N> {
-    /// No array yet.
+    /// Creates the object without an array.
     pub(crate) const fn new() -> Self {
         // INVARIANT: The pointer is null.
         Self(Atomic::new(ptr::null_mut()))
     }
 
-    /// The array, if it is set. Any context.
+    /// Returns the array, if it is set.
+    ///
+    /// Context: any.
     #[inline(always)]
     pub(crate) fn as_ref(&self) -> Option<&[T; N]> {
-        // SAFETY: By the type invariants this is null or an array that lives as long as this.
+        // SAFETY: By the type invariants this is null or an array that lives as long as `self`.
         unsafe { self.0.load(Acquire).cast::<[T; N]>().as_ref() }
     }
 
-    /// Sets the array, unless there is one or `slab` has another length: then that is given back.
-    /// Any context.
-    pub(crate) fn populate(&self, slab: BoxedSlice<T>) -> Result<(), BoxedSlice<T>> {
-        if slab.len() != N || slab.0.capacity() != N {
-            return Err(slab);
+    /// Sets the array. Fails with `slice` if the array is set already, or if `slice` has another
+    /// length.
+    ///
+    /// Context: any.
+    pub(crate) fn populate(&self, slice: BoxedSlice<T>) -> Result<(), BoxedSlice<T>> {
+        if slice.len() != N || slice.0.capacity() != N {
+            return Err(slice);
         }
-        let (elements, length, capacity) = slab.0.into_raw_parts();
-        // INVARIANT: The length and the capacity were just checked. Release: whoever finds the
-        // array finds it as it was made.
+        let (elements, length, capacity) = slice.0.into_raw_parts();
+        // INVARIANT: The length and the capacity were just checked. Release: a reader that finds
+        // the array finds its elements initialised.
         match self.0.cmpxchg(ptr::null_mut(), elements, Release) {
             Ok(_) => Ok(()),
-            // SAFETY: These are the parts of a vector that nobody else knows of.
+            // SAFETY: These are the parts of a vector, and the exchange did not publish them.
             Err(_) => Err(BoxedSlice(unsafe {
                 KVVec::from_raw_parts(elements, length, capacity)
             })),
@@ -155,28 +157,30 @@ impl<T, const N: usize> Drop for OnceArray<T, N> {
     fn drop(&mut self) {
         let elements = self.0.load(Relaxed);
         if !elements.is_null() {
-            // SAFETY: By the type invariants these were the parts of a vector, and nobody uses them
-            // any more.
+            // SAFETY: By the type invariants these were the parts of a vector, which `self` owns;
+            // with `&mut self` there are no references to its elements.
             drop(unsafe { KVVec::from_raw_parts(elements, N, N) });
         }
     }
 }
 
-/// Whether an allocation may sleep.
+/// The context of an allocation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Alloc {
-    /// It may.
+    /// A context that may sleep.
     Sleep,
-    /// It may not: any context.
+    /// Any context; the allocation does not sleep.
     Atomic,
 }
 
-/// A slice of fixed length on the heap. To be dropped where sleeping is allowed.
+/// A slice of fixed length on the heap. To be dropped in a context that may sleep.
 pub(crate) struct BoxedSlice<T>(KVVec<T>);
 
 impl<T> BoxedSlice<T> {
-    /// A slice of `len` elements, each made from its index. There is no memory for one where the
-    /// kernel may not allocate at all, as with interrupts off on PREEMPT_RT.
+    /// Creates a slice of `len` elements, each made from its index. Always fails where the kernel
+    /// may not allocate at all, as with interrupts off on PREEMPT_RT.
+    ///
+    /// Context: as `alloc` tells.
     pub(crate) fn new(
         len: usize,
         alloc: Alloc,
@@ -184,29 +188,33 @@ impl<T> BoxedSlice<T> {
     ) -> Result<Self, AllocError> {
         let flags = match alloc {
             Alloc::Sleep => GFP_KERNEL,
-            // The caller has a way to go on without; a message would only add to the trouble.
-            // SAFETY: It looks at the context only.
+            // The caller copes with a failure, so the allocator need not warn about it.
+            //
+            // SAFETY: The helper only reads the context that it is called in.
             Alloc::Atomic if unsafe { bindings::apple_dma_helper_may_allocate() } => {
                 GFP_ATOMIC | __GFP_NOWARN
             }
             Alloc::Atomic => return Err(AllocError),
         };
-        let mut slab = KVVec::with_capacity(len, flags)?;
+        let mut slice = KVVec::with_capacity(len, flags)?;
         for index in 0..len {
-            slab.push_within_capacity(make(index))
+            slice
+                .push_within_capacity(make(index))
                 .map_err(|_| AllocError)?;
         }
-        Ok(Self(slab))
+        Ok(Self(slice))
     }
 
-    /// A copy of `elements`. May sleep.
+    /// Creates a copy of `elements`.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn copy_of(elements: &[T]) -> Result<Self, AllocError>
     where
         T: Copy,
     {
-        let mut slab = KVVec::with_capacity(elements.len(), GFP_KERNEL)?;
-        slab.extend_from_slice(elements, GFP_KERNEL)?;
-        Ok(Self(slab))
+        let mut slice = KVVec::with_capacity(elements.len(), GFP_KERNEL)?;
+        slice.extend_from_slice(elements, GFP_KERNEL)?;
+        Ok(Self(slice))
     }
 }
 
@@ -226,15 +234,17 @@ impl<T> core::ops::DerefMut for BoxedSlice<T> {
     }
 }
 
-/// The lock of the slow path: a [`RawSpinlock`] at a place of its own, so that what contains it need
-/// not be pinned.
+/// The lock of the slow path: a [`RawSpinlock`] in an allocation of its own, so that the object
+/// that contains it need not be pinned.
 pub(crate) struct Lock<T>(Pin<KBox<RawSpinlock<T>>>);
 
-/// Holds a [`Lock`].
+/// A guard that holds a [`Lock`].
 pub(crate) type Guard<'a, T> = RawSpinlockGuard<'a, T>;
 
 impl<T> Lock<T> {
-    /// A lock that protects `value`. May sleep.
+    /// Creates a lock that protects `value`.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn new(value: T) -> Result<Self, AllocError> {
         let lock = RawSpinlock::new(value, c_str!("apple_dma_pci"), static_lock_class!());
         KBox::pin_init(lock, GFP_KERNEL)
@@ -242,12 +252,16 @@ impl<T> Lock<T> {
             .map_err(|_| AllocError)
     }
 
-    /// Takes the lock if nobody has it. Any context.
+    /// Takes the lock, unless it is held.
+    ///
+    /// Context: any.
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
         self.0.try_lock()
     }
 
-    /// Takes the lock. Any context.
+    /// Takes the lock.
+    ///
+    /// Context: any.
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         self.0.lock()
     }

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! DMA addresses of large buffers that are congruent to the memory's addresses.
+//! Alignment of the IOVAs of large buffers: IOVAs that are congruent to the guest address modulo
+//! the page size.
 //!
-//! Some drivers take it that a 64 KiB or a 2 MiB page has a DMA address that is a multiple of its
-//! size; NVIDIA's asserts it. The DART knows granules only, and puts a mapping where it likes. But
-//! where the mapping begins and ends is ours to choose: if it begins some granules before the
-//! buffer, the buffer's address in it moves up by as much; and if the host fills free ranges from
-//! above, it moves down by what the mapping is longer behind the buffer. So a mapping that came out
-//! wrong is given back and asked for again, longer by what is missing. That works where the host
-//! puts the second one where it had the first, as a first-fit allocator does, and by luck
-//! elsewhere. It is tried a few times, and only while all that is mapped to this end is a small
-//! part of the limit.
+//! Some drivers assume that a 64 KiB or a 2 MiB page has a DMA address that is a multiple of its
+//! size; NVIDIA's driver asserts it. The DART works in granules only, and the host chooses the IOVA
+//! of a mapping. But the engine chooses where a mapping begins and ends: if it begins some granules
+//! before the buffer, the buffer's IOVA in it moves up by as much; and if the host fills free
+//! ranges from the top, the buffer's IOVA moves down by what the mapping extends behind the buffer.
+//! So a misaligned mapping is unmapped and requested again, extended by what is missing. That works
+//! if the host puts the second mapping where the first was, as a first-fit allocator does, and by
+//! chance otherwise. It is tried a few times, and only while all padding, the bytes that are mapped
+//! for no other purpose, is a small part of the limit.
+//!
+//! This file only computes; `miss.rs` makes the requests.
 
 use super::Request;
 use crate::addr::{
@@ -21,62 +24,67 @@ use crate::addr::{
     GRANULE, //
 };
 
-/// The pages that drivers have expectations of, in bytes, the larger one first.
+/// Page sizes whose alignment drivers rely on, in bytes, the larger one first.
 const PAGES: [u64; 2] = [2 << 20, 64 << 10];
 
-/// How often a mapping is asked for at most, the first time included.
+/// Most requests for one mapping, including the first.
 const TRIES: u32 = 4;
 
-/// What part of the limit may be mapped for nothing but this: less than what a driver would miss.
-const PART: u64 = 256;
+/// Fraction of the limit that may be padding, as a divisor: too little to be missed by drivers.
+const PADDING_DIVISOR: u64 = 256;
 
-/// The largest page that `span` could be made of: its address should be congruent modulo that.
+/// Returns the size of the largest page that `span` could be made of; its IOVA should be congruent
+/// to its guest address modulo that.
 pub(super) fn modulus(span: &GpaSpan) -> Option<u64> {
     PAGES
         .into_iter()
         .find(|page| span.len() >= *page && span.start().raw() & page.wrapping_sub(1) == 0)
 }
 
-/// The smallest page that matters.
+/// Returns the smallest page size that matters.
 fn small_page() -> u64 {
     PAGES.into_iter().min().unwrap_or(GRANULE)
 }
 
-/// How far the base of a mapping of `gpa` should have been further down for it to get an address
-/// that is congruent, if it was mapped at `iova`; in bytes, whole granules.
-fn miss(gpa: Gpa, iova: Iova, modulus: u64) -> u64 {
+/// Returns the misalignment of `iova` relative to `gpa` modulo `modulus`: the bytes, in whole
+/// granules, by which the mapping should have begun earlier in guest memory.
+fn misalignment(gpa: Gpa, iova: Iova, modulus: u64) -> u64 {
     gpa.raw().wrapping_sub(iova.raw()) & modulus.wrapping_sub(1) & !(GRANULE.wrapping_sub(1))
 }
 
-/// Whether a buffer at `gpa` that is mapped at `iova` has the address that it should.
+/// Returns whether a buffer at `gpa` that is mapped at `iova` is aligned as it should be.
 pub(super) fn is_congruent(gpa: Gpa, iova: Iova, modulus: u64) -> bool {
-    miss(gpa, iova, modulus) == 0
+    misalignment(gpa, iova, modulus) == 0
 }
 
-/// Which end of a free range the host puts a mapping at, and so which end of ours moves it.
+/// The end of a free range at which the host allocates IOVAs, which decides the end at which a
+/// mapping is extended to move the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AllocOrder {
-    /// The low end: a mapping stays where it was if it gets longer, and more in front of a buffer
-    /// moves the buffer up.
+    /// The low end: a longer mapping begins where the shorter one did, and padding in front of a
+    /// buffer moves the buffer up.
     BottomUp,
-    /// The high end: a mapping moves down by what it gets longer, and more behind a buffer moves
-    /// the buffer down.
+    /// The high end: a longer mapping begins lower by the difference, and padding behind a buffer
+    /// moves the buffer down.
     TopDown,
 }
 
-/// What one call aims at.
+/// The alignment that one call tries to get, and the state of its tries.
 #[derive(Clone, Copy)]
 pub(super) struct AlignTarget {
     modulus: u64,
-    fill: AllocOrder,
+    /// The order of allocation that the next try assumes.
+    order: AllocOrder,
+    /// Padding of the next try, in bytes.
     extra: u64,
+    /// Number of tries that the host mapped.
     tries: u32,
-    /// Where the last try was mapped, and how much longer it was than it had to be.
+    /// The IOVA of the last try and its padding in bytes.
     last: Option<(Iova, u64)>,
 }
 
 impl AlignTarget {
-    /// The aim for `requests`: none if they are more than one, or not large.
+    /// Creates the target of a call for `requests`; [`None`] for more than one, or one not large.
     pub(super) fn new<'a, R, I>(mut requests: I) -> Option<Self>
     where
         R: Request + 'a,
@@ -85,18 +93,19 @@ impl AlignTarget {
         let modulus = modulus(&requests.next()?.span()?)?;
         requests.next().is_none().then_some(Self {
             modulus,
-            fill: AllocOrder::BottomUp,
+            order: AllocOrder::BottomUp,
             extra: 0,
             tries: 0,
             last: None,
         })
     }
 
-    /// How many bytes are to be mapped beyond `span`, and what to map then. All of the call's tries
-    /// are made from the same span, or from one that is congruent to it.
+    /// Returns the padding for `span` in bytes, and `span` with that padding; [`None`] for the
+    /// latter if it would wrap around. All tries of a call are made from the same span, or from one
+    /// that is congruent to it.
     pub(super) fn extend(&self, span: &GpaSpan) -> (u64, Option<GpaSpan>) {
         let (start, end) = (span.start().raw(), span.end());
-        let (start, end) = match self.fill {
+        let (start, end) = match self.order {
             AllocOrder::BottomUp => (start.checked_sub(self.extra), Some(end)),
             AllocOrder::TopDown => (Some(start), end.checked_add(self.extra)),
         };
@@ -106,20 +115,21 @@ impl AlignTarget {
         (self.extra, span)
     }
 
-    /// Whether what [`Self::extend`] says may be mapped to no other end if there are `padding` such
-    /// bytes. Large pages get half of what there may be, as they would soon have it all.
+    /// Returns whether the padding budget still has room for the extension proposed by
+    /// [`Self::extend`]. `padding` is the number of bytes of padding that are mapped already. Large
+    /// pages may use only half of the budget, as they would soon exhaust it.
     pub(super) fn within_budget(&self, padding: u64, max_bytes: u64) -> bool {
-        let part = if self.modulus > small_page() {
-            PART.saturating_mul(2)
+        let divisor = if self.modulus > small_page() {
+            PADDING_DIVISOR.saturating_mul(2)
         } else {
-            PART
+            PADDING_DIVISOR
         };
-        let most = max_bytes.checked_div(part).unwrap_or(0);
-        padding.saturating_add(self.extra) <= most
+        let budget = max_bytes.checked_div(divisor).unwrap_or(0);
+        padding.saturating_add(self.extra) <= budget
     }
 
-    /// Aims at less, since there is nothing to extend the mapping by: at small pages, and then at
-    /// nothing. Says whether there still is something to aim at.
+    /// Relaxes the target when the mapping cannot be extended: to small pages, and then to no
+    /// alignment. Returns whether there still is an alignment to try for.
     pub(super) fn relax(&mut self) -> bool {
         let small = small_page();
         if self.modulus > small {
@@ -132,33 +142,35 @@ impl AlignTarget {
         false
     }
 
-    /// Sees that `span`, extended as [`Self::extend`] says, was mapped at `iova`. Says whether to
-    /// try again, extended in another way. `known` is how the host was last seen to fill.
+    /// Records that `span`, which includes the padding of [`Self::extend`], was mapped at `iova`.
+    /// Returns whether to try again with other padding. `known` is the order of allocation last
+    /// observed, and is updated.
     pub(super) fn observe(&mut self, span: &GpaSpan, iova: Iova, known: &mut AllocOrder) -> bool {
         self.tries = self.tries.saturating_add(1);
         if self.tries > 2 {
-            // The host does not put mappings where it had others, so this would be mere luck, and
-            // it takes less of that for small pages.
+            // The host does not reuse the addresses of earlier tries, so only chance can align the
+            // next one, and chances are better for small pages.
             self.modulus = self.modulus.min(small_page());
         }
-        let miss = miss(span.start(), iova, self.modulus);
-        if miss == 0 || self.tries >= TRIES {
+        let missing = misalignment(span.start(), iova, self.modulus);
+        if missing == 0 || self.tries >= TRIES {
             return false;
         }
-        let fill = self.infer_order(iova).unwrap_or(*known);
-        *known = fill;
-        let base = if fill == self.fill { self.extra } else { 0 };
-        let extra = match fill {
-            AllocOrder::BottomUp => base.wrapping_add(miss),
-            AllocOrder::TopDown => base.wrapping_sub(miss),
+        let order = self.infer_order(iova).unwrap_or(*known);
+        *known = order;
+        let base = if order == self.order { self.extra } else { 0 };
+        let extra = match order {
+            AllocOrder::BottomUp => base.wrapping_add(missing),
+            AllocOrder::TopDown => base.wrapping_sub(missing),
         };
         self.last = Some((iova, self.extra));
-        self.fill = fill;
+        self.order = order;
         self.extra = extra & self.modulus.wrapping_sub(1);
         true
     }
 
-    /// How the host fills, by where it put this try and the last one.
+    /// Returns the order in which the host allocates, as far as the IOVAs of this try and the last
+    /// one tell.
     fn infer_order(&self, iova: Iova) -> Option<AllocOrder> {
         let (last, extra) = self.last?;
         let longer = self.extra.checked_sub(extra)?;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests of CPUs that wait for the lock, so that who holds it can serve them by its own
-//! doorbell.
+//! Flat combining: the lock holder serves the requests of waiting CPUs with its own doorbell.
 //!
-//! A CPU that misses while another one is at the host would wait, and then ring for itself. It
-//! posts what it wants before it waits. Whoever holds the lock and is about to ring adds the
-//! windows that are wanted, and takes a reference for each that came; the CPU that posted finds it
-//! when it has the lock.
+//! A CPU that misses while another one rings the doorbell would wait for the lock, and then ring
+//! for itself. Instead it publishes its requests in the [`PublicationList`] before it waits. The
+//! CPU that holds the lock and is about to ring adds windows for the published requests, and takes
+//! a reference for each that is mapped. The publishing CPU collects them when it has the lock.
 //!
-//! A post belongs to who claimed it, but for its answer, which is written under the lock.
+//! A record is owned by the CPU that claimed it, except `iova` and the step to [`SERVED`], which
+//! the lock holder writes.
 
 use super::create::Choice;
 use super::{
@@ -36,23 +36,23 @@ use crate::sys::{
     Release,
 };
 
-/// How many requests can be posted at a time: a bit of a word each. What finds no place waits and
-/// rings for itself.
+/// Number of records: one for each bit of a word. A CPU that finds none free waits and rings for
+/// itself.
 const RECORDS: usize = u32::BITS as usize;
 
-/// Being written.
+/// State of a record that is free, or claimed and being written.
 const CLAIMED: u32 = 0;
-/// To be served.
+/// State of a record that waits to be served.
 const PUBLISHED: u32 = 1;
-/// Served: there is a reference for it.
+/// State of a record that was served: there is a reference for it.
 const SERVED: u32 = 2;
 
-/// One request.
+/// A published request.
 struct Record {
     state: Atomic<u32>,
     start: Atomic<u64>,
     len: Atomic<u64>,
-    /// Where it is mapped, if it is served. Lock.
+    /// The IOVA of the request, once it is served. Lock.
     iova: Atomic<u64>,
 }
 
@@ -66,7 +66,7 @@ impl Record {
         }
     }
 
-    /// What is wanted, if nobody served it yet. Lock.
+    /// Returns the span of the request, if it is still to be served. Lock.
     fn wanted(&self) -> Option<GpaSpan> {
         // Acquire: the span was written before the state.
         if self.state.load(Acquire) != PUBLISHED {
@@ -76,33 +76,35 @@ impl Record {
     }
 }
 
-/// See the module's documentation.
+/// The records of all CPUs; see the module's documentation.
 pub(super) struct PublicationList {
-    /// A bit for each post that is somebody's, so that there being none is seen at once.
+    /// A bit for each claimed record, so that one load tells when there are none.
     claimed: Atomic<u32>,
-    published: BoxedSlice<Record>,
+    records: BoxedSlice<Record>,
 }
 
-/// The posts of one call, a bit each.
+/// The records of one call, a bit each.
 #[derive(Clone, Copy)]
 pub(super) struct RecordSet(u32);
 
 impl RecordSet {
-    /// None at all.
+    /// The empty set.
     pub(super) const NONE: Self = Self(0);
 }
 
 impl PublicationList {
-    /// May sleep.
+    /// Creates a list of free records.
+    ///
+    /// Context: process, may sleep.
     pub(super) fn new() -> Result<Self, AllocError> {
         Ok(Self {
             claimed: Atomic::new(0),
-            published: BoxedSlice::new(RECORDS, Alloc::Sleep, |_| Record::new())?,
+            records: BoxedSlice::new(RECORDS, Alloc::Sleep, |_| Record::new())?,
         })
     }
 
-    /// Posts what is missing of `requests`, in their order, as far as there is room and `eligible`
-    /// says so. Lock-free. [`Engine::collect`] is to follow.
+    /// Publishes those of `requests` that are not mapped yet and are `eligible`, in their order, as
+    /// far as records are free. Lock-free. The caller must call [`Engine::collect`] next.
     pub(super) fn publish<'a, R, I>(
         &self,
         requests: I,
@@ -122,58 +124,60 @@ impl PublicationList {
             };
             record.start.store(span.start().raw(), Relaxed);
             record.len.store(span.len(), Relaxed);
-            // Release: who sees that it is posted sees what.
+            // Release: a CPU that sees the record published sees its span.
             record.state.store(PUBLISHED, Release);
             set.0 |= bit;
         }
         set
     }
 
-    /// Takes a post that is nobody's.
+    /// Claims a free record. Returns its bit and the record.
     fn claim(&self) -> Option<(u32, &Record)> {
         let mut old = self.claimed.load(Relaxed);
         loop {
             let index = old.trailing_ones();
             let bit = 1u32.checked_shl(index)?;
-            // Acquire: what the last owner did with it comes before.
+            // Acquire: all that the last owner did with the record comes before.
             match self.claimed.cmpxchg(old, old | bit, Acquire) {
                 // CAST: `usize` has at least 32 bits.
-                Ok(_) => return Some((bit, self.published.get(index as usize)?)),
+                Ok(_) => return Some((bit, self.records.get(index as usize)?)),
                 Err(now) => old = now,
             }
         }
     }
 
-    /// Gives up the posts in `set`.
+    /// Frees the records in `set`.
     fn release(&self, set: RecordSet) {
         let mut old = self.claimed.load(Relaxed);
-        // Release: we are done with them.
+        // Release: all that the owner did with the records comes before the next claim.
         while let Err(now) = self.claimed.cmpxchg(old, old & !set.0, Release) {
             old = now;
         }
     }
 
-    /// The posts in `set`.
+    /// Returns the records in `set`.
     fn of(&self, set: RecordSet) -> impl Iterator<Item = &Record> {
         let mut rest = set.0;
         core::iter::from_fn(move || {
             let index = rest.trailing_zeros();
             rest &= rest.wrapping_sub(1);
-            // CAST: `usize` has at least 32 bits. There is no post for no bit.
-            self.published.get(index as usize)
+            // CAST: `usize` has at least 32 bits. With no bit left the index is out of range.
+            self.records.get(index as usize)
         })
     }
 
-    /// All posts that are somebody's.
+    /// Returns all claimed records.
     fn all(&self) -> impl Iterator<Item = &Record> {
-        // What is claimed after this can wait for the next doorbell.
+        // A record that is claimed after this waits for the next doorbell.
         self.of(RecordSet(self.claimed.load(Relaxed)))
     }
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Takes back the posts in `set`, and with them what they were served; `requests` are those
-    /// that they were made from. The caller holds the lock.
+    /// Takes over the references of the records in `set` that were served, and frees the records.
+    /// `requests` are those that they were published from.
+    ///
+    /// Context: engine lock held.
     pub(super) fn collect<'a, R, I>(&self, state: &mut Locked<H>, set: RecordSet, requests: I)
     where
         R: Request + 'a,
@@ -187,7 +191,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 let iova = Iova::new(record.iova.load(Relaxed));
                 let start = Gpa::new(record.start.load(Relaxed));
                 let span = GpaSpan::new(start, record.len.load(Relaxed));
-                // There is one for each, since nobody else maps what is missing of this call.
+                // Each has one: only this call maps its own missing requests.
                 let request = requests
                     .clone()
                     .find(|request| request.iova().is_none() && request.span() == span);
@@ -196,7 +200,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                         state.counters.shared.inc();
                         request.set_iova(Some(iova));
                     }
-                    // Cannot be: what was posted is still missing.
+                    // Cannot happen: a published request is still missing.
                     (None, span) => {
                         if let Some(span) = span.and_then(|s| IovaSpan::new(iova, s.len())) {
                             let _ = self.put_ref_locked(state, &span);
@@ -209,7 +213,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.published.release(set);
     }
 
-    /// Adds windows for what others posted to the batch, as far as it has room.
+    /// Adds windows for published requests to the batch, as far as it has room.
+    ///
+    /// Context: engine lock held.
     pub(super) fn add_published(&self, state: &mut Locked<H>) {
         self.serve_published(state);
         for record in self.published.all() {
@@ -220,13 +226,15 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 continue;
             }
             if self.add(state, &span, Choice::Policy, None).is_err() {
-                // What stands in the way is for who posted it to deal with.
+                // The CPU that published the request deals with the obstacle.
                 return;
             }
         }
     }
 
-    /// Takes references for what others posted and is mapped now.
+    /// Takes references for the published requests that are mapped now.
+    ///
+    /// Context: engine lock held.
     pub(super) fn serve_published(&self, state: &mut Locked<H>) {
         for record in self.published.all() {
             let Some(iova) = record

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which window to ask the host for when no window covers a request.
+//! Policies: the choice of the window to request from the host when no window covers a request.
 //!
-//! A policy only proposes: the engine accepts what covers the request, lies in one block of guest
-//! RAM and fits the budgets, and falls back to the smallest window otherwise. Pure code.
+//! A policy only proposes: the engine accepts a window that covers the request, lies in one block
+//! of guest RAM and fits the limits, and falls back to the smallest window otherwise. Pure code.
+//!
+//! Context of all functions: any.
 
 use crate::addr::{
     GpaSpan,
@@ -12,35 +14,38 @@ use crate::addr::{
 };
 use crate::engine::budget::Room;
 
-/// log2 of the size in bytes that windows grow to: larger ones save few requests to the host, and
-/// cost more of the byte budget where a cluster ends.
+/// log2 of the size in bytes that windows grow to: larger windows save few requests to the host,
+/// and waste more of `max_bytes` where a cluster ends.
 pub(crate) const WINDOW_SHIFT: u32 = 18;
 
-/// A proposal.
+/// A window that a policy proposes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Proposal {
-    /// What the window covers.
+    /// The memory that the window covers.
     pub(crate) span: GpaSpan,
-    /// Whether the window is one of those that tile the block, and so serves every request in it.
+    /// Set if the window is a tile: one of those that tile the block, so that it serves every
+    /// request in it.
     pub(crate) tile: bool,
 }
 
-/// What a policy may know of the engine.
+/// A view of the engine's state for a policy.
 pub(crate) struct View<'a> {
-    /// The length in bytes of the window that covers a granule, if there is one.
+    /// A function that returns the length in bytes of the window that covers a granule, if any.
     pub(crate) len_at: &'a dyn Fn(u64) -> Option<u64>,
-    /// Bytes.
+    /// The limit of bytes that are mapped.
     pub(crate) bytes: Room,
-    /// Mappings.
+    /// The limit of windows.
     pub(crate) entries: Room,
 }
 
 impl View<'_> {
+    /// Returns whether no window covers a granule of `span`.
     fn is_empty(&self, span: &GpaSpan) -> bool {
         (span.first_granule()..=span.last_granule()).all(|granule| (self.len_at)(granule).is_none())
     }
 
-    /// The length of the longer one of the windows that touch `span` from outside.
+    /// Returns the length in bytes of the longer one of the windows that adjoin `span`; 0 if there
+    /// is none.
     fn neighbour(&self, span: &GpaSpan) -> u64 {
         [
             span.first_granule().checked_sub(1),
@@ -54,14 +59,16 @@ impl View<'_> {
     }
 }
 
-/// See the module's documentation.
+/// A policy; see the module's documentation.
 pub(crate) trait Policy {
-    /// The window to ask for, so that `request`, which lies in `block`, gets mapped.
+    /// Returns the window to request from the host so that `request`, which lies in `block`, gets
+    /// mapped; [`None`] for the smallest.
     fn propose(&self, request: &GpaSpan, block: &GpaSpan, view: &View<'_>) -> Option<Proposal>;
 }
 
-/// The smallest window that covers `request`: whole granules where guest RAM has them, and whole
-/// pages in any case, since the host refuses what is not RAM.
+/// Returns the smallest window that covers `request`: whole granules cut to `block`, which has
+/// whole pages, or whole pages without a block, since the host refuses memory that is not RAM.
+/// [`None`] if the window would wrap around or lies outside `block`.
 pub(crate) fn smallest(request: &GpaSpan, block: Option<&GpaSpan>) -> Option<Proposal> {
     let span = match block {
         Some(block) => request.round_out(GRANULE)?.intersection(block)?,
@@ -70,28 +77,30 @@ pub(crate) fn smallest(request: &GpaSpan, block: Option<&GpaSpan>) -> Option<Pro
     Some(Proposal { span, tile: false })
 }
 
-/// Windows that grow where mappings cluster.
+/// A policy whose windows grow where mappings cluster.
 ///
-/// The first mapping far from all others gets the smallest window. One beside a window gets a
-/// window of up to twice that one's length, so that windows grow with the cluster, and what they
-/// cover in vain is never more than what is used. Windows are aligned to their size and do not
-/// overlap, so that they tile RAM.
+/// A mapping far from all others gets the smallest window. A mapping beside a window gets a window
+/// of up to twice that one's length, so that windows grow with the cluster, and never cover more
+/// unused bytes than used ones. Windows are aligned to their size and do not overlap, so that they
+/// tile RAM.
 ///
-/// When bytes get short windows stay small; when mappings get short they are made as large as can
-/// be.
+/// When bytes get short windows stay small; when the number of windows gets short they become as
+/// large as possible.
 pub(crate) struct Adaptive {
+    /// Most bytes of a window, unless a request is longer.
     max: u64,
 }
 
 impl Adaptive {
-    /// Windows of at most `1 << shift` bytes, unless a request is longer.
+    /// Creates a policy with windows of at most `1 << shift` bytes, unless a request is longer.
     pub(crate) fn new(shift: u32) -> Self {
         Self {
             max: 1u64.checked_shl(shift).unwrap_or(0).max(GRANULE),
         }
     }
 
-    /// The tile of `size` bytes that covers `request`, if there is one and nothing in it is mapped.
+    /// Returns the tile of `size` bytes that covers `request`, if there is one and nothing in it is
+    /// mapped.
     fn tile(request: &GpaSpan, size: u64, view: &View<'_>) -> Option<GpaSpan> {
         request
             .round_out(size)

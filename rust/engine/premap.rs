@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mapping all of RAM at once, in a few pieces, when the engine is set up.
+//! Mapping all of RAM at once when the engine is set up. The result is a [`StaticMap`], which does
+//! the look-ups from then on.
 
 use super::create::Obstacle;
 use super::host::{
@@ -36,17 +37,19 @@ use crate::sys::{
     BoxedSlice, //
 };
 
-/// The largest piece of RAM that is asked for when all of it is mapped at once, in bytes: the most
-/// that is a power of two and that both dialects can say.
-const WHOLE_MAX: u64 = 2 << 30;
+/// Largest region to request, in bytes: the largest power of two that both dialects of the wire can
+/// express.
+const REGION_MAX: u64 = 2 << 30;
 
-/// The smallest such piece.
-const WHOLE_MIN: u64 = 64 << 20;
+/// Smallest region size to try, in bytes.
+const REGION_MIN: u64 = 64 << 20;
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Maps all of RAM at once, if it fits the budgets with an eighth to spare for what is not RAM
-    /// yet, and if windows may stay mapped. Fails with nothing mapped. To be called after
-    /// [`Engine::reserve`], which makes room for the pieces. May sleep.
+    /// Maps all of RAM at once, if it fits `max_bytes` with an eighth to spare for memory that is
+    /// added later, and if windows may stay mapped. On failure nothing is mapped. To be called
+    /// after [`Engine::reserve`], which makes room for the regions.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
         let bytes = self.ram_bytes();
         let max_bytes = self.state.lock().budget.max_bytes();
@@ -54,17 +57,17 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if self.strict || bytes > budget {
             return Err(MapError::Full(Limit::Bytes));
         }
-        let mut size = WHOLE_MAX;
+        let mut size = REGION_MAX;
         loop {
             match self.premap_regions(size) {
-                Ok(whole) => {
-                    self.static_map = Some(whole);
+                Ok(static_map) => {
+                    self.static_map = Some(static_map);
                     return Ok(());
                 }
                 Err(error) => {
                     self.release();
-                    // Perhaps the host can do it in smaller pieces, if only there are few.
-                    if error != MapError::Refused || size <= WHOLE_MIN {
+                    // The host may accept smaller regions, if `MAX_PIECES` of them suffice.
+                    if error != MapError::Refused || size <= REGION_MIN {
                         return Err(error);
                     }
                 }
@@ -73,8 +76,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Takes DMA addresses to be guest-physical addresses, for a host without a DART. There is
-    /// nothing to map then.
+    /// Makes all IOVAs equal to the guest-physical addresses, for a host without a DART. Nothing
+    /// needs to be mapped then.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn set_identity(&mut self) -> Result<(), AllocError> {
         let region = GpaSpan::from_bounds(0, u64::MAX)
             .and_then(|all| Region::new(all, Iova::new(0)))
@@ -85,7 +90,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         Ok(())
     }
 
-    /// Maps all of RAM in pieces of `size` bytes. On failure some may be mapped.
+    /// Maps all of RAM in regions of at most `size` bytes. On failure some may be mapped.
     pub(super) fn premap_regions(&self, size: u64) -> Result<StaticMap, MapError> {
         let mut regions: BoxedSlice<Option<Region>> =
             BoxedSlice::new(MAX_PIECES, Alloc::Sleep, |_| None).map_err(|_| MapError::NoMemory)?;
@@ -100,22 +105,22 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     .split_at_mut_checked(count)
                     .ok_or(MapError::Full(Limit::Entries))?;
                 let place = free.first_mut().ok_or(MapError::Full(Limit::Entries))?;
-                let (region, seen) = match self.premap_region(&span) {
+                let (region, info) = match self.premap_region(&span) {
                     // An earlier kernel may have left a mapping with this key.
                     Err(MapError::Refused) if self.recover() => self.premap_region(&span),
                     result => result,
                 }?;
-                let taken = earlier
+                let overlaps = earlier
                     .iter()
                     .flatten()
                     .any(|other| other.overlaps(&region));
-                if taken {
+                if overlaps {
                     let error = HostError::Rejected(ReplyError::Overlap);
                     self.host_error(&mut self.state.lock(), Command::Map, &span, error);
                     return Err(MapError::Rejected(ReplyError::Overlap));
                 }
-                if let Some(seen) = seen {
-                    self.observer.created(&seen);
+                if let Some(info) = info {
+                    self.observer.created(&info);
                 }
                 *place = Some(region);
                 count = count.saturating_add(1);
@@ -135,7 +140,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         .map_err(|_| MapError::NoMemory)
     }
 
-    /// Maps one piece of RAM for good.
+    /// Maps one region, until the end of the engine. Returns it with its window.
     fn premap_region(&self, span: &GpaSpan) -> Result<(Region, Option<WindowInfo>), MapError> {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -189,7 +194,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Gives back what an earlier kernel left in the way of the last request; says whether it did.
+    /// Unmaps what an earlier kernel left in the way of the last request. Returns whether there was
+    /// anything.
     pub(super) fn recover(&self) -> bool {
         let mut state = self.state.lock();
         let stale = state.counters.windows_stale;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Windows that the host did not take back: asking for them again, until it is known that it has
-//! none of them.
+//! Recovery of lost windows, those that the host did not unmap: retries until the host is known to
+//! have none of them.
 //!
-//! Whether the host still has such a window is not known. What it says to another UNMAP may tell;
-//! if it refuses, there is nothing to take, or it keeps what there is. A MAP of the same span tells
-//! which: a live key is refused. If it is not, the window is one that the host has and that can be
-//! asked for. Neither changes what counts against the limits, since a lost window does already.
+//! The engine does not know whether the host still maps a lost window. The reply to another UNMAP
+//! may tell. If the host refuses it, either there is no such mapping, or the host keeps it. A MAP
+//! of the same span tells which: the host refuses a live key. If it does not refuse, it has the
+//! window now, and UNMAP can remove it. Neither changes what counts against the limits, since a
+//! lost window counts already.
 
 use super::host::{
     MapOutcome,
@@ -31,27 +32,27 @@ use crate::engine::policy::Policy;
 use crate::engine::window::Window;
 use crate::sys::Relaxed;
 
-/// Steps that it takes at most to know what became of a window, if the host is honest.
+/// Most steps that it takes to learn the fate of a window, if the host is honest.
 pub(super) const STEPS: u32 = 2;
 
-/// A queue of windows, linked by their ids.
+/// A queue of windows, linked by ids.
 struct Queue {
     first: Id,
     last: Id,
 }
 
-/// The windows that are lost, by what is to be asked next.
+/// The lost windows, by the next command to send for them.
 pub(super) struct Lost {
-    /// UNMAP.
+    /// Windows to UNMAP.
     unmap: Queue,
-    /// MAP, since the host refused to unmap them.
+    /// Windows to MAP, since the host refused to unmap them.
     map: Queue,
-    /// Whether the host mapped something where one of them may be.
+    /// Set when the host mapped something at IOVAs that a lost window may have.
     pub(super) in_the_way: bool,
 }
 
 impl Lost {
-    /// None.
+    /// Creates empty queues.
     pub(super) const fn new() -> Self {
         const EMPTY: Queue = Queue {
             first: NONE,
@@ -65,28 +66,29 @@ impl Lost {
     }
 }
 
-/// How often one call asks for what is lost again, for one reason.
+/// The budget of recovery steps that one call may take for one reason.
 #[derive(Default)]
 pub(super) struct RetryBudget {
-    asked: u64,
-    steps: u64,
+    taken: u64,
+    budget: u64,
 }
 
 impl RetryBudget {
-    /// Whether to ask once more, if it takes `steps` from now on at most; none is no reason to.
+    /// Returns whether another retry is within budget. `steps` is the most that the retry may need;
+    /// 0 means that retrying cannot help.
     pub(super) fn try_consume(&mut self, steps: u64) -> bool {
-        // There are fewer of them each time that some are found.
-        self.steps = self.steps.max(steps);
-        let try_consume = steps != 0 && self.asked < self.steps;
-        if try_consume {
-            self.asked = self.asked.saturating_add(1);
+        // `steps` shrinks as windows are recovered, so the largest value is the budget.
+        self.budget = self.budget.max(steps);
+        let within = steps != 0 && self.taken < self.budget;
+        if within {
+            self.taken = self.taken.saturating_add(1);
         }
-        try_consume
+        within
     }
 }
 
 impl<H> Locked<H> {
-    /// Batches that it takes to ask for all that is lost.
+    /// Returns the number of batches that hold all lost windows.
     fn lost_batches(&self) -> u64 {
         let lost = self.counters.windows_lost.get();
         let lost = lost.saturating_sub(self.counters.windows_recovered.get());
@@ -96,8 +98,10 @@ impl<H> Locked<H> {
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Asks for some of what is lost again, a batch at most. Any context; to be called now and
-    /// then. Interrupts are off for a doorbell at a time.
+    /// Retries to unmap some of the lost windows, a batch at most. To be called periodically.
+    /// Interrupts are off for one doorbell at a time.
+    ///
+    /// Context: any.
     pub(crate) fn retry_lost(&self) {
         for _ in 0..STEPS {
             if !self.retry_lost_step() {
@@ -106,7 +110,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Asks for all that is lost.
+    /// Retries to unmap all lost windows.
+    ///
+    /// Context: any.
     pub(super) fn retry_all_lost(&self) {
         let batches = self.state.lock().lost_batches();
         for _ in 0..batches {
@@ -114,14 +120,14 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// How many steps a call that failed with `error` may take to ask for what is lost, since that
-    /// may be why.
+    /// Returns how many recovery steps a call that failed with `error` may take, since a lost
+    /// window may be the reason; 0 if none can be.
     pub(super) fn lost_steps(&self, error: MapError) -> u64 {
         let steps = u64::from(STEPS);
         match error {
-            // One of them is as good as another.
+            // Any recovered window helps.
             MapError::Full(_) | MapError::NoKey => steps,
-            // Which is at these addresses is not known, only that one is.
+            // A lost window is at these addresses, but it is not known which.
             MapError::Rejected(ReplyError::Overlap) => {
                 let mut state = self.state.lock();
                 if core::mem::take(&mut state.lost.in_the_way) {
@@ -134,14 +140,18 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Asks for some of what is lost again. Says whether it did.
+    /// Sends the next commands for some of the lost windows. Returns whether there were any.
+    ///
+    /// Context: any.
     pub(super) fn retry_lost_step(&self) -> bool {
         let mapped = self.map_lost(&mut self.state.lock());
-        // What was mapped just to know is not to stay.
+        // A window that was mapped only to learn its state must not stay mapped.
         self.unmap_lost(&mut self.state.lock()) || mapped
     }
 
-    /// Notes that the host answered `outcome` to the request to take back a lost window.
+    /// Queues a lost window for the command that follows from `outcome`, that of its last UNMAP.
+    ///
+    /// Context: engine lock held.
     pub(super) fn queue_recovery(
         &self,
         state: &mut Locked<H>,
@@ -157,7 +167,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Sends a batch of the UNMAPs that are to be sent. Says whether there were any.
+    /// Sends a batch of the queued UNMAPs. Returns whether there were any.
     fn unmap_lost(&self, state: &mut Locked<H>) -> bool {
         while state.host.is_ready() && !state.unmap.is_full() {
             let Some((id, window)) = self.pop(&mut state.lost.unmap) else {
@@ -171,12 +181,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             }
         }
         let any = !state.unmap.is_empty();
-        self.count_asked(state, state.unmap.len);
+        self.count_retried(state, state.unmap.len);
         self.submit_unmap(state);
         any
     }
 
-    /// Sends a batch of the MAPs that are to be sent. Says whether there were any.
+    /// Sends a batch of the queued MAPs. Returns whether there were any.
     fn map_lost(&self, state: &mut Locked<H>) -> bool {
         while state.host.is_ready() && !state.map.is_full() {
             let Some((id, window)) = self.pop(&mut state.lost.map) else {
@@ -192,7 +202,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if state.map.is_empty() {
             return false;
         }
-        self.count_asked(state, state.map.len);
+        self.count_retried(state, state.map.len);
         state.counters.doorbells.inc();
         state.host.map(state.map.filled_mut());
         for index in 0..state.map.len {
@@ -203,9 +213,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 continue;
             };
             match entry.outcome {
-                // It has it and keeps it, or has no room. Others first.
+                // The host keeps the window, or has no room for it: other windows go first.
                 MapOutcome::Refused => self.push_back(&mut state.lost.unmap, entry.id, window),
-                // Where it is does not matter.
+                // The address does not matter, since UNMAP names the key.
                 MapOutcome::Mapped(_) | MapOutcome::Rejected(_) | MapOutcome::Unknown => {
                     self.push_front(&mut state.lost.unmap, entry.id, window)
                 }
@@ -215,7 +225,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         true
     }
 
-    fn count_asked(&self, state: &mut Locked<H>, windows: usize) {
+    fn count_retried(&self, state: &mut Locked<H>, windows: usize) {
         // CAST: `usize` has at most 64 bits.
         state.counters.retries_lost.add(windows as u64);
     }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an earlier kernel left on the host when it crashed: finding all of it.
+//! The scan for stale mappings: those that an earlier kernel left on the host when it crashed.
 //!
-//! What is in the way of a window of ours has its key, and is given back when the host refuses the
-//! window. But what is not in the way takes room. Its keys are not known, but begin with a granule,
-//! or with a page where one had to step aside. So once there is a sign that something was left, the
-//! host is asked to unmap every granule of RAM, and then every page, that is not a key of ours, a
-//! batch at a time, in the background. A batch that is not answered is asked for again, some times.
+//! A stale mapping that has the key of a new window is unmapped when the host refuses the window.
+//! The others block no request, but use up the host's room. Their keys are not known. A key is the
+//! start of a granule, or of a page where the key of the granule was taken. So at the first sign of
+//! a stale mapping the engine starts to unmap, in the background and a batch at a time, every
+//! granule of RAM, and then every page, whose start is not a key of this engine. A batch without a
+//! reply is retried, up to [`RETRIES`] times.
 
 use super::{
     Engine,
@@ -25,26 +26,28 @@ use crate::addr::{
 use crate::engine::policy::Policy;
 use crate::sys::Guard;
 
-/// How often a batch is sent again that was not answered. A host that never answers for a key must
-/// not keep the search from the others.
+/// Most retries of a batch without a reply. A host that never replies for one key must not keep the
+/// scan from the others.
 const RETRIES: u32 = 8;
 
-/// How far the search is.
+/// The progress of the scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StaleScan {
-    /// There is no sign of anything yet.
+    /// There is no sign of a stale mapping yet.
     Unneeded,
-    /// The granules from this address on were not looked at, nor any other page.
+    /// The granules from this address on are left to scan, and all other pages.
     Granules(u64),
-    /// The pages from this address on were not looked at.
+    /// The pages from this address on are left to scan.
     Pages(u64),
-    /// There is nothing left to find.
+    /// No key is left to scan.
     Done,
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Notes a sign that an earlier kernel left something: it was found, or the host refuses what
-    /// it should have room for.
+    /// Starts the scan at a sign of stale mappings: one was found, or the host refuses a window
+    /// that it should have room for.
+    ///
+    /// Context: engine lock held.
     pub(super) fn suspect(&self, state: &mut Locked<H>) {
         if state.search == StaleScan::Unneeded {
             state.search = StaleScan::Granules(0);
@@ -101,9 +104,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         is_answered
     }
 
-    /// Gives back a batch of what an earlier kernel may have left, if there is a sign that it did.
-    /// Says whether to go on at once: there is more to look at, and the host answers. Any context;
-    /// interrupts are off for a doorbell.
+    /// Unmaps a batch of possible stale mappings, if there is a sign of any. Returns whether the
+    /// caller should continue at once: there is more to scan, and the host replies. Interrupts are
+    /// off for one doorbell.
+    ///
+    /// Context: any.
     pub(crate) fn search_stale(&self) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -129,7 +134,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 _ => StaleScan::Pages(span.end()),
             };
             let start = span.start();
-            // Granules had their turn.
+            // The starts of granules were scanned before.
             let is_new = size == GRANULE || start.raw() & GRANULE.wrapping_sub(1) != 0;
             if is_new && self.index.key_is_free(&state.index, start) {
                 state.unmap.push(UnmapEntry::new(span));
@@ -146,8 +151,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 }
 
-/// The first `size` bytes, aligned to that where RAM is, of `blocks` from the address `at` on;
-/// `blocks` are sorted.
+/// Returns the first span of `blocks` from the address `at` on that ends at a multiple of `size`,
+/// or with its block if that is sooner; `blocks` are sorted.
 fn next(blocks: &[GpaSpan], at: u64, size: u64) -> Option<GpaSpan> {
     let block = blocks.iter().find(|block| at < block.end())?;
     let start = at.max(block.start().raw());

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All of guest RAM mapped at once, in a few pieces.
+//! The static map: all of guest RAM mapped at once, in a few regions.
 //!
-//! Where that fits the budgets, a driver's mapping needs no window of its own: its address is that
-//! of its piece plus an offset. There is nothing to count and nothing to give back, so drivers'
-//! mistakes go unnoticed, and the device reaches all of RAM at all times. Pure code, any context;
-//! look-ups are linear in the number of pieces, at most [`MAX_PIECES`], and find the longest
-//! first, where most of what drivers map is.
+//! Where that fits the limits, a driver's mapping needs no window of its own: its IOVA is that of
+//! its region plus an offset. Nothing is counted and nothing is unmapped, so mistakes of drivers go
+//! unnoticed, and the device reaches all of RAM at all times. Look-ups are linear in the number of
+//! regions, at most [`MAX_PIECES`], and try the longest first, as it has most of what drivers map.
+//! This file only looks addresses up; `premap.rs` has the host map the regions.
+//!
+//! Context of all functions but [`StaticMap::new`]: any.
 
 use crate::addr::{
     Address,
@@ -21,11 +23,11 @@ use crate::sys::{
 };
 use core::cmp::Reverse;
 
-/// Most pieces. UEFI firmware keeps memory for itself here and there, which leaves RAM in nine on
-/// QEMU's q35, most of them small.
+/// Most regions of a static map. UEFI firmware keeps memory for itself in places, which cuts RAM
+/// into nine blocks on QEMU's q35, most of them small.
 pub(crate) const MAX_PIECES: usize = 32;
 
-/// A part of guest RAM and where it is mapped.
+/// A part of guest RAM and the IOVAs it is mapped at.
 ///
 /// # Invariants
 ///
@@ -37,7 +39,7 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// The part `gpa`, mapped from `iova` on; [`None`] if the addresses would wrap around.
+    /// Creates the region of `gpa`, mapped from `iova` on; [`None`] if the IOVAs would wrap around.
     pub(crate) fn new(gpa: GpaSpan, iova: Iova) -> Option<Self> {
         // INVARIANT: The second span is made with the length of the first.
         Some(Self {
@@ -46,17 +48,17 @@ impl Region {
         })
     }
 
-    /// The guest memory.
+    /// Returns the guest memory.
     pub(crate) fn gpa(&self) -> GpaSpan {
         self.gpa
     }
 
-    /// Where it is mapped.
+    /// Returns the IOVAs that the guest memory is mapped at.
     pub(crate) fn iova(&self) -> IovaSpan {
         self.iova
     }
 
-    /// How `next`, the piece behind this one, goes on from it.
+    /// Returns how `next`, the region with the next higher guest addresses, adjoins this one.
     pub(crate) fn seam(&self, next: &Self) -> Adjacency {
         if self.gpa.end() != next.gpa.start().raw() {
             return Adjacency::Gap;
@@ -67,66 +69,73 @@ impl Region {
         joined.map_or(Adjacency::Discontiguous, Adjacency::Joined)
     }
 
-    /// Whether the two are mapped at the same addresses in part.
+    /// Returns whether the two regions share an IOVA.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.iova.overlaps(&other.iova)
     }
 }
 
-/// How a piece goes on from the one before it.
+/// The relation of a region to the one before it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Adjacency {
-    /// There is something else than RAM between them.
+    /// There is a hole in RAM between them.
     Gap,
-    /// Both RAM and its IOVAs go on: this is the two together.
+    /// Guest addresses and IOVAs are both contiguous: this is the union of the two.
     Joined(Region),
-    /// RAM goes on, and its IOVAs do not.
+    /// Guest addresses are contiguous, but IOVAs are not.
     Discontiguous,
 }
 
-/// See the module's documentation.
+/// The regions of guest RAM; see the module's documentation.
 pub(crate) struct StaticMap {
-    /// By guest address.
+    /// The regions, sorted by guest address.
     regions: BoxedSlice<Region>,
-    /// The same, the longest first.
-    longest: BoxedSlice<Region>,
+    /// The same regions, the longest first.
+    longest_first: BoxedSlice<Region>,
 }
 
 impl StaticMap {
-    /// RAM that is mapped in `regions`, sorted by guest address. May sleep.
+    /// Creates the map of `regions`, which are sorted by guest address.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn new(regions: BoxedSlice<Region>) -> Result<Self, AllocError> {
-        let mut longest = BoxedSlice::copy_of(&regions)?;
-        longest.sort_unstable_by_key(|region| Reverse(region.gpa.len()));
-        Ok(Self { regions, longest })
+        let mut longest_first = BoxedSlice::copy_of(&regions)?;
+        longest_first.sort_unstable_by_key(|region| Reverse(region.gpa.len()));
+        Ok(Self {
+            regions,
+            longest_first,
+        })
     }
 
-    /// All pieces, sorted by guest address.
+    /// Returns all regions, sorted by guest address.
     pub(crate) fn regions(&self) -> &[Region] {
         &self.regions
     }
 
-    /// Where `span` is mapped, if it lies in one piece.
+    /// Returns the IOVA of `span`, if it lies in one region.
     #[inline]
     pub(crate) fn iova_of(&self, span: &GpaSpan) -> Option<Iova> {
-        self.longest.iter().find_map(|region| {
+        self.longest_first.iter().find_map(|region| {
             let offset = region.gpa.offset_of(span)?;
-            // By the type invariant the sum lies in the piece's IOVAs.
+            // By the type invariant the sum lies in the region's IOVAs.
             Some(Iova::new(region.iova.start().raw().wrapping_add(offset)))
         })
     }
 
-    /// What is mapped at `span`, if it lies in one piece.
+    /// Returns the guest address that is mapped at `span`, if it lies in one region.
     #[inline]
     pub(crate) fn gpa_of(&self, span: &IovaSpan) -> Option<Gpa> {
-        self.longest.iter().find_map(|region| {
+        self.longest_first.iter().find_map(|region| {
             let offset = region.iova.offset_of(span)?;
-            // By the type invariant the sum lies in the piece's guest memory.
+            // By the type invariant the sum lies in the region's guest memory.
             Some(Gpa::new(region.gpa.start().raw().wrapping_add(offset)))
         })
     }
 
-    /// Whether one of the pieces is mapped at a part of `span`.
+    /// Returns whether one of the regions is mapped at a part of `span`.
     pub(crate) fn overlaps(&self, span: &IovaSpan) -> bool {
-        self.longest.iter().any(|region| region.iova.overlaps(span))
+        self.longest_first
+            .iter()
+            .any(|region| region.iova.overlaps(span))
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Objects with small numbers, found without a lock.
+//! Arenas: objects with small numbers, found without a lock.
 //!
-//! An [`Arena`] holds objects of one type, each known by an [`Id`]. It grows in segments that stay
-//! where they are and stay of that type until the arena goes, so a reader may follow an id at any
-//! time, even one that is out of date: it always finds an object, though perhaps one that serves
-//! something else by now, which is for the reader to check. Which ids are in use is known to the
-//! [`FreeList`] alone, which belongs under the writers' lock.
+//! An [`Arena`] holds objects of one type, each known by an [`Id`]. It grows in segments that are
+//! neither moved nor freed nor reused for another type until the arena is dropped. So a reader may
+//! follow an id at any time, even one that is out of date: it always finds an object, though
+//! perhaps one that was reused meanwhile, which the reader must check. Only the [`FreeList`] knows
+//! which ids are in use; the writers' lock protects it.
 
 use crate::sys::{
     Alloc,
@@ -17,45 +17,48 @@ use crate::sys::{
     Relaxed,
 };
 
-/// The number of an object, from 1 on; 0 is no object.
+/// The number of an object, from 1 on; 0 is [`NONE`].
 pub(crate) type Id = u32;
 
-/// The id of no object.
+/// The id that no object has.
 pub(crate) const NONE: Id = 0;
 
-/// An object that can be part of one list, by ids.
+/// An object that can be in one list at a time, linked by ids.
 pub(crate) trait Linked: Default {
-    /// The id of the next object in the list that the object is in.
+    /// Returns the id of the next object in the list that the object is in.
     fn link(&self) -> &Atomic<u32>;
 }
 
-/// See the module's documentation. It grows by `N` objects at a time; they should fit a page, since
-/// that is allocated where memory is scarce.
+/// An arena; see the module's documentation. It grows by `N` objects at a time; these should fit a
+/// page, since segments are allocated where memory is scarce.
 pub(crate) struct Arena<T, const N: usize = 64> {
     segments: BoxedSlice<OnceArray<T, N>>,
 }
 
-/// A segment that is allocated but not yet part of an arena. Allocation and growth are apart so
-/// that no memory is allocated under the lock.
+/// A segment that is allocated but not yet part of an arena. Allocation and growth are separate
+/// steps so that no memory is allocated under the lock.
 pub(crate) struct Segment<T, const N: usize = 64>(BoxedSlice<T>);
 
 /// The ids of an [`Arena`] that are not in use.
 pub(crate) struct FreeList {
     head: Id,
     free: usize,
+    /// Number of segments that the arena has.
     segments: usize,
     last: Id,
 }
 
 impl<T: Linked, const N: usize> Arena<T, N> {
-    /// An arena that can grow to at least `max` objects and has none yet. May sleep.
+    /// Creates an arena that can grow to at least `max` objects and has none yet.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn new(max: usize) -> Result<Self, AllocError> {
         Ok(Self {
             segments: BoxedSlice::new(max.div_ceil(N), Alloc::Sleep, |_| OnceArray::new())?,
         })
     }
 
-    /// The object with the number `id`, if the arena has grown that far. Lock-free.
+    /// Returns the object with the number `id`, if the arena has grown that far. Lock-free.
     #[inline(always)]
     pub(crate) fn get(&self, id: Id) -> Option<&T> {
         // CAST: `usize` has at least 32 bits.
@@ -63,8 +66,8 @@ impl<T: Linked, const N: usize> Arena<T, N> {
         self.segments.get(index / N)?.as_ref()?.get(index % N)
     }
 
-    /// Makes `segment` part of the arena and its objects free; gives it back if the arena has grown
-    /// as far as it can. It is not freed here: the caller holds a lock.
+    /// Adds `segment` to the arena and its objects to `list`. Fails with `segment` if the arena has
+    /// reached its maximum: as the caller holds a lock, the segment is not freed here.
     pub(crate) fn grow(
         &self,
         list: &mut FreeList,
@@ -76,7 +79,7 @@ impl<T: Linked, const N: usize> Arena<T, N> {
         slot.populate(segment.0).map_err(Segment)?;
         list.segments = list.segments.saturating_add(1);
         let before = list.last;
-        // CAST: The number of objects was bounded to 32 bits when the arena was made.
+        // CAST: The number of objects was bounded to 32 bits when the arena was created.
         list.last = list.segments.saturating_mul(N) as Id;
         for id in (before..list.last).rev() {
             self.free(list, id.saturating_add(1));
@@ -84,7 +87,7 @@ impl<T: Linked, const N: usize> Arena<T, N> {
         Ok(())
     }
 
-    /// Takes an object out of `list`.
+    /// Removes an object from `list` and returns it with its id; [`None`] if none is free.
     pub(crate) fn take(&self, list: &mut FreeList) -> Option<(Id, &T)> {
         let id = list.head;
         let object = self.get(id)?;
@@ -93,7 +96,7 @@ impl<T: Linked, const N: usize> Arena<T, N> {
         Some((id, object))
     }
 
-    /// Puts the object `id` back into `list`.
+    /// Adds the object `id` to `list`.
     pub(crate) fn free(&self, list: &mut FreeList, id: Id) {
         if let Some(object) = self.get(id) {
             object.link().store(list.head, Relaxed);
@@ -104,14 +107,14 @@ impl<T: Linked, const N: usize> Arena<T, N> {
 }
 
 impl<T: Linked, const N: usize> Segment<T, N> {
-    /// Allocates a segment. May sleep if `alloc` says so.
+    /// Allocates a segment. Sleeps only if `alloc` allows that.
     pub(crate) fn new(alloc: Alloc) -> Result<Self, AllocError> {
         Ok(Self(BoxedSlice::new(N, alloc, |_| T::default())?))
     }
 }
 
 impl FreeList {
-    /// The free list of a new arena.
+    /// Creates the free list of a new arena.
     pub(crate) fn new() -> Self {
         Self {
             head: NONE,
@@ -121,12 +124,12 @@ impl FreeList {
         }
     }
 
-    /// How many objects are free.
+    /// Returns the number of free objects.
     pub(crate) fn len(&self) -> usize {
         self.free
     }
 
-    /// The highest id that the arena has grown to.
+    /// Returns the highest id that the arena has grown to.
     pub(crate) fn last_id(&self) -> Id {
         self.last
     }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A map from granule numbers to ids, read without a lock.
+//! Maps from granule numbers to ids, read without a lock.
 //!
 //! A [`GranuleMap`] is a hash table of chunks; a chunk holds the ids of 64 neighbouring granules
-//! (1 MiB). Looking up is constant time and writes nothing. Writers hold the engine's lock, which
+//! (1 MiB). A look-up takes constant time and writes nothing. Writers hold the engine's lock, which
 //! also protects the [`Chunks`]' free list.
 //!
-//! A chunk that holds nothing any more is used again for other granules, maybe in another bucket
-//! or another map. A reader that stands on it at that moment may miss what it looks for, and looks
-//! again under the lock when it finds nothing. It may also find an id that is out of date, and
-//! checks what it finds. But an id that does not change while it looks is what it finds, or
-//! nothing: chunks of different maps never have the same key.
+//! An emptied chunk is reused for other granules, maybe in another bucket or another map. A reader
+//! that is at the chunk at that moment may miss the id that it looks for; a reader that finds
+//! nothing must repeat the look-up under the lock. A reader may also find an id that is out of
+//! date, and must check what it finds. But if the id of a granule does not change during the
+//! look-up, the reader finds that id or nothing: chunks of different maps never have the same key.
 
 use crate::engine::index::arena::{
     Arena,
@@ -33,14 +33,14 @@ use crate::sys::{
 /// log2 of [`CHUNK`].
 const CHUNK_SHIFT: u32 = 6;
 
-/// Granules per chunk.
+/// Number of granules of a chunk.
 pub(crate) const CHUNK: usize = 1 << CHUNK_SHIFT;
 
-/// Where the number of the map stands in a key. Granules' numbers have 50 bits, of which
-/// [`CHUNK_SHIFT`] are not part of it.
+/// Position of the map's number in a key. Granule numbers have 50 bits, of which the lowest
+/// [`CHUNK_SHIFT`] are not part of the key.
 const TAG_SHIFT: u32 = 60;
 
-/// How far a reader follows a bucket that writers change under it before it gives up.
+/// Most chunks of a bucket that a reader follows while writers may change the bucket.
 const MAX_STEPS: usize = 64;
 
 /// The ids of 64 neighbouring granules.
@@ -49,7 +49,7 @@ pub(crate) struct Chunk {
     key: Atomic<u64>,
     /// The next chunk in the bucket, or in the free list.
     link: Atomic<u32>,
-    /// Slots that are not [`NONE`]. Writers only.
+    /// Number of slots that are not [`NONE`]. Writers only.
     used: Atomic<u32>,
     slots: [Atomic<u32>; CHUNK],
 }
@@ -71,7 +71,7 @@ impl Linked for Chunk {
     }
 }
 
-/// Where the chunks of several maps come from.
+/// The chunks that several maps share.
 pub(crate) type Chunks = Arena<Chunk, SEGMENT>;
 
 /// Chunks that are allocated but not part of [`Chunks`].
@@ -80,29 +80,31 @@ pub(crate) type ChunkSegment = Segment<Chunk, SEGMENT>;
 /// Chunks of a segment, which fit a page.
 const SEGMENT: usize = 15;
 
-/// See the module's documentation.
+/// A map from granules to ids; see the module's documentation.
 pub(crate) struct GranuleMap {
     buckets: BoxedSlice<Atomic<u32>>,
-    /// What a hash is shifted by to become a bucket's number.
+    /// Right shift that turns a hash into the index of a bucket.
     shift: u32,
     /// The number of the map, above the bits of a granule's number.
     tag: u64,
 }
 
-/// How many chunks the granules `first..=last` can need.
+/// Returns the most chunks that the granules `first..=last` can need.
 pub(crate) fn chunks_for(first: u64, last: u64) -> usize {
     let chunks = (last >> CHUNK_SHIFT).saturating_sub(first >> CHUNK_SHIFT);
     usize::try_from(chunks).map_or(usize::MAX, |n| n.saturating_add(1))
 }
 
-/// How many chunks `granules` neighbouring granules can need, wherever they begin.
+/// Returns the most chunks that `granules` neighbouring granules can need, wherever they begin.
 pub(crate) fn chunks_anywhere(granules: u64) -> usize {
     chunks_for(CHUNK as u64 - 1, granules.saturating_add(CHUNK as u64 - 2))
 }
 
 impl GranuleMap {
-    /// An empty map with `1 << bits` buckets, `bits` from 1 to 31. Maps that share their chunks
-    /// differ in `number`, which is below 16. May sleep.
+    /// Creates an empty map with `1 << bits` buckets, `bits` from 1 to 31. Maps that share their
+    /// chunks differ in `number`, which is below 16.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn new(bits: u32, number: u8) -> Result<Self, AllocError> {
         let bits = bits.clamp(1, 31);
         Ok(Self {
@@ -112,7 +114,7 @@ impl GranuleMap {
         })
     }
 
-    /// The key of the chunk that `granule` belongs to.
+    /// Returns the key of the chunk that `granule` belongs to.
     #[inline(always)]
     fn key(&self, granule: u64) -> u64 {
         (granule >> CHUNK_SHIFT) | self.tag
@@ -139,8 +141,8 @@ impl GranuleMap {
         None
     }
 
-    /// The id of `granule`, or [`NONE`]. Lock-free; see the module's documentation for what a
-    /// reader without the lock must expect.
+    /// Returns the id of `granule`, or [`NONE`]. Lock-free; see the module's documentation for what
+    /// a reader without the lock must expect.
     #[inline(always)]
     pub(crate) fn get(&self, chunks: &Chunks, granule: u64) -> Id {
         match self.chunk(chunks, self.key(granule)) {
@@ -149,7 +151,9 @@ impl GranuleMap {
         }
     }
 
-    /// As [`Self::get`], certain to find what is there. The caller holds the lock.
+    /// Returns the id of `granule`, or [`NONE`], and misses no id, unlike [`Self::get`].
+    ///
+    /// Context: engine lock held.
     pub(crate) fn get_locked(&self, chunks: &Chunks, granule: u64) -> Id {
         let (_, chunk) = self.find_locked(chunks, self.key(granule));
         match chunk.and_then(|id| chunks.get(id)) {
@@ -158,7 +162,7 @@ impl GranuleMap {
         }
     }
 
-    /// The chunk with the key `key` and the one before it in the bucket.
+    /// Returns the chunk before the one with the key `key` in the bucket, and that chunk.
     fn find_locked(&self, chunks: &Chunks, key: u64) -> (Option<Id>, Option<Id>) {
         let mut before = None;
         let mut id = match self.bucket(key) {
@@ -175,8 +179,10 @@ impl GranuleMap {
         (before, None)
     }
 
-    /// Gives `granule` the id `id`, which is not [`NONE`], in place of what it had. Fails if a
-    /// chunk is needed and `free` has none. The caller holds the lock.
+    /// Sets the id of `granule` to `id`, which is not [`NONE`]. Fails if a chunk is needed and
+    /// `free` has none.
+    ///
+    /// Context: engine lock held.
     pub(crate) fn set(
         &self,
         chunks: &Chunks,
@@ -209,7 +215,9 @@ impl GranuleMap {
         Ok(())
     }
 
-    /// Takes `granule`'s id away if it is `id`. The caller holds the lock.
+    /// Clears the id of `granule` if it is `id`.
+    ///
+    /// Context: engine lock held.
     pub(crate) fn clear(&self, chunks: &Chunks, free: &mut FreeList, granule: u64, id: Id) {
         let key = self.key(granule);
         let (before, found) = self.find_locked(chunks, key);
@@ -242,7 +250,7 @@ impl GranuleMap {
 impl Chunk {
     #[inline(always)]
     fn slot(&self, granule: u64) -> &Atomic<u32> {
-        // The mask keeps the index inside the array, and the compiler sees it.
+        // The mask keeps the index inside the array, and the compiler sees that.
         &self.slots[(granule & (CHUNK as u64 - 1)) as usize]
     }
 }

@@ -2,8 +2,8 @@
 
 //! A map from granules of guest memory to ids, read without a lock.
 //!
-//! Guest RAM is known and dense, so its granules have a flat table: 4 bytes for 16 KiB. What is
-//! not in the table, such as memory that was added later, is in a [`GranuleMap`].
+//! Guest RAM is known and dense, so its granules have a flat table: 4 bytes for 16 KiB. Granules
+//! outside the table, such as those of memory that was added later, are in a [`GranuleMap`].
 
 use crate::engine::index::arena::{
     FreeList,
@@ -25,17 +25,20 @@ use crate::sys::{
     Release,
 };
 
-/// See the module's documentation.
+/// A map from granules of guest memory to ids; see the module's documentation.
 pub(crate) struct RamTable {
     /// The granule of the first slot.
     first: u64,
     slots: BoxedSlice<Atomic<u32>>,
+    /// The granules outside the table.
     beyond: GranuleMap,
 }
 
 impl RamTable {
-    /// An empty map with a table for the first `max` granules from the lowest of `ram` on, and
-    /// `beyond` for the rest. May sleep.
+    /// Creates an empty map with a table for the first `max` granules from the lowest of `ram` on,
+    /// and `beyond` for the rest.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn new(ram: &Ram, max: usize, beyond: GranuleMap) -> Result<Self, AllocError> {
         let (first, granules) = match (ram.blocks().first(), ram.blocks().last()) {
             (Some(low), Some(high)) => {
@@ -54,11 +57,12 @@ impl RamTable {
 
     #[inline(always)]
     fn slot(&self, granule: u64) -> Option<&Atomic<u32>> {
-        // What is below the table has an index that is too large. CAST: So is what does not fit.
+        // A granule below the table wraps around to an index that is too large.
+        // CAST: `usize` has 64 bits on all supported architectures.
         self.slots.get(granule.wrapping_sub(self.first) as usize)
     }
 
-    /// The id of `granule`, or [`NONE`]. Lock-free; as [`GranuleMap::get`].
+    /// Returns the id of `granule`, or [`NONE`]. Lock-free; as [`GranuleMap::get`].
     #[inline(always)]
     pub(crate) fn get(&self, chunks: &Chunks, granule: u64) -> Id {
         match self.slot(granule) {
@@ -67,7 +71,9 @@ impl RamTable {
         }
     }
 
-    /// As [`Self::get`], certain to find what is there. The caller holds the lock.
+    /// Returns the id of `granule`, or [`NONE`], and misses no id, unlike [`Self::get`].
+    ///
+    /// Context: engine lock held.
     pub(crate) fn get_locked(&self, chunks: &Chunks, granule: u64) -> Id {
         match self.slot(granule) {
             Some(slot) => slot.load(Relaxed),
@@ -75,7 +81,9 @@ impl RamTable {
         }
     }
 
-    /// Gives `granule` the id `id`, which is not [`NONE`]; as [`GranuleMap::set`].
+    /// Sets the id of `granule` to `id`, which is not [`NONE`]; as [`GranuleMap::set`].
+    ///
+    /// Context: engine lock held.
     pub(crate) fn set(
         &self,
         chunks: &Chunks,
@@ -93,7 +101,9 @@ impl RamTable {
         }
     }
 
-    /// Takes `granule`'s id away if it is `id`; as [`GranuleMap::clear`].
+    /// Clears the id of `granule` if it is `id`; as [`GranuleMap::clear`].
+    ///
+    /// Context: engine lock held.
     pub(crate) fn clear(&self, chunks: &Chunks, free: &mut FreeList, granule: u64, id: Id) {
         match self.slot(granule) {
             Some(slot) => {
