@@ -31,9 +31,9 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
-    BoxedSlice, //
+    BoxedSlice,
     Relaxed,
-    Release,
+    Release, //
 };
 
 /// Number of records: one for each bit of a word. A CPU that finds none free waits and rings for

@@ -12,9 +12,9 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
-    BoxedSlice, //
+    BoxedSlice,
     OnceArray,
-    Relaxed,
+    Relaxed, //
 };
 
 /// The number of an object, from 1 on; 0 is [`NONE`].

@@ -25,9 +25,9 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
-    BoxedSlice, //
+    BoxedSlice,
     Relaxed,
-    Release,
+    Release, //
 };
 
 /// log2 of [`CHUNK`].

@@ -20,9 +20,9 @@ use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
-    BoxedSlice, //
+    BoxedSlice,
     Relaxed,
-    Release,
+    Release, //
 };
 
 /// A map from granules of guest memory to ids; see the module's documentation.

@@ -2,33 +2,31 @@
 
 //! The answer decoder, against a reading of the wire's structures that is not the module's.
 
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        GpaSpan,
-        GRANULE, //
-    },
-    bytes::Bytes,
-    uapi::{
-        apple_dma_pci_map_resp32,
-        apple_dma_pci_map_resp64,
-        apple_dma_pci_unmap_resp, //
-    },
-    engine::{
-        MapOutcome,
-        ReplyError,
-        UnmapOutcome, //
-    },
-    wire::{
-        empty_unmap_response,
-        unmap_outcome,
-        unmap_request,
-        BatchStatus,
-        Dialect,
-        Response,
-        SENTINEL, //
-    },
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    GRANULE, //
+};
+use crate::bytes::Bytes;
+use crate::engine::{
+    MapOutcome,
+    ReplyError,
+    UnmapOutcome, //
+};
+use crate::uapi::{
+    apple_dma_pci_map_resp32,
+    apple_dma_pci_map_resp64,
+    apple_dma_pci_unmap_resp, //
+};
+use crate::wire::{
+    empty_unmap_response,
+    unmap_outcome,
+    unmap_request,
+    BatchStatus,
+    Dialect,
+    Response,
+    SENTINEL, //
 };
 use std::mem::{
     offset_of,

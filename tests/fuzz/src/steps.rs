@@ -2,28 +2,24 @@
 
 //! A driver's steps on a host with faults, out of a fuzzer's bytes.
 
-use crate::{
-    bytes::Bytes,
-    model::{
-        drive::{
-            Op,
-            Want, //
-        },
-        host::{
-            MapFault,
-            Placement,
-            UnmapFault, //
-        },
-        rig::{
-            Setup,
-            TestPolicy,
-            ALL,
-            KIB,
-            MIB,
-            RAM, //
-        },
-    },
-    engine::ReplyError,
+use crate::bytes::Bytes;
+use crate::engine::ReplyError;
+use crate::model::drive::{
+    Op,
+    Want, //
+};
+use crate::model::host::{
+    MapFault,
+    Placement,
+    UnmapFault, //
+};
+use crate::model::rig::{
+    Setup,
+    TestPolicy,
+    ALL,
+    KIB,
+    MIB,
+    RAM, //
 };
 
 /// Most steps of a run: more find nothing that fewer do not, but take time.

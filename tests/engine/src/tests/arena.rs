@@ -2,20 +2,18 @@
 
 //! The arena: numbers, growth and the free list.
 
-use crate::{
-    engine::index::arena::{
-        Arena,
-        FreeList,
-        Linked,
-        Segment,
-        NONE, //
-    },
-    sys::{
-        fail_atomic_allocations,
-        Alloc,
-        AllocError,
-        Atomic, //
-    },
+use crate::engine::index::arena::{
+    Arena,
+    FreeList,
+    Linked,
+    Segment,
+    NONE, //
+};
+use crate::sys::{
+    fail_atomic_allocations,
+    Alloc,
+    AllocError,
+    Atomic, //
 };
 use proptest::prelude::*;
 use std::collections::HashSet;

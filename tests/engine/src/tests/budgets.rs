@@ -3,18 +3,16 @@
 //! The limits, and what the engine does to stay within them: idle windows go first, those that
 //! were not used lately before others, many with one doorbell; then windows become smaller.
 
-use super::{
-    host::Placement,
-    rig::{
-        list,
-        Rig,
-        Setup,
-        TestPolicy,
-        ALL,
-        BASE,
-        KIB,
-        MIB, //
-    },
+use super::host::Placement;
+use super::rig::{
+    list,
+    Rig,
+    Setup,
+    TestPolicy,
+    ALL,
+    BASE,
+    KIB,
+    MIB, //
 };
 use std::collections::BTreeSet;
 

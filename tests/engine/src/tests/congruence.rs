@@ -3,21 +3,19 @@
 //! Large buffers get addresses that are congruent to their memory's, where that can be had, and
 //! cost no more than they may where it cannot.
 
-use super::{
-    host::{
-        MapFault,
-        Placement,
-        UnmapFault, //
-    },
-    rig::{
-        list,
-        Rig,
-        Setup,
-        TestPolicy,
-        ALL,
-        KIB,
-        MIB, //
-    },
+use super::host::{
+    MapFault,
+    Placement,
+    UnmapFault, //
+};
+use super::rig::{
+    list,
+    Rig,
+    Setup,
+    TestPolicy,
+    ALL,
+    KIB,
+    MIB, //
 };
 use crate::{
     addr::{

@@ -3,21 +3,19 @@
 //! When the engine goes to the host, and with how much: one doorbell for all that a call misses,
 //! none for what is there.
 
-use super::{
-    host::{
-        span,
-        Placement, //
-    },
-    rig::{
-        list,
-        Rig,
-        Setup,
-        TestPolicy,
-        ALL,
-        BASE,
-        KIB,
-        MIB, //
-    },
+use super::host::{
+    span,
+    Placement, //
+};
+use super::rig::{
+    list,
+    Rig,
+    Setup,
+    TestPolicy,
+    ALL,
+    BASE,
+    KIB,
+    MIB, //
 };
 use crate::addr::{
     Address,

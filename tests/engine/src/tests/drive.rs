@@ -8,38 +8,34 @@
 //! about failures, what misuse may do, and what must be left at the end. Where the steps come from
 //! is for others: `property` and the fuzzer.
 
-use super::{
-    host::{
-        cost,
-        Held,
-        MapFault,
-        UnmapFault,
-        View, //
-    },
-    rig::{
-        Entry,
-        Rig,
-        Setup,
-        ALL,
-        MIB, //
-    },
+use super::host::{
+    cost,
+    Held,
+    MapFault,
+    UnmapFault,
+    View, //
 };
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        GpaSpan,
-        Iova,
-        GRANULE,
-        PAGE, //
-    },
-    engine::{
-        Limit,
-        MapError, //
-    },
-    engine::policy::smallest,
-    sys::fail_atomic_allocations, //
+use super::rig::{
+    Entry,
+    Rig,
+    Setup,
+    ALL,
+    MIB, //
 };
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    GRANULE,
+    PAGE, //
+};
+use crate::engine::{
+    Limit,
+    MapError, //
+};
+use crate::engine::policy::smallest;
+use crate::sys::fail_atomic_allocations;
 
 /// Fails unless it is so.
 macro_rules! ensure {

@@ -2,42 +2,38 @@
 
 //! Every way in which a mapping can fail, and that nothing is left behind by it.
 
-use super::{
-    host::{
-        span,
-        MapFault,
-        Placement,
-        UnmapFault, //
-    },
-    rig::{
-        list,
-        Entry,
-        Rig,
-        Setup,
-        TestPolicy,
-        ALL,
-        BASE,
-        KIB,
-        MIB,
-        RAM, //
-    },
+use super::host::{
+    span,
+    MapFault,
+    Placement,
+    UnmapFault, //
 };
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        GpaSpan,
-        Iova, //
-    },
-    engine::{
-        HostError,
-        Limit,
-        MapError,
-        ReplyError,
-        Request, //
-    },
-    sys::fail_atomic_allocations, //
+use super::rig::{
+    list,
+    Entry,
+    Rig,
+    Setup,
+    TestPolicy,
+    ALL,
+    BASE,
+    KIB,
+    MIB,
+    RAM, //
 };
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova, //
+};
+use crate::engine::{
+    HostError,
+    Limit,
+    MapError,
+    ReplyError,
+    Request, //
+};
+use crate::sys::fail_atomic_allocations;
 
 const REPLY_ERRORS: [ReplyError; 6] = [
     ReplyError::Status,

@@ -6,25 +6,23 @@
 //! It also keeps a list of the mappings that drivers hold, and refuses to see one of them go. It
 //! knows nothing of how the engine finds windows; that is what makes it a judge.
 
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        GpaSpan,
-        Iova,
-        GRANULE,
-        GRANULE_SHIFT, //
-    },
-    engine::{
-        Host,
-        MapEntry,
-        MapOutcome,
-        Observer,
-        ReplyError,
-        UnmapEntry,
-        UnmapOutcome,
-        WindowInfo, //
-    },
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    GRANULE,
+    GRANULE_SHIFT, //
+};
+use crate::engine::{
+    Host,
+    MapEntry,
+    MapOutcome,
+    Observer,
+    ReplyError,
+    UnmapEntry,
+    UnmapOutcome,
+    WindowInfo, //
 };
 use std::{
     collections::{

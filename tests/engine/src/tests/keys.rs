@@ -2,29 +2,25 @@
 
 //! Keys: one for each window, and those that an earlier kernel left.
 
-use super::{
-    host::{
-        span,
-        UnmapFault, //
-    },
-    rig::{
-        list,
-        Rig,
-        Setup,
-        TestPolicy,
-        ALL,
-        BASE,
-        KIB,
-        MIB,
-        RAM, //
-    },
+use super::host::{
+    span,
+    UnmapFault, //
 };
-use crate::{
-    addr::GRANULE,
-    engine::{
-        HostError,
-        MapError, //
-    },
+use super::rig::{
+    list,
+    Rig,
+    Setup,
+    TestPolicy,
+    ALL,
+    BASE,
+    KIB,
+    MIB,
+    RAM, //
+};
+use crate::addr::GRANULE;
+use crate::engine::{
+    HostError,
+    MapError, //
 };
 
 #[test]

@@ -3,21 +3,19 @@
 //! Granule maps against `HashMap`, several on one pool of chunks, with chunks that go from one map
 //! to another.
 
-use crate::{
-    engine::index::arena::{
-        FreeList,
-        Segment,
-        NONE, //
-    },
-    engine::index::granule_map::{
-        chunks_anywhere,
-        chunks_for,
-        Chunks,
-        GranuleMap,
-        CHUNK, //
-    },
-    sys::Alloc,
+use crate::engine::index::arena::{
+    FreeList,
+    Segment,
+    NONE, //
 };
+use crate::engine::index::granule_map::{
+    chunks_anywhere,
+    chunks_for,
+    Chunks,
+    GranuleMap,
+    CHUNK, //
+};
+use crate::sys::Alloc;
 use proptest::prelude::*;
 use std::collections::{
     HashMap,

@@ -2,27 +2,23 @@
 
 //! Memory that comes and goes, and windows that nobody used for long.
 
-use super::{
-    host::{
-        span,
-        UnmapFault, //
-    },
-    rig::{
-        Rig,
-        Setup,
-        TestPolicy,
-        BASE,
-        KIB,
-        MIB, //
-    },
+use super::host::{
+    span,
+    UnmapFault, //
 };
-use crate::{
-    addr::Address,
-    engine::ram::Ram,
-    sys::{
-        Alloc,
-        BoxedSlice, //
-    },
+use super::rig::{
+    Rig,
+    Setup,
+    TestPolicy,
+    BASE,
+    KIB,
+    MIB, //
+};
+use crate::addr::Address;
+use crate::engine::ram::Ram;
+use crate::sys::{
+    Alloc,
+    BoxedSlice, //
 };
 
 fn ram(blocks: &[(u64, u64)]) -> Ram {

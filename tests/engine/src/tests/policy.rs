@@ -3,28 +3,24 @@
 //! Spans, blocks of guest RAM, and what the policies propose for them.
 
 use super::host::span;
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        GpaSpan,
-        GRANULE,
-        PAGE, //
-    },
-    engine::{
-        budget::Room,
-        policy::{
-            smallest,
-            Adaptive,
-            Policy,
-            View, //
-        },
-        ram::Ram, //
-    },
-    sys::{
-        Alloc,
-        BoxedSlice, //
-    },
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    GRANULE,
+    PAGE, //
+};
+use crate::engine::budget::Room;
+use crate::engine::policy::{
+    smallest,
+    Adaptive,
+    Policy,
+    View, //
+};
+use crate::engine::ram::Ram;
+use crate::sys::{
+    Alloc,
+    BoxedSlice, //
 };
 use proptest::prelude::*;
 

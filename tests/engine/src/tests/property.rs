@@ -2,27 +2,25 @@
 
 //! Random drivers on random hosts: the steps of [`drive`](super::drive), by chance.
 
-use super::{
-    drive::{
-        run,
-        Op,
-        Want, //
-    },
-    host::{
-        span,
-        MapFault,
-        Placement,
-        UnmapFault, //
-    },
-    rig::{
-        Rig,
-        Setup,
-        TestPolicy,
-        ALL,
-        KIB,
-        MIB,
-        RAM, //
-    },
+use super::drive::{
+    run,
+    Op,
+    Want, //
+};
+use super::host::{
+    span,
+    MapFault,
+    Placement,
+    UnmapFault, //
+};
+use super::rig::{
+    Rig,
+    Setup,
+    TestPolicy,
+    ALL,
+    KIB,
+    MIB,
+    RAM, //
 };
 use crate::engine::ReplyError;
 use proptest::prelude::*;

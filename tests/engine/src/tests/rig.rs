@@ -13,36 +13,34 @@ use super::host::{
     Placement,
     View, //
 };
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        GpaSpan,
-        Iova,
-        GRANULE, //
-    },
-    engine::{
-        budget::Room,
-        Config,
-        Engine,
-        HostError,
-        MapError,
-        Request,
-        Snapshot,
-        WindowStatus, //
-    },
-    engine::policy::{
-        smallest,
-        Adaptive,
-        Policy,
-        Proposal,
-        View as Surroundings, //
-    },
-    engine::ram::Ram,
-    sys::{
-        Alloc,
-        BoxedSlice, //
-    },
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    GRANULE, //
+};
+use crate::engine::budget::Room;
+use crate::engine::{
+    Config,
+    Engine,
+    HostError,
+    MapError,
+    Request,
+    Snapshot,
+    WindowStatus, //
+};
+use crate::engine::policy::{
+    smallest,
+    Adaptive,
+    Policy,
+    Proposal,
+    View as Surroundings, //
+};
+use crate::engine::ram::Ram;
+use crate::sys::{
+    Alloc,
+    BoxedSlice, //
 };
 use std::{
     cell::Cell,

@@ -2,41 +2,37 @@
 
 //! What CPUs do to each other's windows.
 
-use super::{
-    host::{
-        span,
-        Placement, //
-    },
-    rig::{
-        list,
-        Rig,
-        Setup,
-        TestPolicy,
-        ALL,
-        BASE,
-        KIB,
-        MIB, //
-    },
+use super::host::{
+    span,
+    Placement, //
 };
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        Iova, //
-    },
-    engine::index::arena::{
-        FreeList,
-        Segment,
-        NONE, //
-    },
-    engine::MapError,
-    engine::index::granule_map::{
-        Chunks,
-        GranuleMap,
-        CHUNK, //
-    },
-    sys::Alloc,
+use super::rig::{
+    list,
+    Rig,
+    Setup,
+    TestPolicy,
+    ALL,
+    BASE,
+    KIB,
+    MIB, //
 };
+use crate::addr::{
+    Address,
+    Gpa,
+    Iova, //
+};
+use crate::engine::MapError;
+use crate::engine::index::arena::{
+    FreeList,
+    Segment,
+    NONE, //
+};
+use crate::engine::index::granule_map::{
+    Chunks,
+    GranuleMap,
+    CHUNK, //
+};
+use crate::sys::Alloc;
 use shuttle::{
     scheduler::{
         PctScheduler,

@@ -3,38 +3,34 @@
 //! All of guest RAM mapped at once: that it takes few doorbells, then none; that it is all or
 //! nothing; and that windows serve what the pieces do not.
 
-use super::{
-    host::{
-        span,
-        MapFault, //
-    },
-    rig::{
-        list,
-        Rig,
-        Setup,
-        ALL,
-        BASE,
-        KIB,
-        MIB,
-        RAM, //
-    },
+use super::host::{
+    span,
+    MapFault, //
 };
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        Iova, //
-    },
-    engine::{
-        Limit,
-        MapError, //
-    },
-    engine::static_map::{
-        Region,
-        Adjacency,
-        MAX_PIECES, //
-    },
-    engine::ReplyError, //
+use super::rig::{
+    list,
+    Rig,
+    Setup,
+    ALL,
+    BASE,
+    KIB,
+    MIB,
+    RAM, //
+};
+use crate::addr::{
+    Address,
+    Gpa,
+    Iova, //
+};
+use crate::engine::{
+    Limit,
+    MapError,
+    ReplyError, //
+};
+use crate::engine::static_map::{
+    Adjacency,
+    Region,
+    MAX_PIECES, //
 };
 
 fn roomy() -> Setup {

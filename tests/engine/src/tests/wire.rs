@@ -3,31 +3,29 @@
 //! The wire format against an independent description of it: byte offsets written by hand from the
 //! comments of `uapi/apple_dma_pci.h`, not from the bindings that the codec uses.
 
-use crate::{
-    addr::{
-        Address,
-        Gpa,
-        GpaSpan,
-        Iova, //
-    },
-    engine::{
-        MapOutcome,
-        ReplyError,
-        UnmapOutcome, //
-    },
-    wire::{
-        empty_unmap_response,
-        unmap_outcome,
-        unmap_request,
-        BatchStatus,
-        Dialect,
-        Response,
-        REQ_WORDS,
-        RESP_WORDS,
-        SENTINEL,
-        UNMAP_REQ_BYTES,
-        UNMAP_RESP_BYTES, //
-    },
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova, //
+};
+use crate::engine::{
+    MapOutcome,
+    ReplyError,
+    UnmapOutcome, //
+};
+use crate::wire::{
+    empty_unmap_response,
+    unmap_outcome,
+    unmap_request,
+    BatchStatus,
+    Dialect,
+    Response,
+    REQ_WORDS,
+    RESP_WORDS,
+    SENTINEL,
+    UNMAP_REQ_BYTES,
+    UNMAP_RESP_BYTES, //
 };
 use proptest::prelude::*;
 
