@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pure parts of the kernel module, built in user space to be tested.
+//! The pure parts of the kernel module, built in user space for tests.
 //!
-//! The files are the module's own; only [`sys`], what they need of the system, is another.
+//! The files are the module's own, except [`sys`], their platform, which is replaced. Tests of one
+//! topic go into a file of `tests/`.
 
 #![allow(dead_code, unused_imports)]
 
 include!("modules.rs");
 
-/// Atomics and locks.
+/// The atomics and locks of the standard library.
 mod sync {
     pub(crate) use std::sync::{
         atomic::{
@@ -22,7 +23,7 @@ mod sync {
 #[path = "../../../rust/host/wire.rs"]
 mod wire;
 
-/// The wire, from `uapi/apple_dma_pci.h`.
+/// The structures of the wire, from `uapi/apple_dma_pci.h`.
 #[allow(non_camel_case_types, unreachable_pub, missing_docs)]
 mod uapi {
     include!(concat!(env!("OUT_DIR"), "/uapi.rs"));

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The orderings of a window's word of references, under a model of weak memory: who has a
-//! reference sees the window as it was opened, and who closes it comes after all who had one.
+//! The orderings of a window's reference word, under a model of weak memory: a thread that has a
+//! reference sees the window as it was opened, and closing the window is ordered after all that
+//! its users did.
 //!
-//! Only the window is modelled, by hand and small. Everything around it is in `schedules.rs`, where
-//! memory is sequentially consistent.
+//! Only the window is modelled here, with few threads and few steps. Everything around it is tested
+//! by `schedules.rs`, where memory is sequentially consistent.
 
 #![allow(dead_code, unused_imports)]
 #![cfg(test)]
@@ -22,30 +23,30 @@ mod sync {
     };
 }
 
-use addr::{
+use crate::addr::{
     Address,
     Gpa,
     GpaSpan,
     Iova,
     IovaSpan, //
 };
-use loom::{
-    cell::UnsafeCell,
-    sync::Arc,
-    thread, //
-};
-use engine::window::{
+use crate::engine::window::{
     Put,
     State,
     Take,
     Window, //
 };
+use loom::{
+    cell::UnsafeCell,
+    sync::Arc,
+    thread, //
+};
 
-/// A window with what stands for the host's mapping behind it.
+/// A window and a stand-in for the host's mapping behind it.
 struct Rig {
     window: Window,
-    /// Whether the host has the mapping. A plain access, so that one which is not ordered against a
-    /// write is found.
+    /// Set while the host has the mapping. Accessed plainly, so that the checker finds an access
+    /// that is not ordered against a write.
     mapped: UnsafeCell<bool>,
 }
 
@@ -66,7 +67,7 @@ impl Rig {
         Arc::new(rig)
     }
 
-    /// Opens the window from `iova` on, with no references but those that users take.
+    /// Opens the window from `iova` on; only users have references to it.
     fn open(&self, iova: u64) {
         // SAFETY: The window is closed, and the caller owns it.
         self.mapped.with_mut(|mapped| unsafe { *mapped = true });
@@ -77,19 +78,19 @@ impl Rig {
         }
     }
 
-    /// What the owner of a closed window does.
+    /// Unmaps the window, as the owner of a closed one does.
     fn unmap(&self) {
-        // SAFETY: Whoever closed the window owns it.
+        // SAFETY: The caller closed the window and owns it.
         self.mapped.with_mut(|mapped| unsafe { *mapped = false });
         self.window.set_state(State::Retired);
     }
 
-    /// A driver's mapping, use and unmapping, if the window serves.
-    fn use_it(&self, iova: u64, close: bool) {
+    /// Maps, uses and unmaps a buffer as a driver does, if the window serves it.
+    fn use_buffer(&self, iova: u64, close: bool) {
         match self.window.take(&want(), close) {
             Take::Hit(at, _) => {
                 assert_eq!(at.raw(), iova + 4096, "as it was opened");
-                // SAFETY: With a reference the mapping stays.
+                // SAFETY: The reference keeps the window open, so no thread writes.
                 assert!(self.mapped.with(|mapped| unsafe { *mapped }));
                 let span = IovaSpan::new(at, 4096).expect("a span");
                 match self.window.put(&span, close) {
@@ -105,23 +106,23 @@ impl Rig {
 }
 
 #[test]
-fn who_finds_it_open_sees_it_as_it_was_opened() {
+fn a_user_sees_the_window_as_it_was_opened() {
     loom::model(|| {
         let rig = Rig::new();
         let user = {
             let rig = rig.clone();
-            thread::spawn(move || rig.use_it(0x8000_0000, true))
+            thread::spawn(move || rig.use_buffer(0x8000_0000, true))
         };
         rig.open(0x8000_0000);
-        user.join().expect("it ran");
+        user.join().expect("the thread succeeds");
     });
 }
 
 #[test]
-fn who_closes_it_comes_after_all_users() {
+fn closing_is_ordered_after_all_users() {
     loom::model(|| {
         let rig = Rig::new();
-        // SAFETY: Nobody else knows it yet.
+        // SAFETY: No other thread knows the window yet.
         rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
         rig.window.set_iova(Iova::new(0x8000_0000));
         rig.window.open();
@@ -129,33 +130,33 @@ fn who_closes_it_comes_after_all_users() {
         let users: Vec<_> = (0..2)
             .map(|_| {
                 let rig = rig.clone();
-                thread::spawn(move || rig.use_it(0x8000_0000, true))
+                thread::spawn(move || rig.use_buffer(0x8000_0000, true))
             })
             .collect();
         for user in users {
-            user.join().expect("it ran");
+            user.join().expect("the thread succeeds");
         }
         assert!(!rig.window.close(), "the last one closed it");
     });
 }
 
 #[test]
-fn who_reclaims_it_comes_after_all_users() {
+fn reclaiming_is_ordered_after_all_users() {
     loom::model(|| {
         let rig = Rig::new();
-        // SAFETY: Nobody else knows it yet.
+        // SAFETY: No other thread knows the window yet.
         rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
         rig.window.set_iova(Iova::new(0x8000_0000));
         rig.window.open();
         assert_eq!(rig.window.settle(false), Ok(Put::Open));
         let user = {
             let rig = rig.clone();
-            thread::spawn(move || rig.use_it(0x8000_0000, false))
+            thread::spawn(move || rig.use_buffer(0x8000_0000, false))
         };
         let _ = rig.window.test_and_clear_used();
         if rig.window.close() {
             rig.unmap();
         }
-        user.join().expect("it ran");
+        user.join().expect("the thread succeeds");
     });
 }

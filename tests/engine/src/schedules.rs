@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The engine on several CPUs, under a scheduler that decides after every access to an atomic or a
-//! lock who runs next: at random, and with few but unlucky preemptions (PCT).
+//! lock which thread runs next: at random, and with few preemptions at unfavourable points (PCT).
 //!
-//! What a driver holds must be backed until it gives it up, whatever the others do; the model host
-//! refuses to see it go. Memory is sequentially consistent here, whatever ordering the code asks
-//! for; `orderings.rs` tests the orderings of the one word that they all meet on.
+//! A mapping that a driver holds must stay mapped until the driver unmaps it, whatever other
+//! threads do; the model host panics otherwise. Memory is sequentially consistent here, whatever
+//! ordering the code requests; `orderings.rs` tests the orderings of the reference word that all
+//! threads share.
 
 #![allow(dead_code, unused_imports)]
 #![cfg(test)]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the engine needs of the system, in user space: the interface of the module's `rust/sys.rs`
-//! with allocations that can be made to fail.
+//! The engine's platform in user space: the interface of the module's `rust/sys.rs`, with
+//! allocations that can be made to fail.
 //!
 //! Atomics and locks are those of `crate::sync`: the standard library's, or those of a checker that
-//! decides itself when threads take turns.
+//! schedules the threads itself.
 
 use crate::sync::{
     AtomicU32,
@@ -21,16 +21,16 @@ use std::{
     },
 };
 
-/// Memory ran out.
+/// The error of a failed allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AllocError;
 
-/// Whether an allocation may sleep.
+/// The context of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alloc {
-    /// It may.
+    /// A context that may sleep.
     Sleep,
-    /// It may not.
+    /// Any context; the allocation does not sleep.
     Atomic,
 }
 
@@ -80,7 +80,7 @@ impl<T> std::ops::DerefMut for BoxedSlice<T> {
     }
 }
 
-/// A place for an array that is set once.
+/// An array that is set once.
 pub(crate) struct OnceArray<T, const N: usize>(OnceLock<Box<[T; N]>>);
 
 impl<T, const N: usize> OnceArray<T, N> {
@@ -92,8 +92,8 @@ impl<T, const N: usize> OnceArray<T, N> {
         self.0.get().map(|array| &**array)
     }
 
-    pub(crate) fn populate(&self, slab: BoxedSlice<T>) -> Result<(), BoxedSlice<T>> {
-        let array = slab.0.try_into().map_err(BoxedSlice)?;
+    pub(crate) fn populate(&self, slice: BoxedSlice<T>) -> Result<(), BoxedSlice<T>> {
+        let array = slice.0.try_into().map_err(BoxedSlice)?;
         self.0.set(array).map_err(|array| BoxedSlice(array))
     }
 }
@@ -101,7 +101,7 @@ impl<T, const N: usize> OnceArray<T, N> {
 /// A lock.
 pub(crate) struct Lock<T>(Mutex<T>);
 
-/// Holds a [`Lock`].
+/// A guard that holds a [`Lock`].
 pub(crate) type Guard<'a, T> = MutexGuard<'a, T>;
 
 impl<T> Lock<T> {
@@ -124,7 +124,7 @@ impl<T> Lock<T> {
     }
 }
 
-/// Orderings, as the kernel's types for them.
+/// An ordering, as one of the kernel's types.
 pub(crate) trait Ordering {
     const ORDERING: std_atomic::Ordering;
     /// The strongest ordering of a load that this one allows.
@@ -149,7 +149,7 @@ ordering! {
     Full = SeqCst, SeqCst;
 }
 
-/// An integer that can be atomic.
+/// An integer type that has an atomic.
 pub(crate) trait Integer: Copy {
     type Atomic;
     fn new(value: Self) -> Self::Atomic;

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the pure parts, one topic per file, and the model host they run against.
+//! Tests of the pure parts, one topic per file, and the model host that they run against.
 
+mod alignment;
 mod arena;
 mod budgets;
-mod congruence;
 mod doorbells;
 mod drive;
 mod errors;
+mod granule_map;
 mod host;
 mod index;
 mod keys;
-mod maps;
 mod memory;
 mod policy;
 mod property;
 mod rig;
-mod whole;
+mod static_map;
 mod wire;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Choices out of a fuzzer's bytes. Where there are no more all is 0.
+//! Choices from a fuzzer's bytes; 0 once the bytes are used up.
 
-/// See the module's documentation.
+/// The bytes that are left; see the module's documentation.
 pub(crate) struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -38,7 +38,7 @@ impl<'a> Bytes<'a> {
         self.u8() & 1 != 0
     }
 
-    /// One of `choices`.
+    /// Returns one of `choices`.
     pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.u8()) % choices.len()]
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The answer decoder, against a reading of the wire's structures that is not the module's.
+//! The decoder of responses, against an independent reading of the wire's structures.
 
 use crate::addr::{
     Address,
@@ -33,9 +33,9 @@ use std::mem::{
     size_of, //
 };
 
-/// Lets the host write what it likes over `empty`: words as they are in memory, of which some are
-/// what a truthful host would write.
-fn answer(bytes: &mut Bytes<'_>, empty: &Response, truth: &[u8]) -> (Response, Vec<u8>) {
+/// Writes words of the fuzzer's choice over `empty`, as in memory. Some are those of `truth`, which
+/// a correct host would write, or differ from these in one bit.
+fn response(bytes: &mut Bytes<'_>, empty: &Response, truth: &[u8]) -> (Response, Vec<u8>) {
     let mut response = *empty;
     for (index, word) in response.words_mut().iter_mut().enumerate() {
         let right: [u8; 4] = truth[index * 4..][..4].try_into().expect("4 bytes");
@@ -57,7 +57,7 @@ fn number(memory: &[u8], offset: usize, len: usize) -> u64 {
     u64::from_le_bytes(number)
 }
 
-/// What the fields of a map response are: id, address, length, status.
+/// Returns the fields of a map response: id, address, length, status.
 fn fields(dialect: Dialect, memory: &[u8]) -> [u64; 4] {
     macro_rules! fields {
         ($resp:ty, $len:expr) => {
@@ -75,11 +75,12 @@ fn fields(dialect: Dialect, memory: &[u8]) -> [u64; 4] {
     }
 }
 
+/// Returns the response of a correct host.
 fn truth(dialect: Dialect, span: &GpaSpan, dma_addr: u64) -> Vec<u8> {
     let mut memory = span.start().raw().to_le_bytes().to_vec();
     memory.extend(dma_addr.to_le_bytes());
     match dialect {
-        // CAST: A host of that dialect has no more.
+        // CAST: The field has 32 bits in this dialect.
         Dialect::U32 => memory.extend((span.len() as u32).to_le_bytes()),
         Dialect::U64 => memory.extend(span.len().to_le_bytes()),
     }
@@ -87,6 +88,7 @@ fn truth(dialect: Dialect, span: &GpaSpan, dma_addr: u64) -> Vec<u8> {
     memory
 }
 
+/// Checks the decoder with a host that writes `bytes`.
 pub(crate) fn check(bytes: &mut Bytes<'_>) {
     let status = bytes.u32();
     let expected = match status {
@@ -119,10 +121,10 @@ fn map(bytes: &mut Bytes<'_>, dialect: Dialect, span: &GpaSpan, dma_addr: u64) {
     let empty = dialect.empty_map_response();
     assert_eq!(empty.words().len() * 4, dialect.map_resp_bytes());
     let truth = truth(dialect, span, dma_addr);
-    let (response, memory) = answer(bytes, &empty, &truth);
-    judge(dialect, span, &response, &memory);
+    let (written, memory) = response(bytes, &empty, &truth);
+    check_map(dialect, span, &written, &memory);
 
-    // The truth but for one bit of each word.
+    // The correct response except for one bit of each word.
     let mut near = empty;
     for (word, right) in near.words_mut().iter_mut().zip(truth.chunks_exact(4)) {
         *word = u32::from_le_bytes(right.try_into().expect("4 bytes"));
@@ -135,12 +137,12 @@ fn map(bytes: &mut Bytes<'_>, dialect: Dialect, span: &GpaSpan, dma_addr: u64) {
             .iter()
             .flat_map(|word| word.to_le_bytes())
             .collect();
-        judge(dialect, span, &response, &memory);
+        check_map(dialect, span, &response, &memory);
     }
 }
 
-/// Checks what the decoder makes of `response`, which is `memory`.
-fn judge(dialect: Dialect, span: &GpaSpan, response: &Response, memory: &[u8]) {
+/// Checks how the decoder reads `response`, whose bytes are `memory`.
+fn check_map(dialect: Dialect, span: &GpaSpan, response: &Response, memory: &[u8]) {
     let [id, dma_addr, dma_len, status] = fields(dialect, memory);
     let outcome = dialect.map_outcome(span, response);
     let last = dma_addr.checked_add(span.len() - 1);
@@ -156,26 +158,26 @@ fn judge(dialect: Dialect, span: &GpaSpan, response: &Response, memory: &[u8]) {
     match (status, outcome) {
         (0, MapOutcome::Mapped(iova)) => {
             assert_eq!(iova.raw(), dma_addr);
-            for (holds, what) in good {
-                assert!(holds, "{what:?} is believed: {memory:x?}");
+            for (holds, error) in good {
+                assert!(holds, "{error:?} is accepted: {memory:x?}");
             }
         }
-        (0, MapOutcome::Rejected(what)) => {
+        (0, MapOutcome::Rejected(error)) => {
             assert!(
-                good.contains(&(false, what)),
-                "{what:?} is not: {memory:x?}"
+                good.contains(&(false, error)),
+                "{error:?} is wrongly reported: {memory:x?}"
             );
         }
         (1 | 3, MapOutcome::Refused) => {}
         (status, MapOutcome::Unknown) => assert_eq!(status, u64::from(SENTINEL)),
-        (status, MapOutcome::Rejected(what)) => {
+        (status, MapOutcome::Rejected(error)) => {
             assert!(![0, 1, 3, u64::from(SENTINEL)].contains(&status));
-            assert_eq!(what, ReplyError::Status);
+            assert_eq!(error, ReplyError::Status);
         }
         (status, outcome) => panic!("{outcome:?} for status {status:#x}"),
     }
 
-    // As the first answer of a host, which is read in the longer form.
+    // As the first response of a host, which is read in the longer form.
     let mut first = Dialect::U64.empty_map_response();
     first.words_mut()[..response.words().len()].copy_from_slice(response.words());
     let word = |offset| first.words()[offset / 4] != SENTINEL;
@@ -197,7 +199,7 @@ fn unmap(bytes: &mut Bytes<'_>, span: &GpaSpan) {
     );
     let mut truth = span.start().raw().to_le_bytes().to_vec();
     truth.extend([0; 8]);
-    let (response, memory) = answer(bytes, &empty_unmap_response(), &truth);
+    let (written, memory) = response(bytes, &empty_unmap_response(), &truth);
     let id = number(&memory, offset_of!(apple_dma_pci_unmap_resp, id), 8);
     let status = number(&memory, offset_of!(apple_dma_pci_unmap_resp, status), 4);
     let expected = match status {
@@ -207,5 +209,5 @@ fn unmap(bytes: &mut Bytes<'_>, span: &GpaSpan) {
         status if status == u64::from(SENTINEL) => UnmapOutcome::Unknown,
         _ => UnmapOutcome::Rejected(ReplyError::Status),
     };
-    assert_eq!(unmap_outcome(span.start(), &response), expected);
+    assert_eq!(unmap_outcome(span.start(), &written), expected);
 }

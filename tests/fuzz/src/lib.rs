@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a fuzzer feeds: functions from bytes to nothing, which panic if something is wrong.
+//! The fuzz targets: functions that take a fuzzer's bytes and panic if a check fails.
 //!
 //! The files are the module's own and those of its tests in `tests/engine`; there is no other model
-//! here. How to run it is in `tests/README.md`.
+//! here. `tests/README.md` tells how to run the targets.
 
 #![allow(dead_code, unused_imports)]
 
@@ -13,7 +13,7 @@ mod bytes;
 mod decoder;
 mod model;
 mod steps;
-/// Atomics and locks.
+/// The atomics and locks of the standard library.
 mod sync {
     pub(crate) use std::sync::{
         atomic::{
@@ -27,18 +27,18 @@ mod sync {
 #[path = "../../../rust/host/wire.rs"]
 mod wire;
 
-/// The wire, from `uapi/apple_dma_pci.h`.
+/// The structures of the wire, from `uapi/apple_dma_pci.h`.
 #[allow(non_camel_case_types, unreachable_pub, missing_docs)]
 mod uapi {
     include!(concat!(env!("OUT_DIR"), "/uapi.rs"));
 }
 
-/// Reads `data` as a request and what the host wrote for it, in both dialects.
+/// Decodes a request and its response from `data`, in both dialects.
 pub fn answers(data: &[u8]) {
     decoder::check(&mut bytes::Bytes::new(data));
 }
 
-/// Runs an engine by `data`: how it is set up, and what its driver and its host do.
+/// Runs an engine with the setup and the steps of its driver and its host that `data` encodes.
 pub fn engine(data: &[u8]) {
     let mut bytes = bytes::Bytes::new(data);
     let (setup, seed, tidy) = steps::setup(&mut bytes);
@@ -62,13 +62,13 @@ mod corpus {
         let mut count = 0;
         for file in fs::read_dir(&dir).expect("the corpus is there") {
             let path = file.expect("the corpus can be read").path();
-            // A panic is to say whose it is.
+            // Printed so that a panic tells the file.
             println!("{}", path.display());
             run(&fs::read(&path).expect("the corpus can be read"));
             count += 1;
         }
         assert!(count > 10, "{count} files in {}", dir.display());
-        // Nothing at all must be good, too.
+        // No bytes must work, too.
         run(&[]);
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The model host, and a driver's steps on it, from the engine's tests.
+//! The model host and a driver's steps on it, from the engine's tests.
 
 #[path = "../../engine/src/tests/drive.rs"]
 pub(crate) mod drive;

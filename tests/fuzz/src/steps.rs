@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A driver's steps on a host with faults, out of a fuzzer's bytes.
+//! A driver's steps on a host with faults, from a fuzzer's bytes.
 
 use crate::bytes::Bytes;
 use crate::engine::ReplyError;
@@ -22,7 +22,7 @@ use crate::model::rig::{
     RAM, //
 };
 
-/// Most steps of a run: more find nothing that fewer do not, but take time.
+/// Most steps of a run: more steps take longer without finding more.
 const STEPS: usize = 200;
 
 const REPLY_ERRORS: [ReplyError; 6] = [
@@ -34,7 +34,8 @@ const REPLY_ERRORS: [ReplyError; 6] = [
     ReplyError::Overlap,
 ];
 
-/// How the engine is set up, where the host's luck begins, and whether the driver is tidy.
+/// Returns the setup of the engine, the seed of the host, and whether the driver unmaps all at the
+/// end.
 pub(crate) fn setup(bytes: &mut Bytes<'_>) -> (Setup, u64, bool) {
     let policy = match bytes.u8() % 6 {
         0 | 1 => TestPolicy::Adaptive(14 + u32::from(bytes.u8()) % 8),
@@ -58,7 +59,7 @@ pub(crate) fn setup(bytes: &mut Bytes<'_>) -> (Setup, u64, bool) {
     (setup, bytes.u8().into(), modes & 4 != 0)
 }
 
-/// The steps.
+/// Returns the steps.
 pub(crate) fn ops(bytes: &mut Bytes<'_>) -> Vec<Op> {
     let mut ops = Vec::new();
     while !bytes.is_empty() && ops.len() < STEPS {
@@ -69,13 +70,13 @@ pub(crate) fn ops(bytes: &mut Bytes<'_>) -> Vec<Op> {
 
 fn op(bytes: &mut Bytes<'_>) -> Op {
     match bytes.u8() % 20 {
-        0..=3 => Op::Map(want(bytes), mask(bytes)),
+        0..=3 => Op::Map(want(bytes), dma_limit(bytes)),
         4..=5 => {
             let count = bytes.u8() % 9;
             let list = (0..count).map(|_| want(bytes)).collect();
-            Op::MapAll(list, mask(bytes))
+            Op::MapAll(list, dma_limit(bytes))
         }
-        6 => Op::Again(bytes.u8().into()),
+        6 => Op::Repeat(bytes.u8().into()),
         7..=9 => Op::Unmap(bytes.u8().into()),
         10 => Op::UnmapAll(bytes.u8().into(), 1 + usize::from(bytes.u8() % 3)),
         11 => Op::Misuse(bytes.u64(), bytes.u32().into()),
@@ -121,7 +122,7 @@ fn map_fault(bytes: &mut Bytes<'_>) -> MapFault {
     }
 }
 
-fn mask(bytes: &mut Bytes<'_>) -> u64 {
+fn dma_limit(bytes: &mut Bytes<'_>) -> u64 {
     bytes.pick(&[ALL, ALL, ALL, 0xffff_ffff, 0x800f_ffff])
 }
 

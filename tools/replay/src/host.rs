@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A host that obliges: it maps whatever it is asked for. Where a recording says at what address
-//! the real one put a mapping it is put there, elsewhere behind all of these.
+//! A host that grants every request. A mapping gets the IOVA that it has in the recording, if that
+//! is known and free, and otherwise one behind all recorded IOVAs.
 
 use crate::addr::{
     Address,
@@ -22,23 +22,23 @@ use std::collections::{
     VecDeque, //
 };
 
-/// Addresses by the first address and the bytes of what is mapped, in the order of time.
+/// Recorded IOVAs by the first address and the length of the mapped memory, oldest first.
 pub(crate) type Addresses = HashMap<(u64, u64), VecDeque<u64>>;
 
-/// See the module's documentation.
-pub(crate) struct Obliging {
+/// The host; see the module's documentation.
+pub(crate) struct ReplayHost {
     batch_max: usize,
     len_max: u64,
     known: Addresses,
-    /// What is mapped: the first granule of the addresses to the one behind the last.
+    /// The mapped IOVAs: the first granule of each mapping to the one behind its last.
     used: BTreeMap<u64, u64>,
-    /// Where each key is mapped.
+    /// The first granule of the IOVAs of each key.
     keys: HashMap<u64, u64>,
-    /// The first granule that nothing known is at.
+    /// The first granule behind all recorded and allocated IOVAs.
     next: u64,
 }
 
-impl Obliging {
+impl ReplayHost {
     pub(crate) fn new(batch_max: usize, len_max: u64, known: Addresses) -> Self {
         let ends = known.iter().flat_map(|((_, len), addresses)| {
             let end = |iova: &u64| iova.saturating_add(*len).div_ceil(GRANULE);
@@ -55,7 +55,7 @@ impl Obliging {
         }
     }
 
-    /// Whether anything is mapped in these granules.
+    /// Returns whether anything is mapped in these granules.
     fn is_used(&self, first: u64, end: u64) -> bool {
         let before = self.used.range(..end).next_back();
         before.is_some_and(|(_, used)| *used > first)
@@ -80,7 +80,7 @@ impl Obliging {
     }
 }
 
-impl Host for Obliging {
+impl Host for ReplayHost {
     fn batch_max(&self) -> usize {
         self.batch_max
     }

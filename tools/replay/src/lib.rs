@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mapping engine of the kernel module, fed with what a guest's drivers did.
+//! The mapping engine of the kernel module, run with the recorded mappings of a guest's drivers.
 //!
-//! The engine's files are the module's own, as in `tests/engine`, and so is what they need of the
-//! system. [`Replay`] is all that is seen of it.
+//! The engine's files are the module's own, and their platform is that of `tests/engine`.
+//! [`Replay`] is the interface.
 
-/// Files of the module, which need not be used up here.
+/// Declares files of the module, of which not all items are used here.
 macro_rules! module_files {
     ($($path:literal $name:ident;)*) => {$(
         #[allow(dead_code, unused_imports)]
@@ -32,13 +32,13 @@ pub use self::replay::{
     Window, //
 };
 
-/// Bytes of a granule.
+/// Size of a granule in bytes.
 pub const GRANULE: u64 = addr::GRANULE;
 
 /// log2 of the size in bytes that the module's windows grow to.
 pub const WINDOW_SHIFT: u32 = engine::policy::WINDOW_SHIFT;
 
-/// Atomics and locks.
+/// The atomics and locks of the standard library.
 mod sync {
     pub(crate) use std::sync::{
         atomic::{

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a guest's drivers mapped and gave up, once more, with parameters of choice.
+//! Replay of the maps and unmaps of a guest's drivers, with other parameters if wanted.
 
 use crate::addr::{
     Address,
@@ -11,11 +11,12 @@ use crate::addr::{
     GRANULE,
     GRANULE_SHIFT, //
 };
-use crate::engine::{
-    Config,
-    Engine,
-    Request,
-    Snapshot, //
+use crate::engine::policy::{
+    Adaptive,
+    Policy,
+    Proposal,
+    Ram,
+    View, //
 };
 use crate::engine::policy::{
     Adaptive,
@@ -24,9 +25,15 @@ use crate::engine::policy::{
     View, //
 };
 use crate::engine::ram::Ram;
+use crate::engine::{
+    Config,
+    Engine,
+    Request,
+    Snapshot, //
+};
 use crate::host::{
     Addresses,
-    Obliging, //
+    ReplayHost, //
 };
 use crate::sys::{
     Alloc,
@@ -46,38 +53,39 @@ use std::{
 /// Most granules of RAM in a flat table, as in the module.
 const TABLE_MAX: usize = 1 << 24;
 
-/// Windows that there is memory for from the beginning.
+/// Number of windows for which memory is reserved at the start.
 const RESERVE: usize = 16;
 
-/// How memory is mapped; as in the module's file `mode`.
+/// The mode of mapping, as in the module's file `mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// By windows, which stay for a while when they are idle.
+    /// Windows that stay mapped for a while when they are idle.
     Lazy,
-    /// By windows, which are given back when they are idle.
+    /// Windows that are unmapped when they are idle.
     Strict,
-    /// All of RAM at once.
+    /// A static map of all of RAM.
     StaticMap,
 }
 
-/// What the module is loaded with, and what it finds.
+/// The parameters of the module, and the properties of its host and guest.
 #[derive(Clone, Debug)]
 pub struct Parameters {
-    /// How memory is mapped.
+    /// The mode of mapping.
     pub mode: Mode,
-    /// log2 of the bytes that windows grow to; nothing to `Mode::Strict`, where they do not.
+    /// log2 of the size in bytes that windows grow to; ignored by `Mode::Strict`, whose windows do
+    /// not grow.
     pub window_shift: u32,
-    /// Most bytes to have mapped at a time.
+    /// Most bytes that are mapped at a time.
     pub max_bytes: u64,
-    /// Most mappings to have at a time.
+    /// Most windows at a time.
     pub max_entries: u32,
-    /// Most entries of a doorbell.
+    /// Most entries of a batch.
     pub batch_max: usize,
-    /// Most bytes of a mapping.
+    /// Most bytes of a window.
     pub len_max: u64,
-    /// Whether addresses of large pages are to be aligned.
+    /// Set to align the IOVAs of large pages.
     pub congruent: bool,
-    /// First addresses and bytes of the blocks of guest RAM.
+    /// First addresses and lengths in bytes of the blocks of guest RAM.
     pub ram: Vec<(u64, u64)>,
 }
 
@@ -86,22 +94,23 @@ pub struct Parameters {
 pub struct Mapping {
     /// Guest-physical address.
     pub gpa: u64,
-    /// The DMA address that it had.
+    /// The recorded DMA address.
     pub dma: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
 }
 
-/// A window that the host made.
+/// A window that the host created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// What it covers, and where.
+    /// The memory that the window covers, and its IOVA.
     pub at: Mapping,
-    /// Mappings of drivers that use it.
+    /// Number of mappings of drivers that use the window.
     pub users: u32,
 }
 
-/// What happened, by the names of the module's file `counters`, and what there is.
+/// The counters of the replay, by the names of the module's file `counters`, and the usage at the
+/// end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Counters {
@@ -120,11 +129,11 @@ pub struct Counters {
     pub peak_bytes: u64,
     pub entries: u32,
     pub peak_entries: u32,
-    /// What was given up, but not mapped while it was recorded, nor before as far as is known.
+    /// Unmaps of addresses that were mapped neither in the recording nor, as far as known, before.
     pub unknown: u64,
 }
 
-/// The module's policy, or what is to be instead, once.
+/// The module's policy, or a fixed proposal instead.
 struct Scripted {
     policy: Adaptive,
     next: Arc<Mutex<Option<Proposal>>>,
@@ -136,7 +145,7 @@ impl Policy for Scripted {
         let Some(mut next) = *next else {
             return self.policy.propose(request, block, view);
         };
-        // A tile was there before all else that is in it.
+        // A tile must be older than all windows in it.
         let mut granules = next.span.first_granule()..=next.span.last_granule();
         next.tile &= granules.all(|granule| (view.len_at)(granule).is_none());
         Some(next)
@@ -172,7 +181,7 @@ impl Request for Entry {
     }
 }
 
-/// Whether `span` is one of the windows that tile `block`.
+/// Returns whether `span` is one of the windows that tile `block`.
 fn is_tile(span: &GpaSpan, block: Option<&GpaSpan>) -> bool {
     let Some(size) = span.len().max(GRANULE).checked_next_power_of_two() else {
         return false;
@@ -182,15 +191,15 @@ fn is_tile(span: &GpaSpan, block: Option<&GpaSpan>) -> bool {
     tile == Some(*span)
 }
 
-/// `windows` in an order in which each can be made: what lies within another one was there first,
-/// else the other would serve it. Beyond that in the order that they have, which mostly is that of
-/// time.
+/// Returns `windows` in an order in which each can be created: a window within another one was
+/// created first, or the other would have served its request. Otherwise keeps their order, which
+/// mostly is that of creation.
 fn in_order(windows: &[Window]) -> Vec<&Window> {
     let end = |index: usize| windows[index].at.gpa.saturating_add(windows[index].at.size);
     let mut by_start: Vec<usize> = (0..windows.len()).collect();
     by_start.sort_by_key(|index| windows[*index].at.gpa);
     let start = |index: usize| windows[index].at.gpa;
-    // Those that lie within a window, the first one last, to be taken from the end.
+    // The windows that lie within a window, last one first, as they are popped from the end.
     let within = |index: usize| {
         let first = by_start.partition_point(|other| start(*other) < start(index));
         let inside = by_start[first..].iter().copied();
@@ -201,15 +210,15 @@ fn in_order(windows: &[Window]) -> Vec<&Window> {
         inside.sort_unstable_by_key(|other| Reverse(*other));
         inside
     };
-    let mut is_seen = vec![false; windows.len()];
+    let mut visited = vec![false; windows.len()];
     let mut order = Vec::new();
     for index in 0..windows.len() {
         let mut left = vec![(index, false)];
         while let Some((index, is_due)) = left.pop() {
             if is_due {
                 order.push(&windows[index]);
-            } else if !is_seen[index] {
-                is_seen[index] = true;
+            } else if !visited[index] {
+                visited[index] = true;
                 left.push((index, true));
                 left.extend(within(index).into_iter().map(|other| (other, false)));
             }
@@ -218,22 +227,22 @@ fn in_order(windows: &[Window]) -> Vec<&Window> {
     order
 }
 
-/// See the module's documentation.
+/// An engine that replays a recording; see the module's documentation.
 pub struct Replay {
-    engine: Engine<Obliging, Scripted>,
-    /// Windows that there were before, with where they are now.
+    engine: Engine<ReplayHost, Scripted>,
+    /// Windows from before the recording, with their IOVAs in the replay.
     before: Vec<(Mapping, Iova)>,
-    /// Where what is mapped at an address, in so many bytes, is now; nowhere if that failed.
+    /// IOVAs in the replay by recorded DMA address and length; [`None`] if the map failed.
     mapped: HashMap<(u64, u64), Vec<Option<Iova>>>,
-    /// What is none of the drivers' doing.
+    /// The counters after the setup, which are no doing of drivers.
     first: Counters,
     refusals: u64,
     unknown: u64,
 }
 
 impl Replay {
-    /// Sets up an engine that has the windows of `before`. The host puts mappings where the real
-    /// one put those of `created`, in their order. Says what is wrong with `parameters`.
+    /// Creates an engine that has the windows of `before`. The host puts windows where the recorded
+    /// one put those of `created`, in their order. Fails with a message about `parameters`.
     pub fn new(
         parameters: &Parameters,
         before: &[Window],
@@ -264,8 +273,8 @@ impl Replay {
             next: next.clone(),
         };
         let no_memory = |_| "no memory for tables".to_owned();
-        let ram =
-            BoxedSlice::new(blocks.len(), Alloc::Sleep, |index| blocks[index]).map_err(no_memory)?;
+        let ram = BoxedSlice::new(blocks.len(), Alloc::Sleep, |index| blocks[index])
+            .map_err(no_memory)?;
         let config = Config {
             strict,
             max_bytes: parameters.max_bytes,
@@ -274,12 +283,12 @@ impl Replay {
             congruent: parameters.congruent,
             table_max: TABLE_MAX,
         };
-        let host = Obliging::new(parameters.batch_max.max(1), parameters.len_max, known);
+        let host = ReplayHost::new(parameters.batch_max.max(1), parameters.len_max, known);
         let mut engine = Engine::new(host, policy, (), config).map_err(no_memory)?;
         engine.reserve(RESERVE).map_err(no_memory)?;
         if parameters.mode == Mode::StaticMap {
-            let whole = engine.map_whole();
-            whole.map_err(|error| format!("all of RAM at once: {}", error.as_str()))?;
+            let result = engine.map_whole();
+            result.map_err(|error| format!("all of RAM at once: {}", error.as_str()))?;
         }
         let mut replay = Self {
             engine,
@@ -308,9 +317,9 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Makes a window that there was before.
+    /// Creates a window from before the recording.
     fn restore(&mut self, window: &Window, span: GpaSpan) {
-        // A single large buffer would be aimed at an aligned address.
+        // The engine would try to align a single large buffer.
         let count = window.users.max(2);
         let entries: Vec<_> = (0..count).map(|_| Entry::new(span)).collect();
         if self.engine.map_all(entries.iter(), u64::MAX).is_err() {
@@ -324,7 +333,7 @@ impl Replay {
         let _ = self.engine.unmap_all(more);
     }
 
-    /// A driver maps all of `list`, which is one call; says whether it can.
+    /// Maps all of `list` in one call, as a driver did. Returns whether that succeeded.
     pub fn map(&mut self, list: &[Mapping]) -> bool {
         let Some(entries) = entries(list) else {
             self.refusals += 1;
@@ -339,7 +348,7 @@ impl Replay {
         done
     }
 
-    /// A driver gives up all of `list`, which is one call.
+    /// Unmaps all of `list` in one call, as a driver did.
     pub fn unmap(&mut self, list: &[Mapping]) {
         let mut entries = Vec::new();
         for mapping in list {
@@ -360,11 +369,11 @@ impl Replay {
                 iova: Cell::new(iova),
             });
         }
-        // What was not mapped here is not given up.
+        // Entries that are not mapped in the replay are skipped.
         let _ = self.engine.unmap_all(entries.iter());
     }
 
-    /// Where what a driver mapped before is now.
+    /// Returns the IOVA in the replay of a mapping from before the recording.
     fn place_before(&self, mapping: &Mapping) -> Option<Iova> {
         let span = IovaSpan::new(Iova::new(mapping.dma), mapping.size)?;
         self.before.iter().find_map(|(window, iova)| {
@@ -373,7 +382,7 @@ impl Replay {
         })
     }
 
-    /// A driver wants what it did not get.
+    /// Maps what a driver could not map in the recording, and unmaps it at once.
     pub fn attempt(&mut self, gpa: u64, size: u64) {
         let mapping = Mapping { gpa, dma: 0, size };
         let Some(entries) = entries(&[mapping]) else {
@@ -388,12 +397,12 @@ impl Replay {
         }
     }
 
-    /// Time goes by: half of what a window may be idle.
+    /// Advances the time by half of `max_idle`, the time that a window may be idle.
     pub fn tick(&mut self) {
         self.engine.age();
     }
 
-    /// What happened so far.
+    /// Returns the counters so far.
     pub fn counters(&self) -> Counters {
         let mut snapshot = Snapshot::new();
         self.engine.snapshot(&mut snapshot);
@@ -418,7 +427,7 @@ impl Replay {
     }
 }
 
-/// The entries of a call; nothing if one of them cannot be.
+/// Returns the entries of a call; [`None`] if one of them is empty or wraps around.
 fn entries(list: &[Mapping]) -> Option<Vec<Entry>> {
     let entry = |mapping: &Mapping| {
         let span = GpaSpan::new(Gpa::new(mapping.gpa), mapping.size);
@@ -455,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mapped_again_hits() {
+    fn a_repeated_mapping_hits() {
         let mut replay = Replay::new(&parameters(), &[], &[]).unwrap();
         for _ in 0..5 {
             assert!(replay.map(&[mapping(0x1000, 0x1000, 4096)]));
@@ -490,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_refuse_and_what_was_refused_is_not_given_up() {
+    fn failed_maps_are_not_unmapped() {
         let tight = Parameters {
             max_entries: 16,
             ..parameters()
@@ -511,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_of_before_serve_and_are_not_counted() {
+    fn earlier_windows_serve_and_are_not_counted() {
         let window = |users| Window {
             at: mapping(0, 0x10_0000, 0x4_0000),
             users,
@@ -525,7 +534,7 @@ mod tests {
         );
         assert_eq!(counters.bytes, 0x4_0000);
 
-        // What a driver had mapped before may be given up.
+        // Mappings from before the recording can be unmapped.
         let mut replay = Replay::new(&parameters(), &[window(2)], &[]).unwrap();
         for _ in 0..3 {
             replay.unmap(&[mapping(0x8000, 0x10_8000, 4096)]);
@@ -536,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_of_before_need_no_aligned_address() {
+    fn earlier_windows_need_no_alignment() {
         let window = Window {
             at: mapping(0, 0x1234_4000, 0x2_0000),
             users: 1,
@@ -547,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_within_another_window_was_there_first() {
+    fn windows_within_another_are_created_first() {
         let window = |gpa, size| Window {
             at: mapping(gpa, gpa, size),
             users: 0,
@@ -558,7 +567,7 @@ mod tests {
             window(0x1_0000, 0x4000),
             window(0x1_0000, 0x8000),
             window(0x4000, 0x4000),
-            // In part.
+            // These overlap it only in part.
             window(0x3_c000, 0x8000),
             window(0x3_c000 + 0x1000, 0x1000),
         ];
@@ -570,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_where_they_were() {
+    fn windows_get_their_recorded_addresses() {
         let created = [
             mapping(0, 0xab_c000, GRANULE),
             mapping(0, 0x12_0000, GRANULE),
@@ -600,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_ram_needs_no_windows_if_it_fits() {
+    fn a_static_map_needs_no_windows_if_it_fits() {
         let whole = Parameters {
             mode: Mode::StaticMap,
             ..parameters()

@@ -42,7 +42,7 @@ fn segment() -> Segment<Object> {
 }
 
 #[test]
-fn numbers_begin_at_one_and_end_where_it_has_grown_to() {
+fn ids_go_from_one_to_the_last() {
     let arena = Arena::<Object>::new(100).expect("memory");
     let mut free = FreeList::new();
     assert!(arena.get(NONE).is_none());
@@ -56,21 +56,21 @@ fn numbers_begin_at_one_and_end_where_it_has_grown_to() {
     assert!(arena.get(64).is_some());
     assert!(arena.get(65).is_none());
 
-    // At least what was asked for, and no more segments than that takes.
+    // At least the requested maximum, and no more segments than that takes.
     assert!(arena.grow(&mut free, segment()).is_ok());
     assert_eq!((free.len(), free.last_id()), (128, 128));
     assert!(arena.grow(&mut free, segment()).is_err());
     assert_eq!((free.len(), free.last_id()), (128, 128));
     for id in [NONE, 129, u32::MAX] {
         assert!(arena.get(id).is_none());
-        // Of no effect.
+        // Has no effect.
         arena.free(&mut free, id);
         assert_eq!(free.len(), 128);
     }
 }
 
 #[test]
-fn an_arena_may_be_for_nothing() {
+fn an_arena_may_be_empty() {
     let arena = Arena::<Object>::new(0).expect("memory");
     let mut free = FreeList::new();
     assert!(arena.grow(&mut free, segment()).is_err());
@@ -78,7 +78,7 @@ fn an_arena_may_be_for_nothing() {
 }
 
 #[test]
-fn segments_may_fail() {
+fn allocating_a_segment_may_fail() {
     fail_atomic_allocations(true);
     assert_eq!(
         Segment::<Object>::new(Alloc::Atomic).err(),
@@ -92,7 +92,7 @@ fn segments_may_fail() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// `None` takes an object; a number frees one of those that are taken.
+    /// Takes an object for each `None`, and frees one of those taken for each number.
     #[test]
     fn every_object_has_one_user(ops in prop::collection::vec(any::<Option<usize>>(), 0..300)) {
         let arena = Arena::<Object>::new(128).expect("memory");

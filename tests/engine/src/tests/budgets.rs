@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The limits, and what the engine does to stay within them: idle windows go first, those that
-//! were not used lately before others, many with one doorbell; then windows become smaller.
+//! The limits, and how the engine stays within them: it reclaims idle windows first, those not used
+//! lately before others, many with one doorbell; then it makes windows smaller.
 
 use super::host::Placement;
 use super::rig::{
@@ -16,7 +16,7 @@ use super::rig::{
 };
 use std::collections::BTreeSet;
 
-/// Maps and unmaps a page in each of `windows`, megabytes from the base on.
+/// Maps and unmaps a page in each of `windows`, in megabytes from the base.
 fn touch(rig: &Rig, windows: impl IntoIterator<Item = u64>) {
     for n in windows {
         let iova = rig.map(BASE + n * MIB, 4096).expect("room");
@@ -24,7 +24,7 @@ fn touch(rig: &Rig, windows: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// Which of these windows the host has.
+/// Returns the windows that the host has, in megabytes from the base.
 fn windows(rig: &Rig) -> BTreeSet<u64> {
     let state = rig.host.look();
     state
@@ -35,7 +35,7 @@ fn windows(rig: &Rig) -> BTreeSet<u64> {
 }
 
 #[test]
-fn idle_windows_go_many_at_a_time() {
+fn idle_windows_are_reclaimed_in_batches() {
     let rig = Rig::with_ram(
         Setup {
             max_entries: 100,
@@ -53,7 +53,7 @@ fn idle_windows_go_many_at_a_time() {
 }
 
 #[test]
-fn what_was_used_lately_stays() {
+fn recently_used_windows_stay() {
     let rig = Rig::with_ram(
         Setup {
             max_entries: 100,
@@ -62,7 +62,7 @@ fn what_was_used_lately_stays() {
         &[(BASE, 256 * MIB)],
     );
     touch(&rig, 0..100);
-    // 64 go; the other idle ones have not been used since.
+    // 64 are reclaimed; the other idle windows have not been used since.
     rig.map(BASE + 100 * MIB, 4096).expect("room");
     let idle: Vec<_> = windows(&rig).into_iter().filter(|n| *n < 100).collect();
     assert_eq!(idle.len(), 36);
@@ -119,9 +119,9 @@ fn windows_become_smaller_when_bytes_are_short() {
 }
 
 #[test]
-fn a_list_becomes_smaller_as_a_whole() {
-    // Three large windows do not fit, three small ones do. What the list took before it found
-    // that out must not be in its way.
+fn a_list_gets_smaller_windows_as_a_whole() {
+    // Three large windows do not fit, three small ones do. The windows that the list took before
+    // it failed must not block its retry.
     let rig = Rig::new(Setup {
         policy: TestPolicy::Aligned(20),
         max_bytes: 2 * MIB,
@@ -134,9 +134,9 @@ fn a_list_becomes_smaller_as_a_whole() {
 }
 
 #[test]
-fn windows_across_table_edges_fit_as_the_limits_say() {
-    // Every window touches two chunks of the tables by its memory and two by its addresses, and
-    // shares none of them.
+fn windows_across_chunks_fit_up_to_the_limits() {
+    // Every window touches two chunks of the tables by its memory and two by its IOVAs, and shares
+    // none of them.
     for entries in [1u32, 13, 64] {
         let rig = Rig::with_ram(
             Setup {
@@ -157,7 +157,7 @@ fn windows_across_table_edges_fit_as_the_limits_say() {
 }
 
 #[test]
-fn the_limits_count_whole_granules() {
+fn limits_count_whole_granules() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Mute,
         max_bytes: 48 * KIB,

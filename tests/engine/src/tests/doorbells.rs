@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When the engine goes to the host, and with how much: one doorbell for all that a call misses,
-//! none for what is there.
+//! Doorbells: the engine rings once for all misses of a call, and not at all for hits.
 
 use super::host::{
     span,
@@ -24,11 +23,11 @@ use crate::addr::{
 };
 
 #[test]
-fn a_hit_rings_none() {
+fn a_hit_rings_no_doorbell() {
     let rig = Rig::new(Setup::default());
     let first = rig.map(BASE + 4096, 4096).expect("room");
     assert_eq!(rig.host.doorbells(), 1);
-    // The whole window serves from now on.
+    // From now on the window serves all requests that it covers.
     for (offset, len) in [(0, 1), (0, 256 * KIB), (4096, 4096), (256 * KIB - 6, 6)] {
         let iova = rig.map(BASE + offset, len).expect("a hit");
         assert_eq!(iova.raw(), first.raw() - 4096 + offset);
@@ -38,7 +37,7 @@ fn a_hit_rings_none() {
     rig.map_all(&entries, ALL).expect("hits");
     rig.unmap_all(&entries);
     assert_eq!(rig.host.doorbells(), 1);
-    // Also when it was idle in between.
+    // An idle window serves, too.
     rig.unmap(BASE + 4096, 4096, first);
     assert_eq!(rig.map(BASE + 4096, 4096), Ok(first));
     assert_eq!(rig.host.doorbells(), 1);
@@ -46,7 +45,7 @@ fn a_hit_rings_none() {
 }
 
 #[test]
-fn what_a_list_misses_goes_together() {
+fn misses_of_a_list_share_a_doorbell() {
     for policy in [TestPolicy::Aligned(18), TestPolicy::Smallest] {
         let rig = Rig::new(Setup {
             policy,
@@ -75,7 +74,7 @@ fn a_long_list_fills_its_batches() {
 }
 
 #[test]
-fn one_window_for_all_that_it_serves() {
+fn requests_of_a_list_share_windows() {
     let rig = Rig::new(Setup::default());
     // Duplicates, neighbours and overlaps in two windows.
     let entries = list(&[
@@ -93,10 +92,10 @@ fn one_window_for_all_that_it_serves() {
 }
 
 #[test]
-fn a_straddling_mapping_repeats_without() {
+fn a_repeated_straddling_mapping_hits() {
     let rig = Rig::new(Setup::default());
     let start = BASE + 256 * KIB - 4096;
-    // Both windows that it straddles are there, in front of it.
+    // The two windows that it straddles exist and are found first.
     rig.map(BASE, 1).expect("room");
     rig.map(BASE + 256 * KIB, 1).expect("room");
     let iova = rig.map(start, 8192).expect("room");
@@ -114,7 +113,7 @@ fn a_straddling_mapping_repeats_without() {
 }
 
 #[test]
-fn strict_gives_back_at_once() {
+fn strict_mode_unmaps_at_once() {
     let rig = Rig::new(Setup {
         strict: true,
         ..Setup::default()
@@ -127,7 +126,7 @@ fn strict_gives_back_at_once() {
     assert_eq!(rig.host.look().unmap_doorbells, 1);
     assert!(rig.host.look().mappings.is_empty());
 
-    // A list goes together, too.
+    // A list is unmapped with one doorbell.
     let entries: Vec<_> = (0..50u64).map(|n| (BASE + n * MIB, 4096)).collect();
     let entries = list(&entries);
     rig.map_all(&entries, ALL).expect("room");
@@ -139,7 +138,7 @@ fn strict_gives_back_at_once() {
 
 #[test]
 fn requests_of_one_granule_do_not_close_each_others_windows() {
-    // None of the three windows serves another, and all are looked for in the same place.
+    // None of the three windows serves another's request, and the same granule finds all of them.
     let rig = Rig::new(Setup {
         policy: TestPolicy::Aligned(14),
         strict: true,
@@ -158,7 +157,7 @@ fn requests_of_one_granule_do_not_close_each_others_windows() {
 }
 
 #[test]
-fn lazy_keeps_until_the_end() {
+fn lazy_mode_keeps_windows_until_the_end() {
     let rig = Rig::new(Setup {
         batch_max: 8,
         ..Setup::default()
@@ -174,7 +173,7 @@ fn lazy_keeps_until_the_end() {
 }
 
 #[test]
-fn release_says_what_was_not_unmapped() {
+fn release_reports_windows_in_use() {
     let rig = Rig::new(Setup::default());
     rig.map(BASE, 1).expect("room");
     rig.map(BASE + 1, 1).expect("a hit");
@@ -185,7 +184,7 @@ fn release_says_what_was_not_unmapped() {
     let released = rig.engine.release();
     assert_eq!((released.busy, released.lost), (2, 0));
     assert!(rig.host.look().mappings.is_empty());
-    // Once more does no harm, and finds nothing.
+    // A second release is harmless, and finds nothing.
     let doorbells = rig.host.doorbells();
     let released = rig.engine.release();
     assert_eq!((released.busy, released.lost), (0, 0));
@@ -194,7 +193,7 @@ fn release_says_what_was_not_unmapped() {
 }
 
 #[test]
-fn translation_is_by_the_byte() {
+fn translation_has_byte_granularity() {
     for placement in [
         Placement::Low,
         Placement::High,
@@ -222,7 +221,7 @@ fn translation_is_by_the_byte() {
 }
 
 #[test]
-fn the_batch_names_what_is_mapped() {
+fn the_batch_has_the_span_of_the_window() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
         ..Setup::default()

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A driver's steps on a host with faults, one after the other: whatever the order, the sizes, the
-//! policy, the limits and the faults, what drivers hold is backed, what is counted is true, and a
-//! mapping fails only where there is a reason.
+//! policy, the limits and the faults, mappings that drivers hold are backed, counters are true, and
+//! a mapping fails only for a reason.
 //!
-//! [`Rig`] checks what must hold after every step. This file adds what a model of the limits says
-//! about failures, what misuse may do, and what must be left at the end. Where the steps come from
-//! is for others: `property` and the fuzzer.
+//! [`Rig`] checks what must hold after every step. This file adds the reasons that a model of the
+//! limits has for failures, the effects of misuse, and what must be left at the end. `property` and
+//! the fuzzer choose the steps.
 
 use super::host::{
     cost,
@@ -30,14 +30,14 @@ use crate::addr::{
     GRANULE,
     PAGE, //
 };
+use crate::engine::policy::smallest;
 use crate::engine::{
     Limit,
     MapError, //
 };
-use crate::engine::policy::smallest;
 use crate::sys::fail_atomic_allocations;
 
-/// Fails unless it is so.
+/// Fails unless the condition holds.
 macro_rules! ensure {
     ($holds:expr $(,)?) => {
         ensure!($holds, "{}", stringify!($holds))
@@ -49,47 +49,51 @@ macro_rules! ensure {
     };
 }
 
-/// Fails unless they are the same.
+/// Fails unless the two are equal.
 macro_rules! ensure_eq {
     ($left:expr, $right:expr $(, $why:expr)? $(,)?) => {{
         let (left, right) = (&$left, &$right);
-        let what = concat!(stringify!($left) $(, ": ", $why)?);
-        ensure!(left == right, "{left:?}, not {right:?}: {what}");
+        let message = concat!(stringify!($left) $(, ": ", $why)?);
+        ensure!(left == right, "{left:?}, not {right:?}: {message}");
     }};
 }
 
-/// One step.
+/// A step.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
+    /// Maps a span for a device that reaches addresses up to a limit.
     Map(Want, u64),
+    /// Maps a list; otherwise as `Map`.
     MapAll(Vec<Want>, u64),
-    /// Maps the same as one of those held.
-    Again(usize),
-    /// Gives up one of those held.
+    /// Maps the span of a held mapping once more.
+    Repeat(usize),
+    /// Unmaps a held mapping.
     Unmap(usize),
-    /// Gives up all that are held, from this one on in steps.
+    /// Unmaps the held mappings from this one on, in steps.
     UnmapAll(usize, usize),
-    /// Gives up what was never mapped.
+    /// Unmaps what was never mapped.
     Misuse(u64, u64),
-    /// Faults of the answers to come.
+    /// Sets faults of the next map replies.
     MapFaults(Vec<MapFault>),
+    /// Sets faults of the next unmap replies.
     UnmapFaults(Vec<UnmapFault>),
+    /// Sets how often the host refuses map requests.
     RefuseEvery(Option<u64>),
-    /// The host is away, or is back.
+    /// Makes the host unavailable, or available again.
     Away(bool),
-    /// What is lost is asked for again.
+    /// Retries to unmap lost windows.
     Retry,
-    /// Allocations fail, or succeed again.
+    /// Makes allocations fail, or succeed again.
     FailAllocations(bool),
-    /// An earlier kernel's mapping comes to light.
+    /// Creates a stale mapping, as an earlier kernel would have left it.
     Stale(Want),
-    /// Time passes.
+    /// Reclaims windows by age.
     Age,
-    /// Memory is to go away.
+    /// Unmaps idle windows of memory that is removed.
     Evict(Want),
 }
 
-/// What a driver asks for.
+/// A span that a driver wants mapped, valid or not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
     pub(crate) start: u64,
@@ -102,10 +106,10 @@ impl Want {
     }
 }
 
-/// What was so before a call that may fail.
+/// The state before a call that may fail.
 struct Before {
     injected: u64,
-    refused_fairly: u64,
+    refused_for_cause: u64,
     /// Bytes of all windows.
     bytes: u64,
 }
@@ -115,18 +119,18 @@ impl Before {
         let state = rig.host.look();
         Self {
             injected: state.injected,
-            refused_fairly: state.refused_fairly,
+            refused_for_cause: state.refused_for_cause,
             bytes: state.counted().0,
         }
     }
 }
 
-/// Whether `error` is one that the call had a reason for.
-fn excused(
+/// Checks that there was a reason for the call to fail with `error`.
+fn check_reason(
     rig: &Rig,
     before: &Before,
     wants: &[Option<GpaSpan>],
-    mask: u64,
+    dma_limit: u64,
     failing: bool,
     error: MapError,
 ) -> Result<(), String> {
@@ -134,7 +138,7 @@ fn excused(
         let state = rig.host.look();
         (
             state.injected != before.injected,
-            state.refused_fairly != before.refused_fairly,
+            state.refused_for_cause != before.refused_for_cause,
         )
     };
     let block_of = |span: &GpaSpan| {
@@ -156,7 +160,7 @@ fn excused(
             .zip(&small)
             .any(|(w, s)| w.is_none() || s.is_none()),
         MapError::Refused => {
-            // One whose key was taken may begin a little earlier.
+            // A window whose key was taken may begin a little earlier.
             let too_long = small
                 .iter()
                 .flatten()
@@ -168,13 +172,13 @@ fn excused(
         MapError::Unreachable(iova) => wants
             .iter()
             .flatten()
-            .any(|want| iova.raw() + (want.len() - 1) > mask),
-        // The engine is not asked for it.
+            .any(|want| iova.raw() + (want.len() - 1) > dma_limit),
+        // The engine gets no requests for MMIO.
         MapError::Mmio => false,
         MapError::NoMemory => failing,
         MapError::Full(limit) => {
-            // What a list needs depends on how it falls into windows, old ones among them, but it
-            // is not more than this.
+            // The need of a list depends on the windows that it falls into, open ones among them,
+            // but is not more than this.
             let mut need = if single { 0 } else { before.bytes };
             for (want, small) in wants.iter().zip(&small) {
                 let (Some(want), Some(small)) = (want, small) else {
@@ -209,8 +213,7 @@ fn excused(
                 return false;
             };
             let lowest = block_of(want).map_or(small.start().raw(), |b| b.start().raw());
-            // All the keys that could be, in a block that begins at a page. A list also takes keys
-            // for itself.
+            // All possible keys, in a block that begins at a page. A list also takes keys itself.
             let mut key = small.start().raw();
             let mut taken = true;
             while key <= want.start().raw() {
@@ -227,20 +230,20 @@ fn excused(
         Ok(())
     } else {
         Err(format!(
-            "{error:x?} for {wants:x?} without a reason: {bytes:#x} bytes and {entries} entries \
+            "{error:x?} for {wants:x?} has no reason: {bytes:#x} bytes and {entries} entries \
              are in use or lost"
         ))
     }
 }
 
-/// Picks one of those that drivers hold.
+/// Returns one of the mappings that drivers hold.
 fn held(rig: &Rig, index: usize) -> Option<Held> {
     let state = rig.host.look();
     let count = state.held.len();
     (count != 0).then(|| state.held[index % count])
 }
 
-/// What the engine has mapped for nobody, of what `counts`.
+/// Returns the idle windows for which `counts` returns true.
 fn idle(rig: &Rig, counts: impl Fn(&GpaSpan) -> bool) -> Vec<GpaSpan> {
     let state = rig.host.look();
     let busy = state.busy();
@@ -252,10 +255,10 @@ fn idle(rig: &Rig, counts: impl Fn(&GpaSpan) -> bool) -> Vec<GpaSpan> {
         .collect()
 }
 
-/// Runs `ops` on a host that starts from `seed`; with `tidy` the driver gives up all that it holds
-/// at the end. Fails with what is wrong; what the rig and the host notice panics.
+/// Runs `ops` on a host with the random placement of `seed`; with `tidy` the driver unmaps all that
+/// it holds at the end. Fails with a message; failed checks of the rig and the host panic.
 pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(), String> {
-    // Left over from a case that failed, perhaps.
+    // An earlier case that failed may have left this set.
     fail_atomic_allocations(false);
     let mut failing = false;
     let rig = Rig::new(setup);
@@ -264,32 +267,32 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
     for op in ops {
         let before = Before::of(&rig);
         match op {
-            Op::Map(want, mask) => {
+            Op::Map(want, dma_limit) => {
                 let Some(span) = want.span() else { continue };
-                match rig.map_masked(span, mask) {
+                match rig.map_within(span, dma_limit) {
                     Ok(iova) => {
                         let doorbells = rig.host.doorbells();
-                        let again = rig.map_masked(span, mask);
+                        let again = rig.map_within(span, dma_limit);
                         ensure!(again.is_ok(), "{:?} on a repeat", again);
-                        ensure_eq!(rig.host.doorbells(), doorbells, "a hit rings");
+                        ensure_eq!(rig.host.doorbells(), doorbells, "a hit does not ring");
                         ensure!(iova.raw() != u64::MAX);
                     }
                     Err(error) => {
-                        excused(&rig, &before, &[Some(span)], mask, failing, error)?;
+                        check_reason(&rig, &before, &[Some(span)], dma_limit, failing, error)?;
                     }
                 }
             }
-            Op::MapAll(wants, mask) => {
+            Op::MapAll(wants, dma_limit) => {
                 let spans: Vec<_> = wants.iter().map(|want| want.span()).collect();
                 let list: Vec<_> = spans.iter().copied().map(Entry::new).collect();
-                if let Err(error) = rig.map_all(&list, mask) {
-                    excused(&rig, &before, &spans, mask, failing, error)?;
+                if let Err(error) = rig.map_all(&list, dma_limit) {
+                    check_reason(&rig, &before, &spans, dma_limit, failing, error)?;
                 }
             }
-            Op::Again(index) => {
+            Op::Repeat(index) => {
                 if let Some(held) = held(&rig, index) {
-                    if let Err(error) = rig.map_masked(held.span, ALL) {
-                        excused(&rig, &before, &[Some(held.span)], ALL, failing, error)?;
+                    if let Err(error) = rig.map_within(held.span, ALL) {
+                        check_reason(&rig, &before, &[Some(held.span)], ALL, failing, error)?;
                     }
                 }
             }
@@ -317,7 +320,7 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
                 rig.unmap_all(&list);
             }
             Op::Misuse(iova, len) => {
-                // Nothing of ours is there, so nothing may come of it.
+                // The engine has nothing there, so the unmap must have no effect.
                 let state = rig.host.look();
                 let last = iova.saturating_add(len);
                 let ours = state
@@ -332,7 +335,7 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
                     ensure_eq!(rig.engine.stats(), stats);
                 }
                 if let Some(held) = held(&rig, len as usize) {
-                    // Longer than the window is, and longer than anything.
+                    // Empty, longer than the window, and longer than all windows.
                     for len in [0, 256 * MIB, u64::MAX] {
                         ensure!(rig.engine.unmap(Iova::new(held.iova), len).is_err());
                     }
@@ -360,7 +363,7 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
                 let away = !rig.host.look().ready;
                 ensure!(
                     away || idle.is_empty(),
-                    "not used since the first time: {:x?}",
+                    "not used between the two calls: {:x?}",
                     idle
                 );
             }
@@ -375,7 +378,7 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
                 ensure_eq!(rig.engine.evict(&all) as usize, busy);
                 rig.check();
                 let idle = idle(&rig, |span| span.overlaps(&all));
-                ensure!(idle.is_empty(), "nobody uses them: {:x?}", idle);
+                ensure!(idle.is_empty(), "idle, but not unmapped: {:x?}", idle);
             }
             Op::Stale(want) => {
                 if let Some(span) = want.span() {
@@ -392,7 +395,7 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
         }
         ensure_eq!(rig.host.look().busy().len(), 0);
     }
-    // With no more faults all that is really there can be given back, lost or not.
+    // Without faults all windows that the host has can be unmapped, lost or not.
     {
         let mut state = rig.host.look();
         state.map_faults.clear();
@@ -400,7 +403,7 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
         state.refuse_every = None;
         state.ready = true;
     }
-    // So can be what is lost, while drivers have theirs.
+    // Lost windows are recovered while drivers hold mappings.
     let lost = rig.host.look().view.len();
     for _ in 0..lost {
         rig.engine.retry_lost();
@@ -408,7 +411,7 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
     rig.check();
     {
         let state = rig.host.look();
-        // What cannot be mapped is refused whether it is mapped or not.
+        // The host refuses a span outside RAM whether it is mapped or not.
         let unmappable = |span: &GpaSpan| !state.ram.iter().any(|block| block.covers(span));
         ensure!(
             state
@@ -427,6 +430,6 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
         .keys()
         .filter(|key| state.view.contains_key(key))
         .count();
-    ensure_eq!(left, 0, "mappings of ours after the end");
+    ensure_eq!(left, 0, "mappings of the engine after the end");
     Ok(())
 }

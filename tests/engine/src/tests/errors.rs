@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every way in which a mapping can fail, and that nothing is left behind by it.
+//! Failures: each way in which a mapping can fail leaves nothing behind.
 
 use super::host::{
     span,
@@ -49,7 +49,7 @@ const OVERLAP: HostError = HostError::Rejected(ReplyError::Overlap);
 #[test]
 fn invalid() {
     let rig = Rig::new(Setup::default());
-    // What is empty or wraps around cannot be a span, but a list may hold it.
+    // A list may have an entry that is no span, since it is empty or wraps around.
     let bad = [
         Entry::new(Some(span(BASE, 4096))),
         Entry::new(None),
@@ -57,9 +57,9 @@ fn invalid() {
     ];
     assert_eq!(rig.map_all(&bad, ALL), Err(MapError::Invalid));
     assert_eq!(rig.host.doorbells(), 0);
-    // No page is large enough for the last address.
+    // The page of the last address would wrap around.
     let top = GpaSpan::new(Gpa::new(u64::MAX - 2), 2).expect("it does not wrap");
-    assert_eq!(rig.map_masked(top, ALL), Err(MapError::Invalid));
+    assert_eq!(rig.map_within(top, ALL), Err(MapError::Invalid));
     assert_eq!(rig.host.doorbells(), 0);
     assert_eq!(rig.engine.stats().usage.peak_entries, 0);
     rig.release();
@@ -104,26 +104,26 @@ fn unreachable() {
             ..Setup::default()
         });
         let first = 0x8000_0000;
-        // To the last byte, and one less.
+        // A limit at the last byte, and one below it.
         let request = span(BASE + 256 * KIB, 100);
-        let iova = rig.map_masked(request, first + 99).expect("within");
+        let iova = rig.map_within(request, first + 99).expect("within");
         assert_eq!(iova.raw(), first);
-        // By the window that is there.
+        // With an open window.
         assert_eq!(
-            rig.map_masked(request, first + 98),
+            rig.map_within(request, first + 98),
             Err(MapError::Unreachable(iova))
         );
         rig.unmap(request.start().raw(), 100, iova);
-        // By a new one, when the list has others, reachable or not.
+        // With new windows for a list, of which some are reachable.
         let entries = list(&[
             (BASE + MIB, 1),
             (BASE + 2 * MIB, 256 * KIB),
             (BASE + 3 * MIB, 1),
             (BASE + 4 * MIB, 1),
         ]);
-        let mask = first + 512 * KIB;
+        let dma_limit = first + 512 * KIB;
         assert!(matches!(
-            rig.map_all(&entries, mask),
+            rig.map_all(&entries, dma_limit),
             Err(MapError::Unreachable(_))
         ));
         assert_eq!(rig.host.look().mappings.is_empty(), strict);
@@ -136,7 +136,7 @@ fn refused() {
     let rig = Rig::new(Setup::default());
     let (start, len) = RAM[0];
     for request in [
-        // Over the end of RAM, over its start, nowhere in it.
+        // Over the end of RAM, over its start, outside it.
         (start + len - 1, 2),
         (start - 1, 2),
         (0x1000, 0x1000),
@@ -156,7 +156,7 @@ fn refused() {
 #[test]
 fn refused_but_mapped() {
     let rig = Rig::new(Setup::default());
-    // However often it is given back.
+    // However often the engine unmaps it.
     let faults = [MapFault::RefuseMapped; 100];
     rig.host.look().map_faults.extend(faults);
     assert_eq!(rig.map(BASE, 4096), Err(MapError::Refused));
@@ -164,19 +164,19 @@ fn refused_but_mapped() {
     assert!(rig.host.look().mappings.is_empty());
     rig.host.look().map_faults.clear();
     rig.map(BASE, 4096).expect("the host is well again");
-    // Many keys of an earlier kernel are in the way one after the other.
+    // Many stale mappings have the keys of one list.
     let list = list(&[0, 1, 2, 3, 4].map(|n| (BASE + (n + 1) * MIB, 4096)));
     for entry in &list {
         let window = entry.span().expect("a span").round_out(256 * KIB);
         rig.host.look().leave_stale(&window.expect("in RAM"));
     }
-    rig.map_all(&list, ALL).expect("they are given back");
+    rig.map_all(&list, ALL).expect("they are unmapped");
     assert_eq!(rig.engine.stats().counters.windows_stale.get(), 5 + 4);
     rig.release();
 }
 
 #[test]
-fn a_refused_window_hides_no_other() {
+fn a_refused_window_shadows_no_other() {
     for strict in [false, true] {
         let rig = Rig::new(Setup {
             policy: TestPolicy::Adaptive(14),
@@ -184,12 +184,12 @@ fn a_refused_window_hides_no_other() {
             max_bytes: 128 * MIB,
             ..Setup::default()
         });
-        // In the same batch: a list that begins well, and covers that with what is not RAM.
+        // In the same batch: a valid entry, and one that covers it but is not RAM.
         let len = RAM[2].1;
         let entries = list(&[(BASE + MIB, 4096), (BASE + 137, len)]);
         assert_eq!(rig.map_all(&entries, ALL), Err(MapError::Refused));
         assert!(rig.host.doorbells() <= 8, "{}", rig.host.doorbells());
-        // One that was there before.
+        // With a window from an earlier call.
         let iova = rig.map(BASE + MIB, 4096).expect("room");
         assert_eq!(rig.map(BASE + 137, len), Err(MapError::Refused));
         let doorbells = rig.host.doorbells();
@@ -201,11 +201,11 @@ fn a_refused_window_hides_no_other() {
     }
 }
 
-/// A list of which the first window covers the granule where the other two begin, so that those are
-/// found as what begins there alone, where the last of them is. It goes to the host with another
-/// key, since the other has its own, and that key is in use there.
+/// The first window of the list covers the granule in which the other two begin. So these two are
+/// found by their start alone, and the last one shadows the other there. The other has the key of
+/// the last one, and the host refuses the key that this gets instead: a stale mapping has it.
 #[test]
-fn a_refused_window_hides_none_of_its_batch() {
+fn a_refused_window_shadows_none_of_its_batch() {
     for strict in [false, true] {
         let rig = Rig::new(Setup {
             policy: TestPolicy::Smallest,
@@ -220,7 +220,7 @@ fn a_refused_window_hides_none_of_its_batch() {
             (page + 14 * KIB, 24 * KIB),
         ]);
         assert_eq!(rig.map_all(&entries, ALL), Ok(()), "strict: {strict}");
-        // For the list; for what was refused of it, again; for its key; and once more.
+        // The list, the refused entry in a small window, the stale key, and the retry.
         assert_eq!(rig.host.doorbells(), 4);
         assert_eq!(rig.host.look().stale(), 0);
         rig.release();
@@ -228,7 +228,7 @@ fn a_refused_window_hides_none_of_its_batch() {
 }
 
 #[test]
-fn longer_than_the_host_can_be_asked_for() {
+fn longer_than_the_host_can_map() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Aligned(20),
         len_max: 256 * KIB,
@@ -253,14 +253,17 @@ fn rejected() {
                 } else {
                     MapFault::RejectEmpty(reject)
                 };
-                // The second try is for the smallest window.
+                // The second try is with the smallest window.
                 rig.host.look().map_faults.extend([fault; 2]);
                 assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::Rejected(reject)));
                 let stats = rig.engine.stats();
                 assert_eq!(rig.host_errors(HostError::Rejected(reject)), 2);
-                assert!(rig.host.look().mappings.is_empty(), "it is given back");
+                assert!(rig.host.look().mappings.is_empty(), "it is unmapped");
                 assert_eq!(stats.usage.entries, if mapped { 0 } else { 2 });
-                assert_eq!(stats.counters.windows_lost.get(), if mapped { 0 } else { 2 });
+                assert_eq!(
+                    stats.counters.windows_lost.get(),
+                    if mapped { 0 } else { 2 }
+                );
                 rig.map(BASE + MIB, 4096).expect("the host is well again");
                 rig.release();
             }
@@ -269,7 +272,7 @@ fn rejected() {
 }
 
 #[test]
-fn believable_but_in_use() {
+fn a_valid_reply_with_an_address_in_use() {
     for fault in [MapFault::Overlap, MapFault::Wrap] {
         let rig = Rig::new(Setup::default());
         let iova = rig.map(BASE, 256 * KIB).expect("no fault yet");
@@ -282,7 +285,7 @@ fn believable_but_in_use() {
             rig.map(BASE + MIB, 16 * KIB),
             Err(MapError::Rejected(expected))
         );
-        // The one that was there first is as it was.
+        // The earlier mapping is unchanged.
         assert_eq!(
             rig.engine.translate(iova, 256 * KIB),
             Some(Gpa::new(BASE)),
@@ -295,8 +298,8 @@ fn believable_but_in_use() {
 }
 
 #[test]
-fn believable_but_in_use_by_what_is_lost() {
-    // The host keeps what it is to take back, and then says that something else is there.
+fn a_valid_reply_with_an_address_of_a_lost_window() {
+    // The host does not unmap a window, and then reports another at its address.
     for stubborn in [false, true] {
         let rig = Rig::new(Setup {
             policy: TestPolicy::Smallest,
@@ -311,7 +314,7 @@ fn believable_but_in_use_by_what_is_lost() {
             .extend(vec![UnmapFault::Refuse; times]);
         rig.unmap(BASE, 4096, iova);
         assert_eq!(rig.engine.stats().counters.windows_lost.get(), 1);
-        assert_eq!(rig.engine.translate(iova, 4096), None, "nobody has it");
+        assert_eq!(rig.engine.translate(iova, 4096), None, "not held");
         rig.host
             .look()
             .map_faults
@@ -321,9 +324,9 @@ fn believable_but_in_use_by_what_is_lost() {
         if stubborn {
             assert_eq!(mapped, Err(MapError::Rejected(ReplyError::Overlap)));
         } else {
-            // What was lost is asked for, then this again.
+            // The lost window is recovered, and then the request is retried.
             assert_eq!(rig.engine.stats().counters.windows_recovered.get(), 1);
-            let other = mapped.expect("the second answer is right");
+            let other = mapped.expect("the second reply is valid");
             rig.unmap(BASE + MIB, 4096, other);
         }
         rig.host.look().map_faults.clear();
@@ -332,13 +335,16 @@ fn believable_but_in_use_by_what_is_lost() {
             rig.engine.retry_lost();
         }
         let stats = rig.engine.stats();
-        assert_eq!((stats.counters.windows_recovered.get(), stats.usage.entries), (stats.counters.windows_lost.get(), 0));
+        assert_eq!(
+            (stats.counters.windows_recovered.get(), stats.usage.entries),
+            (stats.counters.windows_lost.get(), 0)
+        );
         rig.release();
     }
 }
 
 #[test]
-fn many_may_be_in_use_by_what_is_lost() {
+fn many_lost_windows_may_block_an_address() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
         strict: true,
@@ -348,7 +354,7 @@ fn many_may_be_in_use_by_what_is_lost() {
     let held: Vec<_> = (0..12)
         .map(|n| (n, rig.map(BASE + n * MIB, 4096).expect("room")))
         .collect();
-    // All are gone, and the host does not say so. The first address is the last to be asked for.
+    // The host unmaps all without a reply. The first address is the last to be recovered.
     for (n, iova) in held.into_iter().rev() {
         rig.host
             .look()
@@ -357,15 +363,18 @@ fn many_may_be_in_use_by_what_is_lost() {
         rig.unmap(BASE + n * MIB, 4096, iova);
     }
     assert_eq!(rig.engine.stats().counters.windows_lost.get(), 12);
-    let iova = rig.map(BASE + 20 * MIB, 4096).expect("all are asked for");
+    let iova = rig.map(BASE + 20 * MIB, 4096).expect("all are recovered");
     let stats = rig.engine.stats();
-    assert_eq!((stats.counters.windows_recovered.get(), stats.usage.entries), (12, 1));
+    assert_eq!(
+        (stats.counters.windows_recovered.get(), stats.usage.entries),
+        (12, 1)
+    );
     rig.unmap(BASE + 20 * MIB, 4096, iova);
     rig.release();
 }
 
 #[test]
-fn what_is_lost_takes_room_and_then_addresses() {
+fn lost_windows_take_room_and_then_addresses() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
         strict: true,
@@ -380,12 +389,12 @@ fn what_is_lost_takes_room_and_then_addresses() {
     rig.unmap(BASE + MIB, 4096, second);
     rig.unmap(BASE, 4096, first);
     assert_eq!(rig.engine.stats().counters.windows_lost.get(), 2);
-    // One of them makes the room, and where it is then mapped is the other.
+    // Recovering one makes room, and the mapping is then at the address of the other.
     let iova = rig
         .map(BASE + 2 * MIB, 32 * KIB)
-        .expect("all are asked for");
+        .expect("all are recovered");
     let stats = rig.engine.stats();
-    // It takes two steps to know of one that the host has it no more.
+    // It takes two steps to learn that the host does not have a window.
     assert_eq!(stats.counters.windows_recovered.get(), 2);
     assert_eq!(rig.host_errors(OVERLAP), 2);
     rig.unmap(BASE + 2 * MIB, 32 * KIB, iova);
@@ -393,7 +402,7 @@ fn what_is_lost_takes_room_and_then_addresses() {
 }
 
 #[test]
-fn where_what_was_rejected_may_be_is_in_use() {
+fn addresses_of_a_rejected_window_are_in_use() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
         strict: true,
@@ -406,7 +415,8 @@ fn where_what_was_rejected_may_be_is_in_use() {
         .unmap_faults
         .push_back(UnmapFault::SilentGone);
     rig.unmap(BASE, 4096, iova);
-    // The first is half where that was, and so is the second, says the host, with the other half.
+    // Half of the first is at the lost window's address, so it is rejected. By the reply, the
+    // second is at the other half of the first.
     let faults = [MapFault::None, MapFault::Overlap];
     rig.host.look().map_faults.extend(faults);
     let entries = list(&[(BASE + MIB, 32 * KIB), (BASE + 2 * MIB, 4096)]);
@@ -414,19 +424,22 @@ fn where_what_was_rejected_may_be_is_in_use() {
     let stats = rig.engine.stats();
     let rejected = rig.host_errors(OVERLAP);
     assert!(rejected >= 2, "{rejected}");
-    assert_eq!((stats.counters.windows_recovered.get(), stats.usage.entries), (1, 2));
+    assert_eq!(
+        (stats.counters.windows_recovered.get(), stats.usage.entries),
+        (1, 2)
+    );
     rig.release();
 }
 
 #[test]
-fn no_answer() {
+fn no_reply() {
     for (fault, left) in [(MapFault::SilentMapped, 0), (MapFault::SilentEmpty, 2)] {
         let rig = Rig::new(Setup::default());
         rig.host.look().map_faults.extend([fault; 2]);
         assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::NoAnswer));
         assert_eq!(rig.host_errors(HostError::Silent), 2);
-        assert!(rig.host.look().mappings.is_empty(), "it is given back");
-        // The host did not know of it, so who can tell?
+        assert!(rig.host.look().mappings.is_empty(), "it is unmapped");
+        // The host refuses to unmap a window that it does not have, so the window counts as lost.
         assert_eq!(rig.engine.stats().counters.windows_lost.get(), left);
         rig.map(BASE + MIB, 4096).expect("the host is well again");
         rig.release();
@@ -439,7 +452,7 @@ fn no_memory() {
     fail_atomic_allocations(true);
     assert_eq!(rig.map(BASE, 4096), Err(MapError::NoMemory));
     assert_eq!(rig.host.doorbells(), 0);
-    // What may sleep was not told to fail.
+    // Allocations that may sleep do not fail.
     rig.engine.reserve(100).expect("memory");
     for n in 0..100 {
         rig.map(BASE + n * 256 * KIB, 4096)
@@ -460,7 +473,7 @@ fn no_memory_but_idle_windows() {
     for n in 0..200 {
         // The tables hold fewer windows than that.
         let start = BASE + n * 256 * KIB;
-        let iova = rig.map(start, 1).expect("an idle one gives way");
+        let iova = rig.map(start, 1).expect("an idle one is reclaimed");
         rig.unmap(start, 1, iova);
     }
     fail_atomic_allocations(false);
@@ -468,7 +481,7 @@ fn no_memory_but_idle_windows() {
 }
 
 #[test]
-fn reserving_more_than_can_be() {
+fn reserving_more_than_the_limit() {
     let rig = Rig::new(Setup {
         max_entries: 10,
         ..Setup::default()
@@ -494,7 +507,7 @@ fn no_key() {
     rig.unmap(BASE, 4096, first);
     let all = rig
         .map(BASE, 64 * KIB)
-        .expect("an idle window gives its key");
+        .expect("an idle window frees its key");
     rig.unmap(BASE, 64 * KIB, all);
     rig.unmap(BASE + 4096, 64 * KIB, other);
     rig.release();
@@ -502,7 +515,7 @@ fn no_key() {
 
 #[test]
 fn no_batch() {
-    // Nothing can be asked for, but all calls return.
+    // No batch can have an entry, but all calls return.
     let rig = Rig::new(Setup {
         batch_max: 0,
         ..Setup::default()
@@ -540,7 +553,7 @@ fn a_failed_list_leaves_what_was_mapped_before() {
 }
 
 #[test]
-fn what_is_not_held_cannot_be_given_up() {
+fn an_unmap_without_a_mapping_fails() {
     let rig = Rig::new(Setup::default());
     assert!(rig.engine.unmap(Iova::new(0x8000_0000), 1).is_err());
     let iova = rig.map(BASE, 4096).expect("room");
@@ -551,40 +564,40 @@ fn what_is_not_held_cannot_be_given_up() {
     rig.unmap(BASE, 4096, iova);
     // Twice.
     assert!(rig.engine.unmap(iova, 4096).is_err());
-    // In a list, with others that are held.
+    // In a list with others that are held.
     let iova = rig.map(BASE, 4096).expect("room");
-    rig.host.look().let_go(span(BASE, 4096), iova);
+    rig.host.look().drop_held(span(BASE, 4096), iova);
     let entries = [
         Entry::mapped(span(BASE, 1), Iova::new(0x4000)),
         Entry::mapped(span(BASE, 4096), iova),
     ];
     assert!(rig.engine.unmap_all(entries.iter()).is_err());
-    assert!(rig.engine.unmap(iova, 4096).is_err(), "it was given up");
+    assert!(rig.engine.unmap(iova, 4096).is_err(), "it was unmapped");
     rig.release();
 }
 
 #[test]
-fn more_of_a_window_than_is_held_cannot_be_given_up() {
+fn a_list_with_more_unmaps_than_mappings_fails() {
     for strict in [false, true] {
         let rig = Rig::new(Setup {
             strict,
             ..Setup::default()
         });
         let iova = rig.map(BASE, 4096).expect("room");
-        rig.host.look().let_go(span(BASE, 4096), iova);
+        rig.host.look().drop_held(span(BASE, 4096), iova);
         let entries = [0; 3].map(|_| Entry::mapped(span(BASE, 4096), iova));
         assert!(rig.engine.unmap_all(entries.iter()).is_err());
-        // What was held is given up, and nothing besides.
+        // The mapping that was held is unmapped, and nothing else.
         assert!(rig.engine.unmap(iova, 4096).is_err());
         rig.engine.age();
         rig.engine.age();
-        assert!(rig.host.look().mappings.is_empty(), "nobody uses it");
+        assert!(rig.host.look().mappings.is_empty(), "it has no users");
         rig.release();
     }
 }
 
 #[test]
-fn what_the_host_keeps_is_lost() {
+fn a_window_that_is_not_unmapped_is_lost_and_recovered() {
     for fault in [
         UnmapFault::Refuse,
         UnmapFault::SilentKept,
@@ -594,22 +607,29 @@ fn what_the_host_keeps_is_lost() {
             policy: TestPolicy::Smallest,
             strict: true,
             max_entries: 3,
-            // Not where the one that may be gone was.
+            // Not at the address of the window that may be gone.
             placement: Placement::Random,
             ..Setup::default()
         });
         let lose = |times| {
             let iova = rig.map(BASE, 4096).expect("room");
-            // However often it is asked.
+            // For as many retries.
             rig.host.look().unmap_faults.extend(vec![fault; times]);
             rig.unmap(BASE, 4096, iova);
             iova
         };
         let iova = lose(100);
         let stats = rig.engine.stats();
-        assert_eq!((stats.counters.windows_lost.get(), stats.counters.windows_recovered.get(), stats.usage.entries), (1, 0, 1));
+        assert_eq!(
+            (
+                stats.counters.windows_lost.get(),
+                stats.counters.windows_recovered.get(),
+                stats.usage.entries
+            ),
+            (1, 0, 1)
+        );
         assert_eq!(stats.usage.bytes, 16 * KIB);
-        // It serves nobody, and its key is not used again: the model would object.
+        // It serves no request, and its key is not reused: the model would panic.
         assert_eq!(rig.engine.translate(iova, 1), None);
         assert!(rig.engine.unmap(iova, 1).is_err());
         let doorbells = rig.host.doorbells();
@@ -621,28 +641,42 @@ fn what_the_host_keeps_is_lost() {
             rig.map(BASE + 2 * MIB, 4096),
             Err(MapError::Full(Limit::Entries))
         );
-        // The host is well again, and is asked when something is in the way.
+        // The host is well again, and the lost window is recovered when it blocks a request.
         rig.host.look().unmap_faults.clear();
         let third = rig.map(BASE + 2 * MIB, 4096).expect("room again");
         let stats = rig.engine.stats();
-        assert_eq!((stats.counters.windows_lost.get(), stats.counters.windows_recovered.get(), stats.usage.entries), (1, 1, 3));
+        assert_eq!(
+            (
+                stats.counters.windows_lost.get(),
+                stats.counters.windows_recovered.get(),
+                stats.usage.entries
+            ),
+            (1, 1, 3)
+        );
         rig.unmap(BASE + 2 * MIB, 4096, third);
         rig.unmap(BASE + 4096, 4096, other);
-        // So it is for a key.
+        // A key that a request needs.
         lose(1);
         let again = rig.map(BASE, 4096).expect("the key is free again");
         rig.unmap(BASE, 4096, again);
         rig.unmap(BASE + MIB, 4096, another);
-        // Now and then.
+        // The periodic retry.
         lose(1);
         rig.engine.retry_lost();
         rig.check();
         let stats = rig.engine.stats();
-        assert_eq!((stats.counters.windows_lost.get(), stats.counters.windows_recovered.get(), stats.usage.entries), (3, 3, 0));
+        assert_eq!(
+            (
+                stats.counters.windows_lost.get(),
+                stats.counters.windows_recovered.get(),
+                stats.usage.entries
+            ),
+            (3, 3, 0)
+        );
         let doorbells = rig.host.doorbells();
         rig.engine.retry_lost();
         assert_eq!(rig.host.doorbells(), doorbells, "nothing is lost");
-        // At the end.
+        // The end.
         lose(1);
         let host = rig.host.clone();
         rig.release();
@@ -652,7 +686,7 @@ fn what_the_host_keeps_is_lost() {
 }
 
 #[test]
-fn many_are_lost_and_some_stay_so() {
+fn many_lost_windows_are_recovered_past_some_that_stay() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
         strict: true,
@@ -675,7 +709,7 @@ fn many_are_lost_and_some_stay_so() {
         rig.unmap(place(n), 4096, iova);
     }
     assert_eq!(rig.engine.stats().usage.entries, 20);
-    // Four that the host will not part with are in nobody's way.
+    // Four that the host keeps do not block the others.
     let stubborn = [UnmapFault::Refuse; 4];
     rig.host.look().unmap_faults.extend(stubborn);
     rig.map(place(30), 4096).expect("room");
@@ -684,12 +718,19 @@ fn many_are_lost_and_some_stay_so() {
         rig.check();
     }
     let stats = rig.engine.stats();
-    assert_eq!((stats.counters.windows_lost.get(), stats.counters.windows_recovered.get(), stats.usage.entries), (20, 20, 1));
+    assert_eq!(
+        (
+            stats.counters.windows_lost.get(),
+            stats.counters.windows_recovered.get(),
+            stats.usage.entries
+        ),
+        (20, 20, 1)
+    );
     rig.release();
 }
 
 #[test]
-fn a_host_that_is_away() {
+fn a_host_that_is_not_ready() {
     for strict in [false, true] {
         let rig = Rig::new(Setup {
             policy: TestPolicy::Smallest,
@@ -701,7 +742,7 @@ fn a_host_that_is_away() {
         let idle = rig.map(BASE + MIB, 4096).expect("room");
         rig.unmap(BASE + MIB, 4096, idle);
         rig.host.look().ready = false;
-        // It is not asked at all, and what is there serves.
+        // The engine does not ring, and open windows serve.
         let doorbells = rig.host.doorbells();
         for n in 2..10 {
             assert_eq!(rig.map(BASE + n * MIB, 4096), Err(MapError::NoAnswer));
@@ -721,12 +762,18 @@ fn a_host_that_is_away() {
         assert_eq!(rig.host.doorbells(), doorbells);
         assert_eq!(rig.engine.stats().counters.windows_lost.get(), 0);
         rig.unmap(BASE, 4096, held);
-        assert_eq!(rig.engine.stats().counters.windows_lost.get(), u64::from(strict));
+        assert_eq!(
+            rig.engine.stats().counters.windows_lost.get(),
+            u64::from(strict)
+        );
         rig.host.look().ready = true;
         for n in 0..3 {
             rig.map(BASE + n * MIB, 4096).expect("room for all");
         }
-        assert_eq!(rig.engine.stats().counters.windows_recovered.get(), u64::from(strict));
+        assert_eq!(
+            rig.engine.stats().counters.windows_recovered.get(),
+            u64::from(strict)
+        );
         rig.release();
     }
 }

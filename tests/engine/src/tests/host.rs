@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A model of the host, strict about the protocol: what it is asked must be allowed, and what it
-//! answers can be made wrong on purpose.
+//! A model of the host that is strict about the protocol: a request that is not allowed panics. Its
+//! replies can be made wrong on purpose.
 //!
-//! It also keeps a list of the mappings that drivers hold, and refuses to see one of them go. It
-//! knows nothing of how the engine finds windows; that is what makes it a judge.
+//! The model also keeps a list of the mappings that drivers hold, and panics when one of them is
+//! unmapped. It does not know how the engine finds windows, so its checks are independent of that.
 
 use crate::addr::{
     Address,
@@ -38,89 +38,89 @@ use std::{
     },
 };
 
-/// Where the host puts mappings.
+/// The placement of mappings by the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Placement {
     /// At the lowest free granules.
     Low,
     /// At the highest free granules.
     High,
-    /// Anywhere.
+    /// At random free granules.
     Random,
-    /// Where the guest has it, as a host without an IOMMU does.
+    /// At the guest-physical address, as by a host without an IOMMU.
     Identity,
-    /// As far from where the guest has it, in bytes, as this.
+    /// At this distance from the guest-physical address, in bytes.
     Offset(u64),
 }
 
-/// What goes wrong with one entry of a map batch.
+/// A fault of one entry of a map batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MapFault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// It is refused for no reason.
+    /// Refused without a reason.
     Refuse,
-    /// It is mapped, but said to be refused.
+    /// Mapped, but the reply says refused.
     RefuseMapped,
-    /// It is mapped, but the answer cannot be believed.
+    /// Mapped, but the reply cannot be trusted.
     RejectMapped(ReplyError),
-    /// It is not mapped, and the answer cannot be believed.
+    /// Not mapped, and the reply cannot be trusted.
     RejectEmpty(ReplyError),
-    /// It is mapped, and there is no answer.
+    /// Mapped, and there is no reply.
     SilentMapped,
-    /// It is not mapped, and there is no answer.
+    /// Not mapped, and there is no reply.
     SilentEmpty,
-    /// It is mapped, but the answer names an address that another mapping has.
+    /// Mapped, but the reply has the address of another mapping.
     Overlap,
-    /// It is mapped, but the answer names an address from which the range wraps around.
+    /// Mapped, but the reply has an address from which the range wraps around.
     Wrap,
 }
 
-/// What goes wrong with one entry of an unmap batch.
+/// A fault of one entry of an unmap batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UnmapFault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// It stays mapped, and the host says so.
+    /// Stays mapped, and the reply says refused.
     Refuse,
-    /// It goes, and there is no answer.
+    /// Unmapped, and there is no reply.
     SilentGone,
-    /// It stays mapped, and there is no answer.
+    /// Stays mapped, and there is no reply.
     SilentKept,
 }
 
 /// One mapping of the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapping {
-    /// What is mapped.
+    /// The guest memory.
     pub(crate) span: GpaSpan,
-    /// Where it is mapped.
+    /// The first IOVA.
     pub(crate) iova: u64,
 }
 
-/// What the engine has to assume of a key that it asked for.
+/// The state of a requested key that the engine must assume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
-    /// The answer said where it is, and could be believed.
+    /// Mapped at a known address by a trusted reply.
     Open,
-    /// The answer could not be believed.
+    /// Mapped or not: the reply could not be trusted.
     Doubtful,
-    /// It was asked for back, in vain.
+    /// Not unmapped when requested, at an unknown address.
     Lost,
-    /// It was asked for back, in vain, and where it is was known.
+    /// Not unmapped when requested, at a known address.
     Kept,
 }
 
 /// A mapping that a driver holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// What the driver asked for.
+    /// The memory that the driver mapped.
     pub(crate) span: GpaSpan,
-    /// What the driver was told.
+    /// The IOVA that the driver got.
     pub(crate) iova: u64,
 }
 
-/// All that the host knows.
+/// The state of the host.
 pub(crate) struct State {
     /// Blocks of guest RAM.
     pub(crate) ram: Vec<GpaSpan>,
@@ -132,43 +132,43 @@ pub(crate) struct State {
     pub(crate) placement: Placement,
     /// The granules of IOVAs that can be used.
     pub(crate) iovas: std::ops::Range<u64>,
-    /// What the engine was told to stay within: bytes in whole granules, and entries.
+    /// The engine's limits: bytes in whole granules, and entries.
     pub(crate) budget: (u64, u32),
-    /// Faults of the map entries to come, one each.
+    /// Faults of the next map entries, one each.
     pub(crate) map_faults: VecDeque<MapFault>,
-    /// Faults of the unmap entries to come, one each.
+    /// Faults of the next unmap entries, one each.
     pub(crate) unmap_faults: VecDeque<UnmapFault>,
-    /// Refuses every so many map entries.
+    /// Number `n` of which every `n`th map entry is refused.
     pub(crate) refuse_every: Option<u64>,
-    /// Whether it does anything at all.
+    /// Set while the host processes batches.
     pub(crate) ready: bool,
 
     /// Mappings, by their keys.
     pub(crate) mappings: BTreeMap<u64, Mapping>,
     /// First granule and number of granules of the IOVAs in use.
     used: BTreeMap<u64, u64>,
-    /// Keys that the engine must think are in use.
+    /// Keys that the engine must assume to be in use.
     pub(crate) view: BTreeMap<u64, (GpaSpan, View)>,
     /// Keys that were refused; the engine may try to unmap them.
     refused_keys: BTreeSet<u64>,
     /// Mappings of drivers.
     pub(crate) held: Vec<Held>,
-    /// How many there were so far.
+    /// Number of mappings of drivers so far.
     pub(crate) holds: u64,
-    /// Keys of the windows that the engine told of, and did not tell to have been returned.
-    pub(crate) told: BTreeSet<u64>,
+    /// Keys of the windows that the engine reported as created, and not as returned.
+    pub(crate) reported: BTreeSet<u64>,
 
     pub(crate) map_doorbells: u64,
     pub(crate) unmap_doorbells: u64,
     pub(crate) map_entries: u64,
     /// Faults that were injected so far.
     pub(crate) injected: u64,
-    /// Map entries that were refused because an earlier kernel has the key.
+    /// Map entries that were refused because a stale mapping has the key.
     pub(crate) refused_stale: u64,
-    /// Keys that were never asked for may be given back.
-    pub(crate) searched: bool,
-    /// Map entries that were refused for another good reason.
-    pub(crate) refused_fairly: u64,
+    /// Set if the engine may unmap keys that it never mapped.
+    pub(crate) accepts_unknown_keys: bool,
+    /// Map entries that were refused for another valid reason.
+    pub(crate) refused_for_cause: u64,
     /// The sizes of the map batches so far.
     pub(crate) map_batches: Vec<usize>,
     /// The sizes of the unmap batches so far.
@@ -176,24 +176,24 @@ pub(crate) struct State {
     rng: u64,
 }
 
-/// See the module's documentation. Clones are the same host.
+/// The model host; see the module's documentation. Clones are the same host.
 #[derive(Clone)]
 pub(crate) struct ModelHost(Arc<Mutex<State>>);
 
-/// Bytes that a mapping of `span` costs.
+/// Returns the bytes that a mapping of `span` costs, in whole granules.
 pub(crate) fn cost(span: &GpaSpan) -> u64 {
     let first = span.start().raw() / GRANULE;
     let last = (span.start().raw() + (span.len() - 1)) / GRANULE;
     (last - first + 1) * GRANULE
 }
 
-/// A span of guest memory that is known to be good.
+/// Creates a span of guest memory, which must not be empty nor wrap around.
 pub(crate) fn span(start: u64, len: u64) -> GpaSpan {
     GpaSpan::new(Gpa::new(start), len).expect("a good span")
 }
 
 impl ModelHost {
-    /// A host without faults for a guest with `ram`.
+    /// Creates a host without faults for a guest with `ram`.
     pub(crate) fn new(ram: &[(u64, u64)]) -> Self {
         Self(Arc::new(Mutex::new(State {
             ram: ram.iter().map(|&(start, len)| span(start, len)).collect(),
@@ -214,26 +214,26 @@ impl ModelHost {
             refused_keys: BTreeSet::new(),
             held: Vec::new(),
             holds: 0,
-            told: BTreeSet::new(),
+            reported: BTreeSet::new(),
             map_doorbells: 0,
             unmap_doorbells: 0,
             map_entries: 0,
             injected: 0,
             refused_stale: 0,
-            searched: false,
-            refused_fairly: 0,
+            accepts_unknown_keys: false,
+            refused_for_cause: 0,
             map_batches: Vec::new(),
             unmap_batches: Vec::new(),
             rng: 0x1234_5678_9abc_def1,
         })))
     }
 
-    /// Everything the host knows.
+    /// Locks and returns the state of the host.
     pub(crate) fn look(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often the doorbell rang.
+    /// Returns how often the doorbell rang.
     pub(crate) fn doorbells(&self) -> u64 {
         let state = self.look();
         state.map_doorbells + state.unmap_doorbells
@@ -241,7 +241,7 @@ impl ModelHost {
 }
 
 impl State {
-    /// A random number.
+    /// Returns a random number.
     fn random(&mut self) -> u64 {
         // Xorshift.
         self.rng ^= self.rng << 13;
@@ -250,7 +250,7 @@ impl State {
         self.rng
     }
 
-    /// Starts the random placement from `seed`.
+    /// Seeds the random placement.
     pub(crate) fn seed(&mut self, seed: u64) {
         self.rng = seed | 1;
     }
@@ -343,7 +343,7 @@ impl State {
         true
     }
 
-    /// Leaves a mapping behind as an earlier kernel would have.
+    /// Creates a stale mapping, as an earlier kernel would have left it.
     pub(crate) fn leave_stale(&mut self, span: &GpaSpan) {
         let key = span.start().raw();
         if !self.mappings.contains_key(&key) && !self.view.contains_key(&key) {
@@ -351,7 +351,7 @@ impl State {
         }
     }
 
-    /// Mappings that an earlier kernel left, that the engine has not met.
+    /// Returns the number of stale mappings.
     pub(crate) fn stale(&self) -> usize {
         self.mappings
             .keys()
@@ -359,7 +359,7 @@ impl State {
             .count()
     }
 
-    /// The mapping of the host, known as such to the engine, that `held` is backed by.
+    /// Returns the mapping that backs `held` and is known to the engine as open.
     pub(crate) fn backing(&self, held: &Held) -> Option<&Mapping> {
         self.mappings.values().find(|m| {
             m.iova <= held.iova
@@ -373,7 +373,7 @@ impl State {
         })
     }
 
-    /// Notes that a driver holds a mapping, which must be backed.
+    /// Records that a driver holds a mapping, which must be backed.
     #[track_caller]
     pub(crate) fn hold(&mut self, span: GpaSpan, iova: Iova) {
         let held = Held {
@@ -390,9 +390,9 @@ impl State {
         self.holds += 1;
     }
 
-    /// Notes that a driver is about to give a mapping up; it must have been backed to the end.
+    /// Records that a driver is about to unmap a mapping, which must still be backed.
     #[track_caller]
-    pub(crate) fn let_go(&mut self, span: GpaSpan, iova: Iova) {
+    pub(crate) fn drop_held(&mut self, span: GpaSpan, iova: Iova) {
         let held = Held {
             span,
             iova: iova.raw(),
@@ -402,7 +402,7 @@ impl State {
         self.held.swap_remove(index.expect("the driver holds it"));
     }
 
-    /// Keys of the mappings that drivers' mappings are backed by.
+    /// Returns the keys of the mappings that back drivers' mappings.
     #[track_caller]
     pub(crate) fn busy(&self) -> BTreeSet<u64> {
         self.held
@@ -414,7 +414,7 @@ impl State {
             .collect()
     }
 
-    /// Bytes in whole granules and entries that the engine has to count.
+    /// Returns the bytes in whole granules and the entries that the engine must count.
     pub(crate) fn counted(&self) -> (u64, u32) {
         (
             self.view.values().map(|(span, _)| cost(span)).sum(),
@@ -422,7 +422,7 @@ impl State {
         )
     }
 
-    /// Whether the engine does not know if it is mapped.
+    /// Returns whether the engine must treat the window of `span` as lost.
     fn is_lost(&self, span: &GpaSpan) -> bool {
         self.view
             .get(&span.start().raw())
@@ -442,7 +442,7 @@ impl State {
         }
         if self.mappings.contains_key(&key) {
             if !lost {
-                // The engine does not use it, so an earlier kernel did.
+                // The engine does not use the key, so it is a stale mapping's.
                 self.refused_stale += 1;
             }
             return MapOutcome::Refused;
@@ -456,7 +456,7 @@ impl State {
             _ => {}
         }
         let Some(iova) = self.make(span) else {
-            self.refused_fairly += 1;
+            self.refused_for_cause += 1;
             return MapOutcome::Refused;
         };
         let offset = iova % GRANULE;
@@ -496,17 +496,17 @@ impl State {
         assert!(batch.len() <= self.batch_max, "a batch too long");
         self.map_doorbells += 1;
         self.map_batches.push(batch.len());
-        // All that is asked for counts from the moment that it is asked for.
+        // Windows count from the moment that they are requested.
         let (mut bytes, mut entries) = self.counted();
         for entry in batch.iter() {
-            // What is lost counts already.
+            // Lost windows count already.
             if !self.is_lost(&entry.span) {
                 bytes += cost(&entry.span);
                 entries += 1;
             }
             assert!(entry.span.len() <= self.len_max, "a request too long");
         }
-        assert!(self.ready, "it would not do it");
+        assert!(self.ready, "a batch for a host that is not ready");
         assert!(bytes <= self.budget.0, "{bytes} bytes are over the budget");
         assert!(
             entries <= self.budget.1,
@@ -517,11 +517,11 @@ impl State {
             let lost = self.is_lost(&entry.span);
             assert!(
                 lost || !self.view.contains_key(&key),
-                "key {key:#x} is asked for, but may be in use"
+                "key {key:#x} is requested, but may be in use"
             );
             entry.outcome = self.map_one(&entry.span, lost);
             if lost {
-                // Whatever the answer, it is to be asked for back. Where it is now nobody notes.
+                // Whatever the reply, the engine must unmap it, and does not record its address.
                 self.view.insert(key, (entry.span, View::Lost));
                 continue;
             }
@@ -544,7 +544,7 @@ impl State {
         }
     }
 
-    /// Whether a mapping at the same addresses as `span` shares a granule with an open one.
+    /// Returns whether an identity mapping of `span` shares a granule with an open one.
     fn overlaps(&self, span: &GpaSpan) -> bool {
         self.view.values().any(|(other, view)| {
             *view == View::Open
@@ -563,8 +563,8 @@ impl State {
             match self.view.get(&key) {
                 Some((span, _)) => assert_eq!(*span, entry.span, "another size was mapped"),
                 None => assert!(
-                    self.searched || self.refused_keys.contains(&key),
-                    "key {key:#x} was never asked for"
+                    self.accepts_unknown_keys || self.refused_keys.contains(&key),
+                    "key {key:#x} was never requested"
                 ),
             }
             let fault = self.unmap_faults.pop_front().unwrap_or(UnmapFault::None);
@@ -575,7 +575,7 @@ impl State {
                 self.backing(held)
                     .is_some_and(|mapping| mapping.span.start().raw() == key)
             }) {
-                panic!("{:x?} is taken from under {held:x?}", entry.span);
+                panic!("{:x?} is unmapped while it backs {held:x?}", entry.span);
             }
             entry.outcome = match fault {
                 _ if !self.ready => UnmapOutcome::Unknown,
@@ -604,13 +604,13 @@ impl Observer for ModelHost {
         let mut state = self.look();
         let key = window.span.start().raw();
         let mapping = state.mappings.get(&key).expect("the host has it");
-        assert_eq!(mapping.iova, window.iova.raw(), "where it is");
-        assert_eq!(window.uses, 0, "it was not used yet");
-        assert!(state.told.insert(key), "told twice");
+        assert_eq!(mapping.iova, window.iova.raw(), "the reported IOVA");
+        assert_eq!(window.uses, 0, "a new window has no uses");
+        assert!(state.reported.insert(key), "reported twice");
     }
 
     fn returned(&self, window: &WindowInfo) {
-        self.look().told.remove(&window.span.start().raw());
+        self.look().reported.remove(&window.span.start().raw());
     }
 }
 

@@ -132,7 +132,9 @@ fn a_window_is_found_until_it_is_removed() {
     let tile = rig.insert(BASE, 64 * KIB, None);
     let other = rig.insert(BASE + MIB + 1, 20 * KIB, Some(BASE + MIB));
     assert!(rig.index.is_pending(&rig.writer, &span(BASE + 5, 7)));
-    assert!(!rig.index.is_pending(&rig.writer, &span(BASE + 60 * KIB, 8 * KIB)));
+    assert!(!rig
+        .index
+        .is_pending(&rig.writer, &span(BASE + 60 * KIB, 8 * KIB)));
     assert_eq!(rig.found(BASE + 63 * KIB), (tile, NONE));
     assert_eq!(rig.found(BASE + 64 * KIB), (NONE, NONE));
     assert_eq!(rig.found(BASE + MIB), (other, other));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Keys: one for each window, and those that an earlier kernel left.
+//! Keys: each window has its own, and an earlier kernel may have left some in use.
 
 use super::host::{
     span,
@@ -24,7 +24,7 @@ use crate::engine::{
 };
 
 #[test]
-fn a_taken_key_is_stepped_aside_from() {
+fn a_window_whose_key_is_taken_begins_elsewhere() {
     for strict in [false, true] {
         let rig = Rig::new(Setup {
             policy: TestPolicy::Smallest,
@@ -54,21 +54,21 @@ fn a_taken_key_is_stepped_aside_from() {
 }
 
 #[test]
-fn what_an_earlier_kernel_left_is_given_back() {
+fn stale_mappings_are_unmapped() {
     for policy in [TestPolicy::Smallest, TestPolicy::Aligned(18)] {
         let rig = Rig::new(Setup {
             policy,
             ..Setup::default()
         });
         for n in 0..10 {
-            // Of any size.
+            // Mappings of any size.
             rig.host
                 .look()
                 .leave_stale(&span(BASE + n * MIB, (n + 1) * 4096));
         }
         let entries: Vec<_> = (0..20).map(|n| (BASE + n * MIB, 4096)).collect();
         let entries = list(&entries);
-        rig.map_all(&entries, ALL).expect("they are no obstacle");
+        rig.map_all(&entries, ALL).expect("they do not block it");
         assert_eq!(rig.host.look().stale(), 0);
         assert_eq!(rig.engine.stats().counters.windows_stale.get(), 10);
         assert_eq!(
@@ -76,7 +76,7 @@ fn what_an_earlier_kernel_left_is_given_back() {
             20,
             "ten of them, tried twice"
         );
-        // The misses, those refused again, the stale ones, and once more.
+        // The misses, the refused ones in small windows, the stale mappings, and the retry.
         assert_eq!(rig.host.doorbells(), 4);
         rig.unmap_all(&entries);
         rig.release();
@@ -84,7 +84,7 @@ fn what_an_earlier_kernel_left_is_given_back() {
 }
 
 #[test]
-fn what_an_earlier_kernel_left_may_outnumber_a_batch() {
+fn stale_mappings_may_outnumber_a_batch() {
     let rig = Rig::new(Setup {
         batch_max: 3,
         ..Setup::default()
@@ -93,14 +93,15 @@ fn what_an_earlier_kernel_left_may_outnumber_a_batch() {
         rig.host.look().leave_stale(&span(BASE + n * MIB, 4096));
     }
     let entries: Vec<_> = (0..10).map(|n| (BASE + n * MIB, 4096)).collect();
-    rig.map_all(&list(&entries), ALL).expect("no obstacle");
+    rig.map_all(&list(&entries), ALL)
+        .expect("they do not block it");
     assert_eq!(rig.host.look().stale(), 0);
     rig.release();
 }
 
 #[test]
-fn what_an_earlier_kernel_left_may_stay() {
-    // The host will not give it back: the request fails, and the engine goes on.
+fn a_stale_mapping_that_stays_fails_the_request() {
+    // The host does not unmap the stale mapping: the request fails, and the engine still works.
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
         ..Setup::default()
@@ -113,19 +114,19 @@ fn what_an_earlier_kernel_left_may_stay() {
     rig.map(BASE + 2 * MIB, 4096)
         .expect("another has a key of its own");
     rig.host.look().unmap_faults.clear();
-    rig.map(BASE + MIB, 4096).expect("now it went");
+    rig.map(BASE + MIB, 4096).expect("now it is unmapped");
     assert_eq!(rig.engine.stats().counters.windows_stale.get(), 1);
     rig.release();
 }
 
 #[test]
-fn what_an_earlier_kernel_left_makes_room() {
+fn the_scan_for_stale_mappings_makes_room() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
         batch_max: 7,
         ..Setup::default()
     });
-    // None of it is in the way, but together it is all that the host can hold.
+    // None of them has a key that is needed, but together they are all that the host can hold.
     let (first, second) = (RAM[0].0, RAM[1].0);
     let left = [
         first,
@@ -134,27 +135,34 @@ fn what_an_earlier_kernel_left_makes_room() {
         (second | (GRANULE - 1)) + 1,
         (second + RAM[1].1 - 1) & !(GRANULE - 1),
         BASE + 7 * MIB,
-        // It had to step aside.
+        // Begins at a page since the granule's key was taken.
         BASE + 9 * MIB + 4096,
     ];
     for start in left {
         rig.host.look().leave_stale(&span(start, 4096));
     }
-    assert!(!rig.engine.search_stale(), "no sign of it yet");
+    assert!(!rig.engine.search_stale(), "no sign of any yet");
     assert_eq!(rig.host.doorbells(), 0);
 
     let own = BASE + 5 * MIB;
     rig.map(own, 4096).expect("there is room");
     rig.host.look().max_entries = left.len() + 1;
     assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::Refused));
-    rig.host.look().searched = true;
+    rig.host.look().accepts_unknown_keys = true;
     while rig.engine.search_stale() {}
     assert_eq!(rig.host.look().stale(), 0);
-    assert_eq!(rig.engine.stats().counters.windows_stale.get(), left.len() as u64);
-    assert_eq!(rig.engine.stats().usage.entries, 1, "what is ours stays");
+    assert_eq!(
+        rig.engine.stats().counters.windows_stale.get(),
+        left.len() as u64
+    );
+    assert_eq!(
+        rig.engine.stats().usage.entries,
+        1,
+        "the engine's own window stays"
+    );
     rig.map(BASE + MIB, 4096).expect("there is room again");
 
-    // Once is enough.
+    // There is one scan only.
     let doorbells = rig.host.doorbells();
     rig.host.look().max_entries = 2;
     assert_eq!(rig.map(BASE + 2 * MIB, 4096), Err(MapError::Refused));
@@ -163,7 +171,7 @@ fn what_an_earlier_kernel_left_makes_room() {
     rig.release();
 }
 
-/// A host that has no more room, since an earlier kernel left this, as the engine suspects.
+/// Creates a rig whose host is full with stale mappings at `left`, of which the engine has a sign.
 fn full_of(left: &[u64]) -> Rig {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
@@ -175,19 +183,19 @@ fn full_of(left: &[u64]) -> Rig {
     }
     rig.host.look().max_entries = left.len();
     assert_eq!(rig.map(BASE + MIB, 4096), Err(MapError::Refused));
-    rig.host.look().searched = true;
+    rig.host.look().accepts_unknown_keys = true;
     rig
 }
 
 #[test]
-fn a_search_that_is_not_answered_is_made_again() {
+fn the_scan_retries_a_batch_without_a_reply() {
     let left = [RAM[0].0, RAM[0].0 + 20 * GRANULE, RAM[1].0];
     for fault in [UnmapFault::SilentKept, UnmapFault::SilentGone] {
         let rig = full_of(&left);
-        // Of the first batch, all of it and then a part.
+        // All of the first batch, and then a part of it.
         rig.host.look().unmap_faults.extend([fault; 7 + 3]);
         for _ in 0..2 {
-            assert!(!rig.engine.search_stale(), "it is not asked at once again");
+            assert!(!rig.engine.search_stale(), "not retried at once");
         }
         assert_eq!(
             rig.host
@@ -206,17 +214,17 @@ fn a_search_that_is_not_answered_is_made_again() {
 }
 
 #[test]
-fn a_search_goes_on_without_what_is_never_answered() {
+fn the_scan_skips_keys_that_never_get_a_reply() {
     let left = [RAM[0].0, RAM[0].0 + 20 * GRANULE, RAM[1].0];
     let rig = full_of(&left);
-    // The first two batches, and each time that they are sent again.
+    // The first two batches with all their retries.
     let silent = [UnmapFault::SilentKept; 2 * 7 * (1 + 8)];
     rig.host.look().unmap_faults.extend(silent);
     for _ in 0..2 {
         for _ in 0..8 {
             assert!(!rig.engine.search_stale());
         }
-        assert!(rig.engine.search_stale(), "it goes on");
+        assert!(rig.engine.search_stale(), "the scan continues");
     }
     while rig.engine.search_stale() {}
     assert!(rig.host.look().unmap_faults.is_empty());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that comes and goes, and windows that nobody used for long.
+//! Memory that is added and removed, and windows that are reclaimed by age.
 
 use super::host::{
     span,
@@ -37,17 +37,17 @@ fn keys(rig: &Rig) -> Vec<(u64, u64)> {
 #[test]
 fn windows_follow_memory() {
     let rig = Rig::new(Setup::default());
-    // All but the last megabyte, and that is known to be RAM by nobody but the host.
+    // The engine knows the first 2 MiB and 32 KiB; the rest is RAM to the host only.
     rig.engine.set_ram(ram(&[(BASE, 2 * MIB + 32 * KIB)]));
     rig.map(BASE + 2 * MIB, 4 * KIB).expect("room");
     assert_eq!(keys(&rig), [(BASE + 2 * MIB, 32 * KIB)], "cut off");
-    // What is not known of goes by the request's own pages.
+    // In unknown memory a window has the pages of its request.
     rig.map(BASE + 3 * MIB + 8 * KIB, 4 * KIB).expect("room");
     assert_eq!(
         keys(&rig).last(),
         Some(&(BASE + 3 * MIB + 8 * KIB, 4 * KIB))
     );
-    // When it comes windows are as ever.
+    // Once the engine knows the memory windows are as usual.
     rig.engine.set_ram(ram(&[(BASE, 8 * MIB)]));
     rig.map(BASE + 4 * MIB + 8 * KIB, 4 * KIB).expect("room");
     assert_eq!(keys(&rig).last(), Some(&(BASE + 4 * MIB, 256 * KIB)));
@@ -55,7 +55,7 @@ fn windows_follow_memory() {
 }
 
 #[test]
-fn memory_that_goes_takes_idle_windows_along() {
+fn removing_memory_unmaps_its_idle_windows() {
     let rig = Rig::new(Setup::default());
     for n in 0..4 {
         let iova = rig.map(BASE + n * MIB, 4 * KIB).expect("room");
@@ -71,7 +71,7 @@ fn memory_that_goes_takes_idle_windows_along() {
 }
 
 #[test]
-fn what_is_mapped_for_good_is_known() {
+fn regions_of_the_static_map_stay() {
     let mut rig = Rig::new(Setup {
         max_bytes: 256 * MIB,
         ..Setup::default()
@@ -81,7 +81,7 @@ fn what_is_mapped_for_good_is_known() {
     rig.engine.map_whole().expect("room");
     assert!(rig.engine.is_fixed(&span(BASE, 1)));
     assert!(!rig.engine.is_fixed(&span(BASE + 64 * MIB, MIB)));
-    // That is not for the reclaimers.
+    // Neither removal of memory nor age unmaps it.
     assert_eq!(rig.engine.evict(&span(BASE, 64 * MIB)), 0);
     rig.engine.age();
     rig.engine.age();
@@ -90,7 +90,7 @@ fn what_is_mapped_for_good_is_known() {
 }
 
 #[test]
-fn what_is_not_used_grows_old() {
+fn unused_windows_are_reclaimed_by_age() {
     let rig = Rig::new(Setup {
         policy: TestPolicy::Smallest,
         max_entries: 200,
@@ -99,15 +99,15 @@ fn what_is_not_used_grows_old() {
     let start = |n: u64| BASE + n * 64 * KIB;
     for n in 0..150 {
         let iova = rig.map(start(n), 4 * KIB).expect("room");
-        // One stays in use, however old.
+        // One stays in use, whatever its age.
         if n != 7 {
             rig.unmap(start(n), 4 * KIB, iova);
         }
     }
     let doorbells = rig.host.doorbells();
     rig.engine.age();
-    assert_eq!(rig.host.doorbells(), doorbells, "all were used of late");
-    // So is what is used again now.
+    assert_eq!(rig.host.doorbells(), doorbells, "all were used lately");
+    // Some are used again now.
     for n in 20..30 {
         let iova = rig.map(start(n), 4 * KIB).expect("a hit");
         rig.unmap(start(n), 4 * KIB, iova);
@@ -123,7 +123,7 @@ fn what_is_not_used_grows_old() {
 }
 
 #[test]
-fn what_the_host_keeps_is_not_asked_for_again() {
+fn age_does_not_retry_lost_windows() {
     let rig = Rig::new(Setup::default());
     let iova = rig.map(BASE, 4 * KIB).expect("room");
     rig.unmap(BASE, 4 * KIB, iova);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Spans, blocks of guest RAM, and what the policies propose for them.
+//! Spans, blocks of guest RAM, and the windows that the policies propose.
 
 use super::host::span;
 use crate::addr::{
@@ -41,7 +41,7 @@ fn spans_are_not_empty_and_do_not_wrap() {
 }
 
 #[test]
-fn blocks() {
+fn a_block_must_cover_the_span() {
     let blocks = [
         span(0x1000, 0x1000),
         span(0x2000, 0x1000),
@@ -102,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn proposals(
+    fn the_smallest_window_has_the_granules_of_the_request(
         block_start in 0u64..1 << 20,
         pages in 1u64..1 << 12,
         at: u64,
@@ -152,7 +152,7 @@ proptest! {
             return Ok(());
         }
 
-        // A tile: what is in the block of something aligned to its size, with nothing mapped in it.
+        // A tile: an aligned span, cut to the block, with nothing mapped in it.
         let max = (1u64 << shift).max(GRANULE);
         let size = (0..)
             .map(|n| GRANULE << n)
@@ -164,7 +164,7 @@ proptest! {
         let touched = proposal.span.first_granule()..=proposal.span.last_granule();
         prop_assert!(touched.clone().all(|granule| len_at(granule).is_none()));
 
-        // It is larger than it must be only beside windows half its size, or if mappings are short.
+        // It is larger than needed only beside windows of half its size, or if entries are short.
         let least = small.span.granules().next_power_of_two() * GRANULE;
         if size > least && tile == proposal.span {
             prop_assert!(bytes_left >= 25);
@@ -180,7 +180,7 @@ proptest! {
 
 #[test]
 fn a_cluster_costs_few_windows() {
-    // Neighbouring granules, one after the other: how many windows, and how long?
+    // Neighbouring granules are mapped in order; `sizes` are the windows in granules.
     let block = span(0, 64 << 20);
     let mut mapped = std::collections::HashMap::new();
     let mut sizes = Vec::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random drivers on random hosts: the steps of [`drive`](super::drive), by chance.
+//! Random drivers on random hosts: random steps for [`drive`](super::drive).
 
 use super::drive::{
     run,
@@ -61,7 +61,7 @@ fn wants() -> impl Strategy<Value = Want> {
             }
         });
     let outside = prop_oneof![
-        // Over an edge of RAM, in a hole, below, at the top of everything, nothing, too much.
+        // Over an edge of RAM, in a hole, below, at the end of the address space, empty, too long.
         (0..RAM.len(), 1u64..8 * KIB).prop_map(|(block, before)| Want {
             start: RAM[block].0 + RAM[block].1 - before,
             len: before + 1,
@@ -85,7 +85,7 @@ fn wants() -> impl Strategy<Value = Want> {
     prop_oneof![40 => inside, 1 => outside, 1 => whole]
 }
 
-/// Lists as drivers make them: scattered, with neighbours, duplicates and overlaps.
+/// Generates lists as drivers make them: scattered, with neighbours, duplicates and overlaps.
 fn lists() -> impl Strategy<Value = Vec<Want>> {
     let scattered = prop::collection::vec(wants(), 0..8);
     let near = (
@@ -99,7 +99,7 @@ fn lists() -> impl Strategy<Value = Vec<Want>> {
                 .map(|(step, len)| {
                     let start = at;
                     at = at.saturating_add(match step {
-                        // The same again, the next one, an overlap, a gap.
+                        // A duplicate, a neighbour, an overlap, a gap.
                         0 => 0,
                         1 => len,
                         2 => len / 2,
@@ -120,7 +120,7 @@ fn lists() -> impl Strategy<Value = Vec<Want>> {
     prop_oneof![3 => scattered, 3 => near, 1 => growing]
 }
 
-fn masks() -> impl Strategy<Value = u64> {
+fn dma_limits() -> impl Strategy<Value = u64> {
     prop_oneof![20 => Just(ALL), 1 => Just(0xffff_ffff), 1 => Just(0x800f_ffff)]
 }
 
@@ -161,9 +161,9 @@ fn unmap_faults() -> impl Strategy<Value = UnmapFault> {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let index = any::<usize>();
     let plain = prop_oneof![
-        8 => (wants(), masks()).prop_map(|(want, mask)| Op::Map(want, mask)),
-        4 => (lists(), masks()).prop_map(|(list, mask)| Op::MapAll(list, mask)),
-        2 => index.prop_map(Op::Again),
+        8 => (wants(), dma_limits()).prop_map(|(want, dma_limit)| Op::Map(want, dma_limit)),
+        4 => (lists(), dma_limits()).prop_map(|(list, dma_limit)| Op::MapAll(list, dma_limit)),
+        2 => index.prop_map(Op::Repeat),
         8 => index.prop_map(Op::Unmap),
         1 => (index, 1usize..4).prop_map(|(from, step)| Op::UnmapAll(from, step)),
         1 => (any::<u64>(), 0u64..MIB).prop_map(|(iova, len)| Op::Misuse(iova, len)),
@@ -236,14 +236,14 @@ fn setups() -> impl Strategy<Value = Setup> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        // Many, but still a matter of seconds; PROPTEST_CASES asks for more.
+        // As many as take seconds; PROPTEST_CASES sets more.
         cases: ProptestConfig::default().cases.saturating_mul(16),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
-    fn drivers(setup in setups(), seed: u64, ops in ops(), tidy: bool) {
+    fn random_drivers(setup in setups(), seed: u64, ops in ops(), tidy: bool) {
         run(setup, seed, ops, tidy).map_err(TestCaseError::fail)?;
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An engine on the model host, driven as a driver would, with every step checked.
+//! An engine on the model host that is used as by a driver, with every step checked.
 //!
-//! Every mapping made through a [`Rig`] is entered in the host's list of what drivers hold, and
-//! must be backed from then on until it is given up through the rig.
+//! Every mapping made through a [`Rig`] is recorded in the host's list of what drivers hold, and
+//! must be backed until it is unmapped through the rig.
 
 use super::host::{
     cost,
@@ -21,6 +21,14 @@ use crate::addr::{
     GRANULE, //
 };
 use crate::engine::budget::Room;
+use crate::engine::policy::{
+    smallest,
+    Adaptive,
+    Policy,
+    Proposal,
+    View as Surroundings, //
+};
+use crate::engine::ram::Ram;
 use crate::engine::{
     Config,
     Engine,
@@ -30,14 +38,6 @@ use crate::engine::{
     Snapshot,
     WindowStatus, //
 };
-use crate::engine::policy::{
-    smallest,
-    Adaptive,
-    Policy,
-    Proposal,
-    View as Surroundings, //
-};
-use crate::engine::ram::Ram;
 use crate::sys::{
     Alloc,
     BoxedSlice, //
@@ -50,7 +50,7 @@ use std::{
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// A mask that every address is within.
+/// A limit that every address is within.
 pub(crate) const ALL: u64 = u64::MAX;
 
 /// The guest RAM of most tests: two blocks with a hole between, one of them off the granules.
@@ -60,7 +60,7 @@ pub(crate) const RAM: &[(u64, u64)] = &[
     (0x8000_0000, 64 * MIB),
 ];
 
-/// Where most tests map.
+/// The guest address that most tests map at.
 pub(crate) const BASE: u64 = 0x8000_0000;
 
 /// One entry of a list for `map_all`.
@@ -74,12 +74,12 @@ impl Entry {
     pub(crate) fn new(span: Option<GpaSpan>) -> Self {
         Self {
             span,
-            // What is there before a call means nothing.
+            // The value before a call means nothing.
             iova: Cell::new(Some(Iova::new(0x6b6b_6b6b))),
         }
     }
 
-    /// One that is mapped.
+    /// Creates an entry that is mapped at `iova`.
     pub(crate) fn mapped(span: GpaSpan, iova: Iova) -> Self {
         Self {
             span: Some(span),
@@ -89,7 +89,7 @@ impl Entry {
 }
 
 impl Entry {
-    /// Where it is mapped.
+    /// Returns the IOVA, once it is mapped.
     pub(crate) fn at(&self) -> Option<Iova> {
         self.iova.get()
     }
@@ -109,7 +109,7 @@ impl Request for Entry {
     }
 }
 
-/// A list for `map_all`.
+/// Creates a list for `map_all`.
 pub(crate) fn list(spans: &[(u64, u64)]) -> Vec<Entry> {
     spans
         .iter()
@@ -117,11 +117,12 @@ pub(crate) fn list(spans: &[(u64, u64)]) -> Vec<Entry> {
         .collect()
 }
 
-/// Windows of one size, aligned to it; for a request that no such window covers, the smallest.
+/// A policy with windows of one size, aligned to it; for a request that no such window covers, the
+/// smallest.
 pub(crate) struct Aligned(u64);
 
 impl Aligned {
-    /// Windows of `1 << shift` bytes, at least a granule.
+    /// Creates a policy with windows of `1 << shift` bytes, at least a granule.
     pub(crate) fn new(shift: u32) -> Self {
         Self(1u64.checked_shl(shift).unwrap_or(0).max(GRANULE))
     }
@@ -139,10 +140,10 @@ impl Aligned {
     }
 }
 
-/// Policies for tests.
+/// A policy for tests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TestPolicy {
-    /// The module's.
+    /// The module's policy.
     Adaptive(u32),
     /// Windows of one size.
     Aligned(u32),
@@ -150,12 +151,12 @@ pub(crate) enum TestPolicy {
     Smallest,
     /// No proposals.
     Mute,
-    /// Anything, right or wrong, depending on the request and the seed.
+    /// Any window, valid or not, derived from the request and the seed.
     Wild(u64),
 }
 
 impl TestPolicy {
-    /// The most that a window for `request` can cost, in bytes.
+    /// Returns the most that a window for `request` can cost, in bytes.
     pub(crate) fn most(&self, request: &GpaSpan, block: &GpaSpan) -> u64 {
         if let TestPolicy::Adaptive(shift) = *self {
             return cost(request).max(1u64.checked_shl(shift).unwrap_or(0));
@@ -194,7 +195,7 @@ impl Policy for TestPolicy {
                 let end = request.end().wrapping_add(after);
                 let span = match next(8) {
                     0 => return None,
-                    // Not over the request.
+                    // Not covering the request.
                     1 => GpaSpan::from_bounds(request.end(), end)?,
                     2 => GpaSpan::new(request.start(), request.len().div_ceil(2))?,
                     // Not in the block.
@@ -212,7 +213,7 @@ impl Policy for TestPolicy {
     }
 }
 
-/// How a [`Rig`] is set up.
+/// The configuration of a [`Rig`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) policy: TestPolicy,
@@ -242,7 +243,7 @@ impl Default for Setup {
     }
 }
 
-/// See the module's documentation.
+/// An engine and its host; see the module's documentation.
 pub(crate) struct Rig {
     pub(crate) engine: Engine<ModelHost, TestPolicy, ModelHost>,
     pub(crate) host: ModelHost,
@@ -280,17 +281,20 @@ impl Rig {
         }
     }
 
-    /// Maps `len` bytes from `start` on.
+    /// Maps `len` bytes from `start` on, without a limit on the IOVA.
     #[track_caller]
     pub(crate) fn map(&self, start: u64, len: u64) -> Result<Iova, MapError> {
-        self.map_masked(span(start, len), ALL)
+        self.map_within(span(start, len), ALL)
     }
 
     #[track_caller]
-    pub(crate) fn map_masked(&self, span: GpaSpan, mask: u64) -> Result<Iova, MapError> {
-        let result = self.engine.map(span, mask);
+    pub(crate) fn map_within(&self, span: GpaSpan, dma_limit: u64) -> Result<Iova, MapError> {
+        let result = self.engine.map(span, dma_limit);
         if let Ok(iova) = result {
-            assert!(iova.raw() + (span.len() - 1) <= mask, "beyond the mask");
+            assert!(
+                iova.raw() + (span.len() - 1) <= dma_limit,
+                "beyond the limit"
+            );
             self.host.look().hold(span, iova);
         }
         self.check();
@@ -298,12 +302,15 @@ impl Rig {
     }
 
     #[track_caller]
-    pub(crate) fn map_all(&self, list: &[Entry], mask: u64) -> Result<(), MapError> {
-        let result = self.engine.map_all(list.iter(), mask);
+    pub(crate) fn map_all(&self, list: &[Entry], dma_limit: u64) -> Result<(), MapError> {
+        let result = self.engine.map_all(list.iter(), dma_limit);
         for entry in list {
             match (result, entry.span, entry.iova.get()) {
                 (Ok(()), Some(span), Some(iova)) => {
-                    assert!(iova.raw() + (span.len() - 1) <= mask, "beyond the mask");
+                    assert!(
+                        iova.raw() + (span.len() - 1) <= dma_limit,
+                        "beyond the limit"
+                    );
                     self.host.look().hold(span, iova);
                 }
                 (Err(_), _, None) => {}
@@ -314,27 +321,27 @@ impl Rig {
         result
     }
 
-    /// Gives up what was mapped at `iova`.
+    /// Unmaps what was mapped at `iova`.
     #[track_caller]
     pub(crate) fn unmap(&self, start: u64, len: u64, iova: Iova) {
-        self.host.look().let_go(span(start, len), iova);
+        self.host.look().drop_held(span(start, len), iova);
         assert_eq!(self.engine.unmap(iova, len), Ok(()), "it was held");
         self.check();
     }
 
-    /// Gives up a list that was mapped.
+    /// Unmaps a list that was mapped.
     #[track_caller]
     pub(crate) fn unmap_all(&self, list: &[Entry]) {
         for entry in list {
             if let (Some(span), Some(iova)) = (entry.span, entry.iova.get()) {
-                self.host.look().let_go(span, iova);
+                self.host.look().drop_held(span, iova);
             }
         }
         assert_eq!(self.engine.unmap_all(list.iter()), Ok(()), "all were held");
         self.check();
     }
 
-    /// Gives up a mapping that a driver holds.
+    /// Unmaps a mapping that a driver holds.
     #[track_caller]
     pub(crate) fn unmap_held(&self, held: &Held) {
         self.unmap(
@@ -344,7 +351,7 @@ impl Rig {
         );
     }
 
-    /// What must hold between any two calls.
+    /// Checks what must hold between any two calls.
     #[track_caller]
     pub(crate) fn check(&self) {
         let stats = self.engine.stats();
@@ -353,11 +360,15 @@ impl Rig {
             assert_eq!(
                 (stats.usage.bytes, stats.usage.entries),
                 state.counted(),
-                "the engine counts what the host may have"
+                "the engine counts all that the host may have"
             );
-            assert!(stats.usage.bytes <= stats.usage.peak_bytes && stats.usage.peak_bytes <= self.setup.max_bytes);
             assert!(
-                stats.usage.entries <= stats.usage.peak_entries && stats.usage.peak_entries <= self.setup.max_entries
+                stats.usage.bytes <= stats.usage.peak_bytes
+                    && stats.usage.peak_bytes <= self.setup.max_bytes
+            );
+            assert!(
+                stats.usage.entries <= stats.usage.peak_entries
+                    && stats.usage.peak_entries <= self.setup.max_entries
             );
             assert_eq!(
                 stats.counters.doorbells.get(),
@@ -374,20 +385,23 @@ impl Rig {
                 assert!(idle.is_empty(), "idle in strict mode: {idle:x?}");
             }
             let doubtful = state.view.values().any(|(_, view)| *view == View::Doubtful);
-            assert!(!doubtful, "what is doubtful is given back at once");
-            let told = |open: bool| {
+            assert!(!doubtful, "doubtful windows are unmapped at once");
+            let keys = |open: bool| {
                 let windows = state.view.iter();
                 let windows = windows.filter(move |(_, (_, view))| !open || *view == View::Open);
                 windows.map(|(key, _)| *key).collect::<BTreeSet<_>>()
             };
             assert!(
-                state.told.is_superset(&told(true)),
-                "all windows were told of"
+                state.reported.is_superset(&keys(true)),
+                "all windows were reported"
             );
-            assert!(state.told.is_subset(&told(false)), "no other is");
+            assert!(
+                state.reported.is_subset(&keys(false)),
+                "no others were reported"
+            );
             (state.held.clone(), busy)
         };
-        self.check_survey();
+        self.check_snapshot();
         // The engine's own view of every mapping.
         for held in &held {
             assert_eq!(
@@ -399,23 +413,26 @@ impl Rig {
         drop(busy);
     }
 
-    /// What the engine shows of itself must be what it did.
+    /// Checks that the engine's statistics are what it did.
     #[track_caller]
-    fn check_survey(&self) {
+    fn check_snapshot(&self) {
         let mut snapshot = Snapshot::new();
         self.engine.snapshot(&mut snapshot);
         let windows: u32 = snapshot.sizes.iter().flatten().sum();
-        assert_eq!(windows, snapshot.stats.usage.entries, "windows of all sizes");
+        assert_eq!(
+            windows, snapshot.stats.usage.entries,
+            "windows of all sizes"
+        );
         let mut from = 1;
         let mut listed = 0;
         while let Some((id, _)) = self.engine.window_from(from) {
             (from, listed) = (id + 1, listed + 1);
         }
         assert_eq!(listed, windows, "windows one by one");
-        for (condition, sizes) in WindowStatus::ALL.into_iter().zip(&snapshot.sizes) {
-            let strict = self.setup.strict && condition == WindowStatus::Idle;
+        for (status, sizes) in WindowStatus::ALL.into_iter().zip(&snapshot.sizes) {
+            let none = self.setup.strict && status == WindowStatus::Idle;
             assert!(
-                !strict || sizes.iter().all(|count| *count == 0),
+                !none || sizes.iter().all(|count| *count == 0),
                 "idle in strict mode"
             );
         }
@@ -424,21 +441,25 @@ impl Rig {
         }
         let state = self.host.look();
         let held = u64::try_from(state.held.len()).expect("few");
-        assert_eq!(snapshot.users, held, "mappings that there are");
-        assert_eq!(snapshot.maps(), state.holds, "mappings that there were");
-        assert_eq!(snapshot.maps() - snapshot.unmaps(), held, "mappings given up");
+        assert_eq!(snapshot.users, held, "mappings in use");
+        assert_eq!(snapshot.maps(), state.holds, "mappings so far");
+        assert_eq!(
+            snapshot.maps() - snapshot.unmaps(),
+            held,
+            "mappings not unmapped"
+        );
         assert!(
             snapshot.hits() + snapshot.stats.counters.misses.get() == snapshot.maps(),
-            "each is one of both"
+            "each mapping is a hit or a miss"
         );
     }
 
-    /// Answers of the host about windows that were wrong in this way.
+    /// Returns the number of errors of this kind that the host made about windows.
     pub(crate) fn host_errors(&self, error: HostError) -> u64 {
         self.engine.stats().host_errors[error.index()].get()
     }
 
-    /// Keys of the mappings that are in use, or lost; with what they cost together.
+    /// Returns the bytes, the number and the keys of the mappings that are in use or lost.
     pub(crate) fn stuck(&self) -> (u64, u32, BTreeSet<u64>) {
         let state = self.host.look();
         let busy = state.busy();
@@ -454,7 +475,7 @@ impl Rig {
         )
     }
 
-    /// Ends the engine; the host must have nothing of it any more, but for what was lost.
+    /// Releases the engine, and checks that the host has none of its windows but lost ones.
     #[track_caller]
     pub(crate) fn release(self) {
         let busy = u32::try_from(self.host.look().busy().len()).expect("few entries");
@@ -463,13 +484,13 @@ impl Rig {
         assert_eq!(released.busy, busy, "windows that drivers had not unmapped");
         let state = self.host.look();
         let (_, entries) = state.counted();
-        assert_eq!(released.lost, entries, "windows that were not taken back");
+        assert_eq!(released.lost, entries, "windows that were not unmapped");
         assert!(
             state
                 .view
                 .values()
                 .all(|(_, view)| matches!(view, View::Lost | View::Kept)),
-            "all was asked for back"
+            "the host was requested to unmap all"
         );
         let ours = state
             .mappings

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What CPUs do to each other's windows.
+//! Races of several CPUs for windows.
 
 use super::host::{
     span,
@@ -21,7 +21,6 @@ use crate::addr::{
     Gpa,
     Iova, //
 };
-use crate::engine::MapError;
 use crate::engine::index::arena::{
     FreeList,
     Segment,
@@ -32,6 +31,7 @@ use crate::engine::index::granule_map::{
     GranuleMap,
     CHUNK, //
 };
+use crate::engine::MapError;
 use crate::sys::Alloc;
 use shuttle::{
     scheduler::{
@@ -45,7 +45,7 @@ use shuttle::{
     Runner, //
 };
 
-/// Runs `test` in `count` random schedules, and as many unlucky ones.
+/// Runs `test` in `count` random schedules, and in as many with few, unfavourable preemptions.
 fn explore(count: usize, test: impl Fn() + Send + Sync + 'static) {
     let test = std::sync::Arc::new(test);
     let config = || {
@@ -55,7 +55,7 @@ fn explore(count: usize, test: impl Fn() + Send + Sync + 'static) {
         config.silence_warnings = true;
         config
     };
-    // Seeds are fixed, so that a failure comes back.
+    // Seeds are fixed, so that a failure can be reproduced.
     for seed in 0..2 {
         let run = test.clone();
         let random = RandomScheduler::new_from_seed(seed, count / 2);
@@ -66,7 +66,7 @@ fn explore(count: usize, test: impl Fn() + Send + Sync + 'static) {
     }
 }
 
-/// An engine for a test, with tables that need not grow.
+/// Creates an engine for a test, with tables that need not grow.
 fn rig(setup: Setup) -> Arc<Rig> {
     let rig = Rig::with_ram(setup, &[(BASE, 256 * MIB)]);
     let windows = rig.setup.max_entries.min(8) as usize;
@@ -80,13 +80,13 @@ fn few() -> Setup {
         max_entries: 8,
         batch_max: 4,
         max_bytes: 4 * MIB,
-        // All in chunks, whose life is the harder one.
+        // All granules are in chunks, which are freed and reused, unlike a flat table.
         table_max: 0,
         ..Setup::default()
     }
 }
 
-/// Maps, as a driver does, and looks at what it got. Limits may be reached because of the others.
+/// Maps as a driver does, and checks the result; [`None`] if other threads have used up a limit.
 fn map(rig: &Rig, start: u64, len: u64) -> Option<Iova> {
     match rig.engine.map(span(start, len), ALL) {
         Ok(iova) => {
@@ -99,11 +99,11 @@ fn map(rig: &Rig, start: u64, len: u64) -> Option<Iova> {
 }
 
 fn unmap(rig: &Rig, start: u64, len: u64, iova: Iova) {
-    rig.host.look().let_go(span(start, len), iova);
+    rig.host.look().drop_held(span(start, len), iova);
     assert_eq!(rig.engine.unmap(iova, len), Ok(()));
 }
 
-/// Maps and unmaps one after the other.
+/// Maps and unmaps the spans, one after the other.
 fn use_all(rig: &Rig, wants: &[(u64, u64)]) {
     for &(start, len) in wants {
         if let Some(iova) = map(rig, start, len) {
@@ -113,7 +113,7 @@ fn use_all(rig: &Rig, wants: &[(u64, u64)]) {
     }
 }
 
-/// Runs `run` in one thread for each of `items`, to the end.
+/// Runs `run` in one thread for each of `items`, and joins them.
 fn each<I, T, F>(rig: &Arc<Rig>, items: I, run: F) -> Vec<T>
 where
     I: IntoIterator<Item: Send + 'static>,
@@ -129,16 +129,16 @@ where
         .collect();
     threads
         .into_iter()
-        .map(|thread| thread.join().expect("it ran"))
+        .map(|thread| thread.join().expect("the thread succeeds"))
         .collect()
 }
 
-/// Runs one thread for each of `lists`, to the end.
+/// Maps and unmaps the spans of `lists` in one thread for each list, and joins them.
 fn in_parallel(rig: &Arc<Rig>, lists: &[&'static [(u64, u64)]]) {
     each(rig, lists.to_vec(), use_all);
 }
 
-/// When all is given up: nobody has a reference, and what is counted is there.
+/// Checks that no window has a reference and that counters are true, and releases the engine.
 fn finish(rig: Arc<Rig>) {
     rig.check();
     assert!(rig.host.look().held.is_empty());
@@ -156,7 +156,7 @@ const B: u64 = BASE + 2 * MIB;
 const C: u64 = BASE + 3 * MIB;
 
 #[test]
-fn a_reference_against_the_reclaimer() {
+fn taking_a_reference_against_the_reclaimer() {
     explore(1000, || {
         let rig = rig(Setup {
             max_entries: 1,
@@ -168,7 +168,7 @@ fn a_reference_against_the_reclaimer() {
 }
 
 #[test]
-fn a_look_up_against_the_end_of_a_window_and_its_number_used_again() {
+fn a_look_up_against_the_reuse_of_an_id() {
     for strict in [false, true] {
         explore(800, move || {
             let rig = rig(Setup {
@@ -186,8 +186,8 @@ fn a_look_up_against_the_end_of_a_window_and_its_number_used_again() {
 }
 
 #[test]
-fn looking_at_another_window_in_passing() {
-    // In one granule begin a tile and two windows that are not; each is looked at for the others.
+fn a_look_up_that_finds_another_window_first() {
+    // A tile and two other windows begin in one granule; a look-up for one tries the others, too.
     explore(1000, || {
         let rig = rig(Setup {
             strict: true,
@@ -206,7 +206,7 @@ fn looking_at_another_window_in_passing() {
 }
 
 #[test]
-fn two_miss_the_same_window() {
+fn several_threads_miss_the_same_window() {
     explore(1000, || {
         let rig = rig(few());
         each(&rig, 0..3, |rig, n| {
@@ -221,7 +221,7 @@ fn two_miss_the_same_window() {
 }
 
 #[test]
-fn those_who_wait_are_served_by_another_ones_doorbell() {
+fn waiting_threads_are_served_by_another_doorbell() {
     use std::sync::atomic::{
         AtomicU64,
         Ordering::Relaxed, //
@@ -237,7 +237,11 @@ fn those_who_wait_are_served_by_another_ones_doorbell() {
             });
             let doorbells = rig.host.look().map_doorbells;
             let stats = rig.engine.stats();
-            assert_eq!(doorbells + stats.counters.shared.get(), 3, "each is served once");
+            assert_eq!(
+                doorbells + stats.counters.shared.get(),
+                3,
+                "each is served once"
+            );
             FEWEST.fetch_min(doorbells, Relaxed);
             for (start, iova) in held {
                 assert_eq!(rig.engine.translate(iova, 4 * KIB), Some(Gpa::new(start)));
@@ -245,13 +249,13 @@ fn those_who_wait_are_served_by_another_ones_doorbell() {
             }
             finish(rig);
         });
-        // One rings for itself before it can know of the others; all others at once.
+        // At best one thread rings before it sees the others, and one more time serves these.
         assert!(FEWEST.load(Relaxed) <= 2, "{FEWEST:?} doorbells at best");
     }
 }
 
 #[test]
-fn lists_are_served_by_another_ones_doorbell() {
+fn lists_are_served_by_another_doorbell() {
     for strict in [false, true] {
         explore(600, move || {
             let rig = rig(Setup { strict, ..few() });
@@ -266,7 +270,7 @@ fn lists_are_served_by_another_ones_doorbell() {
                 }
                 for (entry, start) in entries.iter().zip(starts) {
                     let iova = entry.at().expect("mapped");
-                    rig.host.look().let_go(span(start, 4096), iova);
+                    rig.host.look().drop_held(span(start, 4096), iova);
                 }
                 assert!(rig.engine.unmap_all(entries.iter()).is_ok());
             });
@@ -279,23 +283,27 @@ fn lists_are_served_by_another_ones_doorbell() {
 fn a_served_request_that_the_device_cannot_reach() {
     explore(600, || {
         let rig = rig(few());
-        each(&rig, [(A, 1), (B, ALL), (C, 1)], |rig, (start, mask)| {
-            let result = rig.engine.map(span(start, 4 * KIB), mask);
-            match result {
-                Ok(iova) => {
-                    rig.host.look().hold(span(start, 4 * KIB), iova);
-                    unmap(rig, start, 4 * KIB, iova);
+        each(
+            &rig,
+            [(A, 1), (B, ALL), (C, 1)],
+            |rig, (start, dma_limit)| {
+                let result = rig.engine.map(span(start, 4 * KIB), dma_limit);
+                match result {
+                    Ok(iova) => {
+                        rig.host.look().hold(span(start, 4 * KIB), iova);
+                        unmap(rig, start, 4 * KIB, iova);
+                    }
+                    Err(error) => assert!(matches!(error, MapError::Unreachable(_))),
                 }
-                Err(error) => assert!(matches!(error, MapError::Unreachable(_))),
-            }
-            assert_eq!(result.is_ok(), mask == ALL);
-        });
+                assert_eq!(result.is_ok(), dma_limit == ALL);
+            },
+        );
         finish(rig);
     });
 }
 
 #[test]
-fn growing_old_under_users() {
+fn reclaim_by_age_against_users() {
     for strict in [false, true] {
         explore(800, move || {
             let rig = rig(Setup { strict, ..few() });
@@ -308,14 +316,14 @@ fn growing_old_under_users() {
                 })
             };
             in_parallel(&rig, &[&[(A, 1), (B, 1), (A, 1)]]);
-            ager.join().expect("it ran");
+            ager.join().expect("the thread succeeds");
             finish(rig);
         });
     }
 }
 
 #[test]
-fn strict_means_gone_when_unmap_returns() {
+fn strict_mode_has_unmapped_when_unmap_returns() {
     explore(800, || {
         let rig = rig(Setup {
             strict: true,
@@ -355,7 +363,7 @@ fn lists_that_share_windows() {
                     rig.host.look().hold(span(*start, 4096), *iova);
                 }
                 for (start, iova) in &held {
-                    rig.host.look().let_go(span(*start, 4096), *iova);
+                    rig.host.look().drop_held(span(*start, 4096), *iova);
                 }
                 assert!(rig.engine.unmap_all(entries.iter()).is_ok());
             });
@@ -364,36 +372,38 @@ fn lists_that_share_windows() {
     }
 }
 
-/// How far the addresses are from the memory in the tests of chunks.
-const AWAY: u64 = 64 * MIB;
+/// Distance of the IOVAs from the guest addresses in the tests of chunks, in bytes.
+const DISTANCE: u64 = 64 * MIB;
 
-/// The bucket, of 64, that the chunk of an address goes to in the map of addresses.
+/// Returns the bucket, of 64, of the chunk of an address in the map of IOVAs.
 fn bucket(addr: u64) -> u64 {
     ((addr / MIB) | (2 << 60)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58
 }
 
-/// Megabytes of memory whose addresses go to the same bucket as those of `first`.
+/// Returns megabytes of memory whose IOVAs have the same bucket as those of `first`.
 fn neighbours(first: u64) -> impl Iterator<Item = u64> {
     (1..192)
         .map(move |n| BASE + n * MIB)
-        .filter(move |start| *start != first && bucket(*start + AWAY) == bucket(first + AWAY))
-        .filter(move |start| *start != first + AWAY)
+        .filter(move |start| {
+            *start != first && bucket(*start + DISTANCE) == bucket(first + DISTANCE)
+        })
+        .filter(move |start| *start != first + DISTANCE)
 }
 
 #[test]
 fn chunks_come_and_go_under_a_reader() {
-    // A window stays while those whose chunks share its bucket come and go, and while a chunk
-    // that was in the map of addresses becomes one in the map of memory, for the same number.
+    // A window stays while windows whose chunks share its bucket are mapped and unmapped, and
+    // while a chunk of the map of IOVAs is reused in the map of memory, with the same number.
     explore(1000, || {
         let rig = rig(Setup {
             strict: true,
-            placement: Placement::Offset(AWAY),
+            placement: Placement::Offset(DISTANCE),
             ..few()
         });
         let kept = map(&rig, A, 4096).expect("room");
         let other = neighbours(A).next().expect("a neighbour");
-        let late = Iova::new(other + AWAY);
-        // In front of the one that stays.
+        let late = Iova::new(other + DISTANCE);
+        // Its chunk comes before that of the window that stays.
         let first = map(&rig, other, 4096).expect("room");
         assert_eq!(first, late);
 
@@ -404,7 +414,7 @@ fn chunks_come_and_go_under_a_reader() {
                     assert_eq!(
                         rig.engine.translate(kept, 4096),
                         Some(Gpa::new(A)),
-                        "what is held can be found"
+                        "a held mapping is found"
                     );
                     let again = map(&rig, A, 100).expect("a hit");
                     assert_eq!(again, kept, "one window serves");
@@ -416,12 +426,15 @@ fn chunks_come_and_go_under_a_reader() {
             let rig = rig.clone();
             thread::spawn(move || {
                 unmap(&rig, other, 4096, first);
-                // Memory with the number that the other's addresses have.
-                use_all(&rig, &[(A + AWAY, 4096), (other, 4096), (A + AWAY, 1)]);
+                // Memory whose granules have the numbers of the other window's IOVAs.
+                use_all(
+                    &rig,
+                    &[(A + DISTANCE, 4096), (other, 4096), (A + DISTANCE, 1)],
+                );
             })
         };
-        reader.join().expect("it ran");
-        writer.join().expect("it ran");
+        reader.join().expect("the thread succeeds");
+        writer.join().expect("the thread succeeds");
         unmap(&rig, A, 4096, kept);
         finish(rig);
     });
@@ -430,14 +443,14 @@ fn chunks_come_and_go_under_a_reader() {
 #[test]
 fn an_id_that_stays_is_found_or_missed() {
     // Two maps on one pool. In the first, a granule keeps its id while its neighbour in the bucket
-    // goes; the neighbour's chunk then serves the other map, for the same granules.
+    // is cleared; the neighbour's chunk is then reused in the other map, for the same granules.
     explore(1000, || {
         let maps = Arc::new([0, 1].map(|n| GranuleMap::new(1, n).expect("memory")));
         let chunks = Arc::new(Chunks::new(64).expect("memory"));
         let mut free = FreeList::new();
         let segment = Segment::new(Alloc::Sleep).expect("memory");
         assert!(chunks.grow(&mut free, segment).is_ok());
-        // In a map of two buckets, these two share one.
+        // These two share one of the two buckets.
         let (kept, gone) = (0, 2 * CHUNK as u64);
         maps[0].set(&chunks, &mut free, kept, 1).expect("room");
         maps[0].set(&chunks, &mut free, gone, 2).expect("room");
@@ -450,7 +463,7 @@ fn an_id_that_stays_is_found_or_missed() {
         };
         maps[0].clear(&chunks, &mut free, gone, 2);
         maps[1].set(&chunks, &mut free, kept, 3).expect("room");
-        reader.join().expect("it ran");
+        reader.join().expect("the thread succeeds");
         assert_eq!(maps[0].get(&chunks, kept), 1);
     });
 }

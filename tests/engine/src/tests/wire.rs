@@ -35,7 +35,7 @@ struct Layout {
     id: usize,
     dma_addr: usize,
     dma_len: usize,
-    /// Bytes of `dma_len`.
+    /// Number of bytes of `dma_len`.
     len_bytes: usize,
     status: usize,
 }
@@ -81,8 +81,8 @@ fn sentinels(bytes: usize) -> Vec<u8> {
     [0xa5].repeat(bytes)
 }
 
-/// The bytes of a response as a host writes them.
-fn answer(layout: &Layout, id: u64, dma_addr: u64, dma_len: u64, status: u32) -> Vec<u8> {
+/// Returns the bytes of a response as a host writes them.
+fn response(layout: &Layout, id: u64, dma_addr: u64, dma_len: u64, status: u32) -> Vec<u8> {
     let mut bytes = sentinels(layout.bytes);
     bytes[layout.id..layout.id + 8].copy_from_slice(&id.to_le_bytes());
     bytes[layout.dma_addr..layout.dma_addr + 8].copy_from_slice(&dma_addr.to_le_bytes());
@@ -92,7 +92,7 @@ fn answer(layout: &Layout, id: u64, dma_addr: u64, dma_len: u64, status: u32) ->
     bytes
 }
 
-/// The bytes of a response that a host writes on failure.
+/// Returns the bytes of a response that a host writes on failure.
 fn failure(layout: &Layout, status: u32) -> Vec<u8> {
     let mut bytes = sentinels(layout.bytes);
     bytes[layout.status..layout.status + 4].copy_from_slice(&status.to_le_bytes());
@@ -110,7 +110,7 @@ fn spans() -> impl Strategy<Value = GpaSpan> {
     (any::<u64>(), len).prop_filter_map("a span", |(start, len)| GpaSpan::new(Gpa::new(start), len))
 }
 
-/// Spans that both dialects can name.
+/// Generates spans that both dialects can express.
 fn short_spans() -> impl Strategy<Value = GpaSpan> {
     (any::<u64>(), 1u64..=0xffff_ffff)
         .prop_filter_map("a span", |(start, len)| GpaSpan::new(Gpa::new(start), len))
@@ -142,17 +142,17 @@ fn batch_status() {
 }
 
 #[test]
-fn too_long_for_u32_is_asked_for_as_nothing() {
+fn a_length_beyond_u32_is_encoded_as_zero() {
     let span = GpaSpan::new(Gpa::new(0x4000), 1 << 32).expect("a span");
     let bytes = bytes_of(Dialect::U32.map_request(&span).words());
     assert_eq!(bytes[8..12], [0; 4]);
 }
 
 #[test]
-fn a_range_may_not_reach_the_end() {
+fn a_range_must_not_reach_the_last_address() {
     for (dialect, layout) in DIALECTS {
         let span = GpaSpan::new(Gpa::new(0x4000), 0x4000).expect("a span");
-        let at = |addr: u64| decode(dialect, &span, &answer(&layout, 0x4000, addr, 0x4000, OK));
+        let at = |addr: u64| decode(dialect, &span, &response(&layout, 0x4000, addr, 0x4000, OK));
         let last = 0u64.wrapping_sub(0x8000);
         assert_eq!(at(last), MapOutcome::Mapped(Iova::new(last)));
         assert_eq!(
@@ -187,7 +187,7 @@ proptest! {
     }
 
     #[test]
-    fn one_short_request_reads_the_same(span in short_spans()) {
+    fn a_single_short_request_is_the_same_in_both_dialects(span in short_spans()) {
         let short = bytes_of(Dialect::U32.map_request(&span).words());
         let long = bytes_of(Dialect::U64.map_request(&span).words());
         prop_assert_eq!(&short[..16], &long[..16]);
@@ -203,13 +203,13 @@ proptest! {
     }
 
     #[test]
-    fn map_answers(span in short_spans(), granule: u64, wrong in 1u64.., status in 4u32..) {
+    fn map_responses(span in short_spans(), granule: u64, wrong in 1u64.., status in 4u32..) {
         let id = span.start().raw();
         let good = (granule & !0x3fff) | (id & 0x3fff);
         let fits = good.checked_add(span.len()).is_some();
         for (dialect, layout) in DIALECTS {
             let say = |id, addr, len, status| {
-                decode(dialect, &span, &answer(&layout, id, addr, len, status))
+                decode(dialect, &span, &response(&layout, id, addr, len, status))
             };
             let expected = if fits {
                 MapOutcome::Mapped(Iova::new(good))
@@ -218,7 +218,7 @@ proptest! {
             };
             prop_assert_eq!(say(id, good, span.len(), OK), expected);
 
-            // Each field wrong.
+            // One wrong field at a time.
             prop_assert_eq!(
                 say(id ^ wrong, good, span.len(), OK),
                 MapOutcome::Rejected(ReplyError::Id)
@@ -259,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn unmap_answers(id: u64, wrong in 1u64.., status in 4u32..) {
+    fn unmap_responses(id: u64, wrong in 1u64.., status in 4u32..) {
         let say = |id: u64, status: u32| {
             let mut bytes = sentinels(16);
             bytes[0..8].copy_from_slice(&id.to_le_bytes());
@@ -286,20 +286,20 @@ proptest! {
     }
 
     #[test]
-    fn the_dialect_shows(span in short_spans(), granule: u64) {
+    fn the_dialect_is_detected(span in short_spans(), granule: u64) {
         let id = span.start().raw();
         let addr = (granule & !0x3fff) | (id & 0x3fff);
         for (dialect, layout) in DIALECTS {
-            let answers = [
-                answer(&layout, id, addr, span.len(), OK),
+            let responses = [
+                response(&layout, id, addr, span.len(), OK),
                 failure(&layout, IOERR),
                 failure(&layout, INVAL),
             ];
-            for bytes in answers {
+            for bytes in responses {
                 let mut resp = Dialect::U64.empty_map_response();
                 write(&mut resp, &bytes);
                 prop_assert_eq!(Dialect::detect(&resp), Some(dialect));
-                // The probe's response is read in the dialect that it shows.
+                // The response to the probe is decoded in the detected dialect.
                 prop_assert_eq!(
                     dialect.map_outcome(&span, &resp),
                     decode(dialect, &span, &bytes)
@@ -310,7 +310,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_can_be_read(span in spans(), bytes in prop::collection::vec(any::<u8>(), 0..28)) {
+    fn all_bytes_are_decoded(span in spans(), bytes in prop::collection::vec(any::<u8>(), 0..28)) {
         for (dialect, _) in DIALECTS {
             if let MapOutcome::Mapped(iova) = decode(dialect, &span, &bytes) {
                 prop_assert!(iova.raw().checked_add(span.len()).is_some());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Large buffers get addresses that are congruent to their memory's, where that can be had, and
-//! cost no more than they may where it cannot.
+//! Alignment of large buffers: their IOVAs are congruent to their guest addresses where the host
+//! allows that, and trying costs no more than its budget elsewhere.
 
 use super::host::{
     MapFault,
@@ -37,7 +37,7 @@ fn rig(placement: Placement) -> Rig {
         Setup {
             policy: TestPolicy::Adaptive(18),
             congruent: true,
-            // So much that what may be mapped in vain is no matter in most tests.
+            // So much that the budget of padding does not matter in most tests.
             max_bytes: 4096 * MIB,
             max_entries: 4096,
             placement,
@@ -48,7 +48,7 @@ fn rig(placement: Placement) -> Rig {
     let mut state = rig.host.look();
     state.max_bytes = u64::MAX;
     state.max_entries = usize::MAX;
-    // Addresses that begin where no page does.
+    // IOVAs that do not begin at a large page.
     state.iovas = 0x2_0001..0x20_0000;
     drop(state);
     rig
@@ -59,13 +59,13 @@ fn is_congruent(start: u64, iova: Iova, page: u64) -> bool {
 }
 
 #[test]
-fn where_the_host_fills_gaps_from_an_end() {
+fn a_host_that_fills_free_ranges_from_one_end_aligns_all() {
     for placement in [Placement::Low, Placement::High] {
         let rig = rig(placement);
-        // Odd sizes in between, so that nothing is right by itself.
+        // Small windows in between, so that no buffer is aligned by itself.
         for (n, len) in (0..).zip([64 * KIB, 128 * KIB, 2 * MIB, 64 * KIB, 4 * MIB]) {
-            let odd = FIRST + 64 * MIB + n * MIB;
-            rig.map(odd, 4 * KIB).expect("room");
+            let small = FIRST + 64 * MIB + n * MIB;
+            rig.map(small, 4 * KIB).expect("room");
             let start = FIRST + n * 8 * MIB;
             let iova = rig.map(start, len).expect("room");
             let page = if len >= 2 * MIB { 2 * MIB } else { 64 * KIB };
@@ -91,7 +91,7 @@ fn a_run_of_buffers_needs_one_shift() {
         let iova = rig.map(start, 2 * MIB).expect("room");
         assert!(is_congruent(start, iova, 2 * MIB));
     }
-    // The first is asked for, given back, and asked for again.
+    // The first is mapped, unmapped, and mapped again with padding.
     assert_eq!(rig.host.doorbells() - before, 16 + 2);
     let padding = rig.engine.stats().usage.padding;
     assert!(padding != 0 && padding < 2 * MIB, "{padding:#x}");
@@ -99,14 +99,14 @@ fn a_run_of_buffers_needs_one_shift() {
 }
 
 #[test]
-fn where_the_host_keeps_a_try_is_in_use() {
+fn the_addresses_of_a_lost_try_are_in_use() {
     let rig = rig(Placement::Low);
-    // The first try is at the wrong place, the host does not take it back, and then says that the
-    // second is there, too.
+    // The first try is misaligned and the host does not unmap it. By the reply, the second is at
+    // the same address.
     rig.host.look().unmap_faults.push_back(UnmapFault::Refuse);
     let faults = [MapFault::None, MapFault::Overlap];
     rig.host.look().map_faults.extend(faults);
-    rig.map(FIRST, 2 * MIB).expect("after that it is well");
+    rig.map(FIRST, 2 * MIB).expect("the third try works");
     let stats = rig.engine.stats();
     assert_eq!(stats.counters.retries_misplaced.get(), 1);
     let overlap = HostError::Rejected(ReplyError::Overlap);
@@ -115,24 +115,27 @@ fn where_the_host_keeps_a_try_is_in_use() {
 }
 
 #[test]
-fn where_the_host_puts_them_anywhere() {
+fn a_host_with_random_addresses_aligns_some() {
     let rig = rig(Placement::Random);
-    let mut right = 0;
+    let mut aligned = 0;
     for n in 0..200 {
         let start = FIRST + n * MIB;
         let before = rig.host.doorbells();
         let iova = rig.map(start, 64 * KIB).expect("room");
-        right += u32::from(is_congruent(start, iova, 64 * KIB));
+        aligned += u32::from(is_congruent(start, iova, 64 * KIB));
         assert!(rig.host.doorbells() - before <= 7, "four tries at most");
     }
-    // One of four is right by chance; four tries make that two of three.
-    assert!((110..=160).contains(&right), "{right} of 200");
-    assert_eq!(rig.engine.stats().counters.congruent.get(), u64::from(right));
+    // One of four is aligned by chance; four tries make that two of three.
+    assert!((110..=160).contains(&aligned), "{aligned} of 200");
+    assert_eq!(
+        rig.engine.stats().counters.congruent.get(),
+        u64::from(aligned)
+    );
     rig.release();
 }
 
 #[test]
-fn only_where_a_page_could_be() {
+fn only_buffers_that_may_be_pages_are_aligned() {
     let rig = rig(Placement::Low);
     for (start, len) in [
         (FIRST, 60 * KIB),
@@ -143,7 +146,7 @@ fn only_where_a_page_could_be() {
         rig.map(start, len).expect("room");
         assert_eq!(rig.host.doorbells() - before, 1);
     }
-    // A list goes together, however it falls.
+    // A list shares a doorbell, whatever its addresses.
     let before = rig.host.doorbells();
     let entries = list(&[(FIRST + 16 * MIB, 2 * MIB), (FIRST + 32 * MIB, 2 * MIB)]);
     rig.map_all(&entries, ALL).expect("room");
@@ -154,7 +157,7 @@ fn only_where_a_page_could_be() {
 }
 
 #[test]
-fn not_where_it_is_off() {
+fn nothing_is_aligned_when_disabled() {
     let rig = Rig::with_ram(
         Setup {
             max_bytes: 512 * MIB,
@@ -170,39 +173,39 @@ fn not_where_it_is_off() {
 }
 
 #[test]
-fn not_where_there_is_no_memory_in_front() {
+fn no_padding_without_memory_in_front() {
     let rig = rig(Placement::Low);
     let start = BLOCK[0].0;
     rig.map(start, 2 * MIB).expect("room");
-    // Seen to be wrong, given back, asked for as it was.
+    // Mapped, unmapped since it is misaligned, and mapped again without padding.
     assert_eq!(rig.host.doorbells(), 3);
     assert_eq!(rig.engine.stats().usage.padding, 0);
     rig.release();
 }
 
 #[test]
-fn what_is_mapped_in_vain_is_bounded() {
+fn padding_is_bounded() {
     let rig = rig(Placement::Low);
     let mut small = 0;
     for n in 0..100 {
-        // An odd one after each, so that each needs another shift.
+        // A small window after each, so that each needs other padding.
         let iova = rig.map(FIRST + n * 4 * MIB, 2 * MIB);
-        let odd = rig.map(FIRST + n * 4 * MIB + 3 * MIB, 4 * KIB);
-        assert!(odd.is_ok());
+        let small_window = rig.map(FIRST + n * 4 * MIB + 3 * MIB, 4 * KIB);
+        assert!(small_window.is_ok());
         let start = FIRST + n * 4 * MIB;
         small += u32::from(is_congruent(start, iova.expect("room"), 64 * KIB));
     }
     let padding = rig.engine.stats().usage.padding;
     assert!(padding > 6 * MIB, "{padding:#x}");
     assert!(padding <= 4096 * MIB / 256, "{padding:#x}");
-    // When that is used up there are small pages to aim at.
+    // With the budget used up, small pages still are aligned.
     assert!((1..100).contains(&rig.engine.stats().counters.congruent.get()));
     assert!(small > 90, "{small}");
     rig.release();
 }
 
 #[test]
-fn padding_goes_with_its_window() {
+fn padding_is_uncounted_with_its_window() {
     let rig = rig(Placement::Low);
     rig.map(FIRST + 256 * MIB, 4 * KIB).expect("room");
     let iova = rig.map(FIRST, 2 * MIB).expect("room");
@@ -216,14 +219,13 @@ fn padding_goes_with_its_window() {
 }
 
 #[test]
-fn a_failure_of_the_second_try_is_none_of_the_call() {
-    use super::host::MapFault;
-
+fn a_refused_second_try_does_not_fail_the_call() {
     let rig = rig(Placement::Low);
     rig.host
         .look()
         .map_faults
         .extend([MapFault::None, MapFault::Refuse, MapFault::None]);
-    rig.map(FIRST, 2 * MIB).expect("it was there before");
+    rig.map(FIRST, 2 * MIB)
+        .expect("it is mapped without alignment");
     rig.release();
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All of guest RAM mapped at once: that it takes few doorbells, then none; that it is all or
-//! nothing; and that windows serve what the pieces do not.
+//! The static map of guest RAM: it takes few doorbells, then none; it is made completely or not at
+//! all; and windows serve what its regions do not.
 
 use super::host::{
     span,
@@ -22,15 +22,15 @@ use crate::addr::{
     Gpa,
     Iova, //
 };
-use crate::engine::{
-    Limit,
-    MapError,
-    ReplyError, //
-};
 use crate::engine::static_map::{
     Adjacency,
     Region,
     MAX_PIECES, //
+};
+use crate::engine::{
+    Limit,
+    MapError,
+    ReplyError, //
 };
 
 fn roomy() -> Setup {
@@ -40,7 +40,7 @@ fn roomy() -> Setup {
     }
 }
 
-/// An engine whose tables have room for a few pieces.
+/// Creates an engine whose tables have room for a few regions.
 fn ready(setup: Setup) -> Rig {
     ready_with(setup, RAM)
 }
@@ -53,7 +53,7 @@ fn ready_with(setup: Setup, ram: &[(u64, u64)]) -> Rig {
     rig
 }
 
-/// Ends the engine and sees that the host has nothing left.
+/// Releases the engine and checks that the host has nothing left.
 fn end(rig: Rig) {
     rig.host.look().held.clear();
     let released = rig.engine.release();
@@ -62,7 +62,7 @@ fn end(rig: Rig) {
 }
 
 #[test]
-fn a_piece_for_each_block() {
+fn each_block_gets_a_region() {
     let mut rig = ready(roomy());
     assert_eq!(rig.engine.map_whole(), Ok(()));
     assert_eq!(rig.host.look().mappings.len(), RAM.len());
@@ -86,7 +86,7 @@ fn a_piece_for_each_block() {
     end(rig);
 }
 
-/// `count` blocks as UEFI firmware leaves them, the longest somewhere in between.
+/// Returns `count` blocks of RAM as UEFI firmware leaves them, the longest somewhere in between.
 fn cut(count: u64) -> Vec<(u64, u64)> {
     let block = |n| (BASE + n * 16 * MIB, 4096 * (1 + (n * 7) % count));
     (0..count).map(block).collect()
@@ -120,14 +120,14 @@ fn ram_may_not_be_cut_up_too_much() {
     rig.release();
 }
 
-fn piece(gpa: u64, len: u64, iova: u64) -> Region {
+fn region(gpa: u64, len: u64, iova: u64) -> Region {
     Region::new(span(gpa, len), Iova::new(iova)).expect("no overflow")
 }
 
 #[test]
-fn pieces_are_joined_where_both_sides_go_on() {
-    let first = piece(BASE, 4 * MIB, 0x10_0000);
-    let joined = first.seam(&piece(BASE + 4 * MIB, MIB, 0x10_0000 + 4 * MIB));
+fn contiguous_regions_are_joined() {
+    let first = region(BASE, 4 * MIB, 0x10_0000);
+    let joined = first.seam(&region(BASE + 4 * MIB, MIB, 0x10_0000 + 4 * MIB));
     let Adjacency::Joined(joined) = joined else {
         panic!("{joined:?}");
     };
@@ -139,32 +139,35 @@ fn pieces_are_joined_where_both_sides_go_on() {
         0x10_0000 + 4 * MIB - 16 * KIB,
         0x10_0000 + 4 * MIB + 16 * KIB,
     ] {
-        let torn = first.seam(&piece(BASE + 4 * MIB, MIB, iova));
-        assert!(matches!(torn, Adjacency::Discontiguous), "{iova:#x}: {torn:?}");
+        let other = first.seam(&region(BASE + 4 * MIB, MIB, iova));
+        assert!(
+            matches!(other, Adjacency::Discontiguous),
+            "{iova:#x}: {other:?}"
+        );
     }
-    // A gap is one whatever the IOVAs do.
+    // A hole in RAM is a gap whatever the IOVAs are.
     for iova in [0, 0x10_0000 + 4 * MIB] {
-        let gap = first.seam(&piece(BASE + 4 * MIB + 4096, MIB, iova));
+        let gap = first.seam(&region(BASE + 4 * MIB + 4096, MIB, iova));
         assert!(matches!(gap, Adjacency::Gap), "{iova:#x}: {gap:?}");
     }
 }
 
 #[test]
-fn all_pieces_are_told_in_order() {
+fn regions_are_sorted_by_guest_address() {
     let mut rig = ready(roomy());
     assert!(rig.engine.whole().is_none());
     rig.engine.map_whole().expect("room");
-    let whole = rig.engine.whole().expect("it is mapped");
-    let told: Vec<_> = whole
+    let static_map = rig.engine.whole().expect("it is mapped");
+    let blocks: Vec<_> = static_map
         .regions()
         .iter()
-        .map(|piece| (piece.gpa().start().raw(), piece.gpa().len()))
+        .map(|region| (region.gpa().start().raw(), region.gpa().len()))
         .collect();
-    assert_eq!(told, RAM);
-    for piece in whole.regions() {
+    assert_eq!(blocks, RAM);
+    for region in static_map.regions() {
         assert_eq!(
-            rig.engine.translate(piece.iova().start(), 1),
-            Some(piece.gpa().start())
+            rig.engine.translate(region.iova().start(), 1),
+            Some(region.gpa().start())
         );
     }
     let bytes: u64 = RAM
@@ -176,21 +179,21 @@ fn all_pieces_are_told_in_order() {
 }
 
 #[test]
-fn the_mask_still_counts() {
+fn the_dma_limit_holds() {
     let mut rig = ready(roomy());
     rig.engine.map_whole().expect("room");
     let iova = rig.map(BASE, 4096).expect("it is mapped");
-    let mask = iova.raw() + 4095;
-    assert!(rig.map_masked(span(BASE, 4096), mask).is_ok());
+    let dma_limit = iova.raw() + 4095;
+    assert!(rig.map_within(span(BASE, 4096), dma_limit).is_ok());
     assert_eq!(
-        rig.map_masked(span(BASE, 4096), mask - 1),
+        rig.map_within(span(BASE, 4096), dma_limit - 1),
         Err(MapError::Unreachable(iova))
     );
     end(rig);
 }
 
 #[test]
-fn not_if_it_does_not_fit() {
+fn no_static_map_beyond_the_limits() {
     let all: u64 = RAM.iter().map(|(_, len)| len + 16 * KIB).sum();
     for setup in [
         Setup {
@@ -216,7 +219,7 @@ fn not_if_it_does_not_fit() {
 }
 
 #[test]
-fn smaller_pieces_if_the_host_cannot_make_large_ones() {
+fn smaller_regions_if_the_host_refuses_large_ones() {
     let mut rig = ready(Setup {
         len_max: 40 * MIB,
         ..roomy()
@@ -227,7 +230,7 @@ fn smaller_pieces_if_the_host_cannot_make_large_ones() {
     rig.map(BASE + 32 * MIB - 4096, 4096).expect("in the first");
     rig.map(BASE + 32 * MIB, 4096).expect("in the second");
     assert_eq!(rig.host.doorbells(), doorbells);
-    // Over the seam there is a window, found again.
+    // A window serves what straddles two regions, and is found again.
     let iova = rig.map(BASE + 32 * MIB - 1, 2).expect("a window");
     assert_eq!(rig.host.doorbells(), doorbells + 1);
     assert_eq!(rig.map(BASE + 32 * MIB - 1, 2), Ok(iova));
@@ -235,13 +238,13 @@ fn smaller_pieces_if_the_host_cannot_make_large_ones() {
     for _ in 0..2 {
         rig.unmap(BASE + 32 * MIB - 1, 2, iova);
     }
-    // What is not RAM in one block is still refused.
+    // A span that is not RAM in one block is still refused.
     assert_eq!(rig.map(BASE - 1, 2), Err(MapError::Refused));
     end(rig);
 }
 
 #[test]
-fn what_an_earlier_kernel_left_is_given_back() {
+fn stale_mappings_are_unmapped() {
     let mut rig = ready(roomy());
     for &(start, _) in RAM {
         rig.host.look().leave_stale(&span(start, 4096));
@@ -253,7 +256,7 @@ fn what_an_earlier_kernel_left_is_given_back() {
 }
 
 #[test]
-fn all_or_nothing() {
+fn a_fault_leaves_nothing_mapped() {
     for fault in [
         MapFault::Refuse,
         MapFault::RejectMapped(ReplyError::Id),
@@ -272,7 +275,7 @@ fn all_or_nothing() {
             assert!(rig.host.look().mappings.is_empty(), "{fault:?} at {at}");
             rig.host.look().map_faults.clear();
             rig.check();
-            // There is nothing at the addresses that were given back.
+            // Nothing is at the addresses that were unmapped.
             assert_eq!(rig.engine.translate(Iova::new(0x8000_0000), 1), None);
             let iova = rig.map(BASE, 4096).expect("windows serve");
             rig.unmap(BASE, 4096, iova);
@@ -282,7 +285,7 @@ fn all_or_nothing() {
 }
 
 #[test]
-fn it_ends_where_batches_hold_nothing() {
+fn empty_batches_fail() {
     let mut rig = ready(Setup {
         batch_max: 0,
         ..roomy()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Granule maps against `HashMap`, several on one pool of chunks, with chunks that go from one map
-//! to another.
+//! Granule maps against `HashMap`: several maps on one pool of chunks, with chunks that move from
+//! one map to another.
 
 use crate::engine::index::arena::{
     FreeList,
@@ -27,7 +27,7 @@ const CHUNK_GRANULES: u64 = CHUNK as u64;
 #[derive(Clone, Debug)]
 enum Op {
     Set(usize, u64, u32),
-    /// Clears, with the right id or the one given.
+    /// Clears a granule, with its id or the given one.
     Clear(usize, u64, Option<u32>),
 }
 
@@ -64,7 +64,7 @@ fn chunks_of(models: &[HashMap<u64, u32>]) -> usize {
 }
 
 #[test]
-fn counting_chunks() {
+fn chunks_are_counted() {
     assert_eq!(chunks_for(0, 0), 1);
     assert_eq!(chunks_for(0, 63), 1);
     assert_eq!(chunks_for(63, 64), 2);
@@ -77,8 +77,8 @@ fn counting_chunks() {
 }
 
 #[test]
-fn a_clear_bucket_gives_its_chunks_back_in_any_order() {
-    // One chain of many: all keys that go to one bucket of two.
+fn chunks_of_a_bucket_are_freed_in_any_order() {
+    // A long chain in one of two buckets.
     let map = GranuleMap::new(1, 0).expect("memory");
     let chunks = Chunks::new(64).expect("memory");
     let mut free = FreeList::new();
@@ -110,7 +110,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn like_hash_maps(ops in ops(), bits in 1u32..4) {
+    fn granule_maps_equal_hash_maps(ops in ops(), bits in 1u32..4) {
         let maps = [
             GranuleMap::new(bits, 0).expect("memory"),
             GranuleMap::new(bits, 1).expect("memory"),
@@ -152,7 +152,7 @@ proptest! {
                 }
             }
         }
-        // All chunks come back.
+        // All chunks are freed.
         for (map, model) in maps.iter().zip(&mut models) {
             for (granule, id) in model.drain() {
                 map.clear(&chunks, &mut free, granule, id);
