@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The limits on what the host has mapped, and what counts against them.
+//! The limits on the windows that the host has, and the windows that count against them.
 //!
 //! Every window counts from its creation until it is known that the host does not have it, whether
 //! it serves mappings or not. Whether a window is wanted is up to the policy and the slow path.
@@ -27,7 +27,7 @@ impl Room {
     }
 }
 
-/// What is mapped now, and the most that was.
+/// The amount that is mapped now, and the most so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Bytes in windows, in whole granules.
@@ -76,7 +76,7 @@ impl Budget {
         self.max_bytes
     }
 
-    /// Returns what is mapped.
+    /// Returns the amount that is mapped.
     pub(super) fn usage(&self) -> Usage {
         self.usage
     }

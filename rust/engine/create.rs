@@ -48,7 +48,7 @@ pub(super) enum Obstacle {
     Limit(Limit),
     /// The index is full.
     Tables,
-    /// All keys that the window could have are taken.
+    /// The keys that the window could have are taken.
     Key,
     /// A retry cannot help.
     Fatal(MapError),

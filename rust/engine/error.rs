@@ -9,7 +9,7 @@ use super::host::ReplyError;
 use crate::addr::Iova;
 use core::ffi::CStr;
 
-/// A limit on what the host has mapped.
+/// A limit on the windows that the host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     /// Bytes, in whole granules.
@@ -35,9 +35,9 @@ pub(crate) enum MapError {
     Rejected(ReplyError),
     /// The host did not reply.
     NoAnswer,
-    /// There is no memory for the engine's tables.
+    /// The engine's tables are full, and no memory is available to grow them.
     NoMemory,
-    /// Every key that the window could have is taken.
+    /// The keys that the window could have are taken.
     NoKey,
 }
 

@@ -55,7 +55,7 @@ pub(crate) enum ReplyError {
 const REPLY_ERRORS: usize = 6;
 
 impl ReplyError {
-    /// All of them, in the order of their discriminants.
+    /// Every [`ReplyError`], in the order of their discriminants.
     pub(crate) const ALL: [Self; REPLY_ERRORS] = [
         ReplyError::Status,
         ReplyError::Id,
@@ -134,7 +134,7 @@ pub(crate) enum MapOutcome {
     Refused,
     /// The host reports a mapping, but the reply cannot be trusted; something may be mapped.
     Rejected(ReplyError),
-    /// There is no reply; something may be mapped.
+    /// No reply; something may be mapped.
     Unknown,
 }
 
@@ -147,7 +147,7 @@ pub(crate) enum UnmapOutcome {
     Refused,
     /// The reply cannot be trusted; the mapping may remain.
     Rejected(ReplyError),
-    /// There is no reply; the mapping may remain.
+    /// No reply; the mapping may remain.
     Unknown,
 }
 

@@ -80,10 +80,10 @@ pub(crate) struct IndexWriter {
 pub(crate) enum ReserveError {
     /// Some belong to another window.
     Taken {
-        /// Whether one of the other windows is lost.
+        /// Set if one of the other windows is lost.
         lost: bool,
     },
-    /// There are too few chunks.
+    /// The maps have too few chunks.
     NoChunks,
 }
 

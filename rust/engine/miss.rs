@@ -37,10 +37,10 @@ use crate::sys::Guard;
 /// can do to keep a CPU busy, not what a device driver can map.
 pub(super) const MAX_ROUNDS: usize = 4096;
 
-/// What the rounds of one call pass on to each other.
+/// The state that the rounds of one call pass on to each other.
 struct MissProgress {
     choice: Choice,
-    /// Whether the index could grow the last time that it had to.
+    /// Set unless the index could not grow the last time that it had to.
     may_grow: bool,
     /// Windows that the reclaimer has looked at since it last found an idle one.
     scanned: u32,
@@ -50,13 +50,13 @@ struct MissProgress {
     for_room: RetryBudget,
     /// Retries of lost windows because one was in the way of an address.
     for_address: RetryBudget,
-    /// Whether stale keys were unmapped since there was progress.
+    /// Set if stale keys were unmapped since the last progress.
     freed_keys: bool,
 }
 
 /// The result of one round of the slow path.
 pub(super) enum RoundResult {
-    /// All requests are mapped.
+    /// Every request is mapped.
     Done,
     /// Some are missing, and the round made progress.
     Again,

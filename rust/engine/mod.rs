@@ -142,7 +142,7 @@ use crate::sys::{
 
 /// The parameters of an engine.
 pub(crate) struct Config {
-    /// Whether windows are unmapped as soon as they are idle.
+    /// Unmap windows as soon as they are idle.
     pub(crate) strict: bool,
     /// The most bytes that are mapped at a time, in whole granules.
     pub(crate) max_bytes: u64,
@@ -150,7 +150,7 @@ pub(crate) struct Config {
     pub(crate) max_entries: u32,
     /// The blocks of guest RAM; see [`Engine::set_ram`].
     pub(crate) ram: Ram,
-    /// Whether large buffers should get addresses that are congruent to the memory's.
+    /// Try to get addresses for large buffers that are congruent to the memory's.
     pub(crate) congruent: bool,
     /// The most granules of RAM that have a place in a flat table.
     pub(crate) table_max: usize,
@@ -162,7 +162,7 @@ pub(crate) struct Engine<H, P, O = ()> {
     congruent: bool,
     policy: P,
     observer: O,
-    /// All of RAM, if it is mapped at once.
+    /// The map of all RAM, if it is mapped at once.
     static_map: Option<StaticMap>,
     index: WindowIndex,
     /// The first of the windows that their last user closed, and that are not in [`Locked`] yet.
@@ -172,7 +172,7 @@ pub(crate) struct Engine<H, P, O = ()> {
     state: Lock<Locked<H>>,
 }
 
-/// Everything that the engine lock protects.
+/// The part of an [`Engine`] that its lock protects.
 struct Locked<H> {
     host: H,
     ram: Ram,

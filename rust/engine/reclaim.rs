@@ -3,7 +3,7 @@
 //! Unmapping of windows: those that their last user closed, those that are idle when room is
 //! needed, for long, or in memory that goes offline, and all of them at the end.
 //!
-//! Everything here submits one batch at most while it holds the lock.
+//! Each hold of the engine lock submits one batch at most.
 
 use super::index::arena::{
     Id,
@@ -39,7 +39,7 @@ const RECLAIM: usize = 64;
 /// Windows that are looked at while the lock is held.
 const SCAN: u32 = 4096;
 
-/// What remained when all windows were unmapped.
+/// The windows that stood out when all were unmapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Released {
     /// Windows that device drivers had not unmapped.

@@ -138,14 +138,14 @@ counters! {
     }
 }
 
-/// Everything that an engine counts.
+/// The statistics of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stats {
     /// Events.
     pub(crate) counters: Counters,
     /// Failures of the host for a window, by [`super::HostError::index`].
     pub(crate) host_errors: [Counter; HOST_ERRORS],
-    /// What is mapped.
+    /// The amount that is mapped.
     pub(crate) usage: Usage,
 }
 
@@ -168,7 +168,7 @@ pub(crate) enum WindowStatus {
 const WINDOW_STATUSES: usize = 5;
 
 impl WindowStatus {
-    /// All of them, in the order of their discriminants.
+    /// Every [`WindowStatus`], in the order of their discriminants.
     pub(crate) const ALL: [Self; WINDOW_STATUSES] = [
         WindowStatus::Live,
         WindowStatus::Idle,
@@ -228,9 +228,9 @@ impl WindowInfo {
     }
 }
 
-/// The statistics of an engine, with what its windows add to them.
+/// The statistics of an engine, and a summary of its windows.
 pub(crate) struct Snapshot {
-    /// Everything that is counted.
+    /// The statistics, with all uses of windows.
     pub(crate) stats: Stats,
     /// Mappings of device drivers that exist now.
     pub(crate) users: u64,
@@ -287,7 +287,7 @@ impl<H> Locked<H> {
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Returns everything that is counted, without uses of windows that are not added up yet.
+    /// Returns the statistics, without uses of windows that are not added up yet.
     ///
     /// Context: any.
     pub(crate) fn stats(&self) -> Stats {
