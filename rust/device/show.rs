@@ -13,8 +13,6 @@ use crate::engine::{
     WindowInfo,
     WindowStatus,
 };
-use crate::host::doorbell_stats::CommandStats;
-use crate::host::wire::BatchStatus;
 use crate::observe::files::{
     FileKind,
     Inspect,
@@ -44,7 +42,7 @@ fn counters(file: &SeqFile, counters: impl Iterator<Item = (&'static str, u64)>)
 }
 
 /// Lines for what is not 0 of a histogram by powers of two.
-fn histogram(file: &SeqFile, name: &str, counts: &[u32]) {
+fn histogram(file: &SeqFile, name: impl fmt::Display, counts: &[u32]) {
     for (power, count) in counts.iter().enumerate().filter(|(_, count)| **count != 0) {
         // CAST: There are at most 64 places.
         let size = 1u64.checked_shl(power as u32).unwrap_or(0);
@@ -104,24 +102,21 @@ impl Instance<'_> {
 
     fn show_doorbells(&self, file: &SeqFile) {
         let doorbell_stats = self.engine.with_host(|host| host.doorbell_stats());
-        let show = |name: &str, stats: &CommandStats| {
+        for (command, stats) in doorbell_stats.commands() {
+            let name = command.name();
             for (what, value) in [
                 ("count", stats.count),
-                ("entries", stats.entries),
-                ("entries_max", stats.entries_max.into()),
+                ("entries", stats.requests),
+                ("entries_max", stats.requests_max.into()),
                 ("ns", stats.ns),
                 ("ns_max", stats.ns_max),
             ] {
                 seq_print!(file, "{}_{} {}\n", name, what, value);
             }
-        };
-        show("map", &doorbell_stats.map);
-        histogram(file, "map_entries", &doorbell_stats.map.by_entries);
-        histogram(file, "map_ns", &doorbell_stats.map.by_ns);
-        show("unmap", &doorbell_stats.unmap);
-        histogram(file, "unmap_entries", &doorbell_stats.unmap.by_entries);
-        histogram(file, "unmap_ns", &doorbell_stats.unmap.by_ns);
-        for (status, count) in BatchStatus::ALL.iter().zip(doorbell_stats.status) {
+            histogram(file, fmt!("{}_entries", name), &stats.by_requests);
+            histogram(file, fmt!("{}_ns", name), &stats.by_ns);
+        }
+        for (status, count) in doorbell_stats.statuses() {
             seq_print!(file, "status_{} {}\n", status.name(), count);
         }
     }

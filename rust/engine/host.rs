@@ -25,6 +25,9 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// All of them, in the order of their discriminants.
+    pub(crate) const ALL: [Self; 2] = [Command::Map, Command::Unmap];
+
     /// Returns the name of the command, as tracepoints print it.
     pub(crate) fn name(self) -> &'static CStr {
         match self {

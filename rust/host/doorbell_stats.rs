@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counting doorbells: how many, of how many entries, for how long. Pure code, any context.
+//! Counters of doorbells, for each command and each outcome of a batch.
+//!
+//! Pure code. A new counter of doorbells belongs here; what a batch did to windows is counted by the
+//! engine.
+//!
+//! Context of all functions: any.
 
 use crate::engine::Command;
 use crate::host::wire::BatchStatus;
 
-/// How often something had a size, by powers of two.
+/// Numbers of events whose size has a logarithm to base 2 that is the index.
 pub(crate) type Histogram<const N: usize> = [u32; N];
 
-/// Powers of two of a batch's entries.
-const ENTRIES: usize = 10;
+/// Powers of two of the requests of a batch.
+const REQUESTS: usize = 10;
 
 /// Powers of two of nanoseconds: up to a minute.
 const NS: usize = 36;
@@ -17,79 +22,85 @@ const NS: usize = 36;
 /// The doorbells of one command.
 #[derive(Clone, Copy)]
 pub(crate) struct CommandStats {
-    /// How many.
+    /// Number of doorbells.
     pub(crate) count: u64,
-    /// Entries of all of them.
-    pub(crate) entries: u64,
-    /// The most of one.
-    pub(crate) entries_max: u32,
-    /// Nanoseconds in all of them.
+    /// Requests of all doorbells.
+    pub(crate) requests: u64,
+    /// The most requests of one doorbell.
+    pub(crate) requests_max: u32,
+    /// Nanoseconds of all doorbells.
     pub(crate) ns: u64,
-    /// The most in one.
+    /// The most nanoseconds of one doorbell.
     pub(crate) ns_max: u64,
-    /// By log2 of their entries.
-    pub(crate) by_entries: Histogram<ENTRIES>,
-    /// By log2 of their nanoseconds.
+    /// Numbers of doorbells by their requests.
+    pub(crate) by_requests: Histogram<REQUESTS>,
+    /// Numbers of doorbells by their nanoseconds.
     pub(crate) by_ns: Histogram<NS>,
 }
 
-/// See the module's documentation.
-#[derive(Clone, Copy)]
-pub(crate) struct DoorbellStats {
-    /// To map.
-    pub(crate) map: CommandStats,
-    /// To take mappings back.
-    pub(crate) unmap: CommandStats,
-    /// By what came of them.
-    pub(crate) status: [u64; BatchStatus::ALL.len()],
-}
-
 impl CommandStats {
-    const NONE: Self = Self {
+    const ZERO: Self = Self {
         count: 0,
-        entries: 0,
-        entries_max: 0,
+        requests: 0,
+        requests_max: 0,
         ns: 0,
         ns_max: 0,
-        by_entries: [0; ENTRIES],
+        by_requests: [0; REQUESTS],
         by_ns: [0; NS],
     };
 
-    fn count(&mut self, entries: u32, ns: u64) {
+    fn count(&mut self, requests: u32, ns: u64) {
         self.count = self.count.wrapping_add(1);
-        self.entries = self.entries.wrapping_add(entries.into());
-        self.entries_max = self.entries_max.max(entries);
+        self.requests = self.requests.wrapping_add(requests.into());
+        self.requests_max = self.requests_max.max(requests);
         self.ns = self.ns.wrapping_add(ns);
         self.ns_max = self.ns_max.max(ns);
-        tally(&mut self.by_entries, entries.into());
+        tally(&mut self.by_requests, requests.into());
         tally(&mut self.by_ns, ns);
     }
 }
 
+/// The doorbells of a companion.
+#[derive(Clone, Copy)]
+pub(crate) struct DoorbellStats {
+    commands: [CommandStats; Command::ALL.len()],
+    statuses: [u64; BatchStatus::ALL.len()],
+}
+
 impl DoorbellStats {
-    /// None yet.
+    /// Creates counters that are all 0.
     pub(crate) const fn new() -> Self {
         Self {
-            map: CommandStats::NONE,
-            unmap: CommandStats::NONE,
-            status: [0; BatchStatus::ALL.len()],
+            commands: [CommandStats::ZERO; Command::ALL.len()],
+            statuses: [0; BatchStatus::ALL.len()],
         }
     }
 
     /// Counts a doorbell.
-    pub(crate) fn count(&mut self, command: Command, entries: u32, status: BatchStatus, ns: u64) {
-        match command {
-            Command::Map => self.map.count(entries, ns),
-            Command::Unmap => self.unmap.count(entries, ns),
+    pub(crate) fn count(&mut self, command: Command, requests: u32, status: BatchStatus, ns: u64) {
+        // CAST: The discriminants are small, and are the places in `ALL`.
+        if let Some(stats) = self.commands.get_mut(command as usize) {
+            stats.count(requests, ns);
         }
-        // CAST: The discriminants are small.
-        if let Some(count) = self.status.get_mut(status as usize) {
+        // CAST: As above.
+        if let Some(count) = self.statuses.get_mut(status as usize) {
             *count = count.wrapping_add(1);
         }
     }
+
+    /// Returns the counters of each command.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = (Command, &CommandStats)> {
+        Command::ALL.into_iter().zip(&self.commands)
+    }
+
+    /// Returns the number of doorbells by the outcome of their batch.
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = (BatchStatus, u64)> + '_ {
+        BatchStatus::ALL.into_iter().zip(self.statuses)
+    }
 }
 
-/// Counts one of `size`, which is in the first place if it is 0, and in the last if it is beyond.
+/// Counts an event of size `size` in `histogram`: at the first place if the size is 0, and at the
+/// last if it is beyond.
 fn tally<const N: usize>(histogram: &mut Histogram<N>, size: u64) {
     // CAST: A logarithm is small.
     let place = size.checked_ilog2().unwrap_or(0) as usize;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The wire format: what requests look like in guest RAM, and what an answer may say.
+//! The wire format: the layout of requests in guest RAM, and which replies can be trusted.
 //!
-//! This is the one place that knows the layout of `uapi/apple_dma_pci.h`'s structures and their two
-//! dialects. It decides whether an answer can be believed; it does not talk to the device. All
-//! structures are arrays of little-endian 32-bit words, which is how the companion's code reads
-//! and writes them. Pure code: any context.
+//! This is the one place that knows the layout of the structures in `uapi/apple_dma_pci.h` and their
+//! two dialects. It classifies replies into the outcomes of the engine; it does not talk to the
+//! device. All structures are arrays of little-endian 32-bit words, which is how the companion's
+//! code reads and writes them. Pure code.
+//!
+//! Context of all functions: any.
 
 use crate::addr::{
     Address,
@@ -16,17 +18,21 @@ use crate::addr::{
     GRANULE, //
 };
 use crate::engine::{
+    Command,
     MapOutcome,
     ReplyError,
     UnmapOutcome, //
 };
 use crate::uapi::{
+    apple_dma_pci_cmd,
     apple_dma_pci_map_req32,
     apple_dma_pci_map_req64,
     apple_dma_pci_map_resp32,
     apple_dma_pci_map_resp64,
     apple_dma_pci_unmap_req,
     apple_dma_pci_unmap_resp,
+    APPLE_DMA_PCI_CMD_MAP,
+    APPLE_DMA_PCI_CMD_UNMAP,
     APPLE_DMA_PCI_STATUS_INVAL,
     APPLE_DMA_PCI_STATUS_IOERR,
     APPLE_DMA_PCI_STATUS_OK, //
@@ -39,9 +45,15 @@ use core::{
     }, //
 };
 
-/// What the guest fills every word of a response and the status of the command block with before
-/// it rings. It is no status, so a word that still holds it was not written.
+/// The word that the guest fills responses and the status of the command block with before it rings.
+/// It is no status, so a status that still has this value was not written.
 pub(crate) const SENTINEL: u32 = 0xa5a5_a5a5;
+
+/// Words of the command block.
+pub(crate) const CMD_WORDS: usize = size_of::<apple_dma_pci_cmd>() / 4;
+
+/// The word of the command block that the host writes its status into.
+pub(crate) const CMD_STATUS_WORD: usize = offset_of!(apple_dma_pci_cmd, status) / 4;
 
 /// Words of the longest request, in either dialect.
 pub(crate) const REQ_WORDS: usize = size_of::<apple_dma_pci_map_req64>() / 4;
@@ -49,12 +61,15 @@ pub(crate) const REQ_WORDS: usize = size_of::<apple_dma_pci_map_req64>() / 4;
 /// Words of the longest response, in either dialect.
 pub(crate) const RESP_WORDS: usize = size_of::<apple_dma_pci_map_resp64>() / 4;
 
-/// A request or response of at most `N` words; `words()` tells how many count.
+/// A structure of at most `N` words, of which [`Self::words`] are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record<const N: usize> {
     words: [u32; N],
     used: usize,
 }
+
+/// A command block as it stands in guest RAM.
+pub(crate) type CommandBlock = Record<CMD_WORDS>;
 
 /// A request as it stands in guest RAM.
 pub(crate) type Request = Record<REQ_WORDS>;
@@ -63,7 +78,7 @@ pub(crate) type Request = Record<REQ_WORDS>;
 pub(crate) type Response = Record<RESP_WORDS>;
 
 impl<const N: usize> Record<N> {
-    /// A record of `bytes` bytes, every word `fill`.
+    /// Creates a record of `bytes` bytes, every word of which is `fill`.
     pub(crate) fn filled(bytes: usize, fill: u32) -> Self {
         Self {
             words: [fill; N],
@@ -71,12 +86,12 @@ impl<const N: usize> Record<N> {
         }
     }
 
-    /// The words of the record.
+    /// Returns the words of the record.
     pub(crate) fn words(&self) -> &[u32] {
         self.words.get(..self.used).unwrap_or(&[])
     }
 
-    /// The words of the record, to be filled in.
+    /// Returns the words of the record, to be filled in.
     pub(crate) fn words_mut(&mut self) -> &mut [u32] {
         self.words.get_mut(..self.used).unwrap_or(&mut [])
     }
@@ -88,12 +103,12 @@ impl<const N: usize> Record<N> {
     }
 
     fn put64(&mut self, offset: usize, value: u64) {
-        // CAST: Both halves are taken apart on purpose.
+        // CAST: Each word has one half of the value.
         self.put32(offset, value as u32);
         self.put32(offset.saturating_add(4), (value >> 32) as u32);
     }
 
-    /// A word that lies outside the record reads as one that was not written.
+    /// Returns a word; one that lies outside of the record reads as one that was not written.
     fn get32(&self, offset: usize) -> u32 {
         self.words().get(offset / 4).copied().unwrap_or(SENTINEL)
     }
@@ -103,7 +118,7 @@ impl<const N: usize> Record<N> {
     }
 }
 
-/// The two forms of map requests and responses that hosts use behind the same version number.
+/// The form of map requests and responses, of which hosts use two behind the same version number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// Lengths are 32 bits wide.
@@ -112,6 +127,7 @@ pub(crate) enum Dialect {
     U64,
 }
 
+/// Statuses of batches and of single requests.
 struct Status;
 
 impl Status {
@@ -121,7 +137,7 @@ impl Status {
 }
 
 impl Dialect {
-    /// Its name: how wide lengths are.
+    /// Returns the name, as debugfs prints it: the width of lengths.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Dialect::U32 => "u32",
@@ -129,7 +145,7 @@ impl Dialect {
         }
     }
 
-    /// Bytes of a map request.
+    /// Returns the bytes of a map request.
     pub(crate) fn map_req_bytes(self) -> usize {
         match self {
             Dialect::U32 => size_of::<apple_dma_pci_map_req32>(),
@@ -137,7 +153,7 @@ impl Dialect {
         }
     }
 
-    /// Bytes of a map response.
+    /// Returns the bytes of a map response.
     pub(crate) fn map_resp_bytes(self) -> usize {
         match self {
             Dialect::U32 => size_of::<apple_dma_pci_map_resp32>(),
@@ -145,7 +161,7 @@ impl Dialect {
         }
     }
 
-    /// The longest range that one request can name, in bytes.
+    /// Returns the length of the longest range that one request can name, in bytes.
     pub(crate) fn max_len(self) -> u64 {
         match self {
             Dialect::U32 => u64::from(u32::MAX),
@@ -153,8 +169,8 @@ impl Dialect {
         }
     }
 
-    /// A request to map `span`. A span longer than [`Self::max_len`] gives a request that the host
-    /// must refuse, of length 0.
+    /// Returns a request to map `span`. If the span is longer than [`Self::max_len`] the request has
+    /// length 0, which the host must refuse.
     pub(crate) fn map_request(self, span: &GpaSpan) -> Request {
         let mut req = Record::filled(self.map_req_bytes(), 0);
         match self {
@@ -173,12 +189,12 @@ impl Dialect {
         req
     }
 
-    /// A response as the guest leaves it for the host.
+    /// Returns a map response as it is before the host writes it.
     pub(crate) fn empty_map_response(self) -> Response {
         Record::filled(self.map_resp_bytes(), SENTINEL)
     }
 
-    /// What `resp` says of the request to map `span`.
+    /// Returns the outcome of the request to map `span`, by the response `resp`.
     pub(crate) fn map_outcome(self, span: &GpaSpan, resp: &Response) -> MapOutcome {
         let (id, dma_addr, dma_len, status) = match self {
             Dialect::U32 => (
@@ -217,12 +233,13 @@ impl Dialect {
         MapOutcome::Mapped(Iova::new(dma_addr))
     }
 
-    /// The dialect of a host that answered a batch of one map request with `resp`, which was
-    /// [`Self::empty_map_response`] of [`Dialect::U64`] before. [`None`] if it wrote neither's
-    /// status.
+    /// Returns the dialect of a host that replied to a batch of one map request with `resp`, which
+    /// was [`Self::empty_map_response`] of [`Dialect::U64`] before; [`None`] if the host wrote the
+    /// status of neither dialect.
     ///
-    /// The longer response ends in the word that the shorter one lacks. Either is written whole
-    /// on success and only in its status on failure, so the last word tells in both cases.
+    /// The longer response ends in a word that the shorter one lacks, its status. A response is
+    /// written as a whole on success, and only its status on failure, so the last word tells in
+    /// both cases.
     pub(crate) fn detect(resp: &Response) -> Option<Self> {
         let status64 = resp.get32(offset_of!(apple_dma_pci_map_resp64, status));
         let status32 = resp.get32(offset_of!(apple_dma_pci_map_resp32, status));
@@ -242,7 +259,24 @@ pub(crate) const UNMAP_REQ_BYTES: usize = size_of::<apple_dma_pci_unmap_req>();
 /// Bytes of an unmap response.
 pub(crate) const UNMAP_RESP_BYTES: usize = size_of::<apple_dma_pci_unmap_resp>();
 
-/// A request to unmap the mapping that was made for `span`.
+/// Returns the command block for the first `count` requests at the first of `arrays`, with their
+/// responses at the second.
+pub(crate) fn command_block(command: Command, count: u32, arrays: (Gpa, Gpa)) -> CommandBlock {
+    let code = match command {
+        Command::Map => APPLE_DMA_PCI_CMD_MAP,
+        Command::Unmap => APPLE_DMA_PCI_CMD_UNMAP,
+    };
+    let (requests, responses) = arrays;
+    let mut block = Record::filled(size_of::<apple_dma_pci_cmd>(), 0);
+    block.put32(offset_of!(apple_dma_pci_cmd, type_), code);
+    block.put32(offset_of!(apple_dma_pci_cmd, count), count);
+    block.put32(offset_of!(apple_dma_pci_cmd, status), SENTINEL);
+    block.put64(offset_of!(apple_dma_pci_cmd, req_gpa), requests.raw());
+    block.put64(offset_of!(apple_dma_pci_cmd, resp_gpa), responses.raw());
+    block
+}
+
+/// Returns a request to unmap the mapping that was made for `span`.
 pub(crate) fn unmap_request(span: &GpaSpan) -> Request {
     let mut req = Record::filled(UNMAP_REQ_BYTES, 0);
     req.put64(offset_of!(apple_dma_pci_unmap_req, id), span.start().raw());
@@ -250,12 +284,13 @@ pub(crate) fn unmap_request(span: &GpaSpan) -> Request {
     req
 }
 
-/// A response as the guest leaves it for the host.
+/// Returns an unmap response as it is before the host writes it.
 pub(crate) fn empty_unmap_response() -> Response {
     Record::filled(UNMAP_RESP_BYTES, SENTINEL)
 }
 
-/// What `resp` says of the request to unmap the mapping with the key `key`.
+/// Returns the outcome of the request to unmap the mapping with the key `key`, by the response
+/// `resp`.
 pub(crate) fn unmap_outcome(key: Gpa, resp: &Response) -> UnmapOutcome {
     match resp.get32(offset_of!(apple_dma_pci_unmap_resp, status)) {
         Status::OK if resp.get64(offset_of!(apple_dma_pci_unmap_resp, id)) == key.raw() => {
@@ -268,21 +303,21 @@ pub(crate) fn unmap_outcome(key: Gpa, resp: &Response) -> UnmapOutcome {
     }
 }
 
-/// What the status of a whole batch means.
+/// The status of a whole batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BatchStatus {
-    /// Every entry has its own answer.
+    /// Every request has a response of its own.
     Answered,
-    /// The host did not take the batch; nothing was done.
+    /// The host rejected the batch; nothing was done.
     Invalid,
-    /// Not written yet.
+    /// The host did not write the status yet.
     Pending,
-    /// None that the protocol knows; anything may have been done.
+    /// The status is none that the protocol knows; anything may have been done.
     Unknown,
 }
 
 impl BatchStatus {
-    /// All that can come of a batch that is waited for, in order.
+    /// All of them, in the order of their discriminants.
     pub(crate) const ALL: [Self; 4] = [
         BatchStatus::Answered,
         BatchStatus::Invalid,
@@ -290,7 +325,7 @@ impl BatchStatus {
         BatchStatus::Unknown,
     ];
 
-    /// What came of a batch, in a word.
+    /// Returns the name, as debugfs and tracepoints print it once the wait for a batch is over.
     pub(crate) fn name(self) -> &'static CStr {
         match self {
             BatchStatus::Answered => c"answered",
@@ -299,10 +334,8 @@ impl BatchStatus {
             BatchStatus::Unknown => c"unknown",
         }
     }
-}
 
-impl BatchStatus {
-    /// Reads the status word of a command block.
+    /// Returns the meaning of the status word of a command block.
     pub(crate) fn from_word(word: u32) -> Self {
         match word {
             Status::OK | Status::IOERR => BatchStatus::Answered,

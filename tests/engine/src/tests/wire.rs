@@ -10,17 +10,21 @@ use crate::addr::{
     Iova, //
 };
 use crate::engine::{
+    Command,
     MapOutcome,
     ReplyError,
     UnmapOutcome, //
 };
 use crate::wire::{
+    command_block,
     empty_unmap_response,
     unmap_outcome,
     unmap_request,
     BatchStatus,
     Dialect,
     Response,
+    CMD_STATUS_WORD,
+    CMD_WORDS,
     REQ_WORDS,
     RESP_WORDS,
     SENTINEL,
@@ -128,6 +132,27 @@ fn sizes() {
     assert_eq!(RESP_WORDS, 7);
     assert_eq!(Dialect::U32.max_len(), 0xffff_ffff);
     assert_eq!(Dialect::U64.max_len(), u64::MAX);
+}
+
+#[test]
+fn command_blocks() {
+    for (command, code) in [(Command::Map, 1u32), (Command::Unmap, 2)] {
+        let arrays = (Gpa::new(0x1_2345_6000), Gpa::new(0x2_3456_7000));
+        let block = command_block(command, 7, arrays);
+        let words = [
+            code,
+            7,
+            SENTINEL,
+            0,
+            0x2345_6000,
+            1,
+            0x3456_7000,
+            2, //
+        ];
+        assert_eq!(block.words(), words);
+        assert_eq!(CMD_WORDS, words.len());
+        assert_eq!(block.words()[CMD_STATUS_WORD], SENTINEL);
+    }
 }
 
 #[test]

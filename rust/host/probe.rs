@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Setup of a companion: checks of the registers, and what the first mappings tell about the host.
+//!
+//! A check that a companion must pass before its first use belongs here; a check of a later reply
+//! belongs into [`wire`](super::wire).
+
+use super::{
+    buffers::{
+        CommandBuffers,
+        SharedBuffer, //
+    },
+    doorbell_stats::DoorbellStats,
+    registers::{
+        Registers,
+        PCI_ERROR_RESPONSE, //
+    },
+    wire::{
+        BatchStatus,
+        Dialect, //
+    },
+    Companion, //
+};
+use crate::abstractions::{
+    ratelimit::RateLimit,
+    raw, //
+};
+use crate::addr::{
+    Address,
+    GpaSpan,
+    Iova,
+    GRANULE,
+    PAGE, //
+};
+use crate::bindings as uapi;
+use crate::device::attach::ManagedFunction;
+use crate::engine::{
+    Command,
+    Host,
+    MapEntry,
+    MapOutcome,
+    UnmapEntry,
+    UnmapOutcome, //
+};
+use crate::observe::trace::EventSource;
+use core::mem::{
+    size_of,
+    ManuallyDrop, //
+};
+use kernel::{
+    device::{
+        Bound,
+        Core, //
+    },
+    dma::{
+        Device as _,
+        DmaMask, //
+    },
+    pci,
+    prelude::*, //
+};
+
+/// Most requests of a batch, even if the host accepts more: bounds the time for which interrupts
+/// are off, since one request costs the host tens of microseconds.
+const BATCH_MAX: u32 = 256;
+
+/// The origin of the managed device's addresses.
+#[derive(Clone, Copy)]
+pub(crate) enum Dart {
+    /// The DART assigns them; the first was this one.
+    Assigns(Iova),
+    /// There is no DART, and the device uses guest-physical addresses. This is the case with a host
+    /// for development, which has no DriverKit extension to talk to.
+    None,
+}
+
+/// A PCI device that is enabled, until this is dropped.
+pub(super) struct EnabledDevice<'a>(&'a pci::Device<Bound>);
+
+impl<'a> EnabledDevice<'a> {
+    fn new(dev: &'a pci::Device<Core<'_>>) -> Result<Self> {
+        dev.enable_device_mem()?;
+        dev.set_master();
+        Ok(Self(dev))
+    }
+}
+
+impl Drop for EnabledDevice<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The device was enabled, and its driver is still bound.
+        unsafe { kernel::bindings::pci_disable_device(raw::pci_dev(self.0)) };
+    }
+}
+
+/// Checks the protocol version, and returns the most requests of a batch. Reports what is wrong.
+fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<usize> {
+    let version = registers.version();
+    if version == PCI_ERROR_RESPONSE {
+        dev_err!(dev, "registers read all-ones: the device is gone\n");
+        return Err(ENODEV);
+    }
+    if version != uapi::APPLE_DMA_PCI_VERSION {
+        dev_err!(
+            dev,
+            "protocol version {} is not supported, only {}\n",
+            version,
+            uapi::APPLE_DMA_PCI_VERSION
+        );
+        return Err(ENODEV);
+    }
+    let max_entries = registers.max_entries();
+    if max_entries == 0 || max_entries == PCI_ERROR_RESPONSE {
+        dev_err!(
+            dev,
+            "MAX_ENTRIES is {:#x}: no batch can be sent\n",
+            max_entries
+        );
+        return Err(ENODEV);
+    }
+    Ok(max_entries.min(BATCH_MAX) as usize)
+}
+
+impl<'a> Companion<'a> {
+    /// Creates the companion of `dev`: checks its registers, and learns the dialect of the host by
+    /// mapping one granule. Reports what is wrong.
+    ///
+    /// Also returns what was learnt of the host's DART.
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn probe(dev: &'a pci::Device<Core<'_>>) -> Result<(Self, Dart)> {
+        let enabled = EnabledDevice::new(dev)?;
+        let registers = Registers::new(dev)?;
+        let batch_max = check(dev, &registers)?;
+
+        // SAFETY: No mapping nor allocation was made for the device yet.
+        unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
+        let log_limit = KBox::pin_init(RateLimit::new(), GFP_KERNEL)?;
+        let doorbell_stats = KBox::new(DoorbellStats::new(), GFP_KERNEL)?;
+        // CAST: The upper half is the bus.
+        let managed = ManagedFunction::named(dev, registers.managed_bdf() as u8);
+        // The last step that may fail before there is a companion, whose `drop` frees the buffers.
+        let buffers = CommandBuffers::new(dev, batch_max)?;
+        let mut companion = Self {
+            dev,
+            registers,
+            buffers: ManuallyDrop::new(buffers),
+            dialect: Dialect::U64,
+            batch_max,
+            pending_since: None,
+            timeouts: 0,
+            renewals: 0,
+            doorbell_stats,
+            origin: EventSource::new(&ManagedFunction::of(dev), &managed),
+            log_limit,
+            _enabled: enabled,
+        };
+        companion.program();
+        let dart = companion.negotiate()?;
+        Ok((companion, dart))
+    }
+
+    /// Maps one granule and unmaps it again, which tells the dialect, and that the host works at
+    /// all.
+    fn negotiate(&mut self) -> Result<Dart> {
+        let dev = self.dev;
+        // CAST: A granule is small.
+        let page = SharedBuffer::new(dev, GRANULE as usize / size_of::<u32>())?;
+        let span = GpaSpan::new(page.gpa(), GRANULE).ok_or(EINVAL)?;
+
+        // An earlier kernel may have left a mapping with this key; then the second try works.
+        let mut outcome = MapOutcome::Refused;
+        for _ in 0..2 {
+            outcome = self.probe_map(&span)?;
+            if outcome != MapOutcome::Refused || !self.probe_unmap(&span) {
+                break;
+            }
+            dev_info!(dev, "gave back a mapping that an earlier kernel left\n");
+        }
+        let result = match outcome {
+            MapOutcome::Mapped(iova) => Ok(iova),
+            MapOutcome::Refused => {
+                dev_err!(dev, "the host refuses to map a single page of guest RAM\n");
+                Err(EIO)
+            }
+            MapOutcome::Rejected(error) => {
+                dev_err!(
+                    dev,
+                    "the host's first answer is wrong: {}\n",
+                    error.as_str()
+                );
+                Err(EIO)
+            }
+            MapOutcome::Unknown => {
+                dev_err!(dev, "the host did not answer the first request\n");
+                Err(EIO)
+            }
+        };
+        let dart = result.map(|iova| {
+            if iova.raw() == span.start().raw() && self.is_identity(&span) {
+                Dart::None
+            } else {
+                Dart::Assigns(iova)
+            }
+        });
+        if outcome != MapOutcome::Refused && !self.probe_unmap(&span) {
+            dev_err!(dev, "the host would not take back the first mapping\n");
+            return Err(EIO);
+        }
+        dart
+    }
+
+    /// Returns whether the host maps a part of `span` at its guest-physical address as well, while
+    /// `span` is mapped there. A DART cannot map two ranges at one address, so there is none.
+    fn is_identity(&mut self, span: &GpaSpan) -> bool {
+        let start = span.start().raw().saturating_add(PAGE);
+        let Some(part) = GpaSpan::from_bounds(start, span.end()) else {
+            return false;
+        };
+        let mut batch = [MapEntry::new(part)];
+        self.map(&mut batch);
+        let [entry] = batch;
+        match entry.outcome {
+            MapOutcome::Mapped(iova) => self.probe_unmap(&part) && iova.raw() == start,
+            _ => false,
+        }
+    }
+
+    /// Sends the first map request, which reads the same in both dialects, and learns the host's
+    /// dialect from the response.
+    fn probe_map(&mut self, span: &GpaSpan) -> Result<MapOutcome> {
+        let request = Dialect::U64.map_request(span);
+        let empty = Dialect::U64.empty_map_response();
+        self.buffers.put_request(0, &request, &empty);
+        match self.ring(Command::Map, 1) {
+            BatchStatus::Answered => {}
+            BatchStatus::Invalid => {
+                dev_err!(self.dev, "the host calls a batch of one request invalid\n");
+                return Err(EIO);
+            }
+            BatchStatus::Pending | BatchStatus::Unknown => return Ok(MapOutcome::Unknown),
+        }
+        let response = self.buffers.response(0, empty);
+        let Some(dialect) = Dialect::detect(&response) else {
+            return Ok(MapOutcome::Unknown);
+        };
+        self.dialect = dialect;
+        let response = self.buffers.response(0, dialect.empty_map_response());
+        Ok(dialect.map_outcome(span, &response))
+    }
+
+    /// Unmaps `span` and returns whether the host did.
+    fn probe_unmap(&mut self, span: &GpaSpan) -> bool {
+        let mut batch = [UnmapEntry::new(*span)];
+        self.unmap(&mut batch);
+        batch
+            .iter()
+            .all(|entry| entry.outcome == UnmapOutcome::Unmapped)
+    }
+}
