@@ -25,7 +25,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// All of them, in the order of their discriminants.
+    /// Every command, in the order of discriminants.
     pub(crate) const ALL: [Self; 2] = [Command::Map, Command::Unmap];
 
     /// Returns the name of the command, as tracepoints print it.

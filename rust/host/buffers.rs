@@ -3,8 +3,8 @@
 //! Guest RAM that the guest and the host share: the command block, and the arrays of requests and
 //! responses.
 //!
-//! Only volatile accesses to words, and checks that these lie inside of the allocation, belong here.
-//! The meaning of the words is [`wire`](super::wire)'s business.
+//! Only volatile accesses to words, and checks that these lie inside of the allocation, belong
+//! here. The meaning of the words is [`wire`](super::wire)'s business.
 
 use super::wire::{
     CommandBlock,

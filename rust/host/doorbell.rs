@@ -50,8 +50,8 @@ const PAUSE_DOUBLINGS: u32 = 6;
 const RENEWALS: u32 = 32;
 
 impl<'a> Companion<'a> {
-    /// Rings for the first `count` requests in the buffers and waits for the end of the batch. To be
-    /// called only if the host is ready, since the host may read the requests until then.
+    /// Rings for the first `count` requests in the buffers and waits for the end of the batch. To
+    /// be called only if the host is ready, since the host may read the requests until then.
     pub(super) fn ring(&mut self, command: Command, count: usize) -> BatchStatus {
         // CAST: At most `BATCH_MAX`.
         let requests = count as u32;
@@ -136,9 +136,9 @@ impl<'a> Companion<'a> {
         }
     }
 
-    /// Returns for how many requests the memory for [`Self::replace_buffers`] must be, if it is time
-    /// to try other memory on a host that does not finish a batch; with `hurry`, as soon as other
-    /// memory is of any use at all.
+    /// Returns for how many requests the memory for [`Self::replace_buffers`] must be, if it is
+    /// time to try other memory on a host that does not finish a batch; with `hurry`, as soon as
+    /// other memory is of any use at all.
     ///
     /// Context: engine lock held.
     pub(crate) fn needs_new_buffers(&mut self, hurry: bool) -> Option<usize> {
@@ -159,8 +159,8 @@ impl<'a> Companion<'a> {
     }
 
     /// Continues with the memory `fresh`, if a batch is still pending; the old memory is never used
-    /// again, since the host may still write to it. Returns memory that is not needed, to be dropped
-    /// where sleeping is allowed.
+    /// again, since the host may still write to it. Returns memory that is not needed, to be
+    /// dropped where sleeping is allowed.
     ///
     /// A host handles one doorbell after the other. So when the first batch in the new memory is
     /// finished, nothing more happens to the old one.

@@ -2,8 +2,8 @@
 
 //! Counters of doorbells, for each command and each outcome of a batch.
 //!
-//! Pure code. A new counter of doorbells belongs here; what a batch did to windows is counted by the
-//! engine.
+//! Pure code. A new counter of doorbells belongs here; what a batch did to windows is counted by
+//! the engine.
 //!
 //! Context of all functions: any.
 

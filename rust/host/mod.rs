@@ -14,8 +14,9 @@
 //! - `doorbell`: ringing, waiting and timeouts;
 //! - `doorbell_stats`: counters of doorbells; pure code.
 //!
-//! Of the rest of the module this folder uses the engine's interface to the host, `abstractions` and
-//! the tracepoints. A new command of the host gets its layout in `wire` and a method of [`Host`].
+//! Of the rest of the module this folder uses the engine's interface to the host, `abstractions`
+//! and the tracepoints. A new command of the host gets its layout in `wire` and a method of
+//! [`Host`].
 
 mod buffers;
 mod doorbell;
@@ -162,11 +163,11 @@ impl Companion<'_> {
 
 /// The reply to one request of a batch.
 enum Reply {
-    /// The host wrote this response.
+    /// The response that the host wrote.
     Response(Response),
-    /// The host rejected the whole batch; nothing was done.
+    /// Rejection of the whole batch; nothing was done.
     Invalid,
-    /// There is no response; anything may have been done.
+    /// No response; anything may have been done.
     Missing,
 }
 

@@ -67,10 +67,10 @@ const BATCH_MAX: u32 = 256;
 /// The origin of the managed device's addresses.
 #[derive(Clone, Copy)]
 pub(crate) enum Dart {
-    /// The DART assigns them; the first was this one.
+    /// The DART, which assigns them; this was the first.
     Assigns(Iova),
-    /// There is no DART, and the device uses guest-physical addresses. This is the case with a host
-    /// for development, which has no DriverKit extension to talk to.
+    /// No DART: the device uses guest-physical addresses. This is the case with a host for
+    /// development, which has no DriverKit extension to talk to.
     None,
 }
 

@@ -2,7 +2,8 @@
 
 //! The registers of the companion, each with one method for the one way in which it is used.
 //!
-//! `uapi/apple_dma_pci.h` defines the offsets. What the values mean for a batch is not decided here.
+//! `uapi/apple_dma_pci.h` defines the offsets. What the values mean for a batch is not decided
+//! here.
 
 use crate::addr::{
     Address,

@@ -2,10 +2,10 @@
 
 //! The wire format: the layout of requests in guest RAM, and which replies can be trusted.
 //!
-//! This is the one place that knows the layout of the structures in `uapi/apple_dma_pci.h` and their
-//! two dialects. It classifies replies into the outcomes of the engine; it does not talk to the
-//! device. All structures are arrays of little-endian 32-bit words, which is how the companion's
-//! code reads and writes them. Pure code.
+//! This is the one place that knows the layout of the structures in `uapi/apple_dma_pci.h` and
+//! their two dialects. It classifies replies into the outcomes of the engine; it does not talk to
+//! the device. All structures are arrays of little-endian 32-bit words, which is how the
+//! companion's code reads and writes them. Pure code.
 //!
 //! Context of all functions: any.
 
@@ -45,8 +45,8 @@ use core::{
     }, //
 };
 
-/// The word that the guest fills responses and the status of the command block with before it rings.
-/// It is no status, so a status that still has this value was not written.
+/// The word that the guest fills responses and the status of the command block with before it
+/// rings. It is no status, so a status that still has this value was not written.
 pub(crate) const SENTINEL: u32 = 0xa5a5_a5a5;
 
 /// Words of the command block.
@@ -169,8 +169,8 @@ impl Dialect {
         }
     }
 
-    /// Returns a request to map `span`. If the span is longer than [`Self::max_len`] the request has
-    /// length 0, which the host must refuse.
+    /// Returns a request to map `span`. If the span is longer than [`Self::max_len`] the request
+    /// has length 0, which the host must refuse.
     pub(crate) fn map_request(self, span: &GpaSpan) -> Request {
         let mut req = Record::filled(self.map_req_bytes(), 0);
         match self {
@@ -306,18 +306,18 @@ pub(crate) fn unmap_outcome(key: Gpa, resp: &Response) -> UnmapOutcome {
 /// The status of a whole batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BatchStatus {
-    /// Every request has a response of its own.
+    /// Processed: every request has a response of its own.
     Answered,
-    /// The host rejected the batch; nothing was done.
+    /// Rejected as a whole; nothing was done.
     Invalid,
-    /// The host did not write the status yet.
+    /// Not written yet.
     Pending,
-    /// The status is none that the protocol knows; anything may have been done.
+    /// No status that the protocol knows; anything may have been done.
     Unknown,
 }
 
 impl BatchStatus {
-    /// All of them, in the order of their discriminants.
+    /// Every status, in the order of discriminants.
     pub(crate) const ALL: [Self; 4] = [
         BatchStatus::Answered,
         BatchStatus::Invalid,

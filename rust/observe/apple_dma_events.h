@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The tracepoints; docs/ABI/testing/tracefs-driver-apple-dma-pci says what they mean. Names are
- * arrays rather than dynamic strings, so that all tools can filter and count by them; they are zero
- * behind their ends, since some tools compare all of an array.
+ * Tracepoints. docs/ABI/testing/tracefs-driver-apple-dma-pci documents their meaning, and lists
+ * every event and field.
+ *
+ * Names are arrays rather than dynamic strings, so that all tools can filter and count by them.
+ * They are padded with zeros, since some tools compare the whole array.
+ *
+ * Events on the paths of map and unmap calls register apple_dma_trace_begin() and
+ * apple_dma_trace_end().
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM apple_dma_pci
@@ -15,13 +20,29 @@
 
 #include "trace.h"
 
+/* TP_STRUCT__entry(), TP_fast_assign() and TP_printk() with the fields that all events have. */
+#define ORIGIN_STRUCT__entry(args...)					\
+	TP_STRUCT__entry(						\
+		__array(char, companion, APPLE_DMA_PCI_NAME)		\
+		__array(char, device, APPLE_DMA_PCI_NAME)		\
+		args							\
+	)
+
+#define ORIGIN_fast_assign(args...)					\
+	TP_fast_assign(							\
+		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME); \
+		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME); \
+		args							\
+	)
+
+#define ORIGIN_printk(fmt, args...)					\
+	TP_printk("companion=%s device=%s " fmt, __entry->companion, __entry->device, args)
+
 TRACE_EVENT_FN(map,
 	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u64 ns,
 		 u32 index, u32 entries, const char *source),
 	TP_ARGS(origin, gpa, dma, size, ns, index, entries, source),
-	TP_STRUCT__entry(
-		__array(char, companion, APPLE_DMA_PCI_NAME)
-		__array(char, device, APPLE_DMA_PCI_NAME)
+	ORIGIN_STRUCT__entry(
 		__field(u64, gpa)
 		__field(u64, dma)
 		__field(u64, size)
@@ -30,9 +51,7 @@ TRACE_EVENT_FN(map,
 		__field(u32, entries)
 		__array(char, source, APPLE_DMA_PCI_WORD)
 	),
-	TP_fast_assign(
-		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
-		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+	ORIGIN_fast_assign(
 		__entry->gpa = gpa;
 		__entry->dma = dma;
 		__entry->size = size;
@@ -41,9 +60,9 @@ TRACE_EVENT_FN(map,
 		__entry->entries = entries;
 		strscpy_pad(__entry->source, source, APPLE_DMA_PCI_WORD);
 	),
-	TP_printk("companion=%s device=%s gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u source=%s",
-		  __entry->companion, __entry->device, __entry->gpa, __entry->dma, __entry->size,
-		  __entry->ns, __entry->entry, __entry->entries, __entry->source),
+	ORIGIN_printk("gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u source=%s",
+		      __entry->gpa, __entry->dma, __entry->size, __entry->ns, __entry->entry,
+		      __entry->entries, __entry->source),
 	apple_dma_trace_begin, apple_dma_trace_end
 );
 
@@ -51,9 +70,7 @@ TRACE_EVENT_FN(unmap,
 	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u64 ns,
 		 u32 index, u32 entries),
 	TP_ARGS(origin, gpa, dma, size, ns, index, entries),
-	TP_STRUCT__entry(
-		__array(char, companion, APPLE_DMA_PCI_NAME)
-		__array(char, device, APPLE_DMA_PCI_NAME)
+	ORIGIN_STRUCT__entry(
 		__field(u64, gpa)
 		__field(u64, dma)
 		__field(u64, size)
@@ -61,9 +78,7 @@ TRACE_EVENT_FN(unmap,
 		__field(u32, entry)
 		__field(u32, entries)
 	),
-	TP_fast_assign(
-		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
-		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+	ORIGIN_fast_assign(
 		__entry->gpa = gpa;
 		__entry->dma = dma;
 		__entry->size = size;
@@ -71,84 +86,68 @@ TRACE_EVENT_FN(unmap,
 		__entry->entry = index;
 		__entry->entries = entries;
 	),
-	TP_printk("companion=%s device=%s gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u",
-		  __entry->companion, __entry->device, __entry->gpa, __entry->dma, __entry->size,
-		  __entry->ns, __entry->entry, __entry->entries),
+	ORIGIN_printk("gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u",
+		      __entry->gpa, __entry->dma, __entry->size, __entry->ns, __entry->entry,
+		      __entry->entries),
 	apple_dma_trace_begin, apple_dma_trace_end
 );
 
+#define WINDOW_PROTO							\
+	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses)
+#define WINDOW_ARGS							\
+	TP_ARGS(origin, gpa, dma, size, uses)
+
 DECLARE_EVENT_CLASS(window,
-	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses),
-	TP_ARGS(origin, gpa, dma, size, uses),
-	TP_STRUCT__entry(
-		__array(char, companion, APPLE_DMA_PCI_NAME)
-		__array(char, device, APPLE_DMA_PCI_NAME)
+	WINDOW_PROTO, WINDOW_ARGS,
+	ORIGIN_STRUCT__entry(
 		__field(u64, gpa)
 		__field(u64, dma)
 		__field(u64, size)
 		__field(u32, uses)
 	),
-	TP_fast_assign(
-		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
-		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+	ORIGIN_fast_assign(
 		__entry->gpa = gpa;
 		__entry->dma = dma;
 		__entry->size = size;
 		__entry->uses = uses;
 	),
-	TP_printk("companion=%s device=%s gpa=0x%llx dma=0x%llx size=%llu uses=%u",
-		  __entry->companion, __entry->device, __entry->gpa, __entry->dma, __entry->size,
-		  __entry->uses)
+	ORIGIN_printk("gpa=0x%llx dma=0x%llx size=%llu uses=%u",
+		      __entry->gpa, __entry->dma, __entry->size, __entry->uses)
 );
 
-DEFINE_EVENT(window, window_created,
-	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses),
-	TP_ARGS(origin, gpa, dma, size, uses)
-);
+DEFINE_EVENT(window, window_created, WINDOW_PROTO, WINDOW_ARGS);
 
-DEFINE_EVENT_FN(window, window_reused,
-	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses),
-	TP_ARGS(origin, gpa, dma, size, uses),
+DEFINE_EVENT_FN(window, window_reused, WINDOW_PROTO, WINDOW_ARGS,
 	apple_dma_trace_begin, apple_dma_trace_end
 );
 
-DEFINE_EVENT(window, window_returned,
-	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u32 uses),
-	TP_ARGS(origin, gpa, dma, size, uses)
-);
+DEFINE_EVENT(window, window_returned, WINDOW_PROTO, WINDOW_ARGS);
 
 TRACE_EVENT(doorbell,
 	TP_PROTO(const struct apple_dma_pci_origin *origin, const char *command, u32 entries,
 		 const char *status, u64 ns),
 	TP_ARGS(origin, command, entries, status, ns),
-	TP_STRUCT__entry(
-		__array(char, companion, APPLE_DMA_PCI_NAME)
-		__array(char, device, APPLE_DMA_PCI_NAME)
+	ORIGIN_STRUCT__entry(
 		__array(char, command, APPLE_DMA_PCI_WORD)
 		__field(u32, entries)
 		__array(char, status, APPLE_DMA_PCI_WORD)
 		__field(u64, ns)
 	),
-	TP_fast_assign(
-		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
-		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+	ORIGIN_fast_assign(
 		strscpy_pad(__entry->command, command, APPLE_DMA_PCI_WORD);
 		__entry->entries = entries;
 		strscpy_pad(__entry->status, status, APPLE_DMA_PCI_WORD);
 		__entry->ns = ns;
 	),
-	TP_printk("companion=%s device=%s command=%s entries=%u status=%s ns=%llu",
-		  __entry->companion, __entry->device, __entry->command, __entry->entries,
-		  __entry->status, __entry->ns)
+	ORIGIN_printk("command=%s entries=%u status=%s ns=%llu",
+		      __entry->command, __entry->entries, __entry->status, __entry->ns)
 );
 
 TRACE_EVENT_FN(refusal,
 	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 size, u32 entries,
 		 u64 limit, const char *cause, u64 ns),
 	TP_ARGS(origin, gpa, size, entries, limit, cause, ns),
-	TP_STRUCT__entry(
-		__array(char, companion, APPLE_DMA_PCI_NAME)
-		__array(char, device, APPLE_DMA_PCI_NAME)
+	ORIGIN_STRUCT__entry(
 		__field(u64, gpa)
 		__field(u64, size)
 		__field(u32, entries)
@@ -156,9 +155,7 @@ TRACE_EVENT_FN(refusal,
 		__array(char, cause, APPLE_DMA_PCI_WORD)
 		__field(u64, ns)
 	),
-	TP_fast_assign(
-		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
-		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+	ORIGIN_fast_assign(
 		__entry->gpa = gpa;
 		__entry->size = size;
 		__entry->entries = entries;
@@ -166,9 +163,9 @@ TRACE_EVENT_FN(refusal,
 		strscpy_pad(__entry->cause, cause, APPLE_DMA_PCI_WORD);
 		__entry->ns = ns;
 	),
-	TP_printk("companion=%s device=%s gpa=0x%llx size=%llu entries=%u limit=0x%llx cause=%s ns=%llu",
-		  __entry->companion, __entry->device, __entry->gpa, __entry->size,
-		  __entry->entries, __entry->limit, __entry->cause, __entry->ns),
+	ORIGIN_printk("gpa=0x%llx size=%llu entries=%u limit=0x%llx cause=%s ns=%llu",
+		      __entry->gpa, __entry->size, __entry->entries, __entry->limit, __entry->cause,
+		      __entry->ns),
 	apple_dma_trace_begin, apple_dma_trace_end
 );
 
@@ -176,44 +173,35 @@ TRACE_EVENT(host_error,
 	TP_PROTO(const struct apple_dma_pci_origin *origin, const char *command, u64 gpa,
 		 u64 size, const char *cause),
 	TP_ARGS(origin, command, gpa, size, cause),
-	TP_STRUCT__entry(
-		__array(char, companion, APPLE_DMA_PCI_NAME)
-		__array(char, device, APPLE_DMA_PCI_NAME)
+	ORIGIN_STRUCT__entry(
 		__array(char, command, APPLE_DMA_PCI_WORD)
 		__field(u64, gpa)
 		__field(u64, size)
 		__array(char, cause, APPLE_DMA_PCI_WORD)
 	),
-	TP_fast_assign(
-		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
-		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+	ORIGIN_fast_assign(
 		strscpy_pad(__entry->command, command, APPLE_DMA_PCI_WORD);
 		__entry->gpa = gpa;
 		__entry->size = size;
 		strscpy_pad(__entry->cause, cause, APPLE_DMA_PCI_WORD);
 	),
-	TP_printk("companion=%s device=%s command=%s gpa=0x%llx size=%llu cause=%s",
-		  __entry->companion, __entry->device, __entry->command, __entry->gpa,
-		  __entry->size, __entry->cause)
+	ORIGIN_printk("command=%s gpa=0x%llx size=%llu cause=%s",
+		      __entry->command, __entry->gpa, __entry->size, __entry->cause)
 );
 
 TRACE_EVENT(misuse,
 	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 dma, u64 size),
 	TP_ARGS(origin, dma, size),
-	TP_STRUCT__entry(
-		__array(char, companion, APPLE_DMA_PCI_NAME)
-		__array(char, device, APPLE_DMA_PCI_NAME)
+	ORIGIN_STRUCT__entry(
 		__field(u64, dma)
 		__field(u64, size)
 	),
-	TP_fast_assign(
-		memcpy(__entry->companion, origin->companion, APPLE_DMA_PCI_NAME);
-		memcpy(__entry->device, origin->device, APPLE_DMA_PCI_NAME);
+	ORIGIN_fast_assign(
 		__entry->dma = dma;
 		__entry->size = size;
 	),
-	TP_printk("companion=%s device=%s dma=0x%llx size=%llu",
-		  __entry->companion, __entry->device, __entry->dma, __entry->size)
+	ORIGIN_printk("dma=0x%llx size=%llu",
+		      __entry->dma, __entry->size)
 );
 
 #endif /* _APPLE_DMA_PCI_EVENTS_H */

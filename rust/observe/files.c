@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A companion's files in debugfs and sysfs; see files.h. An open file keeps the module.
+ * The files of a companion in debugfs and sysfs; see files.h.
+ *
+ * These are C's seq_file with an owner, so that an open file keeps the module loaded. A new file or
+ * attribute gets its name here and its contents in rust/device/show.rs.
  */
 #include "files.h"
 
@@ -14,7 +17,7 @@
 #include <linux/string.h>
 #include <linux/sysfs.h>
 
-static const char *const page_names[APPLE_DMA_FILES_KINDS] = {
+static const char *const kind_names[APPLE_DMA_FILES_KINDS] = {
 	[APPLE_DMA_FILES_STATUS] = "status",
 	[APPLE_DMA_FILES_COUNTERS] = "counters",
 	[APPLE_DMA_FILES_DOORBELLS] = "doorbells",
@@ -32,9 +35,9 @@ static const char *const attribute_names[ATTRIBUTES] = {
 	[MAX_ENTRIES] = "max_entries",
 };
 
-struct page_file {
+struct kind_file {
 	const struct apple_dma_files *files;
-	unsigned int page;
+	unsigned int kind;
 };
 
 struct attribute_file {
@@ -44,28 +47,28 @@ struct attribute_file {
 };
 
 struct apple_dma_files {
-	const struct apple_dma_files_vtable *from;
+	const struct apple_dma_files_vtable *vtable;
 	const void *subject;
 	struct device *companion;
 	struct dentry *dir;
-	struct page_file pages[APPLE_DMA_FILES_KINDS];
+	struct kind_file kinds[APPLE_DMA_FILES_KINDS];
 	struct attribute_file attributes[ATTRIBUTES];
 	struct attribute *list[ATTRIBUTES + 1];
 	struct attribute_group group;
 };
 
-/* The directory of all companions' directories. */
+/* The parent of the companions' directories. */
 static struct dentry *root;
 
-static int page_show(struct seq_file *m, void *v)
+static int kind_show(struct seq_file *m, void *v)
 {
-	const struct page_file *file = m->private;
+	const struct kind_file *file = m->private;
 
-	return file->files->from->show(file->files->subject, file->page, m);
+	return file->files->vtable->show(file->files->subject, file->kind, m);
 }
-DEFINE_SHOW_ATTRIBUTE(page);
+DEFINE_SHOW_ATTRIBUTE(kind);
 
-/* How far a reader of the windows is: positions are their numbers, which have gaps. */
+/* Position of a reader in the file of windows: the number of a window. Numbers have gaps. */
 struct cursor {
 	const struct apple_dma_files *files;
 	struct apple_dma_files_window window;
@@ -77,7 +80,7 @@ static void *windows_start(struct seq_file *m, loff_t *pos)
 	const struct apple_dma_files *files = cursor->files;
 	u32 id = *pos;
 
-	if (*pos > U32_MAX || !files->from->window(files->subject, &id, &cursor->window))
+	if (*pos > U32_MAX || !files->vtable->window(files->subject, &id, &cursor->window))
 		return NULL;
 	*pos = id;
 	return cursor;
@@ -98,7 +101,7 @@ static int windows_show(struct seq_file *m, void *v)
 	const struct cursor *cursor = v;
 	const struct apple_dma_files_window *window = &cursor->window;
 
-	seq_printf(m, "0x%llx 0x%llx %llu %u %u %s\n", window->gpa, window->dma, window->bytes,
+	seq_printf(m, "0x%llx 0x%llx %llu %u %u %s\n", window->gpa, window->dma_addr, window->len,
 		   window->users, window->uses, window->state);
 	return 0;
 }
@@ -131,22 +134,22 @@ static const struct file_operations windows_fops = {
 static ssize_t attribute_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
 	const struct attribute_file *file = container_of(attr, struct attribute_file, attr);
-	struct apple_dma_files_summary now;
+	struct apple_dma_files_summary summary;
 
-	file->files->from->summary(file->files->subject, &now);
+	file->files->vtable->summary(file->files->subject, &summary);
 	switch (file->which) {
 	case MANAGED:
-		return sysfs_emit(buf, "%s\n", now.managed);
+		return sysfs_emit(buf, "%s\n", summary.managed);
 	case MODE:
-		return sysfs_emit(buf, "%s\n", now.mode);
+		return sysfs_emit(buf, "%s\n", summary.mode);
 	case BYTES:
-		return sysfs_emit(buf, "%llu\n", now.bytes);
+		return sysfs_emit(buf, "%llu\n", summary.bytes);
 	case MAX_BYTES:
-		return sysfs_emit(buf, "%llu\n", now.max_bytes);
+		return sysfs_emit(buf, "%llu\n", summary.max_bytes);
 	case ENTRIES:
-		return sysfs_emit(buf, "%llu\n", now.entries);
+		return sysfs_emit(buf, "%llu\n", summary.entries);
 	default:
-		return sysfs_emit(buf, "%llu\n", now.max_entries);
+		return sysfs_emit(buf, "%llu\n", summary.max_entries);
 	}
 }
 
@@ -170,32 +173,43 @@ static int create_attributes(struct apple_dma_files *files)
 	return sysfs_create_group(&files->companion->kobj, &files->group);
 }
 
-/* Who has no debugfs does without. */
-static void create_pages(struct apple_dma_files *files)
+/* Errors are ignored, as is usual for debugfs: a kernel without it has no such files. */
+static void create_debugfs(struct apple_dma_files *files)
 {
-	unsigned int page;
+	unsigned int kind;
 
 	files->dir = debugfs_create_dir(dev_name(files->companion), root);
-	for (page = 0; page < APPLE_DMA_FILES_KINDS; page++) {
-		struct page_file *file = &files->pages[page];
+	for (kind = 0; kind < APPLE_DMA_FILES_KINDS; kind++) {
+		struct kind_file *file = &files->kinds[kind];
 
 		file->files = files;
-		file->page = page;
-		debugfs_create_file(page_names[page], 0400, files->dir, file, &page_fops);
+		file->kind = kind;
+		debugfs_create_file(kind_names[kind], 0400, files->dir, file, &kind_fops);
 	}
 	debugfs_create_file("windows", 0400, files->dir, files, &windows_fops);
 }
 
+/**
+ * apple_dma_files_create - create the files of a companion
+ * @companion: the companion, which has no such files yet
+ * @vtable: contents of the files
+ * @subject: argument of all functions of @vtable
+ *
+ * @vtable and @subject must stay valid until apple_dma_files_destroy() has returned.
+ *
+ * Context: Process context. May sleep.
+ * Return: The files, or an ERR_PTR().
+ */
 struct apple_dma_files *apple_dma_files_create(struct device *companion,
-					     const struct apple_dma_files_vtable *from,
-					     const void *subject)
+					       const struct apple_dma_files_vtable *vtable,
+					       const void *subject)
 {
 	struct apple_dma_files *files = kzalloc(sizeof(*files), GFP_KERNEL);
 	int error;
 
 	if (!files)
 		return ERR_PTR(-ENOMEM);
-	files->from = from;
+	files->vtable = vtable;
 	files->subject = subject;
 	files->companion = companion;
 	error = create_attributes(files);
@@ -203,11 +217,18 @@ struct apple_dma_files *apple_dma_files_create(struct device *companion,
 		kfree(files);
 		return ERR_PTR(error);
 	}
-	create_pages(files);
+	create_debugfs(files);
 	return files;
 }
 
-/* Nobody is reading any more when this returns. */
+/**
+ * apple_dma_files_destroy - remove the files of a companion
+ * @files: the files
+ *
+ * Waits for reads that are under way. No function of the vtable is called after the return.
+ *
+ * Context: Process context. May sleep.
+ */
 void apple_dma_files_destroy(struct apple_dma_files *files)
 {
 	debugfs_remove(files->dir);
@@ -215,17 +236,34 @@ void apple_dma_files_destroy(struct apple_dma_files *files)
 	kfree(files);
 }
 
+/**
+ * apple_dma_files_init - create the module's directory in debugfs
+ *
+ * Context: Process context. May sleep.
+ */
 void apple_dma_files_init(void)
 {
 	root = debugfs_create_dir("apple_dma_pci", NULL);
 }
 
+/**
+ * apple_dma_files_exit - remove the module's directory in debugfs
+ *
+ * Context: Process context. May sleep.
+ */
 void apple_dma_files_exit(void)
 {
 	debugfs_remove(root);
 }
 
-/* The name of the device's driver; "-" without one, "?" while that changes. */
+/**
+ * apple_dma_files_driver - copy the name of a device's driver
+ * @dev: the device
+ * @name: where to copy the name to: "-" without a driver, "?" while the driver changes
+ * @size: size of @name
+ *
+ * Context: Process context. Does not sleep.
+ */
 void apple_dma_files_driver(struct device *dev, char *name, size_t size)
 {
 	if (!device_trylock(dev)) {

@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A companion's files in debugfs and sysfs, for Rust: docs/ABI/testing/ says what is in them. Here
- * is where they are and who may read them; what they say comes from Rust.
+ * The files of a companion in debugfs and sysfs, for Rust: their places, names and modes. Their
+ * contents come from Rust, and are documented in docs/ABI/testing/.
  */
 #ifndef _APPLE_DMA_PCI_FILES_H
 #define _APPLE_DMA_PCI_FILES_H
 
 #include <linux/types.h>
 
-#include "trace.h"
-
 struct apple_dma_files;
 struct device;
 struct seq_file;
 
-/* The files of names and values. */
+/**
+ * enum apple_dma_files_kind - the files in debugfs that have lines of names and values
+ * @APPLE_DMA_FILES_STATUS: configuration and use
+ * @APPLE_DMA_FILES_COUNTERS: numbers of events
+ * @APPLE_DMA_FILES_DOORBELLS: numbers of doorbells
+ * @APPLE_DMA_FILES_SIZES: numbers of windows by size
+ * @APPLE_DMA_FILES_KINDS: number of kinds
+ */
 enum apple_dma_files_kind {
 	APPLE_DMA_FILES_STATUS,
 	APPLE_DMA_FILES_COUNTERS,
@@ -23,17 +28,33 @@ enum apple_dma_files_kind {
 	APPLE_DMA_FILES_KINDS,
 };
 
-/* A line of the file of windows. */
+/**
+ * struct apple_dma_files_window - a line of the file of windows
+ * @gpa: guest-physical address of the first byte
+ * @dma_addr: DMA address of the first byte
+ * @len: length in bytes
+ * @users: mappings that use the window now
+ * @uses: mappings that have used the window, modulo 2^32
+ * @state: name of the state
+ */
 struct apple_dma_files_window {
 	u64 gpa;
-	u64 dma;
-	u64 bytes;
+	u64 dma_addr;
+	u64 len;
 	u32 users;
 	u32 uses;
 	const char *state;
 };
 
-/* What sysfs shows. */
+/**
+ * struct apple_dma_files_summary - the attributes in sysfs
+ * @managed: PCI address of the managed device
+ * @mode: name of the mode
+ * @bytes: bytes mapped now
+ * @max_bytes: limit of @bytes
+ * @entries: windows now
+ * @max_entries: limit of @entries
+ */
 struct apple_dma_files_summary {
 	const char *managed;
 	const char *mode;
@@ -43,20 +64,26 @@ struct apple_dma_files_summary {
 	u64 max_entries;
 };
 
-/* What the files say. All are called in process context, from several threads at once. */
+/**
+ * struct apple_dma_files_vtable - contents of the files
+ * @show: writes the lines of the file of a kind; returns 0 or an error
+ * @window: finds the first window whose number is at least *@id, and stores its number in *@id;
+ *	returns false if there is none
+ * @summary: fills in the attributes
+ *
+ * Context of all functions: process; called by several threads at once.
+ */
 struct apple_dma_files_vtable {
-	int (*show)(const void *subject, unsigned int page, struct seq_file *file);
-	/* The first window from the number *@id on, and its number; false if there is none. */
+	int (*show)(const void *subject, unsigned int kind, struct seq_file *file);
 	bool (*window)(const void *subject, u32 *id, struct apple_dma_files_window *window);
 	void (*summary)(const void *subject, struct apple_dma_files_summary *summary);
 };
 
-/* All of these may sleep. */
 void apple_dma_files_init(void);
 void apple_dma_files_exit(void);
 struct apple_dma_files *apple_dma_files_create(struct device *companion,
-					     const struct apple_dma_files_vtable *from,
-					     const void *subject);
+					       const struct apple_dma_files_vtable *vtable,
+					       const void *subject);
 void apple_dma_files_destroy(struct apple_dma_files *files);
 void apple_dma_files_driver(struct device *dev, char *name, size_t size);
 

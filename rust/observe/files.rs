@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files in debugfs and sysfs that show a companion: safe wrappers of `files.c`.
+//! The files of a companion in debugfs and sysfs: a safe wrapper of `files.c`, which has their
+//! places, names and modes. What the files contain is the business of whatever implements
+//! [`Inspect`].
 
 use crate::abstractions::raw;
 use crate::addr::Address;
@@ -30,22 +32,22 @@ use kernel::{
     sync::Arc, //
 };
 
-/// A file of names and values.
+/// A file in debugfs that has lines of names and values.
 #[derive(Clone, Copy)]
 pub(crate) enum FileKind {
-    /// What is managed, how, and what it takes.
+    /// Configuration and use.
     Status,
-    /// What happened so far.
+    /// Numbers of events.
     Counters,
-    /// What was sent to the host.
+    /// Numbers of doorbells.
     Doorbells,
-    /// How many windows there are of which size.
+    /// Numbers of windows by size.
     Sizes,
 }
 
 impl FileKind {
-    fn new(page: c_uint) -> Option<Self> {
-        match page {
+    fn new(kind: c_uint) -> Option<Self> {
+        match kind {
             bindings::apple_dma_files_kind_APPLE_DMA_FILES_STATUS => Some(FileKind::Status),
             bindings::apple_dma_files_kind_APPLE_DMA_FILES_COUNTERS => Some(FileKind::Counters),
             bindings::apple_dma_files_kind_APPLE_DMA_FILES_DOORBELLS => Some(FileKind::Doorbells),
@@ -55,37 +57,41 @@ impl FileKind {
     }
 }
 
-/// What anyone may know.
+/// The attributes in sysfs, which anyone may read.
 pub(crate) struct Summary<'a> {
     /// The managed device.
     pub(crate) managed: &'a CStr,
-    /// How its memory is mapped.
+    /// The name of the mode.
     pub(crate) mode: &'static CStr,
-    /// Bytes mapped, and the most that may be.
+    /// Bytes mapped now, and their limit.
     pub(crate) bytes: (u64, u64),
-    /// Mappings, and the most that there may be.
+    /// Windows now, and their limit.
     pub(crate) entries: (u32, u32),
 }
 
-/// What is looked at. All of this is called in process context, by several threads at once.
+/// The contents of the files.
+///
+/// Context of all methods: process, may sleep; called by several threads at once.
 pub(crate) trait Inspect: Send + Sync {
-    /// Writes what is on `page`; fails if there is no memory to find out.
-    fn show(&self, page: FileKind, file: &SeqFile) -> Result;
+    /// Writes the lines of the file `kind`; fails if there is no memory for a snapshot.
+    fn show(&self, kind: FileKind, file: &SeqFile) -> Result;
 
-    /// The first window from the number `from` on, with its number.
+    /// Returns the first window whose number is at least `from`, with its number.
     fn window(&self, from: Id) -> Option<(Id, WindowInfo)>;
 
-    /// What sysfs shows.
+    /// Returns the attributes in sysfs.
     fn summary(&self) -> Summary<'_>;
 }
 
-/// The module's directory in debugfs. One of them, as long as the module is there.
+/// The module's directory in debugfs, of which there is one, as long as the module is loaded.
 pub(crate) struct DebugfsRoot(());
 
 impl DebugfsRoot {
-    /// May sleep.
+    /// Creates the directory.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn new() -> Self {
-        // SAFETY: Called when the module is loaded, before there is any companion.
+        // SAFETY: Called once when the module is loaded, before there is any companion.
         unsafe { bindings::apple_dma_files_init() };
         Self(())
     }
@@ -93,33 +99,35 @@ impl DebugfsRoot {
 
 impl Drop for DebugfsRoot {
     fn drop(&mut self) {
-        // SAFETY: It was made, and no companion is there any more.
+        // SAFETY: The directory was created, and there is no companion any more.
         unsafe { bindings::apple_dma_files_exit() };
     }
 }
 
-/// Shows a subject for as long as it lives.
+/// The files of a companion, which exist for as long as this does.
 ///
 /// # Invariants
 ///
-/// The pointer is what `apple_dma_files_create()` made for the subject.
+/// `files` is what `apple_dma_files_create()` returned for the subject, and was not destroyed.
 pub(crate) struct DeviceFiles<'a, S> {
     files: NonNull<bindings::apple_dma_files>,
     _subject: Arc<S>,
     _companion: &'a pci::Device<Bound>,
 }
 
-// SAFETY: Nothing in it belongs to a thread.
+// SAFETY: The C structure belongs to no thread, and the subject is `Send` and `Sync`.
 unsafe impl<S: Inspect> Send for DeviceFiles<'_, S> {}
 
-// SAFETY: Nothing can be done by a shared reference.
+// SAFETY: A shared reference has no methods.
 unsafe impl<S: Inspect> Sync for DeviceFiles<'_, S> {}
 
 impl<'a, S: Inspect> DeviceFiles<'a, S> {
-    /// Shows `subject` in the files of `companion`, which has no others yet. May sleep.
+    /// Creates the files of `companion`, which has none yet, with the contents of `subject`.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn new(companion: &'a pci::Device<Bound>, subject: Arc<S>) -> Result<Self> {
-        // SAFETY: The device is valid, and bound until `drop`. The subject stays where it is, and
-        // is there until then, too.
+        // SAFETY: The device is valid, and bound until `drop`. The subject is not moved and not
+        // freed until then either, since this owns a reference to it.
         let files = from_err_ptr(unsafe {
             bindings::apple_dma_files_create(
                 raw::device(companion),
@@ -127,6 +135,7 @@ impl<'a, S: Inspect> DeviceFiles<'a, S> {
                 (&raw const *subject).cast(),
             )
         })?;
+        // INVARIANT: `files` was just created.
         Ok(Self {
             files: NonNull::new(files).ok_or(ENOMEM)?,
             _subject: subject,
@@ -137,11 +146,12 @@ impl<'a, S: Inspect> DeviceFiles<'a, S> {
 
 impl<S> Drop for DeviceFiles<'_, S> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants. Nobody looks at the subject after this.
+        // SAFETY: By the type invariants. The subject is not used by the files after this.
         unsafe { bindings::apple_dma_files_destroy(self.files.as_ptr()) };
     }
 }
 
+/// The functions that C calls for subjects of type `S`.
 struct Vtable<S>(PhantomData<S>);
 
 impl<S: Inspect> Vtable<S> {
@@ -152,26 +162,29 @@ impl<S: Inspect> Vtable<S> {
     };
 }
 
+/// Writes the lines of a file.
+///
 /// # Safety
 ///
-/// `subject` is an `S`, and `file` a file that is being read.
+/// `subject` points to an `S`, and `file` to a file that is being read.
 unsafe extern "C" fn show<S: Inspect>(
     subject: *const c_void,
-    page: c_uint,
+    kind: c_uint,
     file: *mut kernel::bindings::seq_file,
 ) -> c_int {
     // SAFETY: By the safety requirements.
     let (subject, file) = unsafe { (&*subject.cast::<S>(), SeqFile::from_raw(file)) };
-    let shown = FileKind::new(page).map(|page| subject.show(page, file));
-    match shown {
+    match FileKind::new(kind).map(|kind| subject.show(kind, file)) {
         Some(Err(error)) => error.to_errno(),
         Some(Ok(())) | None => 0,
     }
 }
 
+/// Finds a window for a line of the file of windows.
+///
 /// # Safety
 ///
-/// `subject` is an `S`, `id` is valid for reads and writes, `window` for writes.
+/// `subject` points to an `S`, `id` is valid for reads and writes, `window` for writes.
 unsafe extern "C" fn window<S: Inspect>(
     subject: *const c_void,
     id: *mut u32,
@@ -179,27 +192,29 @@ unsafe extern "C" fn window<S: Inspect>(
 ) -> bool {
     // SAFETY: By the safety requirements.
     let (subject, from) = unsafe { (&*subject.cast::<S>(), *id) };
-    let Some((found, seen)) = subject.window(from) else {
+    let Some((found, info)) = subject.window(from) else {
         return false;
     };
     // SAFETY: By the safety requirements.
     unsafe {
         *id = found;
         window.write(apple_dma_files_window {
-            gpa: seen.span.start().raw(),
-            dma: seen.iova.raw(),
-            bytes: seen.span.len(),
-            users: seen.users,
-            uses: seen.uses,
-            state: seen.status.name().as_char_ptr(),
+            gpa: info.span.start().raw(),
+            dma_addr: info.iova.raw(),
+            len: info.span.len(),
+            users: info.users,
+            uses: info.uses,
+            state: info.status.name().as_char_ptr(),
         });
     }
     true
 }
 
+/// Fills in the attributes.
+///
 /// # Safety
 ///
-/// `subject` is an `S`, and `summary` is valid for writes.
+/// `subject` points to an `S`, and `summary` is valid for writes.
 unsafe extern "C" fn summary<S: Inspect>(
     subject: *const c_void,
     summary: *mut apple_dma_files_summary,

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tracepoints: safe wrappers, and what it costs if they are off.
+//! Tracepoints: safe wrappers of `trace.c`.
 //!
-//! `docs/ABI/testing/tracefs-driver-apple-dma-pci` says what the events mean. Those of mappings,
-//! which have one [`is_enabled`] together, are off by a no-op; others are a call of a C function with a
-//! no-op in it. Any context.
+//! `docs/ABI/testing/tracefs-driver-apple-dma-pci` documents the meaning of the events. Those on
+//! the paths of map and unmap calls share one static key, [`is_enabled`], and cost a no-op there
+//! while none of them is enabled; each of the others costs a call of a C function that has a no-op
+//! in it.
+//!
+//! Context of all functions: any.
 
 use crate::addr::{
     Address,
@@ -34,13 +37,13 @@ use kernel::{
     },
 };
 
-/// Whether one of the events of mappings is on: a no-op if none is.
+/// Returns whether an event on the paths of map and unmap calls is enabled: a no-op if none is.
 #[inline(always)]
 #[cfg(all(CONFIG_TRACEPOINTS, CONFIG_JUMP_LABEL))]
 pub(crate) fn is_enabled() -> bool {
     'key: {
-        // SAFETY: The key is one, and is defined in this module. The branch touches no register,
-        // memory nor stack.
+        // SAFETY: `apple_dma_trace_key` is a static key that is defined in this module. The branch
+        // touches no register, memory nor stack.
         unsafe {
             kernel::asm!(
                 include!("../static_branch_generated.rs");
@@ -54,11 +57,12 @@ pub(crate) fn is_enabled() -> bool {
     }
 }
 
-/// Whether one of the events of mappings is on.
+/// Returns whether an event on the paths of map and unmap calls is enabled.
 #[inline(always)]
 #[cfg(all(CONFIG_TRACEPOINTS, not(CONFIG_JUMP_LABEL)))]
 pub(crate) fn is_enabled() -> bool {
-    // SAFETY: The key is one; without jump labels it is a counter, which may be read at any time.
+    // SAFETY: `apple_dma_trace_key` is a static key; without jump labels a static key is a counter,
+    // which may be read at any time.
     unsafe {
         (&raw const bindings::apple_dma_trace_key)
             .cast::<i32>()
@@ -67,52 +71,52 @@ pub(crate) fn is_enabled() -> bool {
     }
 }
 
-/// There are no tracepoints.
+/// Returns `false`: the kernel has no tracepoints.
 #[inline(always)]
 #[cfg(not(CONFIG_TRACEPOINTS))]
 pub(crate) fn is_enabled() -> bool {
     false
 }
 
-/// When something began, if anyone wants to know.
+/// The time at which a call began, if an event on its path was enabled then.
 #[derive(Clone, Copy)]
 pub(crate) struct TraceStart(Option<Instant<Monotonic>>);
 
 impl TraceStart {
-    /// Now.
+    /// Returns the current time, if an event is enabled.
     #[inline(always)]
     pub(crate) fn now() -> Self {
         Self(is_enabled().then(Instant::now))
     }
 
-    /// Nobody knows.
+    /// Returns the start of a call whose time is not known.
     pub(crate) const fn none() -> Self {
         Self(None)
     }
 
-    /// Whether anyone wants to know.
+    /// Returns whether an event was enabled at the start.
     #[inline(always)]
     pub(crate) fn is_enabled(self) -> bool {
         self.0.is_some()
     }
 
-    /// Nanoseconds since then.
+    /// Returns the nanoseconds since the start; 0 if the start is not known.
     fn ns(self) -> u64 {
-        self.0.map_or(0, |began| ns(began.elapsed()))
+        self.0.map_or(0, |start| ns(start.elapsed()))
     }
 }
 
-/// A time as a number of nanoseconds.
+/// Returns a time as a number of nanoseconds; 0 if it is negative.
 pub(crate) fn ns(delta: kernel::time::Delta) -> u64 {
     u64::try_from(delta.as_nanos()).unwrap_or(0)
 }
 
-/// Writes text into bytes, as far as it fits.
+/// A writer of text into bytes, which drops what does not fit.
 struct Bytes<'a>(core::slice::IterMut<'a, u8>);
 
 impl Write for Bytes<'_> {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        // In this order, as the first of both loses one when the other ends.
+        // In this order, since `zip` drops an item of the first iterator when the second ends.
         for (byte, place) in text.bytes().zip(self.0.by_ref()) {
             *place = byte;
         }
@@ -120,24 +124,25 @@ impl Write for Bytes<'_> {
     }
 }
 
-/// The text of `what`, with at least one zero behind it.
-fn name(what: &dyn fmt::Display) -> [u8; NAME] {
+/// Returns the text of `device`, cut off so that at least one zero follows it.
+fn name(device: &dyn fmt::Display) -> [u8; NAME] {
     let mut name = [0; NAME];
     let text = name.get_mut(..NAME - 1).unwrap_or(&mut []);
-    // What does not fit is cut off.
-    let _ = Bytes(text.iter_mut()).write_fmt(fmt!("{}", what));
+    // `Bytes` never fails.
+    let _ = Bytes(text.iter_mut()).write_fmt(fmt!("{}", device));
     name
 }
 
-// CAST: It is a small constant.
+/// Bytes of a device's name in an event.
+// CAST: A small constant.
 const NAME: usize = bindings::APPLE_DMA_PCI_NAME as usize;
 
-/// Where events come from: a companion and its managed device, by their names.
+/// The companion and managed device that events are about, by their names.
 #[derive(Clone, Copy)]
 pub(crate) struct EventSource(apple_dma_pci_origin);
 
 impl EventSource {
-    /// The companion and its device of these names.
+    /// Creates the source of events of `companion` and the managed `device`.
     pub(crate) fn new(companion: &dyn fmt::Display, device: &dyn fmt::Display) -> Self {
         Self(apple_dma_pci_origin {
             companion: name(companion),
@@ -145,18 +150,18 @@ impl EventSource {
         })
     }
 
-    /// The managed device's name.
+    /// Returns the name of the managed device.
     pub(crate) fn device(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.0.device).unwrap_or(c"?")
     }
 
-    /// A driver got a mapping.
+    /// Records a mapping that a device driver got, as entry `entry` of a scatterlist of `nents`.
     pub(crate) fn map(
         &self,
         span: &GpaSpan,
         iova: Iova,
-        began: TraceStart,
-        (entry, entries): (u32, u32),
+        start: TraceStart,
+        (entry, nents): (u32, u32),
         path: MapPath,
     ) {
         // SAFETY: The origin and the string are valid for the call.
@@ -166,96 +171,89 @@ impl EventSource {
                 span.start().raw(),
                 iova.raw(),
                 span.len(),
-                began.ns(),
+                start.ns(),
                 entry,
-                entries,
+                nents,
                 path.name().as_char_ptr(),
             )
         };
     }
 
-    /// A driver gives `size` bytes at `handle` up, which are at `gpa`.
+    /// Records that a device driver unmaps `len` bytes at `iova`, which are at `gpa` in memory, as
+    /// entry `entry` of a scatterlist of `nents`.
     pub(crate) fn unmap(
         &self,
         gpa: u64,
-        handle: u64,
-        size: u64,
-        began: TraceStart,
-        (entry, entries): (u32, u32),
+        iova: u64,
+        len: u64,
+        start: TraceStart,
+        (entry, nents): (u32, u32),
     ) {
-        let ns = began.ns();
+        let ns = start.ns();
         // SAFETY: The origin is valid for the call.
-        unsafe { bindings::apple_dma_trace_unmap(&self.0, gpa, handle, size, ns, entry, entries) };
+        unsafe { bindings::apple_dma_trace_unmap(&self.0, gpa, iova, len, ns, entry, nents) };
     }
 
-    /// The host was asked for `entries` things, which took `ns` nanoseconds.
-    pub(crate) fn doorbell(&self, command: Command, entries: u32, status: BatchStatus, ns: u64) {
+    /// Records a doorbell for `requests` requests, which took `ns` nanoseconds.
+    pub(crate) fn doorbell(&self, command: Command, requests: u32, status: BatchStatus, ns: u64) {
         // SAFETY: The origin and the strings are valid for the call.
         unsafe {
             bindings::apple_dma_trace_doorbell(
                 &self.0,
                 command.name().as_char_ptr(),
-                entries,
+                requests,
                 status.name().as_char_ptr(),
                 ns,
             )
         };
     }
 
-    /// A driver did not get `size` bytes at `gpa` mapped, as `entries` of a scatterlist.
+    /// Records a failed call to map `len` bytes at `gpa`, which are the first address and the sum
+    /// of a scatterlist of `nents`, for a device that reaches addresses up to `dma_limit`.
     pub(crate) fn refusal(
         &self,
         error: MapError,
-        (gpa, size): (u64, u64),
-        entries: u32,
-        limit: u64,
-        began: TraceStart,
+        (gpa, len): (u64, u64),
+        nents: u32,
+        dma_limit: u64,
+        start: TraceStart,
     ) {
         // SAFETY: The origin and the string are valid for the call.
         unsafe {
             bindings::apple_dma_trace_refusal(
                 &self.0,
                 gpa,
-                size,
-                entries,
-                limit,
+                len,
+                nents,
+                dma_limit,
                 error.name().as_char_ptr(),
-                began.ns(),
+                start.ns(),
             )
         };
     }
 
-    /// A driver gave up what it had not.
-    pub(crate) fn misuse(&self, handle: u64, size: u64) {
+    /// Records an unmap of an address that is not mapped.
+    pub(crate) fn misuse(&self, iova: u64, len: u64) {
         // SAFETY: The origin is valid for the call.
-        unsafe { bindings::apple_dma_trace_misuse(&self.0, handle, size) };
+        unsafe { bindings::apple_dma_trace_misuse(&self.0, iova, len) };
     }
 }
 
+/// Defines the method `$name` of [`Observer`] by the function `$trace` for an event of a window.
+macro_rules! window_event {
+    ($name:ident, $trace:ident) => {
+        fn $name(&self, window: &WindowInfo) {
+            let (gpa, len) = (window.span.start().raw(), window.span.len());
+            // SAFETY: The origin is valid for the call.
+            unsafe { bindings::$trace(&self.0, gpa, window.iova.raw(), len, window.uses) };
+        }
+    };
+}
+
 impl Observer for EventSource {
-    fn created(&self, window: &WindowInfo) {
-        let (gpa, len) = (window.span.start().raw(), window.span.len());
-        // SAFETY: The origin is valid for the call.
-        unsafe {
-            bindings::apple_dma_trace_created(&self.0, gpa, window.iova.raw(), len, window.uses)
-        };
-    }
-
-    fn reused(&self, window: &WindowInfo) {
-        let (gpa, len) = (window.span.start().raw(), window.span.len());
-        // SAFETY: The origin is valid for the call.
-        unsafe {
-            bindings::apple_dma_trace_reused(&self.0, gpa, window.iova.raw(), len, window.uses)
-        };
-    }
-
-    fn returned(&self, window: &WindowInfo) {
-        let (gpa, len) = (window.span.start().raw(), window.span.len());
-        // SAFETY: The origin is valid for the call.
-        unsafe {
-            bindings::apple_dma_trace_returned(&self.0, gpa, window.iova.raw(), len, window.uses)
-        };
-    }
+    window_event!(created, apple_dma_trace_window_created);
+    window_event!(reused, apple_dma_trace_window_reused);
+    window_event!(returned, apple_dma_trace_window_returned);
 
     fn host_error(&self, command: Command, span: &GpaSpan, error: HostError) {
         // SAFETY: The origin and the strings are valid for the call.
