@@ -71,7 +71,7 @@ impl pci::Driver for AppleDmaPci {
         // Only when there is a place for the binding, so that nothing can fail after it is made.
         pin_init::pin_init_scope(move || {
             // SAFETY: This is the probe, and the driver's data is what it makes.
-            unsafe { abstractions::pm::install::<Binding<'bound>>(dev) };
+            unsafe { abstractions::pm::install_pm_ops::<Binding<'bound>>(dev) };
             Ok(Binding::new(dev, &params()?))
         })
     }

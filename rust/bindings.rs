@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Generated bindings: the wire, `struct dma_map_ops` and `bus_dma_region`, the memory notifier's
-//! argument, and our own C.
+//! Generated bindings: the wire, `struct dma_map_ops` and `bus_dma_region`, the argument of memory
+//! notifiers, and the C code of this module.
 //!
-//! Everything that is not in here comes from the kernel's own bindings, which these build on.
+//! Everything else comes from the bindings of the kernel, which these build on. The headers are
+//! listed in `bindings_helper.h`, the allowed items in `Kbuild`.
 
 #![allow(
     clippy::all,

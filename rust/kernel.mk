@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# Which kernels the modules can be built for, said in a sentence for those that they cannot; for
-# Kbuild files, with $(linux_oldest) and $(linux_newest). What differs between these kernels is in
-# compat.rs, which gets a configuration for each that changed something. docs/kernels.md has more.
+# The kernels that the modules can be built for, $(linux_oldest) to $(linux_newest), and an error in
+# one sentence for others. Included by Kbuild files. The differences between these kernels are in
+# compat.rs, which gets a configuration for each kernel that changed something; see docs/kernels.md.
 
 linux_oldest := 7.2
 linux_newest := 7.3
 
-# linux-number VERSION: a number to compare.
+# linux-number VERSION: the version as a number that can be compared.
 linux-number = $(shell printf '%d%03d' $(subst ., ,$(1)))
 linux := $(VERSION).$(PATCHLEVEL)
 linux_number := $(call linux-number,$(linux))
 
-# `make clean` comes here, too, and knows no configuration.
+# `make clean` reads this file, too, but has no configuration.
 ifeq ($(CONFIG_MODULES),y)
 ifeq ($(call test-ge,$(linux_number),$(call linux-number,$(linux_oldest))),)
 $(error Linux $(linux) is too old: apple_dma_pci needs $(linux_oldest) or later, see docs/kernels.md)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The version of the module and of its package; packaging/debian/changelog has the same. */
+/* Version of the module and of its package; the same as in packaging/debian/changelog. */
 
 #ifndef APPLE_DMA_PCI_RUST_VERSION_H
 #define APPLE_DMA_PCI_RUST_VERSION_H

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory that was allocated in vain where freeing is forbidden: dma_alloc_attrs() works with
- * interrupts off, dma_free_attrs() does not.
+ * Freeing of DMA memory in contexts where dma_free_attrs() is forbidden: dma_alloc_attrs() works
+ * with interrupts disabled, dma_free_attrs() does not.
  */
 #include "deferred_free.h"
 
@@ -11,8 +11,8 @@
 #include <linux/llist.h>
 #include <linux/workqueue.h>
 
-/* Lies in the memory that it is about: there is none to ask for, and nobody else uses it. */
-struct late_free {
+/* Arguments of dma_free_attrs(). Stored in the memory to be freed, so nothing is allocated. */
+struct deferred_free {
 	struct llist_node node;
 	struct device *dev;
 	size_t size;
@@ -21,43 +21,65 @@ struct late_free {
 	unsigned long attrs;
 };
 
-static LLIST_HEAD(late_frees);
+static LLIST_HEAD(deferred);
 
-static void free_all(struct work_struct *work)
+static void free_deferred(struct work_struct *work)
 {
-	struct late_free *entry, *next;
+	struct deferred_free *entry, *next;
 
-	llist_for_each_entry_safe(entry, next, llist_del_all(&late_frees), node) {
-		struct late_free late = *entry;
+	llist_for_each_entry_safe(entry, next, llist_del_all(&deferred), node) {
+		/* A copy, since the entry is in the memory that is freed. */
+		struct deferred_free args = *entry;
 
-		dma_free_attrs(late.dev, late.size, late.cpu_addr, late.addr, late.attrs);
+		dma_free_attrs(args.dev, args.size, args.cpu_addr, args.addr, args.attrs);
 	}
 }
 
-static DECLARE_WORK(late_free_work, free_all);
+static DECLARE_WORK(deferred_work, free_deferred);
 
+/**
+ * apple_dma_deferred_free - dma_free_attrs() for memory that was never used
+ * @dev: device that the memory was allocated for
+ * @size: as for dma_free_attrs()
+ * @cpu_addr: as for dma_free_attrs()
+ * @addr: as for dma_free_attrs()
+ * @attrs: as for dma_free_attrs()
+ *
+ * The memory must have been allocated just before, and have no other users. @dev must be coherent,
+ * its DMA addresses must be physical addresses, and it must stay until
+ * apple_dma_deferred_free_flush() has returned.
+ *
+ * Context: Any context. With interrupts disabled the memory is freed later.
+ */
 void apple_dma_deferred_free(struct device *dev, size_t size, void *cpu_addr, dma_addr_t addr,
-			 unsigned long attrs)
+			     unsigned long attrs)
 {
-	struct late_free *late;
+	struct deferred_free *entry;
 
-	/* Allocations are of whole pages, and in the linear mapping, whatever @cpu_addr is. */
-	BUILD_BUG_ON(sizeof(*late) > PAGE_SIZE);
+	/* Allocations are whole pages in the linear mapping, whatever @cpu_addr is. */
+	BUILD_BUG_ON(sizeof(*entry) > PAGE_SIZE);
 	if (!irqs_disabled()) {
 		dma_free_attrs(dev, size, cpu_addr, addr, attrs);
 		return;
 	}
-	late = phys_to_virt(addr);
-	late->dev = dev;
-	late->size = size;
-	late->cpu_addr = cpu_addr;
-	late->addr = addr;
-	late->attrs = attrs;
-	llist_add(&late->node, &late_frees);
-	schedule_work(&late_free_work);
+	entry = phys_to_virt(addr);
+	entry->dev = dev;
+	entry->size = size;
+	entry->cpu_addr = cpu_addr;
+	entry->addr = addr;
+	entry->attrs = attrs;
+	llist_add(&entry->node, &deferred);
+	schedule_work(&deferred_work);
 }
 
+/**
+ * apple_dma_deferred_free_flush - wait until deferred memory is freed
+ *
+ * Waits for all memory for which apple_dma_deferred_free() was called before.
+ *
+ * Context: Process context. May sleep.
+ */
 void apple_dma_deferred_free_flush(void)
 {
-	flush_work(&late_free_work);
+	flush_work(&deferred_work);
 }

@@ -78,18 +78,19 @@ void apple_dma_helper_device_unlock(struct device *dev)
 }
 
 /*
- * The link stays until one of the devices goes. With DL_FLAG_AUTOREMOVE_SUPPLIER the driver core
- * writes to a link that it has just given up, which may be freed by then.
+ * Returns whether the link was added. It stays until one of the devices is removed. Not with
+ * DL_FLAG_AUTOREMOVE_SUPPLIER: the driver core then writes to a link after dropping its reference,
+ * when the link may already be freed.
  */
 bool apple_dma_helper_device_link(struct device *consumer, struct device *supplier)
 {
 	return device_link_add(consumer, supplier, DL_FLAG_AUTOPROBE_CONSUMER);
 }
 
-/* Whether what dma_alloc_attrs() returned for a coherent device is the memory at phys. */
+/* Returns whether @cpu_addr, from dma_alloc_attrs() for a coherent device, is memory at @phys. */
 bool apple_dma_helper_is_at(const void *cpu_addr, phys_addr_t phys, unsigned long attrs)
 {
-	/* It is a page then, where memory need not be shared with the host explicitly. */
+	/* @cpu_addr is a page then, unless memory must be shared with the host explicitly. */
 	if ((attrs & DMA_ATTR_NO_KERNEL_MAPPING) && apple_dma_helper_page_is_at(cpu_addr, phys))
 		return true;
 	if (is_vmalloc_addr(cpu_addr))
@@ -97,18 +98,19 @@ bool apple_dma_helper_is_at(const void *cpu_addr, phys_addr_t phys, unsigned lon
 	return virt_addr_valid(cpu_addr) && virt_to_phys((void *)cpu_addr) == phys;
 }
 
+/* Returns whether @page is that of the memory at @phys. */
 bool apple_dma_helper_page_is_at(const struct page *page, phys_addr_t phys)
 {
 	return pfn_valid(PHYS_PFN(phys)) && page == pfn_to_page(PHYS_PFN(phys));
 }
 
-/* On PREEMPT_RT allocating takes locks that sleep, GFP_ATOMIC or not. */
+/* Returns whether memory may be allocated: on PREEMPT_RT even GFP_ATOMIC takes sleeping locks. */
 bool apple_dma_helper_may_allocate(void)
 {
 	return !IS_ENABLED(CONFIG_PREEMPT_RT) || preemptible();
 }
 
-/* To be freed by kfree(). Sleeps until there is memory; for what is small. */
+/* Sleeps until there is memory, so @size must be small. To be freed by kfree(). */
 void *apple_dma_helper_memdup_nofail(const void *source, size_t size)
 {
 	return memcpy(kmalloc(size, GFP_KERNEL | __GFP_NOFAIL), source, size);
@@ -138,7 +140,7 @@ bool apple_dma_helper_is_coherent(struct device *dev)
 	return dev_is_dma_coherent(dev);
 }
 
-/* Whether a DMA address of the device is something else than a guest-physical address. */
+/* Returns whether DMA addresses of the device differ from guest-physical addresses. */
 bool apple_dma_helper_is_translated(struct device *dev)
 {
 	return dev->dma_range_map;
@@ -154,7 +156,7 @@ void apple_dma_helper_unregister_memory_notifier(struct notifier_block *nb)
 	unregister_memory_notifier(nb);
 }
 
-/* Memory comes and goes in multiples of this; 0 if it does not. */
+/* Returns the unit of memory hotplug; 0 if the kernel has no memory hotplug. */
 phys_addr_t apple_dma_helper_memory_section_size(void)
 {
 #ifdef CONFIG_SPARSEMEM
@@ -164,7 +166,7 @@ phys_addr_t apple_dma_helper_memory_section_size(void)
 #endif
 }
 
-/* Whether drivers may use the memory there. */
+/* Returns whether the memory at @phys is online, so drivers may use it. */
 bool apple_dma_helper_is_online(phys_addr_t phys)
 {
 	return pfn_to_online_page(PHYS_PFN(phys));
@@ -185,7 +187,7 @@ int apple_dma_helper_pci_domain_nr(struct pci_bus *bus)
 	return pci_domain_nr(bus);
 }
 
-/* Where the entry is in RAM; PHYS_ADDR_MAX if it is memory of another device. */
+/* Returns the address of the entry in RAM; PHYS_ADDR_MAX if it is another device's memory. */
 phys_addr_t apple_dma_helper_sg_ram(struct scatterlist *sg)
 {
 	if (is_pci_p2pdma_page(sg_page(sg)))

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * C helpers: one function for each thing that the kernel has only as a macro or an inline function
- * and that neither the kernel crate nor its bindings offer. No logic of ours is here.
+ * C helpers: a function for each macro or inline function of the kernel that Rust needs and that
+ * neither the kernel crate nor its bindings offer. Grouped by the headers that they stand for.
+ * Decisions of the driver do not belong here.
  */
 #ifndef _APPLE_DMA_PCI_HELPERS_H
 #define _APPLE_DMA_PCI_HELPERS_H

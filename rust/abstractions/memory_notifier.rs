@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that comes and goes: a safe wrapper of the kernel's memory notifier.
+//! Memory hotplug notifier.
+//!
+//! C header: [`include/linux/memory.h`](srctree/include/linux/memory.h)
 
 use crate::abstractions::notifier::{
     Chain,
@@ -24,29 +26,31 @@ use kernel::{
     prelude::*, //
 };
 
-/// What a [`MemoryNotifier`] tells. All of these run in process context and may sleep; the kernel
-/// lets one change of memory happen at a time.
+/// Callbacks of a [`MemoryNotifier`].
+///
+/// Context of all methods: process, may sleep. The kernel changes one block of memory at a time, so
+/// calls do not overlap.
 pub(crate) trait MemoryEvents: Send + Sync {
-    /// The memory of `span` is to come online; an error keeps it away.
+    /// Handles that the memory of `span` is about to come online. An error prevents it.
     fn going_online(&self, span: GpaSpan) -> Result;
 
-    /// The memory of `span` came online; drivers may use it.
+    /// Handles that the memory of `span` came online: drivers may use it.
     fn online(&self, span: GpaSpan);
 
-    /// The memory of `span` is to go; an error keeps it.
+    /// Handles that the memory of `span` is about to go offline. An error prevents it.
     fn going_offline(&self, span: GpaSpan) -> Result;
 
-    /// The memory of `span` went; nobody uses it any more.
+    /// Handles that the memory of `span` went offline: drivers do not use it any more.
     fn offline(&self, span: GpaSpan);
 }
 
-/// Tells `T` about memory for as long as it lives.
+/// A registration of the callbacks of `T`, until it is dropped.
 pub(crate) type MemoryNotifier<T> = Notifier<MemoryChain, T>;
 
 /// The memory notifier's chain.
 pub(crate) struct MemoryChain;
 
-// SAFETY: The kernel's functions do so.
+// SAFETY: `register_memory_notifier()` and its counterpart add the block to a chain and remove it.
 unsafe impl Chain for MemoryChain {
     unsafe fn register(block: *mut notifier_block) -> c_int {
         // SAFETY: By the safety requirements.
@@ -61,7 +65,7 @@ unsafe impl Chain for MemoryChain {
 
 impl<T: MemoryEvents> Listener<MemoryChain> for T {
     unsafe fn call(&self, action: c_ulong, data: *mut c_void) -> Result {
-        // SAFETY: All of the chain's actions have such data.
+        // SAFETY: By the safety requirements; all actions of this chain have such data.
         let memory = unsafe { &*data.cast::<bindings::memory_notify>() };
         let bytes = |pages: c_ulong| (pages as u64).checked_shl(PAGE_SHIFT as u32);
         let span = bytes(memory.start_pfn)

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Safe wrappers of kernel APIs that the `kernel` crate lacks.
+//! Safe wrappers of kernel interfaces that the `kernel` crate lacks: candidates for upstream.
+//!
+//! A wrapper knows nothing of companions, of the engine or of the host. Exceptions are `ram`, which
+//! returns the engine's layout of RAM, and the address types. All unsafe code for an interface is
+//! in its wrapper. A C macro or inline function that Rust needs gets a function in `helpers.c`;
+//! `deferred_free.c` is in C since it uses the freed memory itself as its list.
 
 pub(crate) mod memory_notifier;
 pub(crate) mod notifier;

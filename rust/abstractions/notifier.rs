@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A place in one of the kernel's blocking notifier chains: a safe wrapper of
-//! `struct notifier_block`, in general.
+//! Blocking notifier chains.
+//!
+//! C header: [`include/linux/notifier.h`](srctree/include/linux/notifier.h)
 
 use core::marker::PhantomData;
 use kernel::{
@@ -16,44 +17,51 @@ use kernel::{
     types::Opaque, //
 };
 
-/// A notifier chain.
+/// A blocking notifier chain of the kernel.
 ///
 /// # Safety
 ///
-/// `register` puts a block into the chain that `unregister` takes it out of, after which the block
-/// is not used any more. Both may sleep.
+/// A block that `register` added to the chain must not be used by the chain any more when
+/// `unregister` has returned.
 pub(crate) unsafe trait Chain {
-    /// As the kernel's function of the chain.
+    /// Adds a block to the chain. Returns 0 or a negative error.
+    ///
+    /// Context: process, may sleep.
     ///
     /// # Safety
     ///
-    /// The block is in no chain, and valid and where it is until it is unregistered.
+    /// `block` must be initialised, must be in no chain, and must stay valid and not move until it
+    /// is unregistered.
     unsafe fn register(block: *mut notifier_block) -> c_int;
 
-    /// As the kernel's function of the chain.
+    /// Removes a block from the chain, and waits for calls of it that are under way.
+    ///
+    /// Context: process, may sleep.
     ///
     /// # Safety
     ///
-    /// The block was registered.
+    /// `block` must have been registered successfully, and not unregistered since.
     unsafe fn unregister(block: *mut notifier_block);
 }
 
-/// Who is told.
+/// A receiver of the events of the chain `C`.
 pub(crate) trait Listener<C: Chain>: Send + Sync {
-    /// Something happened; an error keeps the rest of the chain from being told, and is what comes
-    /// of it for those who ask. May sleep.
+    /// Handles the event `action`. An error ends the walk of the chain, and is returned to the
+    /// code that raised the event.
+    ///
+    /// Context: process, may sleep.
     ///
     /// # Safety
     ///
-    /// The chain calls this; `data` is what it has for `action`.
+    /// `data` must be what the chain `C` passes with `action`, and valid for the call.
     unsafe fn call(&self, action: c_ulong, data: *mut c_void) -> Result;
 }
 
-/// Has `T` told for as long as it lives.
+/// A registration of the listener `T` with the chain `C`, until it is dropped.
 ///
 /// # Invariants
 ///
-/// The block is in the chain `C`, and its callback is [`Self::notify`].
+/// `block` is registered with the chain `C`, and its callback is [`Self::notify`].
 #[pin_data(PinnedDrop)]
 pub(crate) struct Notifier<C: Chain, T: Listener<C>> {
     #[pin]
@@ -69,9 +77,12 @@ unsafe impl<C: Chain, T: Listener<C>> Send for Notifier<C, T> {}
 unsafe impl<C: Chain, T: Listener<C>> Sync for Notifier<C, T> {}
 
 impl<C: Chain, T: Listener<C>> Notifier<C, T> {
-    /// Has `listener` told from now on. May sleep.
+    /// Registers `listener`.
+    ///
+    /// Context: process, may sleep.
     pub(crate) fn new(listener: T) -> impl PinInit<Self, Error> {
-        // INVARIANT: The block is registered last, when nothing can fail any more.
+        // INVARIANT: The block gets its callback and is registered last, so a notifier exists only
+        // if that succeeded.
         try_pin_init!(Self {
             listener,
             _chain: PhantomData,
@@ -83,33 +94,36 @@ impl<C: Chain, T: Listener<C>> Notifier<C, T> {
                         ..pin_init::zeroed()
                     });
                 }
-                // SAFETY: The block stays where it is, as it is pinned, until `drop` takes it out
-                // of the chain; the other fields were initialised before it.
+                // SAFETY: The block was just initialised and is in no chain. It is pinned, so it
+                // does not move and stays valid until `drop` unregisters it. The callback may run
+                // from here on; the other fields were initialised before.
                 kernel::error::to_result(unsafe { C::register(block) })
             }),
         })
     }
 
-    /// Who is told.
+    /// Returns the listener.
     pub(crate) fn listener(&self) -> &T {
         &self.listener
     }
 
+    /// Passes an event on to the listener.
+    ///
     /// # Safety
     ///
-    /// The chain `C` calls this, and `block` is that of a [`Notifier`].
+    /// To be called by the chain `C` only; `block` must be that of a [`Notifier`].
     unsafe extern "C" fn notify(
         block: *mut notifier_block,
         action: c_ulong,
         data: *mut c_void,
     ) -> c_int {
-        // SAFETY: By the safety requirements; the notifier lives as long as it is in the chain,
-        // which it is during the call.
+        // SAFETY: By the safety requirements. The notifier lives for as long as its block is in
+        // the chain, so for the duration of the call.
         let this = unsafe { &*container_of!(Opaque::cast_from(block), Self, block) };
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements the chain passed `action` and `data`.
         match unsafe { this.listener.call(action, data) } {
             Ok(()) => NOTIFY_OK,
-            // What `notifier_from_errno()` makes of it.
+            // As `notifier_from_errno()`.
             Err(error) => NOTIFY_STOP_MASK | NOTIFY_OK.wrapping_sub(error.to_errno()),
         }
     }
@@ -118,7 +132,8 @@ impl<C: Chain, T: Listener<C>> Notifier<C, T> {
 #[pinned_drop]
 impl<C: Chain, T: Listener<C>> PinnedDrop for Notifier<C, T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants. This waits for calls that are under way.
+        // SAFETY: By the type invariants the block is registered. This waits for calls that are
+        // under way, so the listener is not used any more afterwards.
         unsafe { C::unregister(self.block.get()) };
     }
 }

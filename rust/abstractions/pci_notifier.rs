@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! PCI devices that come and go, and get drivers: a safe wrapper of the PCI bus' notifier.
+//! PCI bus notifier.
+//!
+//! C header: [`include/linux/device/bus.h`](srctree/include/linux/device/bus.h)
 
 use crate::abstractions::notifier::{
     Chain,
@@ -22,26 +24,28 @@ use kernel::{
     prelude::*, //
 };
 
-/// What a [`BusNotifier`] tells. All of these run in process context and may sleep.
+/// Callbacks of a [`BusNotifier`].
+///
+/// Context of all methods: process, may sleep.
 pub(crate) trait BusEvents: Send + Sync {
-    /// `dev` was found. No driver has seen it yet.
+    /// Handles that `dev` was added. No driver was bound to it yet.
     fn added(&self, dev: &pci::Device);
 
-    /// A driver is about to be bound to `dev`, whose DMA is configured; its probe comes next. The
-    /// lock of `dev` is held.
+    /// Handles that a driver is about to be bound to `dev`: DMA is configured, and the driver's
+    /// probe is next. The lock of `dev` is held.
     fn binding(&self, dev: &pci::Device);
 
-    /// `dev` is gone, and has no driver any more, nor gets one.
+    /// Handles that `dev` was removed: no driver is bound to it, nor will be.
     fn removed(&self, dev: &pci::Device);
 }
 
-/// Tells `T` about all PCI devices for as long as it lives.
+/// A registration of the callbacks of `T` for all PCI devices, until it is dropped.
 pub(crate) type BusNotifier<T> = Notifier<BusChain, T>;
 
 /// The PCI bus' notifier chain.
 pub(crate) struct BusChain;
 
-// SAFETY: The kernel's functions do so.
+// SAFETY: `bus_register_notifier()` and its counterpart add the block to a chain and remove it.
 unsafe impl Chain for BusChain {
     unsafe fn register(block: *mut notifier_block) -> c_int {
         // SAFETY: By the safety requirements.
@@ -49,7 +53,8 @@ unsafe impl Chain for BusChain {
     }
 
     unsafe fn unregister(block: *mut notifier_block) {
-        // SAFETY: By the safety requirements. What it returns is that the block was there.
+        // SAFETY: By the safety requirements. The result is ignored: it is an error only if the
+        // block was not registered.
         unsafe { bindings::bus_unregister_notifier(&raw const bindings::pci_bus_type, block) };
     }
 }
@@ -57,8 +62,9 @@ unsafe impl Chain for BusChain {
 impl<T: BusEvents> Listener<BusChain> for T {
     unsafe fn call(&self, action: c_ulong, data: *mut c_void) -> Result {
         let dev: *mut bindings::device = data.cast();
-        // SAFETY: The chain is told about devices of the PCI bus, which are in a `struct pci_dev`
-        // that lives during the call; `pci::Device` is a transparent wrapper of that.
+        // SAFETY: By the safety requirements `data` is a device of the PCI bus, so is embedded in a
+        // `struct pci_dev`, which lives for the duration of the call. `pci::Device` is a
+        // transparent wrapper of `struct pci_dev`.
         let dev: &pci::Device = unsafe { &*container_of!(dev, bindings::pci_dev, dev).cast() };
         match action {
             ADD_DEVICE => self.added(dev),

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Something to do now and then: a safe wrapper of a delayed work item that queues itself.
+//! Periodic work: a delayed work item that queues itself again.
 //!
-//! The kernel crate's work items are for what lives forever; this one is for what a driver's
-//! binding owns, since it is cancelled when it is dropped.
+//! A work item of the `kernel` crate owns a reference to its target while it is queued. This one is
+//! for what a driver's binding owns: it owns its target, and is cancelled when it is dropped.
+//!
+//! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
 use crate::bindings;
 use kernel::{
@@ -21,17 +23,19 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What a [`Periodic`] does.
+/// The task of a [`Periodic`].
 pub(crate) trait PeriodicTask: Send + Sync {
-    /// Does it. In process context; may sleep. Does not run while the system is suspended.
+    /// Runs the task once. Not called while the system is suspended; calls do not overlap.
+    ///
+    /// Context: process, may sleep.
     fn run(&self);
 }
 
-/// Calls `T` every so often for as long as it lives. An idle CPU is not woken up for it.
+/// A task that runs periodically, until this is dropped. An idle CPU is not woken up for it.
 ///
 /// # Invariants
 ///
-/// The work item's function is [`Self::run`].
+/// `work` is initialised, and its function is [`Self::run`].
 #[pin_data(PinnedDrop)]
 pub(crate) struct Periodic<T: PeriodicTask> {
     #[pin]
@@ -40,23 +44,24 @@ pub(crate) struct Periodic<T: PeriodicTask> {
     target: T,
 }
 
-// SAFETY: The work queue does its own locking on the work item, and the target is `Send`.
+// SAFETY: The workqueue does its own locking on the work item, and the target is `Send`.
 unsafe impl<T: PeriodicTask> Send for Periodic<T> {}
 
-// SAFETY: Nothing can be done by a shared reference.
+// SAFETY: A shared reference has no methods, and the target is `Sync`.
 unsafe impl<T: PeriodicTask> Sync for Periodic<T> {}
 
 impl<T: PeriodicTask> Periodic<T> {
-    /// Calls `target` once every `period` milliseconds from now on.
+    /// Runs `target` every `period` milliseconds, for the first time in one period.
     pub(crate) fn new(target: T, period: Msecs) -> impl PinInit<Self> {
         let period = msecs_to_jiffies(period).max(1);
-        // INVARIANT: The work item gets its function here.
+        // INVARIANT: The work item is initialised with its function here.
         pin_init!(Self {
             target,
             period,
             work <- Opaque::ffi_init(|work| {
-                // SAFETY: `work` is valid for writes and stays where it is, as it is pinned, until
-                // `drop` cancels it; the other fields were initialised before.
+                // SAFETY: `work` is valid for writes. It is pinned, so it does not move and stays
+                // valid until `drop` cancels it. The function may run from here on; the other
+                // fields were initialised before.
                 unsafe {
                     bindings::apple_dma_helper_init_deferrable_work(work, Some(Self::run));
                     bindings::apple_dma_helper_queue_freezable_work(work, *period);
@@ -65,17 +70,20 @@ impl<T: PeriodicTask> Periodic<T> {
         })
     }
 
+    /// Runs the task and queues the work item again.
+    ///
     /// # Safety
     ///
-    /// `work` is the work item of a [`Periodic`].
+    /// `work` must be the work item of a [`Periodic`].
     unsafe extern "C" fn run(work: *mut work_struct) {
-        // SAFETY: By the safety requirements; it lives as long as the work item may run.
+        // SAFETY: By the safety requirements. It lives for as long as the work item may run.
         let this = unsafe {
             let work = container_of!(work, delayed_work, work);
             &*container_of!(Opaque::cast_from(work), Self, work)
         };
         this.target.run();
-        // SAFETY: The work item was initialised. While it is being cancelled this does nothing.
+        // SAFETY: By the type invariants the work item is initialised. While it is being cancelled
+        // this does nothing.
         unsafe { bindings::apple_dma_helper_queue_freezable_work(this.work.get(), this.period) };
     }
 }
@@ -83,8 +91,8 @@ impl<T: PeriodicTask> Periodic<T> {
 #[pinned_drop]
 impl<T: PeriodicTask> PinnedDrop for Periodic<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants the work item was initialised. This waits until it does
-        // not run any more, nor will.
+        // SAFETY: By the type invariants the work item is initialised. It does not run when this
+        // returns, nor later.
         unsafe { kernel::bindings::cancel_delayed_work_sync(self.work.get()) };
     }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a PCI driver does when the system goes down, or sleeps: the callbacks that the kernel
-//! crate's driver trait does not have.
+//! Power management callbacks of a PCI driver, and shutdown, which the driver trait of the `kernel`
+//! crate does not have.
+//!
+//! C header: [`include/linux/pm.h`](srctree/include/linux/pm.h)
 
 use crate::abstractions::raw;
 use core::{
@@ -24,31 +26,40 @@ use kernel::{
     prelude::*, //
 };
 
-/// The data of a driver that has something to do when the system goes down, or sleeps.
+/// Callbacks of the private data of a driver.
 pub(crate) trait PmOps {
-    /// The system reboots, powers off or starts another kernel. The device's consumers were shut
-    /// down before. In process context; may sleep.
+    /// Shuts the device down, because the system reboots, powers off or starts another kernel. The
+    /// consumers of the device were shut down before.
+    ///
+    /// Context: process, may sleep.
     fn shutdown(self: Pin<&Self>);
 
-    /// The system wakes up from suspend, and the device has power again, but may have forgotten
-    /// all that it was told. Its consumers wake up later. In process context, when no device's
-    /// interrupts come; must not wait for any.
+    /// Resumes the device after suspend. The device has power again, but may have lost its state.
+    /// The consumers of the device resume later.
+    ///
+    /// Context: process; no interrupts of devices are delivered, so must not wait for any.
     fn resume(self: Pin<&Self>);
 
-    /// The system is to hibernate; an error keeps it from that. The device's consumers do not use
-    /// it any more. In process context; may sleep.
+    /// Prepares the device for hibernation; an error prevents hibernation. The consumers of the
+    /// device do not use it any more.
+    ///
+    /// Context: process, may sleep.
     fn freeze(self: Pin<&Self>) -> Result;
 }
 
-/// Has `T` told about all devices of the driver of `dev`.
+/// Installs the callbacks of `T` for all devices of the driver of `dev`.
+///
+/// Context: process, may sleep.
 ///
 /// # Safety
 ///
-/// `dev` is being probed, and the driver's data is a `T` for every device that it is bound to.
-pub(crate) unsafe fn install<T: PmOps>(dev: &pci::Device<Core<'_>>) {
-    // SAFETY: A device that is being probed has a driver, which stays for the duration. The fields
-    // are read for devices that are bound only, under the device's lock; they are always given the
-    // same values, in one store each.
+/// `dev` must be being probed, and the private data of its driver must be a `T` for every device
+/// that the driver is bound to.
+pub(crate) unsafe fn install_pm_ops<T: PmOps>(dev: &pci::Device<Core<'_>>) {
+    // SAFETY: A device that is being probed has a driver, which stays for the duration. The driver
+    // core reads the fields only for devices that are bound, under the device's lock. They are
+    // always set to the same values, with one store each, so that another device of the driver may
+    // be using them at the same time.
     unsafe {
         let driver = (*raw::pci_dev(dev)).driver;
         (&raw mut (*driver).shutdown).write_volatile(Some(shutdown::<T>));
@@ -56,6 +67,7 @@ pub(crate) unsafe fn install<T: PmOps>(dev: &pci::Device<Core<'_>>) {
     }
 }
 
+/// The callbacks that C calls for private data of type `T`.
 struct Callbacks<T>(PhantomData<T>);
 
 impl<T: PmOps> Callbacks<T> {
@@ -66,21 +78,23 @@ impl<T: PmOps> Callbacks<T> {
     };
 }
 
-/// The data of the driver of `dev`.
+/// Returns the private data of the driver of `dev`.
 ///
 /// # Safety
 ///
-/// `dev` is a device that the driver of [`install`] is bound to, in one of the driver core's
-/// callbacks: its lock is held, or all tasks are frozen.
+/// `dev` must be a device that the driver of [`install_pm_ops`] is bound to, in one of the driver
+/// core's callbacks: its lock is held, or all tasks are frozen.
 unsafe fn data<'a, T: PmOps>(dev: *mut bindings::device) -> Pin<&'a T> {
-    // SAFETY: `device::Device` is a transparent wrapper of `struct device`, which is valid; in the
-    // driver core's callbacks it is in that context.
+    // SAFETY: `device::Device` is a transparent wrapper of `struct device`, which is valid. The
+    // callbacks of the driver core are that device context.
     let dev: &Device<CoreInternal<'_>> = unsafe { &*dev.cast() };
-    // SAFETY: A device that is bound has its driver's data, which is a `T` as `install` was
-    // promised, and keeps it during the callback.
+    // SAFETY: A device that is bound has its driver's private data, and keeps it for the duration
+    // of the callback. It is a `T` by the safety requirements of `install_pm_ops`.
     unsafe { dev.drvdata_borrow::<T>() }
 }
 
+/// Calls [`PmOps::shutdown`].
+///
 /// # Safety
 ///
 /// As [`data`], for the device in `dev`.
@@ -89,6 +103,8 @@ unsafe extern "C" fn shutdown<T: PmOps>(dev: *mut bindings::pci_dev) {
     unsafe { data::<T>(&raw mut (*dev).dev) }.shutdown();
 }
 
+/// Calls [`PmOps::resume`].
+///
 /// # Safety
 ///
 /// As [`data`].
@@ -98,6 +114,8 @@ unsafe extern "C" fn resume<T: PmOps>(dev: *mut bindings::device) -> c_int {
     0
 }
 
+/// Calls [`PmOps::freeze`].
+///
 /// # Safety
 ///
 /// As [`data`].

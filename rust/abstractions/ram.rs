@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where guest RAM is: what the kernel's resource tree has as such, and is online.
+//! The layout of RAM: what the kernel's resource tree lists as system RAM, and is online.
+//!
+//! C header: [`include/linux/ioport.h`](srctree/include/linux/ioport.h)
 
 use crate::addr::{
     Address,
@@ -21,11 +23,11 @@ use kernel::{
     prelude::*, //
 };
 
-/// The blocks of RAM found so far; what could not be stored makes the walk fail.
+/// The blocks of RAM that a walk has found so far, in ascending order, none touching the next.
 struct Blocks(KVec<GpaSpan>);
 
 impl Blocks {
-    /// Adds a block behind the ones that are there; joins it with the last one if they touch.
+    /// Adds a block after the others; joins it with the last one if they touch.
     fn push(&mut self, block: GpaSpan) -> Result {
         if let Some(last) = self.0.as_mut_slice().last_mut() {
             if last.end() == block.start().raw() {
@@ -36,9 +38,9 @@ impl Blocks {
         Ok(self.0.push(block, GFP_KERNEL)?)
     }
 
-    /// Adds those sections of `span` that are online.
+    /// Adds the sections of `span` that are online.
     fn push_online(&mut self, span: &GpaSpan) -> Result {
-        // SAFETY: It has no requirements.
+        // SAFETY: Always safe to call.
         let section = match unsafe { bindings::apple_dma_helper_memory_section_size() } {
             0 => return self.push(*span),
             size => size,
@@ -50,7 +52,7 @@ impl Blocks {
                 .and_then(|next| next.checked_next_multiple_of(section))
                 .unwrap_or(u64::MAX)
                 .min(span.end());
-            // SAFETY: It takes any address.
+            // SAFETY: Any address is valid.
             if unsafe { bindings::apple_dma_helper_is_online(start) } {
                 self.push(GpaSpan::from_bounds(start, end).ok_or(EINVAL)?)?;
             }
@@ -60,12 +62,13 @@ impl Blocks {
     }
 }
 
-/// Called for every range of RAM, in the order of their addresses.
+/// Adds a range of RAM to `blocks`. The walk calls this in ascending order of addresses, and ends
+/// with the first error.
 ///
 /// # Safety
 ///
-/// `res` points to a resource and `blocks` to a [`Blocks`] that nobody else uses, for the duration
-/// of the call.
+/// `res` must point to a resource, and `blocks` to a [`Blocks`] that is not used otherwise, for the
+/// duration of the call.
 unsafe extern "C" fn add(res: *mut kernel::bindings::resource, blocks: *mut c_void) -> c_int {
     // SAFETY: By the safety requirements.
     let (res, blocks) = unsafe { (&*res, &mut *blocks.cast::<Blocks>()) };
@@ -79,14 +82,17 @@ unsafe extern "C" fn add(res: *mut kernel::bindings::resource, blocks: *mut c_vo
     }
 }
 
-/// The blocks of RAM that the guest has now. May sleep.
+/// Returns the blocks of RAM that are online now.
+///
+/// Context: process, may sleep.
 pub(crate) fn system_ram() -> Result<Ram> {
     let mut blocks = Blocks(KVec::new());
-    // CAST: These are constants of the size of a `long`.
+    // CAST: Constants that fit into a `long`.
     let desc = kernel::bindings::IORES_DESC_NONE as c_ulong;
     let flags =
         (kernel::bindings::IORESOURCE_SYSTEM_RAM | kernel::bindings::IORESOURCE_BUSY) as c_ulong;
-    // SAFETY: `add` gets what it asks for: `blocks` is borrowed for the call alone.
+    // SAFETY: `add` is called with resources, and with `blocks`, which is borrowed for the call
+    // alone.
     let ret = unsafe {
         kernel::bindings::walk_iomem_res_desc(
             desc,

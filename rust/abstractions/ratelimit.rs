@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A limit on how often something is said.
+//! Rate limit of messages.
+//!
+//! C header: [`include/linux/ratelimit.h`](srctree/include/linux/ratelimit.h)
 
 use crate::bindings;
 use kernel::{
@@ -9,34 +11,52 @@ use kernel::{
     types::Opaque, //
 };
 
-/// The kernel's `struct ratelimit_state` with its default interval and burst. What was suppressed
-/// is counted and told when it is dropped.
+/// A rate limit with the default interval and burst.
+///
+/// Wraps the kernel's `struct ratelimit_state`. Suppressed messages are counted, and their number
+/// is logged when this is dropped.
+///
+/// # Invariants
+///
+/// `state` is initialised.
+///
+/// # Examples
+///
+/// ```
+/// let limit = KBox::pin_init(RateLimit::new(), GFP_KERNEL)?;
+/// if limit.allows() {
+///     pr_warn!("the device does not respond\n");
+/// }
+/// ```
 #[pin_data(PinnedDrop)]
 pub(crate) struct RateLimit {
     #[pin]
     state: Opaque<kernel::bindings::ratelimit_state>,
 }
 
-// SAFETY: `___ratelimit` does its own locking, and the state belongs to no thread.
+// SAFETY: `struct ratelimit_state` belongs to no thread.
 unsafe impl Send for RateLimit {}
 
-// SAFETY: As above.
+// SAFETY: `___ratelimit()` does its own locking.
 unsafe impl Sync for RateLimit {}
 
 impl RateLimit {
-    /// A limit that nothing counts against yet.
+    /// Creates a limit that nothing has counted against yet.
     pub(crate) fn new() -> impl PinInit<Self> {
+        // INVARIANT: The state is initialised here.
         pin_init!(Self {
             state <- Opaque::ffi_init(|state| {
-                // SAFETY: `state` is valid for writes, and stays where it is as it is pinned.
+                // SAFETY: `state` is valid for writes. It is pinned, so it does not move.
                 unsafe { bindings::apple_dma_helper_ratelimit_init(state) }
             }),
         })
     }
 
-    /// Whether it may be said now. Any context.
+    /// Returns whether a message may be logged now, and counts it.
+    ///
+    /// Context: any.
     pub(crate) fn allows(&self) -> bool {
-        // SAFETY: The state was initialised, and the name is a string that lives forever.
+        // SAFETY: By the type invariants the state is initialised, and the name is a static string.
         let allowed = unsafe {
             kernel::bindings::___ratelimit(self.state.get(), c_str!("apple_dma_pci").as_char_ptr())
         };
@@ -47,7 +67,7 @@ impl RateLimit {
 #[pinned_drop]
 impl PinnedDrop for RateLimit {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: The state was initialised, and nobody uses it any more.
+        // SAFETY: By the type invariants the state is initialised. It is not used after this.
         unsafe { bindings::apple_dma_helper_ratelimit_exit(self.state.get()) };
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A raw spinlock that is taken with interrupts off: a backend for the kernel crate's lock.
+//! A raw spinlock that is taken with interrupts disabled.
+//!
+//! C header: [`include/linux/spinlock.h`](srctree/include/linux/spinlock.h)
 
 use crate::bindings;
 use kernel::sync::lock::{
@@ -9,11 +11,23 @@ use kernel::sync::lock::{
     Lock, //
 };
 
-/// A lock that may be taken in any context. Interrupts of this CPU are off while it is held, and
-/// the holder may not sleep, not on PREEMPT_RT either.
+/// A raw spinlock.
+///
+/// Exposes the kernel's [`raw_spinlock_t`]. It may be taken in any context. Interrupts of the CPU
+/// are disabled while it is held, and the holder must not sleep, on PREEMPT_RT neither.
+///
+/// # Examples
+///
+/// ```
+/// let lock = RawSpinlock::new(0, c_str!("counter"), static_lock_class!());
+/// let lock = KBox::pin_init(lock, GFP_KERNEL)?;
+/// *lock.lock() += 1;
+/// ```
+///
+/// [`raw_spinlock_t`]: srctree/include/linux/spinlock.h
 pub(crate) type RawSpinlock<T> = Lock<T, RawIrqBackend>;
 
-/// Holds a [`RawSpinlock`].
+/// A [`Guard`] acquired from locking a [`RawSpinlock`].
 pub(crate) type RawSpinlockGuard<'a, T> = Guard<'a, T, RawIrqBackend>;
 
 /// A kernel `raw_spinlock_t` lock backend that saves and restores the interrupt state.
@@ -23,7 +37,7 @@ pub(crate) struct RawIrqBackend;
 // implementation, which calls the same locking method.
 unsafe impl Backend for RawIrqBackend {
     type State = kernel::bindings::raw_spinlock_t;
-    /// The interrupt state to go back to.
+    /// The interrupt state to restore.
     type GuardState = kernel::ffi::c_ulong;
 
     unsafe fn init(
@@ -53,8 +67,8 @@ unsafe impl Backend for RawIrqBackend {
 
     #[inline]
     unsafe fn unlock(ptr: *mut Self::State, flags: &Self::GuardState) {
-        // SAFETY: By the safety requirements the caller owns the lock at `ptr`, and `flags` is what
-        // taking it gave.
+        // SAFETY: By the safety requirements the caller owns the lock at `ptr`, and `flags` is the
+        // state that was saved when it was taken.
         unsafe { bindings::apple_dma_helper_raw_spin_unlock_irqrestore(ptr, *flags) }
     }
 
