@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * apple-dma-pci: the wire between a guest and the companion device.
+ * apple-dma-pci: the protocol between a guest and the companion device.
  *
- * This header is the one definition of the registers and of the structures in
+ * This header is the only definition of the registers and of the structures in
  * guest memory. The bindings of the kernel module and of the simulated host
  * are generated from it. docs/protocol.md describes what they mean together.
  *
@@ -26,11 +26,11 @@
 /* Protocol version. Read-only. */
 #define APPLE_DMA_PCI_REG_VERSION	0x00
 /*
- * Guest address of the managed device, bus << 8 | devfn. Read-only. Taken when
- * the device is created: the bus part may be 0 behind a bridge.
+ * PCI address of the managed device in the guest, bus << 8 | devfn. Read-only.
+ * As of the creation of the device: the bus may be 0 behind a bridge.
  */
 #define APPLE_DMA_PCI_REG_MANAGED_BDF	0x04
-/* Most entries that one batch may hold. Read-only. */
+/* Most requests in one batch. Read-only. */
 #define APPLE_DMA_PCI_REG_MAX_ENTRIES	0x08
 /* Status of the last doorbell, APPLE_DMA_PCI_STATUS_*. Read-only. */
 #define APPLE_DMA_PCI_REG_STATUS	0x0c
@@ -45,9 +45,9 @@
 #define APPLE_DMA_PCI_CMD_UNMAP		2
 
 /*
- * Status of a batch and of an entry. A batch is IOERR when at least one entry
- * failed; the entries that succeeded stay in force. A batch that is INVAL left
- * its responses untouched.
+ * Status of a batch and of a request. A batch is IOERR if at least one request
+ * failed; those that succeeded are in force. The responses of a batch that is
+ * INVAL are not written.
  */
 #define APPLE_DMA_PCI_STATUS_OK		0
 #define APPLE_DMA_PCI_STATUS_IOERR	1
@@ -56,8 +56,8 @@
 /**
  * struct apple_dma_pci_cmd - the command block
  * @type:	APPLE_DMA_PCI_CMD_*
- * @count:	entries in both arrays, 1 to MAX_ENTRIES
- * @status:	APPLE_DMA_PCI_STATUS_*, written by the device when it is done
+ * @count:	entries of both arrays, 1 to MAX_ENTRIES
+ * @status:	APPLE_DMA_PCI_STATUS_*, written by the device at the end of the batch
  * @reserved:	0
  * @req_gpa:	guest-physical address of the request array, not 0
  * @resp_gpa:	guest-physical address of the response array, not 0
@@ -74,9 +74,9 @@ struct apple_dma_pci_cmd {
 };
 
 /*
- * Map requests and responses come in two dialects behind the same version.
- * A batch of one entry with a length below 4 GiB and flags of 0 reads the same
- * in both; the bytes of the response that the device wrote tell which it speaks.
+ * There are two dialects of map requests and responses with the same version.
+ * A batch of one request with a length below 4 GiB and flags of 0 reads the
+ * same in both; the bytes of the response that the device wrote tell its dialect.
  */
 
 /**
