@@ -50,8 +50,10 @@ const PAUSE_DOUBLINGS: u32 = 6;
 const RENEWALS: u32 = 32;
 
 impl<'a> Companion<'a> {
-    /// Rings for the first `count` requests in the buffers and waits for the end of the batch. To
-    /// be called only if the host is ready, since the host may read the requests until then.
+    /// Rings for the first `count` requests in the buffers and waits for the end of the batch.
+    ///
+    /// To be called only if no earlier batch is pending, since the host may use the buffers until
+    /// the end of a batch.
     pub(super) fn ring(&mut self, command: Command, count: usize) -> BatchStatus {
         // CAST: At most `BATCH_MAX`.
         let requests = count as u32;
@@ -104,7 +106,8 @@ impl<'a> Companion<'a> {
         }
     }
 
-    /// Notes that the host did not finish the batch of `since` in `timeout`, or is gone.
+    /// Notes that the host did not finish the batch that it got at `since` in `timeout`, or that
+    /// the device is gone.
     fn mark_unresponsive(&mut self, since: Instant<Monotonic>, gone: bool, timeout: Delta) {
         self.pending_since = Some(since);
         self.timeouts = self.timeouts.saturating_add(1);
@@ -122,8 +125,8 @@ impl<'a> Companion<'a> {
         }
     }
 
-    /// Notes that batches can be sent again after the one that was pending `since` then; `how` says
-    /// why.
+    /// Notes that batches can be sent again, after one that was pending from `since` on. `how` is
+    /// the reason, for the message.
     pub(super) fn mark_responsive(&mut self, since: Instant<Monotonic>, how: &str) {
         self.pending_since = None;
         if self.log_limit.allows() {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The files of a companion in debugfs and sysfs: a safe wrapper of `files.c`, which has their
-//! places, names and modes. What the files contain is the business of whatever implements
-//! [`Inspect`].
+//! places, names and modes. Their contents are written by the implementation of [`Inspect`].
 
 use crate::abstractions::raw;
 use crate::addr::Address;
@@ -57,7 +56,7 @@ impl FileKind {
     }
 }
 
-/// The attributes in sysfs, which anyone may read.
+/// The attributes in sysfs, readable by all users.
 pub(crate) struct Summary<'a> {
     /// The managed device.
     pub(crate) managed: &'a CStr,
