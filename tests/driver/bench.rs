@@ -2,6 +2,9 @@
 
 //! The test bench of one engine: takes commands from user space, one at a time.
 
+use crate::command::Command;
+use crate::engine::Engine;
+use crate::share::Share;
 use kernel::{
     debugfs::{
         Dir,
@@ -20,12 +23,6 @@ use kernel::{
         Mutex, //
     },
     uaccess::UserSliceReader, //
-};
-
-use crate::{
-    command::Command,
-    engine::Engine,
-    share::Share, //
 };
 
 /// A bound engine and the verdict on the last command.

@@ -2,8 +2,11 @@
 
 //! Physically contiguous memory to map, and guards around what of it is mapped.
 
+use crate::bindings as helpers;
+use crate::failure::Failure;
+use crate::pattern::Pattern;
+use crate::span::Span;
 use core::ptr::NonNull;
-
 use kernel::{
     bindings,
     page::{
@@ -11,13 +14,6 @@ use kernel::{
         PAGE_SIZE, //
     },
     prelude::*, //
-};
-
-use crate::{
-    bindings as helpers,
-    failure::Failure,
-    pattern::Pattern,
-    span::Span, //
 };
 
 /// Allocations may sleep; one that is too large for what is free is no reason for a warning.

@@ -4,11 +4,19 @@
 //!
 //! `kernel::dma::Coherent` always has a kernel mapping and sleeps where it likes.
 
+use crate::bindings as helpers;
+use crate::device::raw;
+use crate::engine::Iova;
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::mapping::Attrs;
+use crate::span::Span;
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
 };
-
 use kernel::{
     bindings,
     device::{
@@ -18,18 +26,6 @@ use kernel::{
     error::from_err_ptr,
     prelude::*,
     uaccess::UserSlice, //
-};
-
-use crate::{
-    bindings as helpers,
-    device::raw,
-    engine::Iova,
-    failure::{
-        Doing,
-        Failure, //
-    },
-    mapping::Attrs,
-    span::Span, //
 };
 
 /// Memory that CPU and device may use at the same time.

@@ -2,28 +2,25 @@
 
 //! The commands: which exercise a word stands for.
 
+use crate::engine::Engine;
+use crate::exercise::{
+    self,
+    Exercise,
+    Report, //
+};
+use crate::share::{
+    self,
+    Share, //
+};
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use kernel::{
     device::Bound,
     pci,
     prelude::*,
     str::CString, //
-};
-
-use crate::{
-    engine::Engine,
-    exercise::{
-        self,
-        Exercise,
-        Report, //
-    },
-    share::{
-        self,
-        Share, //
-    },
-    spec::{
-        Key,
-        Spec, //
-    },
 };
 
 /// Runs an exercise, and returns what it has to say.

@@ -2,13 +2,12 @@
 
 //! The execution contexts that the DMA API is called from.
 
+use crate::bindings as helpers;
 use kernel::{
     alloc::Flags,
     bindings,
     prelude::*, //
 };
-
-use crate::bindings as helpers;
 
 /// An execution context.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,14 @@
 
 //! The PCI driver: finds engines and gives each a test bench.
 
+use crate::bench::Bench;
+use crate::bindings as uapi;
+use crate::compat::{
+    self,
+    IdInfo, //
+};
+use crate::debugfs;
+use crate::engine::Engine;
 use kernel::{
     debugfs::File,
     device::Core,
@@ -12,17 +20,6 @@ use kernel::{
     pci,
     prelude::*,
     sync::aref::ARef, //
-};
-
-use crate::{
-    bench::Bench,
-    bindings as uapi,
-    compat::{
-        self,
-        IdInfo, //
-    },
-    debugfs,
-    engine::Engine, //
 };
 
 // CAST: Vendor IDs are 16 bits wide.

@@ -2,6 +2,19 @@
 
 //! The DMA engine: its registers, its channels, and the commands they take.
 
+use crate::bindings as uapi;
+use crate::compat::DevresBar;
+use crate::device::raw_pci;
+use crate::failure::{
+    Doing,
+    Failure,
+    Reason, //
+};
+use crate::interrupt::{
+    Interrupt,
+    Vectors, //
+};
+use crate::pattern::Pattern;
 use kernel::{
     bindings,
     device::Bound,
@@ -20,22 +33,6 @@ use kernel::{
         Monotonic,
         Msecs, //
     },
-};
-
-use crate::{
-    bindings as uapi,
-    compat::DevresBar,
-    device::raw_pci,
-    failure::{
-        Doing,
-        Failure,
-        Reason, //
-    },
-    interrupt::{
-        Interrupt,
-        Vectors, //
-    },
-    pattern::Pattern, //
 };
 
 /// An address as the device uses it.

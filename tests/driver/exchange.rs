@@ -6,22 +6,19 @@
 //! CPU reads those. Which of it happens depends on the direction of the mapping. No step trusts a
 //! return code for data to have arrived.
 
+use crate::engine::{
+    Channel,
+    Iova, //
+};
+use crate::failure::Failure;
+use crate::pattern::{
+    mix,
+    Pattern, //
+};
+use crate::span::Span;
 use kernel::{
     dma::DataDirection,
     prelude::*, //
-};
-
-use crate::{
-    engine::{
-        Channel,
-        Iova, //
-    },
-    failure::Failure,
-    pattern::{
-        mix,
-        Pattern, //
-    },
-    span::Span, //
 };
 
 /// A piece of mapped memory as the device sees it.

@@ -54,6 +54,24 @@ pub(crate) use self::{
     stress::Stress, //
 };
 
+use crate::context::Context;
+use crate::engine::{
+    Channel,
+    Engine,
+    Wait, //
+};
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::mapping;
+use crate::rng::Rng;
+use crate::spec::{
+    Choice,
+    Key,
+    Spec, //
+};
+use crate::workers;
 use kernel::{
     bindings,
     device::{
@@ -73,27 +91,6 @@ use kernel::{
         },
         Mutex, //
     }, //
-};
-
-use crate::{
-    context::Context,
-    engine::{
-        Channel,
-        Engine,
-        Wait, //
-    },
-    failure::{
-        Doing,
-        Failure, //
-    },
-    mapping,
-    rng::Rng,
-    spec::{
-        Choice,
-        Key,
-        Spec, //
-    },
-    workers, //
 };
 
 /// The directions that leave something to verify.

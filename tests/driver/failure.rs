@@ -4,15 +4,12 @@
 //!
 //! A failure is made in any context, so it is a small value; only its reader turns it into text.
 
+use crate::bindings as uapi;
+use crate::engine::Iova;
 use kernel::{
     dma::DataDirection,
     fmt,
     prelude::*, //
-};
-
-use crate::{
-    bindings as uapi,
-    engine::Iova, //
 };
 
 /// Why a test failed.

@@ -6,6 +6,8 @@
 //! device's borrow, depending on the kernel; so vectors are allocated, and lines requested by
 //! number, here.
 
+use crate::compat::IRQ_HANDLED;
+use crate::device::raw_pci;
 use kernel::{
     bindings,
     device::Bound,
@@ -21,11 +23,6 @@ use kernel::{
         Msecs, //
     },
     types::Opaque, //
-};
-
-use crate::{
-    compat::IRQ_HANDLED,
-    device::raw_pci, //
 };
 
 /// A completion that counts, can be waited for with a timeout, and is used over and over.

@@ -5,16 +5,13 @@
 //! It is a few large allocations rather than many small ones, so that a test decides itself how its
 //! mappings are scattered, whatever the page allocator makes of it.
 
+use crate::buffer::Buffer;
+use crate::scatterlist::Entry;
+use crate::span::Span;
 use kernel::{
     bindings,
     page::PAGE_SIZE,
     prelude::*, //
-};
-
-use crate::{
-    buffer::Buffer,
-    scatterlist::Entry,
-    span::Span, //
 };
 
 /// How large an allocation is at most, if the page allocator has such.

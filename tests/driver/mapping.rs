@@ -2,11 +2,21 @@
 
 //! Streaming mappings of one contiguous range.
 
+use crate::bindings as helpers;
+use crate::buffer::Buffer;
+use crate::device::raw;
+use crate::engine::Iova;
+use crate::failure::{
+    Doing,
+    Failure,
+    Reason, //
+};
+use crate::land::Place;
+use crate::ram::Piece;
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop, //
 };
-
 use kernel::{
     bindings,
     device::{
@@ -18,21 +28,7 @@ use kernel::{
     sync::atomic::{
         Atomic,
         Relaxed, //
-    }, //
-};
-
-use crate::{
-    bindings as helpers,
-    buffer::Buffer,
-    device::raw,
-    engine::Iova,
-    failure::{
-        Doing,
-        Failure,
-        Reason, //
     },
-    land::Place,
-    ram::Piece, //
 };
 
 /// The function that makes the mapping; each has a counterpart that undoes it.

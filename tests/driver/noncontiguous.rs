@@ -3,8 +3,18 @@
 //! Memory that the DMA API allocates and that is synchronized like a streaming mapping: as pages,
 //! and as a table of them.
 
+use crate::bindings as helpers;
+use crate::device::raw;
+use crate::engine::Iova;
+use crate::exchange::Segment;
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::mapping::Attrs;
+use crate::scatterlist::segments;
+use crate::span::Span;
 use core::ptr::NonNull;
-
 use kernel::{
     bindings,
     device::{
@@ -13,20 +23,6 @@ use kernel::{
     },
     dma::DataDirection,
     prelude::*, //
-};
-
-use crate::{
-    bindings as helpers,
-    device::raw,
-    engine::Iova,
-    exchange::Segment,
-    failure::{
-        Doing,
-        Failure, //
-    },
-    mapping::Attrs,
-    scatterlist::segments,
-    span::Span, //
 };
 
 /// Contiguous pages, `dma_alloc_pages`.

@@ -2,11 +2,17 @@
 
 //! DMA pools: small coherent blocks.
 
+use crate::device::raw;
+use crate::engine::Iova;
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::span::Span;
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
 };
-
 use kernel::{
     bindings,
     device::{
@@ -14,16 +20,6 @@ use kernel::{
         Device, //
     },
     prelude::*, //
-};
-
-use crate::{
-    device::raw,
-    engine::Iova,
-    failure::{
-        Doing,
-        Failure, //
-    },
-    span::Span, //
 };
 
 /// A pool of blocks of one size.

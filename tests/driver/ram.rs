@@ -5,11 +5,13 @@
 //! Memory that is somebody else's is only read. The first and the last pages of a block may be had
 //! as well, by asking for these pages and no others.
 
+use crate::bindings as helpers;
+use crate::pattern::crc32_le;
+use crate::span::Span;
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
 };
-
 use kernel::{
     bindings::{
         self,
@@ -18,12 +20,6 @@ use kernel::{
     error::to_result,
     page::PAGE_SIZE,
     prelude::*, //
-};
-
-use crate::{
-    bindings as helpers,
-    pattern::crc32_le,
-    span::Span, //
 };
 
 /// One of the two ends of something.

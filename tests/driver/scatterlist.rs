@@ -4,11 +4,25 @@
 //!
 //! `kernel::scatterlist` maps the pages of a vector; here the entries start and end anywhere.
 
+use crate::bindings as helpers;
+use crate::buffer::Buffer;
+use crate::coherent::Export;
+use crate::device::raw;
+use crate::engine::Iova;
+use crate::exchange::Segment;
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::mapping::{
+    self,
+    Attrs, //
+};
+use crate::span::Span;
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop, //
 };
-
 use kernel::{
     bindings,
     device::{
@@ -18,24 +32,6 @@ use kernel::{
     dma::DataDirection,
     error::to_result,
     prelude::*, //
-};
-
-use crate::{
-    bindings as helpers,
-    buffer::Buffer,
-    coherent::Export,
-    device::raw,
-    engine::Iova,
-    exchange::Segment,
-    failure::{
-        Doing,
-        Failure, //
-    },
-    mapping::{
-        self,
-        Attrs, //
-    },
-    span::Span, //
 };
 
 /// The functions that make the mapping, with those that undo it.

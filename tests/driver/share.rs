@@ -3,8 +3,20 @@
 //! `share`, `shared_checksum`, `shared_fill`, `unshare`: coherent memory that stays when a command
 //! is over, so that processes map it and access it themselves, and the engine says what they did.
 
+use crate::bindings as helpers;
+use crate::coherent::Coherent;
+use crate::engine::{
+    Channel,
+    Engine, //
+};
+use crate::exercise::Report;
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::pattern::Pattern;
+use crate::spec::Spec;
 use core::ptr::NonNull;
-
 use kernel::{
     bindings,
     device::{
@@ -15,22 +27,6 @@ use kernel::{
     pci,
     prelude::*,
     str::CString, //
-};
-
-use crate::{
-    bindings as helpers,
-    coherent::Coherent,
-    engine::{
-        Channel,
-        Engine, //
-    },
-    exercise::Report,
-    failure::{
-        Doing,
-        Failure, //
-    },
-    pattern::Pattern,
-    spec::Spec, //
 };
 
 /// Coherent memory with a file by which processes map it.

@@ -2,18 +2,15 @@
 
 //! Memory that CPU and device take turns with.
 
+use crate::failure::{
+    Failure,
+    Reason, //
+};
+use crate::pattern::Pattern;
 use core::{
     cell::Cell,
     marker::PhantomData,
     ptr::NonNull, //
-};
-
-use crate::{
-    failure::{
-        Failure,
-        Reason, //
-    },
-    pattern::Pattern, //
 };
 
 /// A run of kernel memory that is accessed as a whole lot of bytes, and only through [`Span`]s.

@@ -2,21 +2,18 @@
 
 //! What a command asks for: `name key=value ...`, parsed.
 
+use crate::context::Context;
+use crate::engine::Wait;
+use crate::mapping::Attrs;
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::scatterlist;
+use crate::workers;
 use kernel::{
     dma::DataDirection,
     prelude::*, //
-};
-
-use crate::{
-    context::Context,
-    engine::Wait,
-    mapping::Attrs,
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    scatterlist,
-    workers, //
 };
 
 /// A value that a command gives, or leaves to chance.

@@ -2,12 +2,11 @@
 
 //! Threads that do the same on several CPUs at once.
 
+use crate::bindings;
 use kernel::{
     error::to_result,
     prelude::*, //
 };
-
-use crate::bindings;
 
 /// How many CPUs there are to work on.
 pub(crate) fn online_cpus() -> u32 {

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Generates the bindings of the two headers that define what the guest sees:
 //! the companion's wire and the DMA engine's registers.
 
-use std::env;
-use std::path::Path;
-use std::path::PathBuf;
+use std::{
+    env,
+    path::{
+        Path,
+        PathBuf, //
+    },
+};
 
 /// Writes the bindings of `header` to `OUT_DIR/name`.
 fn generate(header: &Path, name: &str) {

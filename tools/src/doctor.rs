@@ -21,14 +21,20 @@ mod system;
 mod trust;
 
 use anyhow::Result;
-use finding::Finding;
-use finding::Severity;
+use finding::{
+    Finding,
+    Severity, //
+};
 use guest::Guest;
 use serde::Serialize;
-use std::io;
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{
+    io::{
+        self,
+        Write, //
+    },
+    path::PathBuf,
+    process::ExitCode, //
+};
 use system::System;
 
 #[derive(clap::Args)]
@@ -143,11 +149,15 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
 mod tests {
     use super::*;
     use fixture::Fixture;
-    use std::collections::BTreeSet;
-    use std::fs;
-    use std::sync::atomic::AtomicBool;
-    use std::sync::atomic::Ordering;
-    use std::thread;
+    use std::{
+        collections::BTreeSet,
+        fs,
+        sync::atomic::{
+            AtomicBool,
+            Ordering, //
+        },
+        thread, //
+    };
 
     #[test]
     fn all_is_well_with_a_healthy_guest() {

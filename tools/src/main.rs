@@ -23,7 +23,10 @@ mod tracer;
 mod view;
 mod whatif;
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser,
+    Subcommand, //
+};
 use std::process::ExitCode;
 
 /// Look at DMA through apple-dma-pci: devices, budgets, windows, and what is wrong.

@@ -2,8 +2,32 @@
 
 //! `use_after_unmap`: the device keeps using what was unmapped, and must be stopped.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::buffer::Buffer;
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::mapping::{
+    Function,
+    Mapping,
+    Request, //
+};
+use crate::rng::Rng;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     device::{
         Bound,
@@ -11,35 +35,6 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*, //
-};
-
-use crate::{
-    buffer::Buffer,
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    mapping::{
-        Function,
-        Mapping,
-        Request, //
-    },
-    rng::Rng,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// The memory that the device keeps using; it stays allocated.

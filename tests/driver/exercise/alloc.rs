@@ -2,8 +2,31 @@
 
 //! `pages`, `noncontig`: memory from the DMA API that still has to be synchronized.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    expect,
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::noncontiguous::{
+    Noncontiguous,
+    Pages as Memory, //
+};
+use crate::rng::Rng;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     device::{
         Bound,
@@ -12,34 +35,6 @@ use kernel::{
     dma::DataDirection,
     page::page_align,
     prelude::*, //
-};
-
-use crate::{
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        expect,
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    noncontiguous::{
-        Noncontiguous,
-        Pages as Memory, //
-    },
-    rng::Rng,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 fn place(len: usize, direction: DataDirection) -> Place {

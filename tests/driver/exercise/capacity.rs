@@ -2,8 +2,34 @@
 
 //! `capacity`: how much can be mapped at once before something is refused.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::land::{
+    Land,
+    Place,
+    Ranges, //
+};
+use crate::mapping::Mapping;
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::spec::{
+    Key,
+    Spec,
+    Trace, //
+};
 use core::iter::once;
-
 use kernel::{
     device::{
         Bound,
@@ -12,37 +38,6 @@ use kernel::{
     dma::DataDirection,
     fmt,
     prelude::*, //
-};
-
-use crate::{
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        Doing,
-        Failure, //
-    },
-    land::{
-        Land,
-        Place,
-        Ranges, //
-    },
-    mapping::Mapping,
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    spec::{
-        Key,
-        Spec,
-        Trace, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// Which places of a land are mapped, one after the other.

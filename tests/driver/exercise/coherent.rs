@@ -2,8 +2,32 @@
 
 //! `coherent`: memory that is mapped for as long as it exists, with and without a kernel mapping.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::coherent::Coherent as Memory;
+use crate::engine::{
+    Channel,
+    Iova, //
+};
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    expect,
+    At,
+    Failure,
+    Place, //
+};
+use crate::pattern::Pattern;
+use crate::rng::Rng;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     device::{
         Bound,
@@ -11,35 +35,6 @@ use kernel::{
     },
     dma::DataDirection,
     prelude::*, //
-};
-
-use crate::{
-    coherent::Coherent as Memory,
-    engine::{
-        Channel,
-        Iova, //
-    },
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        expect,
-        At,
-        Failure,
-        Place, //
-    },
-    pattern::Pattern,
-    rng::Rng,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// One allocation at a time.

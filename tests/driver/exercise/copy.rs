@@ -2,6 +2,28 @@
 
 //! `copy`: the device moves data from one mapping to another.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::buffer::Buffer;
+use crate::failure::{
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::mapping::{
+    Function,
+    Mapping,
+    Request, //
+};
+use crate::pattern::Pattern;
+use crate::rng::Rng;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use kernel::{
     device::{
         Bound,
@@ -10,32 +32,6 @@ use kernel::{
     dma::DataDirection,
     page::PAGE_SIZE,
     prelude::*, //
-};
-
-use crate::{
-    buffer::Buffer,
-    failure::{
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    mapping::{
-        Function,
-        Mapping,
-        Request, //
-    },
-    pattern::Pattern,
-    rng::Rng,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// Room before the mapped ranges, for a guard.

@@ -5,8 +5,39 @@
 //! One call at a time is timed, by C that does nothing else meanwhile. Where the clock counts
 //! instructions (QEMU's `-icount shift=0`) so do these exercises.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::bindings as helpers;
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::land::{
+    Land,
+    Ranges, //
+};
+use crate::mapping::Mapping;
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::scatterlist::{
+    self,
+    Described,
+    Entry,
+    List, //
+};
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     device::{
         Bound,
@@ -19,42 +50,6 @@ use kernel::{
         Instant,
         Monotonic, //
     },
-};
-
-use crate::{
-    bindings as helpers,
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        Doing,
-        Failure, //
-    },
-    land::{
-        Land,
-        Ranges, //
-    },
-    mapping::Mapping,
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    scatterlist::{
-        self,
-        Described,
-        Entry,
-        List, //
-    },
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 const DIRECTION: DataDirection = DataDirection::Bidirectional;

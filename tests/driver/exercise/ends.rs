@@ -5,8 +5,42 @@
 //! What is there is mostly somebody else's. It is mapped for the device to read, and the engine has
 //! to read the same as the CPU. Where the pages can be had, data go both ways.
 
+use super::{
+    Exercise,
+    Turn,
+    DIRECTIONS, //
+};
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::mapping::{
+    Function,
+    Mapping, //
+};
+use crate::pattern::Pattern;
+use crate::ram::{
+    self,
+    Claim,
+    End,
+    Piece, //
+};
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::span::Span;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     device::{
         Bound,
@@ -15,45 +49,6 @@ use kernel::{
     dma::DataDirection,
     fmt,
     prelude::*, //
-};
-
-use crate::{
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    mapping::{
-        Function,
-        Mapping, //
-    },
-    pattern::Pattern,
-    ram::{
-        self,
-        Claim,
-        End,
-        Piece, //
-    },
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    span::Span,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn,
-    DIRECTIONS, //
 };
 
 const FUNCTIONS: [Function; 3] = [Function::Single, Function::Page, Function::Phys];

@@ -2,11 +2,35 @@
 
 //! `sgtable`: coherent memory described by its pages, and mapped once more by them.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::coherent::{
+    Coherent,
+    Export, //
+};
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    expect,
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::rng::Rng;
+use crate::scatterlist::Shared;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::{
     empty,
     once, //
 };
-
 use kernel::{
     device::{
         Bound,
@@ -15,35 +39,6 @@ use kernel::{
     dma::DataDirection,
     page::page_align,
     prelude::*, //
-};
-
-use crate::{
-    coherent::{
-        Coherent,
-        Export, //
-    },
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        expect,
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    rng::Rng,
-    scatterlist::Shared,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 const DIRECTION: DataDirection = DataDirection::Bidirectional;

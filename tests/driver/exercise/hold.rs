@@ -2,8 +2,36 @@
 
 //! `hold`: very many mappings of memory of their own, all live at once.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::buffer::Buffer;
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::mapping::{
+    Function,
+    Mapping,
+    Request, //
+};
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::span::Span;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     device::{
         Bound,
@@ -11,39 +39,6 @@ use kernel::{
     },
     dma::DataDirection,
     prelude::*, //
-};
-
-use crate::{
-    buffer::Buffer,
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    mapping::{
-        Function,
-        Mapping,
-        Request, //
-    },
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    span::Span,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// A place in a buffer of its own.

@@ -2,8 +2,36 @@
 
 //! `mask`, `sizes`, `resource`: what the DMA API says of itself, and what it has to refuse.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::bindings as uapi;
+use crate::buffer::Buffer;
+use crate::coherent::Coherent;
+use crate::device::raw;
+use crate::engine::Iova;
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    Doing,
+    Failure,
+    Reason, //
+};
+use crate::mapping::{
+    self,
+    Function,
+    Mapping,
+    Request, //
+};
+use crate::rng::Rng;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     bindings,
     device::{
@@ -18,39 +46,6 @@ use kernel::{
     fmt,
     pci,
     prelude::*, //
-};
-
-use crate::{
-    bindings as uapi,
-    buffer::Buffer,
-    coherent::Coherent,
-    device::raw,
-    engine::Iova,
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        Doing,
-        Failure,
-        Reason, //
-    },
-    mapping::{
-        self,
-        Function,
-        Mapping,
-        Request, //
-    },
-    rng::Rng,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// `dma_set_mask_and_coherent`

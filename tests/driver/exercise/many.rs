@@ -2,6 +2,32 @@
 
 //! `many`: overlapping mappings of one buffer, undone in random order.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::buffer::Buffer;
+use crate::engine::Channel;
+use crate::failure::{
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::mapping::{
+    Function,
+    Mapping,
+    Request, //
+};
+use crate::pattern::Pattern;
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use kernel::{
     device::{
         Bound,
@@ -9,36 +35,6 @@ use kernel::{
     },
     dma::DataDirection,
     prelude::*, //
-};
-
-use crate::{
-    buffer::Buffer,
-    engine::Channel,
-    failure::{
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    mapping::{
-        Function,
-        Mapping,
-        Request, //
-    },
-    pattern::Pattern,
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 const FUNCTIONS: [Function; 3] = [Function::Single, Function::Page, Function::Phys];

@@ -2,6 +2,36 @@
 
 //! `misuse`: what no driver may do, done once in every turn. Nothing may come of it.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::buffer::Buffer;
+use crate::coherent::Coherent;
+use crate::engine::Iova;
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::mapping::{
+    self,
+    Function,
+    Mapping,
+    Request, //
+};
+use crate::noncontiguous::Pages;
+use crate::rng::Rng;
+use crate::scatterlist::{
+    self,
+    Described,
+    Entry,
+    List, //
+};
+use crate::spec::{
+    Key,
+    Mistake,
+    Spec, //
+};
 use kernel::{
     bindings,
     device::{
@@ -11,40 +41,6 @@ use kernel::{
     dma::DataDirection,
     page::PAGE_SIZE,
     prelude::*, //
-};
-
-use crate::{
-    buffer::Buffer,
-    coherent::Coherent,
-    engine::Iova,
-    failure::{
-        Doing,
-        Failure, //
-    },
-    mapping::{
-        self,
-        Function,
-        Mapping,
-        Request, //
-    },
-    noncontiguous::Pages,
-    rng::Rng,
-    scatterlist::{
-        self,
-        Described,
-        Entry,
-        List, //
-    },
-    spec::{
-        Key,
-        Mistake,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// Where nothing is mapped: no host assigns it.

@@ -2,6 +2,27 @@
 
 //! `mmap`: coherent memory in user space.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::coherent::{
+    Coherent,
+    UserView, //
+};
+use crate::failure::{
+    At,
+    Doing,
+    Failure,
+    Place,
+    Reason, //
+};
+use crate::pattern::Pattern;
+use crate::rng::Rng;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use kernel::{
     device::{
         Bound,
@@ -9,31 +30,6 @@ use kernel::{
     },
     dma::DataDirection,
     prelude::*, //
-};
-
-use crate::{
-    coherent::{
-        Coherent,
-        UserView, //
-    },
-    failure::{
-        At,
-        Doing,
-        Failure,
-        Place,
-        Reason, //
-    },
-    pattern::Pattern,
-    rng::Rng,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// `dma_mmap_attrs`, into the process that wrote the command.

@@ -2,8 +2,35 @@
 
 //! `pool`: many small coherent blocks at once.
 
+use super::coherent::check_align;
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    expect,
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::pool::{
+    Block,
+    Pool as Blocks, //
+};
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     device::{
         Bound,
@@ -11,38 +38,6 @@ use kernel::{
     },
     dma::DataDirection,
     prelude::*, //
-};
-
-use crate::{
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        expect,
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    pool::{
-        Block,
-        Pool as Blocks, //
-    },
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    coherent::check_align,
-    Exercise,
-    Turn, //
 };
 
 /// A pool, created once for all turns.

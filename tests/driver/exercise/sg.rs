@@ -2,6 +2,37 @@
 
 //! `sg`: a scatterlist of many ranges, laid out anew for every turn.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::buffer::Buffer;
+use crate::exchange::Exchange;
+use crate::failure::{
+    expect,
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::mapping::Attrs;
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::scatterlist::{
+    Described,
+    Entry,
+    Function,
+    List,
+    Mapping,
+    Request, //
+};
+use crate::spec::{
+    Key,
+    Layout,
+    Spec, //
+};
 use kernel::{
     bindings,
     device::{
@@ -10,41 +41,6 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*, //
-};
-
-use crate::{
-    buffer::Buffer,
-    exchange::Exchange,
-    failure::{
-        expect,
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    mapping::Attrs,
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    scatterlist::{
-        Described,
-        Entry,
-        Function,
-        List,
-        Mapping,
-        Request, //
-    },
-    spec::{
-        Key,
-        Layout,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 const FUNCTIONS: [Function; 2] = [Function::Sg, Function::SgTable];

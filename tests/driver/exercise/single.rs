@@ -2,8 +2,33 @@
 
 //! `single`, `page`, `phys`: one contiguous range, mapped with each of the three functions.
 
+use super::{
+    Exercise,
+    Turn, //
+};
+use crate::buffer::Buffer;
+use crate::exchange::{
+    Exchange,
+    Segment, //
+};
+use crate::failure::{
+    At,
+    Doing,
+    Failure,
+    Place, //
+};
+use crate::mapping::{
+    Attrs,
+    Function,
+    Mapping,
+    Request, //
+};
+use crate::rng::Rng;
+use crate::spec::{
+    Key,
+    Spec, //
+};
 use core::iter::once;
-
 use kernel::{
     bindings,
     device::{
@@ -12,36 +37,6 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*, //
-};
-
-use crate::{
-    buffer::Buffer,
-    exchange::{
-        Exchange,
-        Segment, //
-    },
-    failure::{
-        At,
-        Doing,
-        Failure,
-        Place, //
-    },
-    mapping::{
-        Attrs,
-        Function,
-        Mapping,
-        Request, //
-    },
-    rng::Rng,
-    spec::{
-        Key,
-        Spec, //
-    },
-};
-
-use super::{
-    Exercise,
-    Turn, //
 };
 
 /// Room before the mapped range, for a guard.

@@ -2,28 +2,6 @@
 
 //! `stress`: a random mix of the other exercises, on all CPUs, in all contexts.
 
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    prelude::*, //
-};
-
-use crate::{
-    failure::Failure,
-    rng::{
-        Bounds,
-        Rng, //
-    },
-    spec::{
-        Choice,
-        Key,
-        Spec, //
-    },
-    workers, //
-};
-
 use super::{
     Coherent,
     Copy,
@@ -35,6 +13,24 @@ use super::{
     Sg,
     Single,
     Turn, //
+};
+use crate::failure::Failure;
+use crate::rng::{
+    Bounds,
+    Rng, //
+};
+use crate::spec::{
+    Choice,
+    Key,
+    Spec, //
+};
+use crate::workers;
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    prelude::*, //
 };
 
 /// An exercise, and what is asked of it.

@@ -1,26 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Where the things are that a guest is made of: kernels and base archives from
 //! tests/env/setup and tests/env/kernel, modules from tests/env/build-modules, scripts from
 //! image/.
 
-use std::fmt;
-
-use std::fs;
-use std::fs::File;
-use std::io;
-use std::io::BufWriter;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::path::PathBuf;
-
-use anyhow::bail;
-use anyhow::Context;
-use anyhow::Result;
-use clap::ValueEnum;
-use serde::Deserialize;
-
 use crate::cpio::Archive;
 use crate::scenario::Case;
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use clap::ValueEnum;
+use serde::Deserialize;
+use std::{
+    fmt,
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        self,
+        BufWriter, //
+    },
+    os::unix::fs::PermissionsExt,
+    path::{
+        Path,
+        PathBuf, //
+    },
+};
 
 /// A guest's architecture, by Debian's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum)]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! `bench`: runs the guests of bench.toml, and shows and keeps what they measured.
 //! `figures` are the measurements, `tables` what people read of them, `targets` what
 //! they should be.
@@ -7,29 +8,41 @@ mod figures;
 mod tables;
 mod targets;
 
-use std::fs;
-use std::path::Path;
-use std::process::ExitCode;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::sync::Mutex;
-use std::thread;
-use std::time::Instant;
-
-use anyhow::Context;
-use anyhow::Result;
-
-use self::figures::Figure;
-use self::figures::Figures;
-use crate::assets::Arch;
-use crate::assets::Assets;
+use self::figures::{
+    Figure,
+    Figures, //
+};
+use crate::assets::{
+    Arch,
+    Assets, //
+};
 use crate::channel::Event;
 use crate::qemu::Console;
-use crate::report;
-use crate::report::Style;
+use crate::report::{
+    self,
+    Style, //
+};
 use crate::run;
 use crate::scenario::Case;
 use crate::verdict;
+use anyhow::{
+    Context,
+    Result, //
+};
+use std::{
+    fs,
+    path::Path,
+    process::ExitCode,
+    sync::{
+        atomic::{
+            AtomicUsize,
+            Ordering, //
+        },
+        Mutex, //
+    },
+    thread,
+    time::Instant, //
+};
 
 /// Measures in the guests `cases`, or takes the figures of `from`; prints the tables.
 pub fn bench(assets: &Assets, cases: &[Case], from: Option<&Path>) -> Result<ExitCode> {

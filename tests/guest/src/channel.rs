@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! What the guest's scripts say, and what they are answered. image/lib.sh is the other
 //! end. A message is a line:
 //!
@@ -13,19 +14,23 @@
 //!
 //! Questions are answered with one line: the value, or `error: REASON`.
 
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Write;
-use std::os::unix::net::UnixListener;
-use std::sync::mpsc::Sender;
-
-use anyhow::bail;
-use anyhow::Context;
-use anyhow::Result;
-use serde_json::Value;
-
 use crate::mac::Control;
 use crate::qemu::Monitor;
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use serde_json::Value;
+use std::{
+    io::{
+        BufRead,
+        BufReader,
+        Write, //
+    },
+    os::unix::net::UnixListener,
+    sync::mpsc::Sender, //
+};
 
 /// What the guest told.
 #[derive(Clone, Debug, PartialEq, Eq)]

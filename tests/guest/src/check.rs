@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! `check`: runs cases, some at a time, and sums up.
-
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::sync::Mutex;
-use std::thread;
-
-use anyhow::Result;
 
 use crate::assets::Assets;
 use crate::channel::Event;
 use crate::qemu::Console;
-use crate::report;
-use crate::report::Style;
+use crate::report::{
+    self,
+    Style, //
+};
 use crate::run;
 use crate::scenario::Case;
 use crate::verdict;
+use anyhow::Result;
+use std::{
+    sync::{
+        atomic::{
+            AtomicUsize,
+            Ordering, //
+        },
+        Mutex, //
+    },
+    thread, //
+};
 
 /// Assertions that held and that did not.
 #[derive(Clone, Copy, Debug, Default)]

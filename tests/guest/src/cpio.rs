@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Writes the small archives that a scenario adds to the guests' root: "newc"
 //! cpio, as the kernel unpacks it (Documentation/driver-api/early-userspace/).
 
-use std::io;
-use std::io::Write;
+use std::io::{
+    self,
+    Write, //
+};
 
 const DIRECTORY: u32 = 0o040755;
 const FILE: u32 = 0o100644;

@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! `demo`: the same disk without the module and with it, for people to watch. Both guests
 //! are scenarios that `check` runs as well.
 
-use std::process::ExitCode;
-
-use anyhow::Context;
-use anyhow::Result;
-
-use crate::assets::Arch;
-use crate::assets::Assets;
+use crate::assets::{
+    Arch,
+    Assets, //
+};
 use crate::channel::Event;
 use crate::qemu::Console;
-use crate::report;
-use crate::report::Style;
+use crate::report::{
+    self,
+    Style, //
+};
 use crate::run;
 use crate::scenario::Case;
 use crate::verdict;
+use anyhow::{
+    Context,
+    Result, //
+};
+use std::process::ExitCode;
 
 /// Something to show.
 struct Act {

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The device tree of machines whose PCI bus is in another domain than QEMU has it in.
 
-use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-
-use anyhow::ensure;
-use anyhow::Context;
-use anyhow::Result;
-
 use crate::scenario::Case;
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use std::{
+    fs,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::Command, //
+};
 
 /// The property that says so.
 const DOMAIN: &str = "linux,pci-domain = ";

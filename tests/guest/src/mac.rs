@@ -1,27 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! A running simulated Mac: its process, its sockets, its statistics. What the
 //! simulator does is not known here, only how it is started and asked.
 
-use std::fs;
-use std::fs::File;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Write;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
-
-use anyhow::bail;
-use anyhow::Context;
-use anyhow::Result;
-use serde_json::Value;
-
 use crate::process::Process;
 use crate::scenario::Scenario;
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use serde_json::Value;
+use std::{
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        BufRead,
+        BufReader,
+        Write, //
+    },
+    os::unix::net::UnixStream,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::{
+        Command,
+        Stdio, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
+};
 
 /// How long the simulator may take to end after QEMU has.
 const GRACE: Duration = Duration::from_secs(10);

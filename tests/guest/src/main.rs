@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Boots guests against the simulated Mac. This file is the command line; `run` is one
 //! guest, `verdict` judges it, `check` runs many, `demo` shows two, `bench` measures.
 
@@ -17,21 +18,27 @@ mod run;
 mod scenario;
 mod verdict;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::ExitCode;
-
-use anyhow::bail;
-use anyhow::Result;
-use clap::Parser;
-use clap::Subcommand;
-use regex_lite::Regex;
-
-use crate::assets::Arch;
-use crate::assets::Assets;
-use crate::assets::System;
+use crate::assets::{
+    Arch,
+    Assets,
+    System, //
+};
 use crate::qemu::Console;
 use crate::scenario::Case;
+use anyhow::{
+    bail,
+    Result, //
+};
+use clap::{
+    Parser,
+    Subcommand, //
+};
+use regex_lite::Regex;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::ExitCode, //
+};
 
 /// Boots unmodified Debian guests in QEMU against the simulated Mac.
 ///

@@ -1,15 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Child processes that do not outlive their handle.
 
-use std::process::Child;
-use std::process::Command;
-use std::process::ExitStatus;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
-
-use anyhow::Context;
-use anyhow::Result;
+use anyhow::{
+    Context,
+    Result, //
+};
+use std::{
+    process::{
+        Child,
+        Command,
+        ExitStatus, //
+    },
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
 
 /// How often a child is asked whether it has ended.
 const POLL: Duration = Duration::from_millis(20);

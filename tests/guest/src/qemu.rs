@@ -1,27 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! QEMU's command line for a guest: an unmodified machine, an unmodified kernel, and
 //! PCI devices that the simulated Mac serves.
 
-use std::fs::File;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Write;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
-
-use anyhow::ensure;
-use anyhow::Context;
-use anyhow::Result;
-use serde_json::json;
-use serde_json::Value;
-
 use crate::assets::Arch;
 use crate::mac::devices;
-use crate::scenario::Bus;
-use crate::scenario::Case;
+use crate::scenario::{
+    Bus,
+    Case, //
+};
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use serde_json::{
+    json,
+    Value, //
+};
+use std::{
+    fs::File,
+    io::{
+        BufRead,
+        BufReader,
+        Write, //
+    },
+    os::unix::net::UnixStream,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::{
+        Command,
+        Stdio, //
+    },
+};
 
 /// Name of the virtio port on which the guest's scripts talk to this program.
 const PORT: &str = "org.apple-dma-pci.runner";

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Words for people: results of cases, and the demonstration's summary.
 
-use std::io::stdout;
-use std::io::IsTerminal;
-
-use serde_json::Value;
-
 use crate::run::Outcome;
-use crate::verdict;
-use crate::verdict::Assertion;
+use crate::verdict::{
+    self,
+    Assertion, //
+};
+use serde_json::Value;
+use std::io::{
+    stdout,
+    IsTerminal, //
+};
 
 /// Most lines of a guest's console that a failure shows.
 const TAIL: usize = 40;

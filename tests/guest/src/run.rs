@@ -1,33 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Runs one guest against one simulated Mac, from start to power-off, and gathers what
 //! came of it. Whether that is good is for `verdict` to say.
 
-use std::fs;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::ExitStatus;
-use std::sync::mpsc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
-
-use anyhow::anyhow;
-use anyhow::Context;
-use anyhow::Result;
-use serde_json::Value;
-
 use crate::assets::Assets;
-use crate::channel;
-use crate::channel::Event;
+use crate::channel::{
+    self,
+    Event, //
+};
 use crate::device_tree;
 use crate::mac::Mac;
 use crate::process::Process;
-use crate::qemu;
-use crate::qemu::Console;
-use crate::qemu::Uefi;
+use crate::qemu::{
+    self,
+    Console,
+    Uefi, //
+};
 use crate::scenario::Case;
+use anyhow::{
+    anyhow,
+    Context,
+    Result, //
+};
+use serde_json::Value;
+use std::{
+    fs,
+    os::unix::net::UnixListener,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::ExitStatus,
+    sync::mpsc::{
+        self,
+        RecvTimeoutError, //
+    },
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
 
 /// How often a guest that says nothing is looked after.
 const POLL: Duration = Duration::from_millis(100);

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! What scenarios.toml says: which guests to boot, with what, and what must come of it.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
-
-use anyhow::bail;
-use anyhow::Context;
-use anyhow::Result;
+use crate::assets::{
+    Arch,
+    System, //
+};
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
 use regex_lite::Regex;
 use serde::Deserialize;
-
-use crate::assets::Arch;
-use crate::assets::System;
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::Duration, //
+};
 
 /// The module that all of this is about.
 const MODULE: &str = "apple_dma_pci";

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Decides what of an outcome is good: assertions about a guest that its own scripts
 //! cannot make.
 
-use std::collections::BTreeMap;
-
-use anyhow::Context;
-use anyhow::Result;
+use crate::channel::Event;
+use crate::run::Outcome;
+use crate::scenario::{
+    Case,
+    Scenario, //
+};
+use anyhow::{
+    Context,
+    Result, //
+};
 use regex_lite::Regex;
 use serde::Deserialize;
 use serde_json::Value;
-
-use crate::channel::Event;
-use crate::run::Outcome;
-use crate::scenario::Case;
-use crate::scenario::Scenario;
+use std::collections::BTreeMap;
 
 /// Kernel messages that no guest may have.
 const TROUBLE: &[&str] = &[
@@ -261,14 +264,13 @@ fn no_violation(violations: &Violations) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
-    use std::time::Duration;
-
-    use serde_json::json;
-
     use crate::assets::Arch;
+    use serde_json::json;
+    use std::{
+        os::unix::process::ExitStatusExt,
+        process::ExitStatus,
+        time::Duration, //
+    };
 
     fn case(extra: &str) -> Case {
         let text = format!("name = 'a'\nabout = 'x'\narch = ['arm64']\n{extra}");

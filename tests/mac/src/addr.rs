@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Addresses of the two spaces that the DART connects, as types that do not
 //! mix, and the DART's granule.
 
-use std::fmt;
-
 use serde::Serialize;
+use std::fmt;
 
 /// The DART's page in bytes: 16 KiB. Mappings are made of whole granules, and
 /// an IOVA equals its GPA modulo the granule.

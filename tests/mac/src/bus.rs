@@ -1,27 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! A managed device's side of the bus: DMA through the DART, and interrupts.
 //!
 //! A device backend knows guest memory only through [`Bus`]. Long transfers are
 //! cut into chunks and each chunk is translated when its bytes move, so a
 //! mapping that is taken away during a transfer is missed and counted.
 
-use std::sync::atomic::fence;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
-use std::sync::RwLock;
-
-use thiserror::Error;
-
 use crate::addr::Iova;
 use crate::dart::Dart;
 use crate::irq::Msix;
 use crate::memory::GuestRam;
-use crate::stats::count;
-use crate::stats::DeviceCounters;
-use crate::stats::Direction;
-use crate::stats::FaultCause;
-use crate::stats::FaultDetail;
+use crate::stats::{
+    count,
+    DeviceCounters,
+    Direction,
+    FaultCause,
+    FaultDetail, //
+};
+use std::sync::{
+    atomic::{
+        fence,
+        AtomicBool,
+        Ordering, //
+    },
+    Arc,
+    RwLock, //
+};
+use thiserror::Error;
 
 /// Most bytes that move under one translation. Chunks end at multiples of it.
 pub const CHUNK: usize = 4096;
@@ -228,10 +233,14 @@ fn chunk_len(at: Iova, len: usize) -> usize {
 pub mod fixture {
     use super::*;
     use crate::addr::Gpa;
-    use crate::dart::Limits;
-    use crate::dart::Mode;
-    use crate::iova::IovaSpace;
-    use crate::iova::Placement;
+    use crate::dart::{
+        Limits,
+        Mode, //
+    };
+    use crate::iova::{
+        IovaSpace,
+        Placement, //
+    };
 
     /// First GPA of the RAM.
     pub const RAM: u64 = 0x4000_0000;

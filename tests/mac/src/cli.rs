@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The command line: what `--help` says, and device specifications.
 
-use std::path::PathBuf;
-
-use clap::Args;
-use clap::Parser;
-
 use crate::addr::Iova;
-use crate::companion;
-use crate::companion::Dialect;
+use crate::companion::{
+    self,
+    Dialect, //
+};
 use crate::dart;
 use crate::engine;
 use crate::hostile::Hostile;
 use crate::iova::Placement;
 use crate::nvme;
+use clap::{
+    Args,
+    Parser, //
+};
+use std::path::PathBuf;
 
 /// A simulated Mac: PCI devices behind a DART, for an unmodified QEMU.
 ///

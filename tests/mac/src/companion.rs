@@ -1,40 +1,57 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The companion: its registers, the command block, batches in both dialects.
 //!
 //! What a mapping is belongs to [`crate::dart`]; what lies look like, to
 //! [`crate::hostile`]. The real companion is exceeded in strictness: what a guest
 //! must not do is counted as a violation.
 
-use std::mem::offset_of;
-use std::mem::size_of;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::RwLock;
-use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
-
-use clap::ValueEnum;
-use vm_memory::ByteValued;
-
 use crate::addr::Gpa;
-use crate::dart::Dart;
-use crate::dart::Mapping;
-use crate::dart::RamBlocks;
-use crate::dart::Refusal;
-use crate::hostile::About;
-use crate::hostile::Hostile;
-use crate::hostile::MapAnswer;
-use crate::hostile::UnmapAnswer;
+use crate::dart::{
+    Dart,
+    Mapping,
+    RamBlocks,
+    Refusal, //
+};
+use crate::hostile::{
+    About,
+    Hostile,
+    MapAnswer,
+    UnmapAnswer, //
+};
 use crate::memory::GuestRam;
-use crate::pci::Bar;
-use crate::pci::Identity;
-use crate::stats::lock;
-use crate::stats::CompanionStats;
+use crate::pci::{
+    Bar,
+    Identity, //
+};
+use crate::stats::{
+    lock,
+    CompanionStats, //
+};
 use crate::wire::companion::*;
+use clap::ValueEnum;
+use std::{
+    mem::{
+        offset_of,
+        size_of, //
+    },
+    sync::{
+        atomic::{
+            AtomicBool,
+            AtomicU32,
+            Ordering, //
+        },
+        Arc,
+        Mutex,
+        RwLock, //
+    },
+    thread::JoinHandle,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+use vm_memory::ByteValued;
 
 /// Most entries in a batch unless configured otherwise.
 pub const DEFAULT_MAX_BATCH: u32 = 4096;

@@ -1,24 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The control socket: one JSON object per line in, one per line out.
 
-use std::io;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Write;
-use std::os::unix::net::UnixListener;
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::thread;
-
-use serde::Deserialize;
-use serde_json::json;
-use serde_json::Value;
-
-use crate::hostile::About;
-use crate::hostile::Hostile;
-use crate::mac::Mac;
-use crate::mac::Pair;
+use crate::hostile::{
+    About,
+    Hostile, //
+};
+use crate::mac::{
+    Mac,
+    Pair, //
+};
 use crate::stats::lock;
+use serde::Deserialize;
+use serde_json::{
+    json,
+    Value, //
+};
+use std::{
+    io::{
+        self,
+        BufRead,
+        BufReader,
+        Write, //
+    },
+    os::unix::net::{
+        UnixListener,
+        UnixStream, //
+    },
+    sync::Arc,
+    thread, //
+};
 
 /// A request. README.md says what each does.
 #[derive(Debug, Deserialize)]

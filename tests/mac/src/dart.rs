@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The dext and the DART: which guest memory one managed device may reach, and
 //! at which IOVAs.
 //!
@@ -6,19 +7,23 @@
 //! [`crate::bus`]; neither PCI nor vfio-user is known here. Counting is left to
 //! the callers, except for what the limits are about.
 
-use std::collections::btree_map::Entry;
-use std::collections::BTreeMap;
-
+use crate::addr::{
+    granule_offset,
+    granules,
+    Gpa,
+    Iova,
+    GRANULE, //
+};
+use crate::iova::{
+    IovaSpace,
+    Placement, //
+};
 use serde::Serialize;
+use std::collections::{
+    btree_map::Entry,
+    BTreeMap, //
+};
 use thiserror::Error;
-
-use crate::addr::granule_offset;
-use crate::addr::granules;
-use crate::addr::Gpa;
-use crate::addr::Iova;
-use crate::addr::GRANULE;
-use crate::iova::IovaSpace;
-use crate::iova::Placement;
 
 /// Slots of the dext: how many mappings can be live at a time.
 pub const DEFAULT_MAX_ENTRIES: u64 = 65_536;
@@ -269,9 +274,8 @@ impl Dart {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
+    use proptest::prelude::*;
 
     const BASE: u64 = 0x8001_0000_0000;
 

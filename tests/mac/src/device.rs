@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! What a managed device is to the server that presents it.
 
 use crate::pci::Identity;

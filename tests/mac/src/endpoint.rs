@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The endpoint that the kernel's `pci_endpoint_test` driver tests: registers in
 //! BAR0, plain memory in the other BARs, DMA of one buffer at a time, and every
 //! kind of interrupt.
@@ -7,27 +8,42 @@
 //! function of a real endpoint calls a read is DMA out of guest memory, a write is
 //! DMA into it.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::thread;
-use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
-
 use crate::addr::Iova;
-use crate::bus::Bus;
-use crate::bus::DmaError;
-use crate::bus::Line;
+use crate::bus::{
+    Bus,
+    DmaError,
+    Line, //
+};
 use crate::device::Device;
 use crate::engine::pattern;
-use crate::pci::Bar;
-use crate::pci::Identity;
-use crate::pci::MsixLayout;
-use crate::stats::count;
-use crate::stats::lock;
+use crate::pci::{
+    Bar,
+    Identity,
+    MsixLayout, //
+};
+use crate::stats::{
+    count,
+    lock, //
+};
+use std::{
+    sync::{
+        atomic::{
+            AtomicBool,
+            Ordering, //
+        },
+        Arc,
+        Condvar,
+        Mutex, //
+    },
+    thread::{
+        self,
+        JoinHandle, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
+};
 
 /// MSI-X vectors.
 pub const MSIX_VECTORS: u16 = 8;
@@ -444,8 +460,10 @@ fn checksum(crc: crc32fast::Hasher) -> u32 {
 mod tests {
     use super::*;
     use crate::addr::Gpa;
-    use crate::bus::fixture;
-    use crate::bus::fixture::RAM;
+    use crate::bus::fixture::{
+        self,
+        RAM, //
+    };
     use crate::dart::Mode;
 
     struct Guest {

@@ -1,27 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The DMA engine of `tests/uapi/dma_engine.h`: a device that moves bytes to and
 //! from any IOVA on command, on several channels at once.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::thread;
-use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
-
 use crate::addr::Iova;
-use crate::bus::Bus;
-use crate::bus::DmaError;
+use crate::bus::{
+    Bus,
+    DmaError, //
+};
 use crate::device::Device;
-use crate::pci::Bar;
-use crate::pci::Identity;
-use crate::pci::MsixLayout;
-use crate::stats::count;
-use crate::stats::lock;
+use crate::pci::{
+    Bar,
+    Identity,
+    MsixLayout, //
+};
+use crate::stats::{
+    count,
+    lock, //
+};
 use crate::wire::engine::*;
+use std::{
+    sync::{
+        atomic::{
+            AtomicBool,
+            Ordering, //
+        },
+        Arc,
+        Condvar,
+        Mutex, //
+    },
+    thread::{
+        self,
+        JoinHandle, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
+};
 
 /// Most channels that the register block has room for.
 pub const MAX_CHANNELS: u16 =
@@ -536,8 +552,10 @@ fn mix(x: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::addr::Gpa;
-    use crate::bus::fixture;
-    use crate::bus::fixture::RAM;
+    use crate::bus::fixture::{
+        self,
+        RAM, //
+    };
     use crate::dart::Mode;
 
     struct Guest {

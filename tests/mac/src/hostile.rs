@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Lies: how a hostile host falsifies its answers.
 //!
 //! Only answers are falsified. What the DART maps is what a truthful host would
 //! have mapped, so a guest that trusts a lie faults.
 
-use clap::ValueEnum;
-use serde::Deserialize;
-use serde::Serialize;
-
-use crate::addr::granule_offset;
-use crate::addr::Gpa;
-use crate::addr::Iova;
-use crate::addr::GRANULE;
+use crate::addr::{
+    granule_offset,
+    Gpa,
+    Iova,
+    GRANULE, //
+};
 use crate::dart::Dart;
-use crate::wire::companion::APPLE_DMA_PCI_CMD_MAP;
-use crate::wire::companion::APPLE_DMA_PCI_CMD_UNMAP;
-use crate::wire::companion::APPLE_DMA_PCI_STATUS_INVAL;
-use crate::wire::companion::APPLE_DMA_PCI_STATUS_IOERR;
-use crate::wire::companion::APPLE_DMA_PCI_STATUS_OK;
+use crate::wire::companion::{
+    APPLE_DMA_PCI_CMD_MAP,
+    APPLE_DMA_PCI_CMD_UNMAP,
+    APPLE_DMA_PCI_STATUS_INVAL,
+    APPLE_DMA_PCI_STATUS_IOERR,
+    APPLE_DMA_PCI_STATUS_OK, //
+};
+use clap::ValueEnum;
+use serde::{
+    Deserialize,
+    Serialize, //
+};
 
 /// A status that the protocol does not know.
 const UNKNOWN_STATUS: u32 = 0x7777;

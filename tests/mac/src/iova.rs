@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Where mappings go in IOVA space: an allocator of granules over one aperture.
 //!
 //! It knows nothing of guests or keys. Every allocation is followed by a guard
 //! granule that is never handed out, so that a device that runs past the end
 //! of a mapping meets a hole and not its neighbour.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
-
-use rand::rngs::SmallRng;
-use rand::Rng;
-use rand::SeedableRng;
+use crate::addr::{
+    Iova,
+    GRANULE, //
+};
+use rand::{
+    rngs::SmallRng,
+    Rng,
+    SeedableRng, //
+};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    str::FromStr, //
+};
 use thiserror::Error;
-
-use crate::addr::Iova;
-use crate::addr::GRANULE;
 
 /// How an allocation picks its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,9 +203,8 @@ impl IovaSpace {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
+    use proptest::prelude::*;
 
     const BASE: u64 = 0x8001_0000_0000;
 

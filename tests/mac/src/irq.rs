@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Interrupts as a device raises them, MSI-X vectors and others alike: eventfds that
 //! QEMU hands over. The table and the masking are QEMU's.
 
-use std::fs::File;
-use std::io::Write;
-use std::sync::Mutex;
-
 use crate::stats::lock;
+use std::{
+    fs::File,
+    io::Write,
+    sync::Mutex, //
+};
 
 #[derive(Debug, Default)]
 struct Vector {
@@ -86,11 +88,14 @@ impl Vector {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixStream;
-
     use super::*;
+    use std::{
+        io::Read,
+        os::{
+            fd::OwnedFd,
+            unix::net::UnixStream, //
+        },
+    };
 
     #[test]
     fn pending_is_delivered_on_connect() {

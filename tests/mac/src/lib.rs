@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! A simulated Mac for testing `apple-dma-pci`: PCI devices behind a DART, served
 //! over vfio-user to an unmodified QEMU.
 //!

@@ -1,56 +1,81 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The whole machine: devices with their companions, sockets and threads.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::Sender;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::RwLock;
-use std::thread;
-use std::time::Duration;
-
-use anyhow::anyhow;
-use anyhow::bail;
-use anyhow::Context;
-use anyhow::Result;
-
 use crate::bus::Bus;
-use crate::cli::Cli;
-use crate::cli::Kind;
-use crate::cli::Spec;
-use crate::companion;
-use crate::companion::Companion;
-use crate::companion::Settings;
-use crate::companion::Shared;
+use crate::cli::{
+    Cli,
+    Kind,
+    Spec, //
+};
+use crate::companion::{
+    self,
+    Companion,
+    Settings,
+    Shared, //
+};
 use crate::control;
-use crate::dart::Dart;
-use crate::dart::Mode;
+use crate::dart::{
+    Dart,
+    Mode, //
+};
 use crate::device::Device;
-use crate::endpoint;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{
+    self,
+    Endpoint, //
+};
 use crate::engine::Engine;
 use crate::iova::IovaSpace;
 use crate::memory::GuestRam;
 use crate::nvme;
 use crate::pci::Identity;
-use crate::server;
-use crate::server::Function;
-use crate::server::Managed;
-use crate::server::Port;
-use crate::server::Watcher;
-use crate::stats::lock;
-use crate::stats::PairStats;
-use crate::stats::Stats;
+use crate::server::{
+    self,
+    Function,
+    Managed,
+    Port,
+    Watcher, //
+};
+use crate::stats::{
+    lock,
+    PairStats,
+    Stats, //
+};
+use anyhow::{
+    anyhow,
+    bail,
+    Context,
+    Result, //
+};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io,
+    os::unix::{
+        fs::FileTypeExt,
+        net::UnixListener, //
+    },
+    path::{
+        Path,
+        PathBuf, //
+    },
+    sync::{
+        atomic::{
+            AtomicUsize,
+            Ordering, //
+        },
+        mpsc::{
+            Receiver,
+            Sender, //
+        },
+        Arc,
+        Condvar,
+        Mutex,
+        RwLock, //
+    },
+    thread,
+    time::Duration, //
+};
 
 /// Longest path of a socket in bytes: `sun_path` less its terminator.
 const MAX_SOCKET_PATH: usize = 107;

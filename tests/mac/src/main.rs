@@ -1,24 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The simulated Mac as a program: start, wait, write the statistics.
 
-use std::fs;
-use std::io;
-use std::io::Write;
-use std::process::ExitCode;
-use std::sync::mpsc::channel;
-use std::thread;
-
-use anyhow::Context;
-use anyhow::Result;
+use anyhow::{
+    Context,
+    Result, //
+};
+use apple_dma_mac::{
+    cli::Cli,
+    mac::{
+        Event,
+        Mac, //
+    },
+};
 use clap::Parser;
 use log::LevelFilter;
-use signal_hook::consts::SIGINT;
-use signal_hook::consts::SIGTERM;
-use signal_hook::iterator::Signals;
-
-use apple_dma_mac::cli::Cli;
-use apple_dma_mac::mac::Event;
-use apple_dma_mac::mac::Mac;
+use signal_hook::{
+    consts::{
+        SIGINT,
+        SIGTERM, //
+    },
+    iterator::Signals, //
+};
+use std::{
+    fs,
+    io::{
+        self,
+        Write, //
+    },
+    process::ExitCode,
+    sync::mpsc::channel,
+    thread, //
+};
 
 fn run(cli: &Cli) -> Result<()> {
     let (events, inbox) = channel();

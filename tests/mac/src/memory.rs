@@ -1,28 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Guest RAM as one vfio-user connection sees it: the blocks that QEMU announced
 //! on it, and copies in and out of them.
 //!
 //! Nothing is translated here; addresses are guest-physical. A copy never
 //! crosses from one block into another.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::sync::atomic::fence;
-use std::sync::atomic::Ordering;
-use std::sync::RwLock;
-
-use thiserror::Error;
-use vm_memory::ByteValued;
-use vm_memory::Bytes;
-use vm_memory::FileOffset;
-use vm_memory::GuestAddress;
-use vm_memory::GuestMemoryRegion;
-use vm_memory::GuestRegionMmap;
-use vm_memory::MemoryRegionAddress;
-
 use crate::addr::Gpa;
 use crate::dart::RamBlocks;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    sync::{
+        atomic::{
+            fence,
+            Ordering, //
+        },
+        RwLock, //
+    },
+};
+use thiserror::Error;
+use vm_memory::{
+    ByteValued,
+    Bytes,
+    FileOffset,
+    GuestAddress,
+    GuestMemoryRegion,
+    GuestRegionMmap,
+    MemoryRegionAddress, //
+};
 
 /// The range is not wholly in one block of guest RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! PCI configuration space as the devices here present it.
 //!
 //! The real host keeps BAR writes and STATUS writes from the device and

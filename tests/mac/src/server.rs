@@ -1,19 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! vfio-user: PCI functions on sockets, one thread and one QEMU at a time each.
 //!
 //! Everything here is the same for companions and for managed devices; what
 //! differs is behind [`Port`].
-
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
-
-use vfio_bindings::bindings::vfio::*;
-use vfio_user::DmaMapFlags;
-use vfio_user::DmaUnmapFlags;
-use vfio_user::IrqInfo;
-use vfio_user::ServerBackend;
-use vfio_user::ServerRegion;
 
 use crate::addr::Gpa;
 use crate::bus::Bus;
@@ -21,8 +11,23 @@ use crate::companion::Companion;
 use crate::device::Device;
 use crate::irq::Msix;
 use crate::memory::GuestRam;
-use crate::pci::ConfigSpace;
-use crate::pci::Identity;
+use crate::pci::{
+    ConfigSpace,
+    Identity, //
+};
+use std::{
+    fs::File,
+    io,
+    sync::Arc, //
+};
+use vfio_bindings::bindings::vfio::*;
+use vfio_user::{
+    DmaMapFlags,
+    DmaUnmapFlags,
+    IrqInfo,
+    ServerBackend,
+    ServerRegion, //
+};
 
 /// The device behind a function's configuration space.
 pub trait Port: Send {

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! What is counted, and the JSON it becomes. The names here are the names in
 //! `--stats` files and in answers on the control socket; README.md explains them.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-
-use serde::Serialize;
-
 use crate::addr::Iova;
 use crate::dart::Refusal;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        atomic::{
+            AtomicU64,
+            Ordering, //
+        },
+        Mutex,
+        MutexGuard, //
+    },
+};
 
 /// Most texts kept in a list of violations; the count goes on.
 const MAX_VIOLATIONS: usize = 64;

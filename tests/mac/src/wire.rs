@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The wire as Rust sees it: bindings generated from `uapi/apple_dma_pci.h`
 //! and `tests/uapi/dma_engine.h`, and nothing written by hand but the proof
 //! that the structures may be copied as bytes.

@@ -1,38 +1,67 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The whole machine over its sockets, with a vfio-user client in QEMU's place.
 
-use std::fs;
-use std::fs::File;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Write;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::sync::mpsc::channel;
-use std::sync::mpsc::Receiver;
-use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
-
+use apple_dma_mac::{
+    cli::Cli,
+    mac::{
+        Event,
+        Mac, //
+    },
+    wire::{
+        companion::*,
+        engine::*, //
+    },
+};
 use clap::Parser;
-use serde_json::json;
-use serde_json::Value;
+use serde_json::{
+    json,
+    Value, //
+};
+use std::{
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        BufRead,
+        BufReader,
+        Write, //
+    },
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::FileExt,
+            net::UnixStream, //
+        },
+    },
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::{
+        Child,
+        Command,
+        Stdio, //
+    },
+    sync::{
+        mpsc::{
+            channel,
+            Receiver, //
+        },
+        Arc, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
+};
 use vfio_bindings::bindings::vfio::*;
 use vfio_user::Client;
-use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::eventfd::EFD_NONBLOCK;
-
-use apple_dma_mac::cli::Cli;
-use apple_dma_mac::mac::Event;
-use apple_dma_mac::mac::Mac;
-use apple_dma_mac::wire::companion::*;
-use apple_dma_mac::wire::engine::*;
+use vmm_sys_util::eventfd::{
+    EventFd,
+    EFD_NONBLOCK, //
+};
 
 const RAM: u64 = 0x4000_0000;
 const RAM_SIZE: u64 = 8 << 20;

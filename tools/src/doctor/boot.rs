@@ -4,9 +4,11 @@
 //! root file system.
 
 use crate::doctor::finding::Finding;
-use crate::doctor::guest::underscores;
-use crate::doctor::guest::Guest;
-use crate::doctor::guest::MODULE;
+use crate::doctor::guest::{
+    underscores,
+    Guest,
+    MODULE, //
+};
 use crate::doctor::module;
 use std::collections::BTreeSet;
 
@@ -176,8 +178,10 @@ pub fn initramfs(guest: &Guest) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::fixture::Fixture;
-    use crate::doctor::fixture::RELEASE;
+    use crate::doctor::fixture::{
+        Fixture,
+        RELEASE, //
+    };
 
     const CONF: &str = "lib/modprobe.d/apple-dma-pci.conf";
 

@@ -3,10 +3,14 @@
 //! What the module counted that should not have happened. docs/ABI describes the files.
 
 use crate::doctor::finding::Finding;
-use crate::doctor::guest::Companion;
-use crate::doctor::guest::Guest;
-use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use crate::doctor::guest::{
+    Companion,
+    Guest, //
+};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind, //
+};
 
 const DEBUGFS: &str = "/sys/kernel/debug/apple_dma_pci";
 
@@ -175,8 +179,10 @@ fn of(guest: &Guest, companion: &Companion) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::doctor::fixture::Fixture;
-    use std::collections::BTreeSet;
-    use std::fs::read_to_string;
+    use std::{
+        collections::BTreeSet,
+        fs::read_to_string, //
+    };
 
     const FILES: &str = "sys/kernel/debug/apple_dma_pci/0000:00:10.0";
 

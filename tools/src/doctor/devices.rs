@@ -3,11 +3,13 @@
 //! Companions and managed devices: whether they are there, on which bus, and who drives them.
 
 use crate::doctor::finding::Finding;
-use crate::doctor::guest::underscores;
-use crate::doctor::guest::Companion;
-use crate::doctor::guest::Guest;
-use crate::doctor::guest::COMPANION;
-use crate::doctor::guest::MODULE;
+use crate::doctor::guest::{
+    underscores,
+    Companion,
+    Guest,
+    COMPANION,
+    MODULE, //
+};
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 
@@ -259,8 +261,10 @@ pub fn bus_numbers(guest: &Guest) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::fixture::Fixture;
-    use crate::doctor::fixture::RELEASE;
+    use crate::doctor::fixture::{
+        Fixture,
+        RELEASE, //
+    };
 
     #[test]
     fn the_companion_is_that_of_the_wire() {

@@ -4,8 +4,10 @@
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::Guest;
-use crate::doctor::kernel;
-use crate::doctor::module;
+use crate::doctor::{
+    kernel,
+    module, //
+};
 
 /// Where DKMS keeps what it knows of the module.
 pub const STATE: &str = "/var/lib/dkms/apple-dma-pci";
@@ -175,8 +177,10 @@ fn missing(guest: &Guest, version: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::fixture::Fixture;
-    use crate::doctor::fixture::RELEASE;
+    use crate::doctor::fixture::{
+        Fixture,
+        RELEASE, //
+    };
 
     const DKMS: &str = "var/lib/dkms/apple-dma-pci";
 

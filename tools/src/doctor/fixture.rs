@@ -2,27 +2,41 @@
 
 //! Systems for tests: a healthy guest in a directory, to be broken one thing at a time.
 
-use crate::doctor::finding::Finding;
-use crate::doctor::finding::Severity;
+use crate::doctor::finding::{
+    Finding,
+    Severity, //
+};
 use crate::doctor::guest::Guest;
 use crate::doctor::system::System;
-use flate2::write::GzEncoder;
-use flate2::Compression;
-use object::write::Object;
-use object::Architecture;
-use object::BinaryFormat;
-use object::Endianness;
-use object::SectionKind;
-use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::fs;
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::path::PathBuf;
-use std::time::Duration;
-use std::time::SystemTime;
+use flate2::{
+    write::GzEncoder,
+    Compression, //
+};
+use object::{
+    write::Object,
+    Architecture,
+    BinaryFormat,
+    Endianness,
+    SectionKind, //
+};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    fs::{
+        self,
+        File, //
+    },
+    io::Write,
+    os::unix::fs::symlink,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    time::{
+        Duration,
+        SystemTime, //
+    },
+};
 use tempfile::TempDir;
 
 /// The guest's kernel.

@@ -4,14 +4,22 @@
 //! their devices. Nothing here judges.
 
 use crate::doctor::system::System;
-use anyhow::Context;
-use anyhow::Result;
+use anyhow::{
+    Context,
+    Result, //
+};
 use flate2::read::GzDecoder;
 use glob::Pattern;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::io;
-use std::io::Read;
+use std::{
+    collections::{
+        BTreeMap,
+        BTreeSet, //
+    },
+    io::{
+        self,
+        Read, //
+    },
+};
 
 /// The module's name.
 pub const MODULE: &str = "apple_dma_pci";

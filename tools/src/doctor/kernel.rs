@@ -114,8 +114,10 @@ pub fn options(guest: &Guest) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::fixture::Fixture;
-    use crate::doctor::fixture::RELEASE;
+    use crate::doctor::fixture::{
+        Fixture,
+        RELEASE, //
+    };
 
     #[test]
     fn supported_kernels_are_those_that_the_module_builds_for() {

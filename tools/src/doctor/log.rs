@@ -2,17 +2,21 @@
 
 //! What the kernel's log says of the module, since all was well for the last time.
 
-use crate::doctor::finding::Finding;
-use crate::doctor::finding::Severity;
+use crate::doctor::finding::{
+    Finding,
+    Severity, //
+};
 use crate::doctor::guest::Guest;
-use crate::doctor::messages::Known;
-use crate::doctor::messages::Message;
-use crate::doctor::messages::CAUSES;
-use crate::doctor::messages::ENDS;
-use crate::doctor::messages::KERNEL;
-use crate::doctor::messages::LOADING;
-use crate::doctor::messages::MANAGES;
-use crate::doctor::messages::MESSAGES;
+use crate::doctor::messages::{
+    Known,
+    Message,
+    CAUSES,
+    ENDS,
+    KERNEL,
+    LOADING,
+    MANAGES,
+    MESSAGES, //
+};
 use regex_lite::Regex;
 
 /// Where the log of a system is that does not run.
@@ -166,8 +170,10 @@ pub fn log(guest: &Guest) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::fixture::Fixture;
-    use crate::doctor::fixture::MANAGED;
+    use crate::doctor::fixture::{
+        Fixture,
+        MANAGED, //
+    };
 
     const COMPANION: &str = "apple_dma_pci 0000:00:10.0";
 

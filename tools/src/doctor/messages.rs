@@ -582,10 +582,14 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
-    use std::fs;
-    use std::path::Path;
-    use std::path::PathBuf;
+    use std::{
+        collections::BTreeSet,
+        fs,
+        path::{
+            Path,
+            PathBuf, //
+        },
+    };
 
     fn repository() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -5,11 +5,15 @@
 
 use crate::doctor::dkms;
 use crate::doctor::finding::Finding;
-use crate::doctor::guest::underscores;
-use crate::doctor::guest::Guest;
-use crate::doctor::guest::MODULE;
-use object::Object;
-use object::ObjectSection;
+use crate::doctor::guest::{
+    underscores,
+    Guest,
+    MODULE, //
+};
+use object::{
+    Object,
+    ObjectSection, //
+};
 use std::collections::BTreeMap;
 
 /// Where modules are that are not the kernel's own, below those of a kernel.
@@ -398,9 +402,11 @@ fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::fixture::module_file;
-    use crate::doctor::fixture::Fixture;
-    use crate::doctor::fixture::RELEASE;
+    use crate::doctor::fixture::{
+        module_file,
+        Fixture,
+        RELEASE, //
+    };
 
     const FILE: &str = "updates/dkms/apple_dma_pci.ko";
 

@@ -3,22 +3,32 @@
 //! The system that is looked at: files below a root, and programs where that is the running
 //! system's. What the files mean is no matter of this file.
 
-use anyhow::Context;
-use anyhow::Result;
-use rustix::fs::Dir;
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
-use rustix::fs::ResolveFlags;
-use rustix::io::Errno;
+use anyhow::{
+    Context,
+    Result, //
+};
+use rustix::{
+    fs::{
+        Dir,
+        Mode,
+        OFlags,
+        ResolveFlags, //
+    },
+    io::Errno, //
+};
 #[cfg(test)]
 use std::collections::BTreeMap;
-use std::env;
-use std::fs::File;
-use std::io;
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::Command;
+use std::{
+    env,
+    fs::File,
+    io::{
+        self,
+        Read, //
+    },
+    os::fd::OwnedFd,
+    path::Path,
+    process::Command, //
+};
 
 /// Where programs are that are not in the path of those who are not root.
 const ADMIN_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";

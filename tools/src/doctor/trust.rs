@@ -115,8 +115,10 @@ pub fn secure_boot(guest: &Guest) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::fixture::Fixture;
-    use crate::doctor::fixture::RELEASE;
+    use crate::doctor::fixture::{
+        Fixture,
+        RELEASE, //
+    };
 
     const LOCKDOWN: &str = "sys/kernel/security/lockdown";
 

@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! What was measured: as guests tell it, as JSON, and by name.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
-
-use anyhow::Context;
-use anyhow::Error;
-use anyhow::Result;
-use serde::Deserialize;
-use serde::Serialize;
+use anyhow::{
+    Context,
+    Error,
+    Result, //
+};
+use serde::{
+    Deserialize,
+    Serialize, //
+};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    str::FromStr, //
+};
 
 /// Some numbers that belong together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

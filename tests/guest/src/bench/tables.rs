@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! What people read of the figures: tables in Markdown, as docs/performance.md has them.
 
-use super::figures::ratio;
-use super::figures::Figure;
-use super::figures::Figures;
-use super::targets;
-use super::targets::Bound;
+use super::figures::{
+    ratio,
+    Figure,
+    Figures, //
+};
+use super::targets::{
+    self,
+    Bound, //
+};
 
 /// How many mappings were live beside those that were timed.
 pub const LIVE: [&str; 4] = ["10", "1000", "10000", "50000"];

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! What the figures should be, and whether they are.
 
-use std::collections::BTreeSet;
-
-use serde::Serialize;
-
-use super::figures::ratio;
-use super::figures::Figure;
-use super::figures::Figures;
+use super::figures::{
+    ratio,
+    Figure,
+    Figures, //
+};
 use super::tables::LIVE;
+use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Default of the module parameter `max_bytes`.
 pub const BUDGET: f64 = 1_342_177_280.0;
@@ -54,8 +55,10 @@ pub fn with(figures: &Figures) -> Report<'_> {
 
 /// The targets.
 pub fn all(figures: &Figures) -> Vec<Target> {
-    use Bound::Ceiling;
-    use Bound::Floor;
+    use Bound::{
+        Ceiling,
+        Floor, //
+    };
 
     let calls = |mode: &str, case: &str| figures.one("calls", mode, case).and_then(Figure::pair);
     let hits = LIVE.map(|live| calls("hit", &format!("page-{live}")));

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The companion against RAM of its own: both dialects, every error.
 
 use super::*;
-use crate::addr::granule_offset;
-use crate::addr::Iova;
-use crate::dart::Limits;
-use crate::dart::Mode;
-use crate::iova::IovaSpace;
-use crate::iova::Placement;
+use crate::addr::{
+    granule_offset,
+    Iova, //
+};
+use crate::dart::{
+    Limits,
+    Mode, //
+};
+use crate::iova::{
+    IovaSpace,
+    Placement, //
+};
 
 const RAM: u64 = 0x4000_0000;
 const RAM_SIZE: u64 = 16 << 20;

@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Commands of the admin queue.
 
-use std::sync::Arc;
+//! Commands of the admin queue.
 
 use crate::nvme::controller::Core;
 use crate::nvme::data::Transfer;
-use crate::nvme::identify;
-use crate::nvme::identify::MAX_ASYNC_EVENTS;
-use crate::nvme::identify::NSID;
-use crate::nvme::queue::CompletionQueue;
-use crate::nvme::queue::SubmissionQueue;
-use crate::nvme::spec::admin;
-use crate::nvme::spec::cc_entry_sizes;
-use crate::nvme::spec::feature;
-use crate::nvme::spec::Command;
-use crate::nvme::spec::Status;
-use crate::nvme::spec::ALL_NAMESPACES;
-use crate::nvme::spec::CQE_SIZE;
-use crate::nvme::spec::MAX_ENTRIES;
-use crate::nvme::spec::SQE_SIZE;
+use crate::nvme::identify::{
+    self,
+    MAX_ASYNC_EVENTS,
+    NSID, //
+};
+use crate::nvme::queue::{
+    CompletionQueue,
+    SubmissionQueue, //
+};
+use crate::nvme::spec::{
+    admin,
+    cc_entry_sizes,
+    feature,
+    Command,
+    Status,
+    ALL_NAMESPACES,
+    CQE_SIZE,
+    MAX_ENTRIES,
+    SQE_SIZE, //
+};
 use crate::stats::lock;
+use std::sync::Arc;
 
 /// Executes a command. The value is CDW0 of its completion; `None` means that it is
 /// not complete and stays so.

@@ -1,32 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The register file, the life of the queues, and what all of them share.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::thread;
-use std::thread::JoinHandle;
-use std::time::Duration;
-
 use crate::addr::Iova;
-use crate::bus::Bus;
-use crate::bus::DmaError;
+use crate::bus::{
+    Bus,
+    DmaError, //
+};
 use crate::device::Device;
-use crate::nvme::admin;
 use crate::nvme::identify::Smart;
-use crate::nvme::io as nvm;
-use crate::nvme::queue::CompletionQueue;
-use crate::nvme::queue::Stop;
-use crate::nvme::queue::SubmissionQueue;
+use crate::nvme::queue::{
+    CompletionQueue,
+    Stop,
+    SubmissionQueue, //
+};
 use crate::nvme::spec::*;
-use crate::nvme::Disk;
-use crate::nvme::Params;
-use crate::pci::Bar;
-use crate::pci::Identity;
-use crate::pci::MsixLayout;
-use crate::stats::count;
-use crate::stats::lock;
+use crate::nvme::{
+    admin,
+    io as nvm,
+    Disk,
+    Params, //
+};
+use crate::pci::{
+    Bar,
+    Identity,
+    MsixLayout, //
+};
+use crate::stats::{
+    count,
+    lock, //
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+    thread::{
+        self,
+        JoinHandle, //
+    },
+    time::Duration, //
+};
 
 const BAR_SIZE: u64 = 0x4000;
 const MSIX_TABLE: u32 = 0x2000;

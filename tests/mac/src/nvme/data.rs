@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Moving a command's data, page by page, as long as its queue lives.
 
 use crate::bus::Bus;
-use crate::nvme::prp;
-use crate::nvme::prp::Segment;
+use crate::nvme::prp::{
+    self,
+    Segment, //
+};
 use crate::nvme::queue::SubmissionQueue;
-use crate::nvme::spec::Command;
-use crate::nvme::spec::Status;
+use crate::nvme::spec::{
+    Command,
+    Status, //
+};
 
 /// A command with its data pointer.
 pub struct Transfer<'a> {

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The image behind a namespace: whole blocks of a file.
 
-use std::fs::File;
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-
-use vmm_sys_util::fallocate::fallocate;
-use vmm_sys_util::fallocate::FallocateMode;
+use std::{
+    fs::{
+        File,
+        OpenOptions, //
+    },
+    io,
+    os::unix::fs::FileExt,
+    path::Path, //
+};
+use vmm_sys_util::fallocate::{
+    fallocate,
+    FallocateMode, //
+};
 
 /// An image. Offsets and lengths are in bytes and inside it; callers check.
 #[derive(Debug)]

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! What the controller says about itself: identify structures and log pages.
 //!
 //! Offsets are the specification's, in bytes.
 
-use crate::nvme::spec::admin;
-use crate::nvme::spec::io;
-use crate::nvme::spec::VERSION;
-use crate::nvme::Disk;
-use crate::nvme::Params;
+use crate::nvme::spec::{
+    admin,
+    io,
+    VERSION, //
+};
+use crate::nvme::{
+    Disk,
+    Params, //
+};
 
 /// Bytes of an identify structure.
 pub const SIZE: usize = 4096;

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Commands of I/O queues: the NVM command set.
 
 use crate::nvme::controller::Core;
 use crate::nvme::data::Transfer;
 use crate::nvme::identify::NSID;
 use crate::nvme::queue::SubmissionQueue;
-use crate::nvme::spec::io;
-use crate::nvme::spec::Command;
-use crate::nvme::spec::Status;
-use crate::nvme::spec::ALL_NAMESPACES;
+use crate::nvme::spec::{
+    io,
+    Command,
+    Status,
+    ALL_NAMESPACES, //
+};
 use crate::stats::lock;
 
 /// Bytes of a range of dataset management.

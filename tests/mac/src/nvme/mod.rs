@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! An NVMe 1.4 controller with one namespace, enough for Linux's stock driver.
 //!
 //! [`controller`] is the register file and what the queues share, [`queue`] moves

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Physical region pages: where a command's data is in IOVA space.
 
 use crate::addr::Iova;
-use crate::bus::Bus;
-use crate::bus::DmaError;
+use crate::bus::{
+    Bus,
+    DmaError, //
+};
 use crate::nvme::spec::Status;
 
 /// Bytes of a PRP entry.
@@ -125,13 +128,14 @@ fn whole(iova: Iova, len: usize, page: usize) -> Result<Segment, PrpError> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::addr::Gpa;
-    use crate::bus::fixture;
-    use crate::bus::fixture::RAM;
+    use crate::bus::fixture::{
+        self,
+        RAM, //
+    };
     use crate::dart::Mode;
+    use proptest::prelude::*;
 
     const PAGE: usize = 4096;
 

@@ -1,23 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Submission and completion queues: rings in guest memory, doorbells, phase tags.
 
-use std::sync::atomic::fence;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::time::Duration;
-use std::time::Instant;
-
 use crate::addr::Iova;
-use crate::bus::Bus;
-use crate::bus::DmaError;
-use crate::nvme::spec::Command;
-use crate::nvme::spec::Status;
-use crate::nvme::spec::CQE_SIZE;
-use crate::nvme::spec::SQE_SIZE;
+use crate::bus::{
+    Bus,
+    DmaError, //
+};
+use crate::nvme::spec::{
+    Command,
+    Status,
+    CQE_SIZE,
+    SQE_SIZE, //
+};
 use crate::stats::lock;
+use std::{
+    sync::{
+        atomic::{
+            fence,
+            AtomicBool,
+            Ordering, //
+        },
+        Arc,
+        Condvar,
+        Mutex, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
+};
 
 /// Why a queue's thread has nothing more to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

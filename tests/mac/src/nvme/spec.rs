@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! Numbers and layouts of the NVM Express base specification 1.4, and nothing
 //! that acts on them.
 

@@ -1,31 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
+
 //! The controller against RAM of its own, driven as a driver does.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
-
-use super::spec::admin;
-use super::spec::io;
-use super::spec::reg;
-use super::spec::Status;
-use super::spec::ALL_NAMESPACES;
-use super::spec::CSTS_CFS;
-use super::spec::CSTS_RDY;
-use super::spec::CSTS_SHST_DONE;
-use super::Controller;
-use super::Disk;
-use super::Params;
+use super::spec::{
+    admin,
+    io,
+    reg,
+    Status,
+    ALL_NAMESPACES,
+    CSTS_CFS,
+    CSTS_RDY,
+    CSTS_SHST_DONE, //
+};
+use super::{
+    Controller,
+    Disk,
+    Params, //
+};
 use crate::addr::Gpa;
-use crate::bus::fixture;
-use crate::bus::fixture::RAM;
+use crate::bus::fixture::{
+    self,
+    RAM, //
+};
 use crate::bus::Bus;
 use crate::dart::Mode;
 use crate::device::Device;
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
 
 /// Where the guest keeps things, as offsets in RAM.
 const ASQ: u64 = 0;
@@ -73,8 +83,10 @@ impl Drop for Guest {
 }
 
 fn image(blocks: u64) -> PathBuf {
-    use std::sync::atomic::AtomicU32;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::{
+        AtomicU32,
+        Ordering, //
+    };
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("apple-dma-mac-{}-{n}", std::process::id()));
