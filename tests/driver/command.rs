@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::exercise::{
     self,
     Exercise,
-    Report, //
+    Verdict, //
 };
 use crate::share::{
     self,
@@ -19,19 +19,13 @@ use crate::spec::{
 use kernel::{
     device::Bound,
     pci,
-    prelude::*,
-    str::CString, //
+    prelude::*, //
 };
 
 /// Runs an exercise, and returns what it has to say.
 ///
 /// What it shares must be dropped before the device loses its driver.
-type Drive = unsafe fn(
-    &pci::Device<Bound>,
-    &Engine,
-    &mut Option<Share>,
-    &Spec,
-) -> Result<Option<CString>, Report>;
+type Drive = unsafe fn(&pci::Device<Bound>, &Engine, &mut Option<Share>, &Spec) -> Verdict;
 
 /// A command.
 pub(crate) struct Command {
@@ -70,7 +64,7 @@ impl Command {
         engine: &Engine,
         share: &mut Option<Share>,
         spec: &Spec,
-    ) -> Result<Option<CString>, Report> {
+    ) -> Verdict {
         // SAFETY: By the function's contract.
         unsafe { (self.drive)(pdev, engine, share, spec) }
     }

@@ -16,6 +16,7 @@ mod many;
 mod misuse;
 mod mmap;
 mod pool;
+mod prelude;
 mod sg;
 mod single;
 mod stress;
@@ -79,9 +80,7 @@ use kernel::{
         Device, //
     },
     dma::DataDirection,
-    fmt,
-    new_mutex,
-    pci,
+    fmt, new_mutex, pci,
     prelude::*,
     str::CString,
     sync::{
@@ -90,7 +89,7 @@ use kernel::{
             Relaxed, //
         },
         Mutex, //
-    }, //
+    },
 };
 
 /// The directions that leave something to verify.
@@ -152,6 +151,9 @@ impl Turn<'_, '_, '_> {
         self.context.gfp()
     }
 }
+
+/// The end of a command: remarks, if any, or the first failure.
+pub(crate) type Verdict = Result<Option<CString>, Report>;
 
 /// The failure of a turn, and which turn it was.
 pub(crate) struct Report {
@@ -220,7 +222,7 @@ pub(crate) fn drive<'d, E: Exercise<'d>>(
     pdev: &'d pci::Device<Bound>,
     engine: &Engine,
     spec: &Spec,
-) -> Result<Option<CString>, Report> {
+) -> Verdict {
     check_fitness::<E>(spec)?;
     pin_init::stack_pin_init!(let outcome = pin_init!(Outcome {
         failure <- new_mutex!(None),

@@ -58,6 +58,18 @@ pub(crate) struct Place {
     pub(crate) iova: Option<Iova>,
 }
 
+impl Place {
+    /// Memory of `len` bytes from its start on, without an address yet.
+    pub(crate) fn whole(len: usize, direction: DataDirection) -> Self {
+        Self {
+            len,
+            offset: 0,
+            direction,
+            iova: None,
+        }
+    }
+}
+
 /// The end of a failed test.
 #[derive(Clone, Copy)]
 pub(crate) struct Failure {

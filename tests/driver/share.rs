@@ -9,7 +9,10 @@ use crate::engine::{
     Channel,
     Engine, //
 };
-use crate::exercise::Report;
+use crate::exercise::{
+    Report,
+    Verdict, //
+};
 use crate::failure::{
     Doing,
     Failure, //
@@ -93,7 +96,7 @@ pub(crate) unsafe fn share(
     _: &Engine,
     share: &mut Option<Share>,
     spec: &Spec,
-) -> Result<Option<CString>, Report> {
+) -> Verdict {
     let put = |share: &mut Option<Share>| {
         remove(share)?;
         // SAFETY: By the function's contract.
@@ -112,7 +115,7 @@ pub(crate) fn unshare(
     _: &Engine,
     share: &mut Option<Share>,
     _: &Spec,
-) -> Result<Option<CString>, Report> {
+) -> Verdict {
     remove(share).map(|()| None).map_err(Report::of_command)
 }
 
@@ -130,7 +133,7 @@ pub(crate) fn checksum(
     engine: &Engine,
     share: &mut Option<Share>,
     spec: &Spec,
-) -> Result<Option<CString>, Report> {
+) -> Verdict {
     operate(pdev, engine, share, |channel, memory| {
         let expected = Pattern::new(spec.seed).crc32(0, memory.len());
 
@@ -144,7 +147,7 @@ pub(crate) fn fill(
     engine: &Engine,
     share: &mut Option<Share>,
     spec: &Spec,
-) -> Result<Option<CString>, Report> {
+) -> Verdict {
     operate(pdev, engine, share, |channel, memory| {
         channel.fill(memory.iova(), memory.len(), Pattern::new(spec.seed))
     })
@@ -155,7 +158,7 @@ fn operate(
     engine: &Engine,
     share: &mut Option<Share>,
     operation: impl FnOnce(&mut Channel<'_>, &Coherent<'_>) -> Result<(), Failure>,
-) -> Result<Option<CString>, Report> {
+) -> Verdict {
     let memory = share.as_ref().map(|share| &share.memory);
 
     memory

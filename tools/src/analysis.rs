@@ -6,8 +6,8 @@
 use crate::calls::calls;
 use crate::event::{
     Event,
-    Source,
-    What, //
+    EventKind,
+    MapPath, //
 };
 use crate::pages::{
     number,
@@ -151,7 +151,7 @@ pub struct Analysis {
     /// Mappings that drivers got: of how many bytes.
     pub sizes: Spread,
     /// Nanoseconds of the calls that made them, by how.
-    pub calls: BTreeMap<Source, Spread>,
+    pub calls: BTreeMap<MapPath, Spread>,
     /// Microseconds from map to unmap.
     pub lifetimes: Spread,
     /// Mappings that were not given up.
@@ -251,7 +251,7 @@ pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Ana
 /// Everything but replays.
 fn look(before: &Snapshot, events: &[&Event]) -> Analysis {
     let mut mappings = Vec::new();
-    let mut calls: BTreeMap<Source, Vec<u64>> = BTreeMap::new();
+    let mut calls: BTreeMap<MapPath, Vec<u64>> = BTreeMap::new();
     let mut since: HashMap<(u64, u64), Vec<u64>> = HashMap::new();
     let mut lifetimes = Vec::new();
     let mut tasks: HashMap<(&str, u32), (u64, u64)> = HashMap::new();
@@ -260,8 +260,8 @@ fn look(before: &Snapshot, events: &[&Event]) -> Analysis {
     let mut refusals = BTreeMap::new();
     let mut host_errors = BTreeMap::new();
     for event in events {
-        match &event.what {
-            What::Map {
+        match &event.kind {
+            EventKind::Map {
                 gpa,
                 dma,
                 size,
@@ -278,14 +278,14 @@ fn look(before: &Snapshot, events: &[&Event]) -> Analysis {
                     calls.entry(*source).or_default().push(*ns);
                 }
             }
-            What::Unmap { dma, size, .. } => {
+            EventKind::Unmap { dma, size, .. } => {
                 let from = since.get_mut(&(*dma, *size)).and_then(Vec::pop);
                 lifetimes.extend(from.map(|from| event.us.saturating_sub(from)));
             }
-            What::WindowCreated { .. } => created += 1,
-            What::WindowReused { .. } => reused += 1,
-            What::WindowReturned { .. } => returned += 1,
-            What::Doorbell {
+            EventKind::WindowCreated { .. } => created += 1,
+            EventKind::WindowReused { .. } => reused += 1,
+            EventKind::WindowReturned { .. } => returned += 1,
+            EventKind::Doorbell {
                 command,
                 entries,
                 ns,
@@ -295,9 +295,11 @@ fn look(before: &Snapshot, events: &[&Event]) -> Analysis {
                 all.push(u64::from(*entries));
                 times.push(*ns);
             }
-            What::Refusal { cause, .. } => *refusals.entry(cause.clone()).or_default() += 1,
-            What::HostError { cause, .. } => *host_errors.entry(cause.clone()).or_default() += 1,
-            What::Misuse { .. } => misuses += 1,
+            EventKind::Refusal { cause, .. } => *refusals.entry(cause.clone()).or_default() += 1,
+            EventKind::HostError { cause, .. } => {
+                *host_errors.entry(cause.clone()).or_default() += 1
+            }
+            EventKind::Misuse { .. } => misuses += 1,
         }
     }
     let mut tasks: Vec<_> = tasks

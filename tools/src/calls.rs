@@ -5,7 +5,7 @@
 
 use crate::event::{
     Event,
-    What, //
+    EventKind, //
 };
 use apple_dma_replay::Mapping;
 use std::collections::HashMap;
@@ -73,8 +73,8 @@ pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)
     let mut calls = Vec::new();
     for event in events {
         let open = open.entry(event.cpu).or_default();
-        let call = match &event.what {
-            &What::Map {
+        let call = match &event.kind {
+            &EventKind::Map {
                 gpa,
                 dma,
                 size,
@@ -83,8 +83,8 @@ pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)
                 ..
             } => open.add(true, entry, entries, Mapping { gpa, dma, size }),
             // Nothing was mapped there.
-            What::Unmap { gpa: u64::MAX, .. } => None,
-            &What::Unmap {
+            EventKind::Unmap { gpa: u64::MAX, .. } => None,
+            &EventKind::Unmap {
                 gpa,
                 dma,
                 size,
@@ -93,7 +93,7 @@ pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)
                 ..
             } => open.add(false, entry, entries, Mapping { gpa, dma, size }),
             // A list that failed is told of as a whole, and its entries are not known.
-            What::Refusal {
+            EventKind::Refusal {
                 gpa,
                 size,
                 entries: 1,
@@ -113,9 +113,9 @@ pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Source;
+    use crate::event::MapPath;
 
-    fn event(cpu: u32, what: What) -> Event {
+    fn event(cpu: u32, kind: EventKind) -> Event {
         Event {
             us: 1,
             cpu,
@@ -123,15 +123,15 @@ mod tests {
             pid: 1,
             companion: "c".to_owned(),
             device: "d".to_owned(),
-            what,
+            kind,
         }
     }
 
     fn map(cpu: u32, gpa: u64, entry: u32, entries: u32) -> Event {
-        let (dma, size, ns, source) = (gpa, 1, 1, Source::Host);
+        let (dma, size, ns, source) = (gpa, 1, 1, MapPath::Host);
         event(
             cpu,
-            What::Map {
+            EventKind::Map {
                 gpa,
                 dma,
                 size,
@@ -178,7 +178,7 @@ mod tests {
             let cause = cause.to_owned();
             event(
                 0,
-                What::Refusal {
+                EventKind::Refusal {
                     gpa: 1,
                     size: 2,
                     entries,
@@ -188,7 +188,7 @@ mod tests {
                 },
             )
         };
-        let misuse = What::Unmap {
+        let misuse = EventKind::Unmap {
             gpa: u64::MAX,
             dma: 1,
             size: 1,

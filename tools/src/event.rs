@@ -9,86 +9,70 @@ use serde::{
     Serialize, //
 };
 
-/// What a driver or the host did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum What {
-    /// A driver got a mapping.
-    Map {
-        gpa: u64,
-        dma: u64,
-        size: u64,
-        ns: u64,
-        entry: u32,
-        entries: u32,
-        source: Source,
-    },
-    /// A driver gives a mapping up.
-    Unmap {
-        gpa: u64,
-        dma: u64,
-        size: u64,
-        ns: u64,
-        entry: u32,
-        entries: u32,
-    },
-    /// The host made a window.
-    WindowCreated {
-        gpa: u64,
-        dma: u64,
-        size: u64,
-        uses: u32,
-    },
-    /// A window that was idle is used again.
-    WindowReused {
-        gpa: u64,
-        dma: u64,
-        size: u64,
-        uses: u32,
-    },
-    /// The host took a window back.
-    WindowReturned {
-        gpa: u64,
-        dma: u64,
-        size: u64,
-        uses: u32,
-    },
-    /// The host was asked.
-    Doorbell {
-        command: String,
-        entries: u32,
-        status: String,
-        ns: u64,
-    },
-    /// A driver did not get a mapping.
-    Refusal {
-        gpa: u64,
-        size: u64,
-        entries: u32,
-        limit: u64,
-        cause: String,
-        ns: u64,
-    },
-    /// An answer of the host was not what was asked for.
-    HostError {
-        command: String,
-        gpa: u64,
-        size: u64,
-        cause: String,
-    },
-    /// A driver gave up what it had not.
-    Misuse { dma: u64, size: u64 },
+/// Defines [`EventKind`], and how each kind is read, from one table: an entry is an event with its name
+/// and its fields. A field's name in the trace is its name here, and its type says how it is written.
+macro_rules! events {
+    ($(
+        $(#[$doc:meta])*
+        $name:literal => $kind:ident { $($field:ident: $type:ty),* $(,)? }
+    )*) => {
+        /// An event, by what a driver or the host did.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "event")]
+        pub enum EventKind {
+            $($(#[$doc])* #[serde(rename = $name)] $kind { $($field: $type),* },)*
+        }
+
+        impl EventKind {
+            /// Reads the event called `name`; none if it is unknown, or lacks a field.
+            fn parse(name: &str, fields: &Fields<'_>) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$kind { $($field: fields.get(stringify!($field))?),* }),)*
+                    _ => None,
+                }
+            }
+        }
+    };
 }
 
-/// How a mapping was made.
+events! {
+    /// A driver's mapping of memory.
+    "map" => Map {
+        gpa: u64,
+        dma: u64,
+        size: u64,
+        ns: u64,
+        entry: u32,
+        entries: u32,
+        source: MapPath,
+    }
+    /// A driver's unmapping.
+    "unmap" => Unmap { gpa: u64, dma: u64, size: u64, ns: u64, entry: u32, entries: u32 }
+    /// A window that the host created.
+    "window_created" => WindowCreated { gpa: u64, dma: u64, size: u64, uses: u32 }
+    /// An idle window that is used again.
+    "window_reused" => WindowReused { gpa: u64, dma: u64, size: u64, uses: u32 }
+    /// A window that the host unmapped.
+    "window_returned" => WindowReturned { gpa: u64, dma: u64, size: u64, uses: u32 }
+    /// A request to the host, with the host's answer.
+    "doorbell" => Doorbell { command: String, entries: u32, status: String, ns: u64 }
+    /// A mapping that a driver did not get.
+    "refusal" => Refusal { gpa: u64, size: u64, entries: u32, limit: u64, cause: String, ns: u64 }
+    /// A reply of the host that does not match the request.
+    "host_error" => HostError { command: String, gpa: u64, size: u64, cause: String }
+    /// A driver's unmapping of an address that is not mapped.
+    "misuse" => Misuse { dma: u64, size: u64 }
+}
+
+/// The way in which a mapping was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub enum MapPath {
     /// By an addition.
     Whole,
-    /// By a window that was there.
+    /// By a window that was open.
     Window,
-    /// By one that had to be made, or looked for with the lock.
+    /// By a window that had to be created, or found under the lock.
     Host,
 }
 
@@ -105,9 +89,9 @@ pub struct Event {
     /// PCI addresses.
     pub companion: String,
     pub device: String,
-    /// What happened.
+    /// The event itself.
     #[serde(flatten)]
-    pub what: What,
+    pub kind: EventKind,
 }
 
 /// A line of trace_pipe.
@@ -124,98 +108,45 @@ pub enum Line {
 /// The fields of an event, by their names.
 struct Fields<'a>(&'a str);
 
-impl<'a> Fields<'a> {
-    fn word(&self, name: &str) -> Option<&'a str> {
+impl Fields<'_> {
+    fn get<T: Field>(&self, name: &str) -> Option<T> {
         let mut fields = self.0.split(' ');
-        fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-    }
-
-    fn long(&self, name: &str) -> Option<u64> {
-        c_number(self.word(name)?)
-    }
-
-    fn int(&self, name: &str) -> Option<u32> {
-        self.word(name)?.parse().ok()
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        self.word(name).map(str::to_owned)
+        T::parse(fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))?)
     }
 }
 
-fn what(name: &str, fields: &Fields<'_>) -> Option<What> {
-    let (long, int, text) = (
-        |name| fields.long(name),
-        |name| fields.int(name),
-        |name| fields.text(name),
-    );
-    Some(match name {
-        "map" => What::Map {
-            gpa: long("gpa")?,
-            dma: long("dma")?,
-            size: long("size")?,
-            ns: long("ns")?,
-            entry: int("entry")?,
-            entries: int("entries")?,
-            source: match fields.word("source")? {
-                "whole" => Source::Whole,
-                "window" => Source::Window,
-                "host" => Source::Host,
-                _ => return None,
-            },
-        },
-        "unmap" => What::Unmap {
-            gpa: long("gpa")?,
-            dma: long("dma")?,
-            size: long("size")?,
-            ns: long("ns")?,
-            entry: int("entry")?,
-            entries: int("entries")?,
-        },
-        "window_created" => What::WindowCreated {
-            gpa: long("gpa")?,
-            dma: long("dma")?,
-            size: long("size")?,
-            uses: int("uses")?,
-        },
-        "window_reused" => What::WindowReused {
-            gpa: long("gpa")?,
-            dma: long("dma")?,
-            size: long("size")?,
-            uses: int("uses")?,
-        },
-        "window_returned" => What::WindowReturned {
-            gpa: long("gpa")?,
-            dma: long("dma")?,
-            size: long("size")?,
-            uses: int("uses")?,
-        },
-        "doorbell" => What::Doorbell {
-            command: text("command")?,
-            entries: int("entries")?,
-            status: text("status")?,
-            ns: long("ns")?,
-        },
-        "refusal" => What::Refusal {
-            gpa: long("gpa")?,
-            size: long("size")?,
-            entries: int("entries")?,
-            limit: long("limit")?,
-            cause: text("cause")?,
-            ns: long("ns")?,
-        },
-        "host_error" => What::HostError {
-            command: text("command")?,
-            gpa: long("gpa")?,
-            size: long("size")?,
-            cause: text("cause")?,
-        },
-        "misuse" => What::Misuse {
-            dma: long("dma")?,
-            size: long("size")?,
-        },
-        _ => return None,
-    })
+/// A type of a field.
+trait Field: Sized {
+    fn parse(text: &str) -> Option<Self>;
+}
+
+impl Field for u64 {
+    fn parse(text: &str) -> Option<Self> {
+        c_number(text)
+    }
+}
+
+impl Field for u32 {
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Field for String {
+    fn parse(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
+impl Field for MapPath {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "whole" => Self::Whole,
+            "window" => Self::Window,
+            "host" => Self::Host,
+            _ => return None,
+        })
+    }
 }
 
 /// What stands before `[CPU]` and behind it, with the CPU: names of tasks may have brackets, too,
@@ -244,9 +175,9 @@ fn event(line: &str) -> Option<Event> {
         cpu,
         task: task.trim_start().to_owned(),
         pid: pid.parse().ok()?,
-        companion: fields.text("companion")?,
-        device: fields.text("device")?,
-        what: what(name, &fields)?,
+        companion: fields.get("companion")?,
+        device: fields.get("device")?,
+        kind: EventKind::parse(name, &fields)?,
     })
 }
 
@@ -289,12 +220,16 @@ mod tests {
         assert!(events.len() > 50);
         assert!(events.iter().all(|event| event.device == "0000:00:06.0"));
         assert!(events.windows(2).all(|pair| pair[0].us <= pair[1].us));
-        let many = |is: fn(&What) -> bool| events.iter().filter(|event| is(&event.what)).count();
-        assert_eq!(many(|what| matches!(what, What::Misuse { .. })), 1);
-        assert!(many(|what| matches!(what, What::WindowCreated { .. })) > 0);
-        let maps = many(|what| matches!(what, What::Map { .. }));
+        let many =
+            |is: fn(&EventKind) -> bool| events.iter().filter(|event| is(&event.kind)).count();
+        assert_eq!(many(|kind| matches!(kind, EventKind::Misuse { .. })), 1);
+        assert!(many(|kind| matches!(kind, EventKind::WindowCreated { .. })) > 0);
+        let maps = many(|kind| matches!(kind, EventKind::Map { .. }));
         // One misuse, whose unmap has no mapping.
-        assert_eq!(many(|what| matches!(what, What::Unmap { .. })), maps + 1);
+        assert_eq!(
+            many(|kind| matches!(kind, EventKind::Unmap { .. })),
+            maps + 1
+        );
     }
 
     #[test]
@@ -323,8 +258,8 @@ mod tests {
             );
             assert_eq!(event.us, 12_345_678_901);
             assert_eq!(
-                event.what,
-                What::Misuse {
+                event.kind,
+                EventKind::Misuse {
                     dma: 0x1000,
                     size: 4096
                 }
@@ -350,10 +285,10 @@ mod tests {
         assert_eq!(line(text), Line::Other);
     }
 
-    fn mapping() -> impl Strategy<Value = What> {
+    fn mapping() -> impl Strategy<Value = EventKind> {
         (any::<[u64; 4]>(), any::<[u32; 2]>(), 0..4u8).prop_map(
             |([gpa, dma, size, ns], [entry, entries], kind)| match kind {
-                0 => What::Unmap {
+                0 => EventKind::Unmap {
                     gpa,
                     dma,
                     size,
@@ -361,20 +296,20 @@ mod tests {
                     entry,
                     entries,
                 },
-                1 => What::WindowReturned {
+                1 => EventKind::WindowReturned {
                     gpa,
                     dma,
                     size,
                     uses: entry,
                 },
-                _ => What::Map {
+                _ => EventKind::Map {
                     gpa,
                     dma,
                     size,
                     ns,
                     entry,
                     entries,
-                    source: Source::Host,
+                    source: MapPath::Host,
                 },
             },
         )
@@ -383,20 +318,20 @@ mod tests {
     proptest! {
         #[test]
         fn events_are_read_as_the_kernel_writes_them(
-            what in mapping(),
+            kind in mapping(),
             us in 0..1u64 << 50,
             cpu in 0..1000u32,
             pid: u32,
             task in "[!-~]{1,15}",
         ) {
-            let fields = match &what {
-                What::Map { gpa, dma, size, ns, entry, entries, .. } => format!(
+            let fields = match &kind {
+                EventKind::Map { gpa, dma, size, ns, entry, entries, .. } => format!(
                     "map: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} ns={ns} \
                      entry={entry} entries={entries} source=host"),
-                What::Unmap { gpa, dma, size, ns, entry, entries } => format!(
+                EventKind::Unmap { gpa, dma, size, ns, entry, entries } => format!(
                     "unmap: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} ns={ns} \
                      entry={entry} entries={entries}"),
-                What::WindowReturned { gpa, dma, size, uses } => format!(
+                EventKind::WindowReturned { gpa, dma, size, uses } => format!(
                     "window_returned: companion=c device=d gpa={gpa:#x} dma={dma:#x} \
                      size={size} uses={uses}"),
                 _ => unreachable!(),
@@ -405,7 +340,7 @@ mod tests {
             let time = format!("{seconds:5}.{micros:06}");
             let text = format!("{task:>16}-{pid:<7} [{cpu:03}] d..1. {time}: {fields}");
             let event = Event {
-                us, cpu, task, pid, companion: "c".to_owned(), device: "d".to_owned(), what,
+                us, cpu, task, pid, companion: "c".to_owned(), device: "d".to_owned(), kind,
             };
             prop_assert_eq!(line(&text), Line::Event(event.clone()));
             // And as the recording has them.

@@ -5,7 +5,7 @@
 
 use crate::event::{
     Event,
-    What, //
+    EventKind, //
 };
 use crate::pages::State;
 use crate::recording::Snapshot;
@@ -119,8 +119,8 @@ impl History {
 
     /// Goes on by an event; says what there is then.
     pub fn step(&mut self, event: &Event) -> Moment {
-        match event.what {
-            What::WindowCreated { gpa, dma, size, .. } => {
+        match event.kind {
+            EventKind::WindowCreated { gpa, dma, size, .. } => {
                 let piece = Piece {
                     gpa,
                     bytes: size,
@@ -128,9 +128,9 @@ impl History {
                 };
                 self.add(dma, Window { piece, users: 0 });
             }
-            What::WindowReturned { dma, .. } => self.remove(dma),
-            What::Map { dma, .. } => self.change_users(dma, |users| users + 1),
-            What::Unmap { dma, .. } => self.change_users(dma, |users| users.saturating_sub(1)),
+            EventKind::WindowReturned { dma, .. } => self.remove(dma),
+            EventKind::Map { dma, .. } => self.change_users(dma, |users| users + 1),
+            EventKind::Unmap { dma, .. } => self.change_users(dma, |users| users.saturating_sub(1)),
             _ => {}
         }
         let first = *self.first.get_or_insert(event.us);

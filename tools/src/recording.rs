@@ -248,7 +248,7 @@ pub mod tests {
     use super::*;
     use crate::event::{
         self,
-        What, //
+        EventKind, //
     };
     use crate::system;
     use std::fs;
@@ -289,8 +289,8 @@ pub mod tests {
             recording.end.after[0].windows.len()
         );
         assert!(matches!(
-            recording.events[0].what,
-            What::Map { .. } | What::WindowCreated { .. } | What::Doorbell { .. }
+            recording.events[0].kind,
+            EventKind::Map { .. } | EventKind::WindowCreated { .. } | EventKind::Doorbell { .. }
         ));
     }
 

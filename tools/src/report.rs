@@ -8,7 +8,7 @@ use crate::analysis::{
     Histogram,
     Spread, //
 };
-use crate::event::Source;
+use crate::event::MapPath;
 use crate::pages::{
     number,
     Numbers, //
@@ -191,10 +191,10 @@ fn companion(page: &mut String, analysis: &Analysis, seconds: f64) {
 
 fn calls(page: &mut String, analysis: &Analysis) {
     page.push_str("calls that made them\n");
-    let name = |source: &Source| match source {
-        Source::Whole => "all of RAM is mapped",
-        Source::Window => "a window was there",
-        Source::Host => "a window was made, or looked for",
+    let name = |source: &MapPath| match source {
+        MapPath::Whole => "all of RAM is mapped",
+        MapPath::Window => "a window was there",
+        MapPath::Host => "a window was made, or looked for",
     };
     let rows: Vec<_> = analysis
         .calls

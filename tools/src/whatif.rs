@@ -6,7 +6,7 @@
 use crate::calls::Call;
 use crate::event::{
     Event,
-    What, //
+    EventKind, //
 };
 use crate::pages::State;
 use crate::recording::Snapshot;
@@ -57,8 +57,8 @@ impl<'a> Past<'a> {
         calls: Vec<(u64, Call)>,
         events: &[&Event],
     ) -> Self {
-        let created = events.iter().filter_map(|event| match event.what {
-            What::WindowCreated { gpa, dma, size, .. } => Some(Mapping { gpa, dma, size }),
+        let created = events.iter().filter_map(|event| match event.kind {
+            EventKind::WindowCreated { gpa, dma, size, .. } => Some(Mapping { gpa, dma, size }),
             _ => None,
         });
         Self {
@@ -77,7 +77,7 @@ impl<'a> Past<'a> {
         let mode = match companion.mode.as_str() {
             "lazy" => Mode::Lazy,
             "strict" => Mode::Strict,
-            "whole-RAM" => Mode::Whole,
+            "whole-RAM" => Mode::StaticMap,
             mode => bail!("in mode {mode} nothing is the module's to map"),
         };
         let batch_max = details.status_number("batch_max").context("no batch_max")?;
@@ -169,7 +169,7 @@ impl<'a> Past<'a> {
                 },
             );
         }
-        for (name, mode) in [("strict=1", Mode::Strict), ("all of RAM", Mode::Whole)] {
+        for (name, mode) in [("strict=1", Mode::Strict), ("all of RAM", Mode::StaticMap)] {
             add(
                 name.to_owned(),
                 Parameters {

@@ -2,40 +2,13 @@
 
 //! `use_after_unmap`: the device keeps using what was unmapped, and must be stopped.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::buffer::Buffer;
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
+use super::prelude::*;
 use crate::mapping::{
     Function,
     Mapping,
     Request, //
 };
-use crate::rng::Rng;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    page::PAGE_SIZE,
-    prelude::*, //
-};
+use kernel::page::PAGE_SIZE;
 
 /// The memory that the device keeps using; it stays allocated.
 pub(crate) struct AfterUnmap(Buffer);

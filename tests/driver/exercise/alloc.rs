@@ -2,49 +2,13 @@
 
 //! `pages`, `noncontig`: memory from the DMA API that still has to be synchronized.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    expect,
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
+use super::prelude::*;
+use crate::failure::expect;
 use crate::noncontiguous::{
     Noncontiguous,
     Pages as Memory, //
 };
-use crate::rng::Rng;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    page::page_align,
-    prelude::*, //
-};
-
-fn place(len: usize, direction: DataDirection) -> Place {
-    Place {
-        len,
-        offset: 0,
-        direction,
-        iova: None,
-    }
-}
+use kernel::page::page_align;
 
 /// `dma_alloc_pages`
 pub(crate) struct Pages;
@@ -62,7 +26,7 @@ impl Exercise<'_> for Pages {
         let len = turn.rng.within(turn.spec.len);
         let direction = turn.direction();
 
-        Self::check(len, direction, turn).at(|| place(len, direction))
+        Self::check(len, direction, turn).at(|| Place::whole(len, direction))
     }
 }
 
@@ -106,7 +70,7 @@ impl Exercise<'_> for Noncontig {
             .doing("choosing a length")?;
         let direction = turn.direction();
 
-        Self::check(len, direction, turn).at(|| place(len, direction))
+        Self::check(len, direction, turn).at(|| Place::whole(len, direction))
     }
 }
 

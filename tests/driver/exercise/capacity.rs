@@ -2,43 +2,15 @@
 
 //! `capacity`: how much can be mapped at once before something is refused.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    Doing,
-    Failure, //
-};
+use super::prelude::*;
 use crate::land::{
     Land,
     Place,
     Ranges, //
 };
 use crate::mapping::Mapping;
-use crate::rng::{
-    Bounds,
-    Rng, //
-};
-use crate::spec::{
-    Key,
-    Spec,
-    Trace, //
-};
-use core::iter::once;
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    fmt,
-    prelude::*, //
-};
+use crate::spec::Trace;
+use kernel::fmt;
 
 /// Which places of a land are mapped, one after the other.
 enum Requests {

@@ -2,40 +2,14 @@
 
 //! `coherent`: memory that is mapped for as long as it exists, with and without a kernel mapping.
 
-use super::{
-    Exercise,
-    Turn, //
-};
+use super::prelude::*;
 use crate::coherent::Coherent as Memory;
 use crate::engine::{
     Channel,
     Iova, //
 };
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    expect,
-    At,
-    Failure,
-    Place, //
-};
+use crate::failure::expect;
 use crate::pattern::Pattern;
-use crate::rng::Rng;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    prelude::*, //
-};
 
 /// One allocation at a time.
 pub(crate) struct Coherent<'d> {
@@ -53,12 +27,7 @@ impl<'d> Exercise<'d> for Coherent<'d> {
 
     fn turn(&mut self, turn: &mut Turn<'d, '_, '_>) -> Result<(), Failure> {
         let len = turn.rng.within(turn.spec.len);
-        let mut place = Place {
-            len,
-            offset: 0,
-            direction: DataDirection::Bidirectional,
-            iova: None,
-        };
+        let mut place = Place::whole(len, DataDirection::Bidirectional);
         let memory = Memory::new(turn.dev, len, turn.gfp(), turn.spec.attrs).at(|| place)?;
         place.iova = Some(memory.iova());
 

@@ -2,37 +2,14 @@
 
 //! `copy`: the device moves data from one mapping to another.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::buffer::Buffer;
-use crate::failure::{
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
+use super::prelude::*;
 use crate::mapping::{
     Function,
     Mapping,
     Request, //
 };
 use crate::pattern::Pattern;
-use crate::rng::Rng;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    page::PAGE_SIZE,
-    prelude::*, //
-};
+use kernel::page::PAGE_SIZE;
 
 /// Room before the mapped ranges, for a guard.
 const LEAD: usize = PAGE_SIZE;

@@ -5,47 +5,21 @@
 //! One call at a time is timed, by C that does nothing else meanwhile. Where the clock counts
 //! instructions (QEMU's `-icount shift=0`) so do these exercises.
 
-use super::{
-    Exercise,
-    Turn, //
-};
+use super::prelude::*;
 use crate::bindings as helpers;
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    Doing,
-    Failure, //
-};
 use crate::land::{
     Land,
     Ranges, //
 };
 use crate::mapping::Mapping;
-use crate::rng::{
-    Bounds,
-    Rng, //
-};
 use crate::scatterlist::{
     self,
     Described,
     Entry,
     List, //
 };
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
 use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
     fmt,
-    prelude::*,
     time::{
         Instant,
         Monotonic, //

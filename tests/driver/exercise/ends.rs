@@ -5,21 +5,8 @@
 //! What is there is mostly somebody else's. It is mapped for the device to read, and the engine has
 //! to read the same as the CPU. Where the pages can be had, data go both ways.
 
-use super::{
-    Exercise,
-    Turn,
-    DIRECTIONS, //
-};
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
+use super::prelude::*;
+use super::DIRECTIONS;
 use crate::mapping::{
     Function,
     Mapping, //
@@ -31,25 +18,8 @@ use crate::ram::{
     End,
     Piece, //
 };
-use crate::rng::{
-    Bounds,
-    Rng, //
-};
 use crate::span::Span;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    fmt,
-    prelude::*, //
-};
+use kernel::fmt;
 
 const FUNCTIONS: [Function; 3] = [Function::Single, Function::Page, Function::Phys];
 

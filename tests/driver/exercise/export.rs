@@ -2,44 +2,15 @@
 
 //! `sgtable`: coherent memory described by its pages, and mapped once more by them.
 
-use super::{
-    Exercise,
-    Turn, //
-};
+use super::prelude::*;
 use crate::coherent::{
     Coherent,
     Export, //
 };
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    expect,
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
-use crate::rng::Rng;
+use crate::failure::expect;
 use crate::scatterlist::Shared;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::{
-    empty,
-    once, //
-};
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    page::page_align,
-    prelude::*, //
-};
+use core::iter::empty;
+use kernel::page::page_align;
 
 const DIRECTION: DataDirection = DataDirection::Bidirectional;
 
@@ -58,12 +29,7 @@ impl Exercise<'_> for SgTable {
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let len = turn.rng.within(turn.spec.len);
 
-        Self::check(len, turn).at(|| Place {
-            len,
-            offset: 0,
-            direction: DIRECTION,
-            iova: None,
-        })
+        Self::check(len, turn).at(|| Place::whole(len, DIRECTION))
     }
 }
 

@@ -2,44 +2,13 @@
 
 //! `hold`: very many mappings of memory of their own, all live at once.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::buffer::Buffer;
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
+use super::prelude::*;
 use crate::mapping::{
     Function,
     Mapping,
     Request, //
 };
-use crate::rng::{
-    Bounds,
-    Rng, //
-};
 use crate::span::Span;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    prelude::*, //
-};
 
 /// A place in a buffer of its own.
 struct Piece {

@@ -2,50 +2,24 @@
 
 //! `mask`, `sizes`, `resource`: what the DMA API says of itself, and what it has to refuse.
 
-use super::{
-    Exercise,
-    Turn, //
-};
+use super::prelude::*;
 use crate::bindings as uapi;
-use crate::buffer::Buffer;
 use crate::coherent::Coherent;
 use crate::device::raw;
 use crate::engine::Iova;
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    Doing,
-    Failure,
-    Reason, //
-};
+use crate::failure::Reason;
 use crate::mapping::{
     self,
     Function,
     Mapping,
     Request, //
 };
-use crate::rng::Rng;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
 use kernel::{
     bindings,
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::{
-        DataDirection,
-        DmaMask, //
-    },
+    dma::DmaMask,
     error::to_result,
     fmt,
-    pci,
-    prelude::*, //
+    pci, //
 };
 
 /// `dma_set_mask_and_coherent`

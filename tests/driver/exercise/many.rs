@@ -2,40 +2,14 @@
 
 //! `many`: overlapping mappings of one buffer, undone in random order.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::buffer::Buffer;
+use super::prelude::*;
 use crate::engine::Channel;
-use crate::failure::{
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
 use crate::mapping::{
     Function,
     Mapping,
     Request, //
 };
 use crate::pattern::Pattern;
-use crate::rng::{
-    Bounds,
-    Rng, //
-};
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    prelude::*, //
-};
 
 const FUNCTIONS: [Function; 3] = [Function::Single, Function::Page, Function::Phys];
 

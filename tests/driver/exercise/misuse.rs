@@ -2,17 +2,9 @@
 
 //! `misuse`: what no driver may do, done once in every turn. Nothing may come of it.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::buffer::Buffer;
+use super::prelude::*;
 use crate::coherent::Coherent;
 use crate::engine::Iova;
-use crate::failure::{
-    Doing,
-    Failure, //
-};
 use crate::mapping::{
     self,
     Function,
@@ -20,27 +12,16 @@ use crate::mapping::{
     Request, //
 };
 use crate::noncontiguous::Pages;
-use crate::rng::Rng;
 use crate::scatterlist::{
     self,
     Described,
     Entry,
     List, //
 };
-use crate::spec::{
-    Key,
-    Mistake,
-    Spec, //
-};
+use crate::spec::Mistake;
 use kernel::{
     bindings,
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    page::PAGE_SIZE,
-    prelude::*, //
+    page::PAGE_SIZE, //
 };
 
 /// Where nothing is mapped: no host assigns it.

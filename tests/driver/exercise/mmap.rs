@@ -2,35 +2,13 @@
 
 //! `mmap`: coherent memory in user space.
 
-use super::{
-    Exercise,
-    Turn, //
-};
+use super::prelude::*;
 use crate::coherent::{
     Coherent,
     UserView, //
 };
-use crate::failure::{
-    At,
-    Doing,
-    Failure,
-    Place,
-    Reason, //
-};
+use crate::failure::Reason;
 use crate::pattern::Pattern;
-use crate::rng::Rng;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    prelude::*, //
-};
 
 /// `dma_mmap_attrs`, into the process that wrote the command.
 pub(crate) struct Mmap;
@@ -49,12 +27,7 @@ impl Exercise<'_> for Mmap {
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let len = turn.rng.within(turn.spec.len);
 
-        Self::check(len, turn).at(|| Place {
-            len,
-            offset: 0,
-            direction: DataDirection::Bidirectional,
-            iova: None,
-        })
+        Self::check(len, turn).at(|| Place::whole(len, DataDirection::Bidirectional))
     }
 }
 

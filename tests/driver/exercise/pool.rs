@@ -3,41 +3,11 @@
 //! `pool`: many small coherent blocks at once.
 
 use super::coherent::check_align;
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    expect,
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
+use super::prelude::*;
+use crate::failure::expect;
 use crate::pool::{
     Block,
     Pool as Blocks, //
-};
-use crate::rng::{
-    Bounds,
-    Rng, //
-};
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    dma::DataDirection,
-    prelude::*, //
 };
 
 /// A pool, created once for all turns.

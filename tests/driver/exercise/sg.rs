@@ -2,24 +2,9 @@
 
 //! `sg`: a scatterlist of many ranges, laid out anew for every turn.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::buffer::Buffer;
-use crate::exchange::Exchange;
-use crate::failure::{
-    expect,
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
+use super::prelude::*;
+use crate::failure::expect;
 use crate::mapping::Attrs;
-use crate::rng::{
-    Bounds,
-    Rng, //
-};
 use crate::scatterlist::{
     Described,
     Entry,
@@ -28,19 +13,10 @@ use crate::scatterlist::{
     Mapping,
     Request, //
 };
-use crate::spec::{
-    Key,
-    Layout,
-    Spec, //
-};
+use crate::spec::Layout;
 use kernel::{
     bindings,
-    device::{
-        Bound,
-        Device, //
-    },
-    page::PAGE_SIZE,
-    prelude::*, //
+    page::PAGE_SIZE, //
 };
 
 const FUNCTIONS: [Function; 2] = [Function::Sg, Function::SgTable];
@@ -95,12 +71,7 @@ impl Exercise<'_> for Sg {
         self.lay_out(turn.spec, turn.rng)?;
         self.map_and_use(request, turn)
             .and_then(|()| self.check_guards())
-            .at(|| Place {
-                len: self.total(),
-                offset: 0,
-                direction: request.direction,
-                iova: None,
-            })
+            .at(|| Place::whole(self.total(), request.direction))
     }
 }
 

@@ -2,41 +2,16 @@
 
 //! `single`, `page`, `phys`: one contiguous range, mapped with each of the three functions.
 
-use super::{
-    Exercise,
-    Turn, //
-};
-use crate::buffer::Buffer;
-use crate::exchange::{
-    Exchange,
-    Segment, //
-};
-use crate::failure::{
-    At,
-    Doing,
-    Failure,
-    Place, //
-};
+use super::prelude::*;
 use crate::mapping::{
     Attrs,
     Function,
     Mapping,
     Request, //
 };
-use crate::rng::Rng;
-use crate::spec::{
-    Key,
-    Spec, //
-};
-use core::iter::once;
 use kernel::{
     bindings,
-    device::{
-        Bound,
-        Device, //
-    },
-    page::PAGE_SIZE,
-    prelude::*, //
+    page::PAGE_SIZE, //
 };
 
 /// Room before the mapped range, for a guard.

@@ -2,36 +2,19 @@
 
 //! `stress`: a random mix of the other exercises, on all CPUs, in all contexts.
 
+use super::prelude::*;
 use super::{
     Coherent,
     Copy,
-    Exercise,
     Many,
     Page,
     Phys,
     Pool,
     Sg,
-    Single,
-    Turn, //
+    Single, //
 };
-use crate::failure::Failure;
-use crate::rng::{
-    Bounds,
-    Rng, //
-};
-use crate::spec::{
-    Choice,
-    Key,
-    Spec, //
-};
+use crate::spec::Choice;
 use crate::workers;
-use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
-    prelude::*, //
-};
 
 /// An exercise, and what is asked of it.
 struct Part<E> {

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
     use crate::addr::Gpa;
     use crate::dart::Mode;
-    use crate::stats::lock;
+    use crate::sync::lock;
 
     #[test]
     fn bytes_go_where_the_mapping_says() {

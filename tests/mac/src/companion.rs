@@ -24,10 +24,8 @@ use crate::pci::{
     Bar,
     Identity, //
 };
-use crate::stats::{
-    lock,
-    CompanionStats, //
-};
+use crate::stats::CompanionStats;
+use crate::sync::lock;
 use crate::wire::companion::*;
 use clap::ValueEnum;
 use std::{

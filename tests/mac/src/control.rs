@@ -10,7 +10,7 @@ use crate::mac::{
     Mac,
     Pair, //
 };
-use crate::stats::lock;
+use crate::sync::lock;
 use serde::Deserialize;
 use serde_json::{
     json,

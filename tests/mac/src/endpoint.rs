@@ -21,9 +21,11 @@ use crate::pci::{
     Identity,
     MsixLayout, //
 };
-use crate::stats::{
-    count,
-    lock, //
+use crate::stats::count;
+use crate::sync::{
+    lock,
+    pause,
+    wait, //
 };
 use std::{
     sync::{
@@ -39,10 +41,7 @@ use std::{
         self,
         JoinHandle, //
     },
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::Duration, //
 };
 
 /// MSI-X vectors.
@@ -279,7 +278,7 @@ impl Device for Endpoint {
         let mut state = lock(&core.state);
         state.pending = None;
         while state.running {
-            state = core.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+            state = wait(&core.changed, state);
         }
         state.clear();
         core.abort.store(false, Ordering::SeqCst);
@@ -319,7 +318,7 @@ impl Core {
                 if let Some(order) = state.pending.take() {
                     break order;
                 }
-                state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+                state = wait(&self.changed, state);
             };
             state.running = true;
             drop(state);
@@ -349,19 +348,7 @@ impl Core {
 
     /// Takes the configured time, or until a reset.
     fn pause(&self) {
-        let end = Instant::now() + self.delay;
-        let mut state = lock(&self.state);
-        while !self.aborted() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(|e| e.into_inner())
-                .0;
-        }
+        pause(&self.changed, &self.state, self.delay, || self.aborted());
     }
 
     /// Raises the interrupt that the command names, if there is such a one.

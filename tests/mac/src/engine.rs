@@ -14,9 +14,11 @@ use crate::pci::{
     Identity,
     MsixLayout, //
 };
-use crate::stats::{
-    count,
-    lock, //
+use crate::stats::count;
+use crate::sync::{
+    lock,
+    pause,
+    wait, //
 };
 use crate::wire::engine::*;
 use std::{
@@ -33,10 +35,7 @@ use std::{
         self,
         JoinHandle, //
     },
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::Duration, //
 };
 
 /// Most channels that the register block has room for.
@@ -276,10 +275,7 @@ impl Device for Engine {
             let mut state = lock(&channel.state);
             state.pending = None;
             while state.running {
-                state = channel
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(|e| e.into_inner());
+                state = wait(&channel.changed, state);
             }
             state.registers = Registers::default();
             *lock(&channel.memory) = vec![0; MEM_SIZE];
@@ -365,7 +361,7 @@ impl Channel {
                 if let Some(command) = state.pending.take() {
                     break command;
                 }
-                state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+                state = wait(&self.changed, state);
             };
             state.running = true;
             drop(state);
@@ -386,19 +382,7 @@ impl Channel {
 
     /// Takes the configured time, or until a reset.
     fn pause(&self) {
-        let end = Instant::now() + self.delay;
-        let mut state = lock(&self.state);
-        while !self.aborted() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(|e| e.into_inner())
-                .0;
-        }
+        pause(&self.changed, &self.state, self.delay, || self.aborted());
     }
 
     fn finish(&self, r: &mut Registers, command: &Command, outcome: Outcome) {

@@ -3,7 +3,7 @@
 //! Interrupts as a device raises them, MSI-X vectors and others alike: eventfds that
 //! QEMU hands over. The table and the masking are QEMU's.
 
-use crate::stats::lock;
+use crate::sync::lock;
 use std::{
     fs::File,
     io::Write,

@@ -30,4 +30,5 @@ pub mod nvme;
 pub mod pci;
 pub mod server;
 pub mod stats;
+pub mod sync;
 pub mod wire;

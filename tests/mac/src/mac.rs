@@ -37,10 +37,10 @@ use crate::server::{
     Watcher, //
 };
 use crate::stats::{
-    lock,
     PairStats,
     Stats, //
 };
+use crate::sync::lock;
 use anyhow::{
     anyhow,
     bail,

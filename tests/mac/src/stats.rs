@@ -5,6 +5,7 @@
 
 use crate::addr::Iova;
 use crate::dart::Refusal;
+use crate::sync::lock;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -13,8 +14,7 @@ use std::{
             AtomicU64,
             Ordering, //
         },
-        Mutex,
-        MutexGuard, //
+        Mutex, //
     },
 };
 
@@ -23,11 +23,6 @@ const MAX_VIOLATIONS: usize = 64;
 
 /// Most faults kept in detail; the count goes on.
 const MAX_FAULTS: usize = 32;
-
-/// Locks `mutex`. A panic of another holder leaves counters usable.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 /// Things a guest must not do, in words.
 #[derive(Clone, Debug, Default, Serialize)]

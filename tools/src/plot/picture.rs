@@ -10,7 +10,7 @@ use crate::analysis::{
 };
 use crate::event::{
     Event,
-    What, //
+    EventKind, //
 };
 use crate::history::{
     self,
@@ -169,16 +169,16 @@ fn companion(
         |moment| (moment.entries as f64, moment.live_entries as f64),
     )?;
     let (left, right) = second.split_horizontally(WIDTH / 2);
-    let sizes = events.iter().filter_map(|event| match event.what {
-        What::Map { size, .. } => Some(size),
+    let sizes = events.iter().filter_map(|event| match event.kind {
+        EventKind::Map { size, .. } => Some(size),
         _ => None,
     });
     let sizes = Spread::new(sizes.collect());
     let series = [("mappings", sizes.histogram, BLUE)];
     bars(&left, "Sizes of mappings", "mappings", &series, text::bytes)?;
     let took = |wanted: &str| {
-        let took = events.iter().filter_map(|event| match &event.what {
-            What::Doorbell { command, ns, .. } if command == wanted => Some(*ns),
+        let took = events.iter().filter_map(|event| match &event.kind {
+            EventKind::Doorbell { command, ns, .. } if command == wanted => Some(*ns),
             _ => None,
         });
         Spread::new(took.collect()).histogram

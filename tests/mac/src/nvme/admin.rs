@@ -24,7 +24,7 @@ use crate::nvme::spec::{
     MAX_ENTRIES,
     SQE_SIZE, //
 };
-use crate::stats::lock;
+use crate::sync::lock;
 use std::sync::Arc;
 
 /// Executes a command. The value is CDW0 of its completion; `None` means that it is

@@ -26,10 +26,8 @@ use crate::pci::{
     Identity,
     MsixLayout, //
 };
-use crate::stats::{
-    count,
-    lock, //
-};
+use crate::stats::count;
+use crate::sync::lock;
 use std::{
     collections::BTreeMap,
     io,

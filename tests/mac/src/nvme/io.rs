@@ -12,7 +12,7 @@ use crate::nvme::spec::{
     Status,
     ALL_NAMESPACES, //
 };
-use crate::stats::lock;
+use crate::sync::lock;
 
 /// Bytes of a range of dataset management.
 const DSM_RANGE: usize = 16;

@@ -13,7 +13,11 @@ use crate::nvme::spec::{
     CQE_SIZE,
     SQE_SIZE, //
 };
-use crate::stats::lock;
+use crate::sync::{
+    lock,
+    pause,
+    wait, //
+};
 use std::{
     sync::{
         atomic::{
@@ -25,10 +29,7 @@ use std::{
         Condvar,
         Mutex, //
     },
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::Duration, //
 };
 
 /// Why a queue's thread has nothing more to do.
@@ -111,7 +112,7 @@ impl CompletionQueue {
             if sq.stopped() {
                 return Err(Stop::Asked);
             }
-            state = self.room.wait(state).unwrap_or_else(|e| e.into_inner());
+            state = wait(&self.room, state);
         }
         let head = lock(&sq.state).head;
         let ids = head | (u32::from(sq.id) << 16);
@@ -212,7 +213,7 @@ impl SubmissionQueue {
             if self.stopped() {
                 return Err(Stop::Asked);
             }
-            state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+            state = wait(&self.changed, state);
         }
         let at = u64::from(state.head) * SQE_SIZE as u64;
         drop(state);
@@ -233,18 +234,6 @@ impl SubmissionQueue {
 
     /// Lets `time` pass, or less when the thread is asked to end.
     pub fn pause(&self, time: Duration) {
-        let end = Instant::now() + time;
-        let mut state = lock(&self.state);
-        while !self.stopped() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(|e| e.into_inner())
-                .0;
-        }
+        pause(&self.changed, &self.state, time, || self.stopped());
     }
 }
