@@ -144,11 +144,6 @@ impl Assets {
             .join("vmlinuz")
     }
 
-    /// The compiler of device trees that the kernel brings.
-    pub fn dtc(&self) -> PathBuf {
-        self.cache.join("build-arm64/scripts/dtc/dtc")
-    }
-
     /// What every guest's root starts with.
     fn guest(&self, arch: Arch) -> PathBuf {
         self.cache.join(format!("guest-{}", arch.name()))

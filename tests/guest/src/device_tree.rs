@@ -4,12 +4,12 @@
 
 use crate::scenario::Case;
 use anyhow::{
+    bail,
     ensure,
     Context,
     Result, //
 };
 use std::{
-    fs,
     path::{
         Path,
         PathBuf, //
@@ -17,51 +17,57 @@ use std::{
     process::Command, //
 };
 
-/// The property that says so.
-const DOMAIN: &str = "linux,pci-domain = ";
+/// The property of a host bridge that has the domain.
+const DOMAIN: &str = "linux,pci-domain";
 
-/// Makes the tree for the guest of `case` in `directory`: QEMU's, with the scenario's domain.
-pub fn make(case: &Case, dtc: &Path, directory: &Path) -> Result<PathBuf> {
-    let [qemus, source, made] =
-        ["qemu.dtb", "guest.dts", "guest.dtb"].map(|name| directory.join(name));
-    let mut dump = Command::new("qemu-system-aarch64");
-    dump.args([
-        "-nodefaults",
-        "-display",
-        "none",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-    ]);
-    dump.arg("-m").arg(format!("{}M", case.scenario.memory));
-    dump.arg("-machine");
-    dump.arg(format!("virt,dumpdtb={}", qemus.display()));
-    run(&mut dump)?;
-    // What it warns about is QEMU's.
-    let compile = |from: &Path, form: &str, to: &Path, into: &str| {
-        run(Command::new(dtc)
-            .args(["-q", "-I", form, "-O", into, "-o"])
-            .args([to, from]))
-    };
-    compile(&qemus, "dtb", &source, "dts")?;
-    let text = fs::read_to_string(&source)?;
-    fs::write(&source, in_domain(&text, case.scenario.domain)?)?;
-    compile(&source, "dts", &made, "dtb")?;
-    Ok(made)
+/// Writes QEMU's tree into `directory`, with the host bridge in the domain of `case`'s scenario.
+/// Returns the path of the tree.
+pub fn make(case: &Case, directory: &Path) -> Result<PathBuf> {
+    let tree = directory.join("guest.dtb");
+    run(Command::new("qemu-system-aarch64")
+        .args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+        ])
+        .arg("-m")
+        .arg(format!("{}M", case.scenario.memory))
+        .arg("-machine")
+        .arg(format!("virt,dumpdtb={}", tree.display())))?;
+
+    let nodes = run(Command::new("fdtget").arg("-l").arg(&tree).arg("/"))?;
+    let bridge = format!("/{}", host_bridge(&nodes)?);
+    let domain = run(Command::new("fdtget")
+        .args(["-t", "u"])
+        .arg(&tree)
+        .args([&bridge, DOMAIN]))?;
+    ensure!(domain.trim() == "0", "QEMU has {bridge} in domain {domain}");
+    run(Command::new("fdtput").args(["-t", "u"]).arg(&tree).args([
+        &bridge,
+        DOMAIN,
+        &case.scenario.domain.to_string(),
+    ]))?;
+    Ok(tree)
 }
 
-/// `tree` with its PCI host bridge in `domain`.
-fn in_domain(tree: &str, domain: u16) -> Result<String> {
-    let qemus = format!("{DOMAIN}<0x00>;");
-    ensure!(
-        tree.matches(&qemus).count() == 1,
-        "QEMU's tree does not say '{qemus}' once"
-    );
-    Ok(tree.replace(&qemus, &format!("{DOMAIN}<{domain}>;")))
+/// Returns the only PCI host bridge among `nodes`, the names of the tree's uppermost nodes.
+fn host_bridge(nodes: &str) -> Result<&str> {
+    let bridges: Vec<_> = nodes
+        .lines()
+        .filter(|node| node.starts_with("pcie@"))
+        .collect();
+    match bridges[..] {
+        [bridge] => Ok(bridge),
+        _ => bail!("QEMU's tree has {} PCI host bridges", bridges.len()),
+    }
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs `command` and returns its output; fails if the command does.
+fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| program.clone())?;
     ensure!(
@@ -69,7 +75,7 @@ fn run(command: &mut Command) -> Result<()> {
         "{program}: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    Ok(())
+    String::from_utf8(output.stdout).with_context(|| program)
 }
 
 #[cfg(test)]
@@ -77,11 +83,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_bridge_gets_its_domain() {
-        let bridge = |domain: &str| format!("\tpcie@1000 {{\n\t\t{DOMAIN}<{domain}>;\n\t}};\n");
-        assert_eq!(in_domain(&bridge("0x00"), 5).unwrap(), bridge("5"));
-        for tree in [String::new(), bridge("0x01"), bridge("0x00").repeat(2)] {
-            assert!(in_domain(&tree, 5).is_err(), "{tree}");
+    fn there_is_one_host_bridge() {
+        let nodes = |bridges: &str| format!("psci\nmemory@40000000\n{bridges}pl011@9000000\n");
+        assert_eq!(host_bridge(&nodes("pcie@1000\n")).unwrap(), "pcie@1000");
+        for none_or_two in ["", "pcie@1000\npcie@2000\n"] {
+            assert!(host_bridge(&nodes(none_or_two)).is_err());
         }
     }
 }

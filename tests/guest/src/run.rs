@@ -121,7 +121,7 @@ pub fn run(
     };
     let tree = match scenario.domain {
         0 => None,
-        _ => Some(device_tree::make(case, &assets.dtc(), &run)?),
+        _ => Some(device_tree::make(case, &run)?),
     };
     let paths = qemu::Paths {
         kernel: &kernel,
