@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# The targets that set up and test; included by the top-level Makefile. All work is done by
-# the scripts in tests/env, in a root of its own: the machine needs apt, root and make.
+# Targets for setup and tests; included by the top-level Makefile. The scripts in tests/env do the
+# work, in a root of their own: the machine needs apt, root and make.
 
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
@@ -29,12 +29,12 @@ check-unit: setup
 check-guest: setup
 	@$(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
 
-# All that is not about another kernel, on kernel NAME: see tests/env/kernel.
+# The guest tests that do not have a kernel of their own, on kernel NAME: see tests/env/kernel.
 check-kernel: setup
 	@$(env)/check guest -- --kernel '$(NAME)' $(if $(ARCH),--arch '$(ARCH)') \
 		$(if $(FILTER),--filter '$(FILTER)')
 
-# Of the package, and of guests that it is installed in.
+# Tests of the package, and of guests with an installed package.
 check-package: setup
 	@$(env)/package-roots
 	@$(env)/check package
@@ -43,20 +43,20 @@ deb: setup
 	@$(env)/package-roots package
 	@$(env)/package deb
 
-# The core of the guest tests on each kernel that is supported; FILTER=REGEX picks some, by ARCH/NAME.
+# The core of the guest tests on each supported kernel; FILTER=REGEX picks some, by ARCH/NAME.
 matrix: setup
 	@$(in_root) $(env)/matrix $(if $(FILTER),'$(FILTER)')
 
-# Half an hour at least, and ten million accesses.
+# At least half an hour, and ten million accesses.
 soak: setup
 	@$(env)/check guest -- --soak
 
-# For each target; what is found is in build/fuzz/.
+# SECONDS for each target; build/fuzz/ receives the results.
 SECONDS ?= 600
 fuzz: setup
 	@$(in_root) $(env)/fuzz $(SECONDS)
 
-# In a booted guest; in a guest of your own see tests/selftests/README.md.
+# In a booted guest; for a guest of your own see tests/selftests/README.md.
 kselftest: setup
 	@$(env)/check guest -- --filter '/kselftest'
 
@@ -77,11 +77,11 @@ test-help:
 	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
 	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, e.g. 7.3 or 16k'
 	@echo 'make deb                  the Debian packages, in build/deb'
-	@echo 'make check-package        installs it, upgrades and removes it, and boots what was installed'
-	@echo 'make matrix               the core of the guest tests on every kernel that is supported'
-	@echo 'make soak                 a guest that works for half an hour, and is often disturbed'
-	@echo 'make bench                what mapping costs next to direct mapping; build/bench.json has all figures'
-	@echo 'make fuzz [SECONDS=N]     feeds the answer decoder and the engine at random, 600 s each'
+	@echo 'make check-package        installs, upgrades and removes them, and boots the result'
+	@echo 'make matrix               the core of the guest tests on every supported kernel'
+	@echo 'make soak                 a guest at work for half an hour, with frequent disturbances'
+	@echo 'make bench                cost of mapping next to direct mapping; figures in build/bench.json'
+	@echo 'make fuzz [SECONDS=N]     fuzzes the reply decoder and the engine, 600 s each'
 	@echo 'make kselftest            the kselftest, in guests'
 	@echo 'make lint                 formatting, lints and style'
-	@echo 'make setup                what these need, which they do first; make update: newer packages'
+	@echo 'make setup                prerequisites of all, done first; make update: newer packages'

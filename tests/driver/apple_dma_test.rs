@@ -2,9 +2,9 @@
 
 //! Test driver for the simulated DMA engine (`tests/uapi/dma_engine.h`).
 //!
-//! It binds the engine as a stock driver would, knows nothing of what translates its DMA
-//! addresses, and exercises the DMA API with it on command from user space. What is tested and how
-//! to ask for it: `README.md`.
+//! Binds the engine as any driver would, knows nothing of the translation of its DMA addresses, and
+//! exercises the DMA API with the engine on command from user space. `README.md` describes the
+//! commands.
 
 mod bench;
 mod bindings;
@@ -44,7 +44,7 @@ use kernel::{
 
 #[pin_data]
 struct TestModule {
-    // Dropped in this order: no probe runs when the debugfs directory goes away.
+    // Dropped in this order: no probe runs while the debugfs directory is removed.
     #[pin]
     _driver: Registration<pci::Adapter<driver::EngineDriver>>,
     _root: debugfs::Root,
@@ -53,7 +53,7 @@ struct TestModule {
 impl InPlaceModule for TestModule {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            // Initialized in this order: the directory is there before the first probe.
+            // Initialized in this order: the directory exists before the first probe.
             _root: debugfs::Root::new(),
             _driver <- Registration::new(<Self as kernel::ModuleMetadata>::NAME, module),
         })

@@ -27,8 +27,8 @@ use kernel::{
 
 /// A bound engine and the verdict on the last command.
 ///
-/// Writing the file runs a command, and fails if the command did. Reading it gives the verdict;
-/// while a command runs, reading waits for it.
+/// Writing the file runs a command, and fails if the command failed. Reading the file returns the
+/// verdict, and waits while a command runs.
 #[pin_data]
 pub(crate) struct Bench {
     pdev: ARef<pci::Device>,
@@ -38,16 +38,16 @@ pub(crate) struct Bench {
     state: Mutex<State>,
 }
 
-/// What one command leaves to the next.
+/// State that a command leaves to the next one.
 struct State {
     verdict: Option<CString>,
     share: Option<Share>,
 }
 
 impl Bench {
-    /// Makes the file `run` in `dir`.
+    /// Creates the file `run` in `dir`.
     ///
-    /// The file must go before `pdev` has lost its driver.
+    /// The file must be removed before `pdev` has lost its driver.
     pub(crate) fn file<'a>(
         dir: &'a Dir,
         pdev: ARef<pci::Device>,
@@ -66,10 +66,10 @@ impl Bench {
         )
     }
 
-    /// The device, bound.
+    /// Returns the device, bound.
     fn device(&self) -> Result<&pci::Device<Bound>> {
-        // SAFETY: Commands run within file operations of a file that is removed, and that
-        // outstanding operations are waited for, before the driver core goes on to unbind.
+        // SAFETY: Commands run within operations of a file whose removal waits for outstanding
+        // operations. The file is removed before the driver core goes on to unbind.
         unsafe { self.pdev.as_ref().as_bound() }.try_into()
     }
 
@@ -86,7 +86,8 @@ impl Bench {
             }
         };
 
-        // SAFETY: The bench goes with the file, which goes before the device has lost its driver.
+        // SAFETY: The bench is dropped with the file, which is removed before the device has lost
+        // its driver.
         match unsafe { command.run(self.device()?, &self.engine, share, &spec) } {
             Ok(remark) => {
                 let remark = remark.as_ref().and_then(|remark| remark.to_str().ok());

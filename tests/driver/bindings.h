@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What bindgen turns into bindings_generated.rs. */
+/* Input of bindgen for bindings_generated.rs. */
 #include <linux/crc32.h>
 
 #include "../uapi/dma_engine.h"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bindings that bindgen makes of `bindings.h`: the engine's registers and the C helpers.
+//! Bindings that bindgen generates from `bindings.h`: the engine's registers and the C helpers.
 //!
-//! Only the wrappers of this crate name what is in here.
+//! Only the wrappers of this crate name items of this module.
 
 #![allow(
     clippy::all,

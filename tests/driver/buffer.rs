@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Physically contiguous memory to map, and guards around what of it is mapped.
+//! Physically contiguous memory to map, with guards around the mapped part.
 
 use crate::bindings as helpers;
 use crate::failure::Failure;
@@ -16,13 +16,14 @@ use kernel::{
     prelude::*, //
 };
 
-/// Allocations may sleep; one that is too large for what is free is no reason for a warning.
+/// Flags of allocations, which may sleep. An allocation that is too large for the free memory is no
+/// reason for a warning.
 const GFP: bindings::gfp_t = bindings::GFP_KERNEL | bindings::__GFP_NOWARN;
 
-/// How many bytes beside a mapped range must not change.
+/// Bytes on either side of a mapped range that must not change.
 const GUARD: usize = 4096;
 
-/// What the guards hold.
+/// Seed of the guards' contents.
 const GUARD_SEED: u64 = 0x6775_6172_6473;
 
 /// Contiguous pages.
@@ -41,11 +42,11 @@ pub(crate) struct Buffer {
 // SAFETY: Pages belong to no thread.
 unsafe impl Send for Buffer {}
 
-// SAFETY: A shared buffer gives out `Span`s only, which are `Sync`.
+// SAFETY: A shared buffer hands out `Span`s only, which are `Sync`.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Allocates at least `len` bytes; may sleep.
+    /// Allocates at least `len` bytes. May sleep.
     pub(crate) fn new(len: usize) -> Result<Self> {
         let pages = len.div_ceil(PAGE_SIZE).max(1);
         let pages = pages.checked_next_power_of_two().ok_or(ENOMEM)?;
@@ -71,24 +72,24 @@ impl Buffer {
         })
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// All of the memory.
+    /// Returns all of the memory.
     pub(crate) fn whole(&self) -> Span<'_> {
         // SAFETY: By the type's invariants, the pages are there as long as `self`, and nothing
         // but spans accesses them.
         unsafe { Span::new(self.base, self.len()) }
     }
 
-    /// The `len` bytes from `offset` on.
+    /// Returns the `len` bytes from `offset` on.
     pub(crate) fn part(&self, offset: usize, len: usize) -> Result<Span<'_>> {
         self.whole().part(offset, len).ok_or(EINVAL)
     }
 
-    /// The page that holds the byte at `offset`, and the byte's offset in it.
+    /// Returns the page that holds the byte at `offset`, and the byte's offset in it.
     pub(crate) fn page(&self, offset: usize) -> Result<(*mut bindings::page, usize)> {
         self.part(offset, 0)?;
 
@@ -100,7 +101,7 @@ impl Buffer {
         Ok((page, offset % PAGE_SIZE))
     }
 
-    /// The physical address of the byte at `offset`.
+    /// Returns the physical address of the byte at `offset`.
     pub(crate) fn phys(&self, offset: usize) -> bindings::phys_addr_t {
         // SAFETY: By the type's invariant, `page` is a valid page.
         let base = unsafe { helpers::dma_test_page_to_phys(self.page.as_ptr()) };
@@ -160,7 +161,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: By the type's invariant, the pages are ours.
+        // SAFETY: By the type's invariant, this value owns the pages.
         unsafe { bindings::__free_pages(self.page.as_ptr(), self.order) };
     }
 }

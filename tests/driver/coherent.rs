@@ -2,7 +2,7 @@
 
 //! Coherent allocations with any attributes.
 //!
-//! `kernel::dma::Coherent` always has a kernel mapping and sleeps where it likes.
+//! `kernel::dma::Coherent` always has a kernel mapping, and sleeps where it likes.
 
 use crate::bindings as helpers;
 use crate::device::raw;
@@ -28,9 +28,9 @@ use kernel::{
     uaccess::UserSlice, //
 };
 
-/// Memory that CPU and device may use at the same time.
+/// Memory that the CPU and the device may use at the same time.
 ///
-/// To be dropped where interrupts are on, as `dma_free_attrs` demands.
+/// Must be dropped with interrupts enabled, as `dma_free_attrs` demands.
 ///
 /// # Invariants
 ///
@@ -48,15 +48,15 @@ pub(crate) struct Coherent<'d> {
 unsafe impl Send for Coherent<'_> {}
 
 impl<'d> Coherent<'d> {
-    /// Allocates `len` bytes, in any context that `gfp` fits.
+    /// Allocates `len` bytes. Any context that `gfp` fits.
     pub(crate) fn new(
         dev: &'d Device<Bound>,
         len: usize,
         gfp: bindings::gfp_t,
         attrs: Attrs,
     ) -> Result<Self, Failure> {
-        // The failure is reported as such, a warning would say no more. `dma_alloc_coherent`
-        // couples the two in the same way.
+        // The failure is reported as a failure of the test, to which a warning would add nothing.
+        // `dma_alloc_coherent` couples the two in the same way.
         let gfp = gfp | bindings::__GFP_NOWARN;
         let attrs = attrs | bindings::DMA_ATTR_NO_WARN as Attrs;
         let mut iova = 0;
@@ -76,17 +76,17 @@ impl<'d> Coherent<'d> {
         })
     }
 
-    /// Where the device sees it.
+    /// Returns the address for the device.
     pub(crate) fn iova(&self) -> Iova {
         self.iova
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Where the CPU sees it, if it does.
+    /// Returns the memory as the CPU sees it; [`None`] without a kernel mapping.
     pub(crate) fn memory(&self) -> Option<Span<'_>> {
         if self.attrs & (bindings::DMA_ATTR_NO_KERNEL_MAPPING as Attrs) != 0 {
             return None;
@@ -96,16 +96,16 @@ impl<'d> Coherent<'d> {
         Some(unsafe { Span::new(self.cpu.cast(), self.len) })
     }
 
-    /// Whether the DMA API believes that it has to be synchronized.
+    /// Returns whether the DMA API believes that the memory has to be synchronized.
     pub(crate) fn needs_sync(&self) -> bool {
         // SAFETY: By the type's invariant, the address is of this device.
         unsafe { helpers::dma_test_need_sync(raw(self.dev), self.iova.value()) }
     }
 
-    /// Frees the memory by another address than its own, which the DMA API forbids and must not
-    /// do: it stays.
+    /// Frees the memory by the address `iova` instead of its own, which the DMA API forbids. The
+    /// memory must stay allocated.
     pub(crate) fn misfree(&self, iova: Iova) {
-        // SAFETY: This is about whether the implementation under test bears it.
+        // SAFETY: The call tests that the implementation under test withstands this.
         unsafe {
             bindings::dma_free_attrs(
                 raw(self.dev),
@@ -117,7 +117,7 @@ impl<'d> Coherent<'d> {
         };
     }
 
-    /// Describes the memory as a table of pages, to hand it to others.
+    /// Describes the memory as a table of pages, for use by others.
     pub(crate) fn export(&self) -> Result<Export<'_>, Failure> {
         let mut table = bindings::sg_table::default();
 
@@ -144,7 +144,7 @@ impl<'d> Coherent<'d> {
 }
 
 impl Coherent<'_> {
-    /// Makes a file by which processes map the memory, as long as it is there.
+    /// Creates a file by which processes map the memory while the memory exists.
     pub(crate) fn file(&self) -> Result<NonNull<bindings::file>> {
         // SAFETY: By the type's invariant, the allocation is of this device.
         let file = from_err_ptr(unsafe {
@@ -159,7 +159,7 @@ impl Coherent<'_> {
         NonNull::new(file).ok_or(ENOMEM)
     }
 
-    /// Maps the memory into the calling process; may sleep.
+    /// Maps the memory into the calling process. May sleep.
     pub(crate) fn map_to_user(&self) -> Result<UserView<'_>, Failure> {
         // SAFETY: By the type's invariant, the allocation is of this device; it outlives the
         // mapping.
@@ -182,7 +182,7 @@ impl Coherent<'_> {
     }
 }
 
-/// The address that `value` is, unless it is an error number.
+/// Returns `value` as an address, unless it is an error number.
 fn to_address(value: usize) -> Result<usize> {
     // CAST: Error numbers are the topmost addresses, negative if taken for signed.
     match c_int::try_from(value as isize) {
@@ -199,12 +199,12 @@ fn to_address(value: usize) -> Result<usize> {
 pub(crate) struct UserView<'a> {
     memory: &'a Coherent<'a>,
     address: usize,
-    /// Another process has something else at the address.
+    /// Not sent to other processes, which have something else at the address.
     _not_send: PhantomData<*mut ()>,
 }
 
 impl UserView<'_> {
-    /// The memory, for accesses that check as those of a system call do.
+    /// Returns the memory, for accesses that check as those of a system call do.
     pub(crate) fn slice(&self) -> UserSlice {
         UserSlice::new(UserPtr::from_addr(self.address), self.memory.len)
     }
@@ -212,8 +212,8 @@ impl UserView<'_> {
 
 impl Drop for UserView<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type's invariant, that is our mapping; this is the process that made it,
-        // since the value cannot be sent away.
+        // SAFETY: By the type's invariant, the range is our mapping. This is the process that
+        // created it, since the value is not `Send`.
         unsafe { bindings::vm_munmap(self.address as c_ulong, self.memory.len) };
     }
 }
@@ -244,12 +244,12 @@ pub(crate) struct Export<'a> {
 }
 
 impl Export<'_> {
-    /// The table, for mapping it.
+    /// Returns the table, for mapping it.
     pub(crate) fn table(&mut self) -> &mut bindings::sg_table {
         &mut self.table
     }
 
-    /// The memory by its pages, not by the address that the allocation has for the CPU.
+    /// Returns the memory by its pages, not by the address that the allocation has for the CPU.
     pub(crate) fn spans(&self) -> impl Iterator<Item = Span<'_>> + Clone {
         let mut sg = self.table.sgl;
 

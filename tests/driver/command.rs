@@ -22,9 +22,9 @@ use kernel::{
     prelude::*, //
 };
 
-/// Runs an exercise, and returns what it has to say.
+/// Function that runs an exercise and returns its remarks.
 ///
-/// What it shares must be dropped before the device loses its driver.
+/// A value that it shares must be dropped before the device loses its driver.
 type Drive = unsafe fn(&pci::Device<Bound>, &Engine, &mut Option<Share>, &Spec) -> Verdict;
 
 /// A command.
@@ -36,7 +36,7 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// Finds the command that `line` names, and what else the line asks for.
+    /// Finds the command that `line` names, and parses the rest of the line.
     pub(crate) fn parse(line: &str) -> Result<(&'static Self, Spec)> {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().ok_or(EINVAL)?;
@@ -53,11 +53,11 @@ impl Command {
         Ok((command, spec))
     }
 
-    /// Does it, and returns what it has to say.
+    /// Runs the command and returns its remarks.
     ///
     /// # Safety
     ///
-    /// What is put into `share` must be dropped before `pdev` loses its driver.
+    /// A value put into `share` must be dropped before `pdev` loses its driver.
     pub(crate) unsafe fn run(
         &self,
         pdev: &pci::Device<Bound>,
@@ -70,7 +70,7 @@ impl Command {
     }
 }
 
-/// The command that runs an exercise.
+/// Defines the command that runs an exercise.
 macro_rules! command {
     ($exercise:ty) => {
         Command {

@@ -23,10 +23,10 @@ pub(crate) enum Context {
 }
 
 impl Context {
-    /// Every context there is.
+    /// All contexts.
     pub(crate) const ALL: [Self; 4] = [Self::Process, Self::Softirq, Self::IrqOff, Self::Hardirq];
 
-    /// The word that commands use for it.
+    /// Returns the word for the context in commands.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Process => "process",
@@ -36,12 +36,12 @@ impl Context {
         }
     }
 
-    /// Whether code in it may sleep.
+    /// Returns whether code in this context may sleep.
     pub(crate) fn may_sleep(self) -> bool {
         self == Self::Process
     }
 
-    /// The flags to allocate memory with in it.
+    /// Returns the flags to allocate memory with in this context.
     pub(crate) fn gfp(self) -> bindings::gfp_t {
         if self.may_sleep() {
             bindings::GFP_KERNEL
@@ -50,7 +50,7 @@ impl Context {
         }
     }
 
-    /// The same flags, for the allocators of the `kernel` crate.
+    /// Returns the same flags, for the allocators of the `kernel` crate.
     pub(crate) fn flags(self) -> Flags {
         if self.may_sleep() {
             GFP_KERNEL
@@ -59,7 +59,7 @@ impl Context {
         }
     }
 
-    /// Calls `f` in this context and waits for it; called where sleeping is allowed.
+    /// Calls `f` in this context and waits for it. Must be called where sleeping is allowed.
     pub(crate) fn run<R: Send>(self, f: impl FnOnce() -> R + Send) -> Option<R> {
         let mut call = Call {
             function: Some(f),
@@ -73,20 +73,20 @@ impl Context {
         };
 
         // SAFETY: Each of these functions calls `trampoline` with this pointer and returns after
-        // that did, so `call` is alive, and nothing else uses it meanwhile. What crosses contexts
-        // is `Send`.
+        // the call, so `call` is alive and nothing else uses it meanwhile. All values that cross
+        // contexts are `Send`.
         unsafe { enter(Some(trampoline_of(&call)), (&raw mut call).cast()) };
         call.result
     }
 }
 
-/// A function to call elsewhere, and what became of it.
+/// A function to call in another context, with its result.
 struct Call<F, R> {
     function: Option<F>,
     result: Option<R>,
 }
 
-/// The trampoline that fits `call`.
+/// Returns the trampoline that fits `call`.
 fn trampoline_of<F: FnOnce() -> R, R>(_call: &Call<F, R>) -> unsafe extern "C" fn(*mut c_void) {
     trampoline::<F, R>
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's directory in debugfs, `apple_dma_test`, in which every engine has one of its own.
+//! The module's directory in debugfs, `apple_dma_test`, in which every engine has a directory.
 
 use kernel::{
     debugfs::Dir,
@@ -13,11 +13,11 @@ global_lock! {
     unsafe(uninit) static ROOT: Mutex<Option<Dir>> = None;
 }
 
-/// Keeps the directory there.
+/// The directory, which exists as long as this value.
 pub(crate) struct Root(());
 
 impl Root {
-    /// Makes the directory; to be called once in the life of the module.
+    /// Creates the directory. Must be called once in the life of the module.
     pub(crate) fn new() -> Self {
         // SAFETY: Called once, by the module's initialization.
         unsafe { ROOT.init() };
@@ -32,7 +32,7 @@ impl Drop for Root {
     }
 }
 
-/// A directory called `name` in the module's.
+/// Creates the directory `name` in the module's directory.
 pub(crate) fn subdir(name: &CStr) -> Result<Dir> {
     ROOT.lock()
         .as_ref()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The PCI driver: finds engines and gives each a test bench.
+//! The PCI driver, which finds engines and creates a test bench for each.
 
 use crate::bench::Bench;
 use crate::bindings as uapi;
@@ -39,11 +39,11 @@ compat::pci_device_table!(
 /// The driver of simulated DMA engines.
 pub(crate) struct EngineDriver;
 
-/// What belongs to one bound engine.
+/// State of one bound engine.
 #[pin_data]
 pub(crate) struct Bound {
-    /// `run` in the engine's debugfs directory. It owns the bench: removing the file waits for the
-    /// command that runs.
+    /// File `run` in the engine's debugfs directory. It owns the bench: removing the file waits for
+    /// the running command.
     #[pin]
     _run: File<Bench>,
 }
@@ -64,7 +64,7 @@ impl pci::Driver for EngineDriver {
 
             // SAFETY: Nothing is mapped or allocated before probe returns.
             unsafe { pdev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
-            // The engine's length register is all that limits a segment.
+            // Segments are limited by the engine's length register only.
             //
             // SAFETY: As above.
             unsafe { pdev.dma_set_max_seg_size(u32::MAX) };

@@ -48,24 +48,24 @@ impl Iova {
         self.0
     }
 
-    /// The address `bytes` further on.
+    /// Returns the address `bytes` bytes further on.
     pub(crate) fn add(self, bytes: usize) -> Self {
         // CAST: `usize` is not wider than `u64`.
         Self(self.0.wrapping_add(bytes as u64))
     }
 }
 
-/// How to learn that the engine is done.
+/// Ways to learn that the engine is done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// Sleep until the channel's interrupt comes.
+    /// Sleep until the channel's interrupt arrives.
     Interrupt,
-    /// Read the status over and over; works in any context.
+    /// Read the status over and over. Works in any context.
     Poll,
 }
 
-/// How long a command may take. An emulated guest on a loaded machine is slow, and a test that
-/// fails for want of time says nothing.
+/// Time limit of a command. An emulated guest on a loaded machine is slow, and a test that fails
+/// for lack of time shows nothing.
 const TIMEOUT_MS: Msecs = 10_000;
 
 // CAST: The header's numbers are register offsets within one page.
@@ -76,12 +76,12 @@ const MEM_SIZE: usize = uapi::DMA_ENGINE_REG_MEM_SIZE as usize;
 const CHANNEL_BASE: usize = uapi::DMA_ENGINE_CHANNEL_BASE as usize;
 const CHANNEL_STRIDE: usize = uapi::DMA_ENGINE_CHANNEL_STRIDE as usize;
 
-/// As many channels as the BAR has room for.
+/// Maximum number of channels, which is limited by the size of the BAR.
 const MAX_CHANNELS: u32 = ((BAR_SIZE - CHANNEL_BASE) / CHANNEL_STRIDE) as u32;
 
 type Bar<'a> = pci::Bar<'a, BAR_SIZE>;
 
-/// What the driver keeps for each channel.
+/// State of each channel that the driver keeps.
 struct ChannelState {
     claimed: AtomicFlag,
     interrupt: Interrupt,
@@ -89,7 +89,7 @@ struct ChannelState {
 
 /// A bound engine.
 pub(crate) struct Engine {
-    // Dropped in this order: no line is requested when its vector goes.
+    // Dropped in this order: no line is requested any more when its vector is freed.
     channels: KVec<ChannelState>,
     _vectors: Vectors,
     memory_size: usize,
@@ -97,9 +97,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Takes over the engine of `pdev`, whose memory space is enabled.
+    /// Initializes the engine of `pdev`, whose memory space is enabled.
     ///
-    /// To be dropped before the device's managed resources are released.
+    /// The value must be dropped before the device's managed resources are released.
     pub(crate) fn new(pdev: &pci::Device<Bound>) -> Result<Self> {
         let bar = pdev
             .iomap_region_sized::<BAR_SIZE>(uapi::DMA_ENGINE_BAR, c"apple_dma_test")?
@@ -138,17 +138,17 @@ impl Engine {
         })
     }
 
-    /// How many channels there are.
+    /// Returns the number of channels.
     pub(crate) fn channels(&self) -> usize {
         self.channels.len()
     }
 
-    /// How many bytes of its own every channel has.
+    /// Returns the number of bytes of memory that each channel has.
     pub(crate) fn memory_size(&self) -> usize {
         self.memory_size
     }
 
-    /// A channel that nobody else uses until it is dropped.
+    /// Returns a channel for exclusive use until it is dropped.
     pub(crate) fn claim<'a>(
         &'a self,
         pdev: &'a pci::Device<Bound>,
@@ -181,22 +181,22 @@ impl Engine {
 pub(crate) struct Channel<'a> {
     pdev: &'a pci::Device<Bound>,
     bar: &'a Bar<'a>,
-    /// Where the channel's registers start.
+    /// Start of the channel's registers.
     block: usize,
     state: &'a ChannelState,
     memory_size: usize,
     wait: Wait,
-    /// A command did not end; the channel is not given back.
+    /// Set if a command did not end: the channel is not released.
     stuck: bool,
 }
 
 impl Channel<'_> {
-    /// Sets how the next commands are waited for.
+    /// Sets how to wait for the next commands.
     pub(crate) fn set_wait(&mut self, wait: Wait) {
         self.wait = wait;
     }
 
-    /// How many bytes of memory the channel has.
+    /// Returns the number of bytes of the channel's memory.
     pub(crate) fn memory_size(&self) -> usize {
         self.memory_size
     }
@@ -238,7 +238,7 @@ impl Channel<'_> {
         Err(Failure::new(Reason::Checksum { expected, found }))
     }
 
-    /// Fails unless reading, and writing too, the `len` bytes at `iova` faults.
+    /// Fails unless a read and a write of the `len` bytes at `iova` both fault.
     pub(crate) fn must_fault(&mut self, iova: Iova, len: usize) -> Result<(), Failure> {
         for command in [uapi::DMA_ENGINE_CMD_CHECKSUM, uapi::DMA_ENGINE_CMD_FILL] {
             let flags = uapi::DMA_ENGINE_CMD_EXPECT_FAULT;
@@ -266,7 +266,7 @@ impl Channel<'_> {
         }
     }
 
-    /// Runs a command and returns the status that it ended with.
+    /// Runs a command and returns its final status.
     fn start(
         &mut self,
         command: u32,
@@ -311,7 +311,8 @@ impl Channel<'_> {
 
         let start = Instant::<Monotonic>::now();
         loop {
-            // Before the status, so that a long interruption is not taken for a slow engine.
+            // The time is read before the status, lest a long interruption be taken for a slow
+            // engine.
             let late = start.elapsed() > Delta::from_millis(i64::from(TIMEOUT_MS));
 
             match self.get(uapi::DMA_ENGINE_CH_STATUS)? {
@@ -322,10 +323,10 @@ impl Channel<'_> {
         }
     }
 
-    /// Keeps an engine that does not stop from memory that is about to be freed.
+    /// Keeps an engine that does not stop away from memory that is about to be freed.
     fn give_up(&mut self, command: u32) -> Failure {
         self.stuck = true;
-        // SAFETY: `raw_pci` gives a valid device.
+        // SAFETY: `raw_pci` returns a valid device.
         unsafe { bindings::pci_clear_master(raw_pci(self.pdev)) };
         Failure::new(Reason::Timeout { command })
     }
@@ -353,7 +354,7 @@ impl Drop for Channel<'_> {
     }
 }
 
-/// The low and the high half of a number.
+/// Returns the low and the high half of a number.
 fn halves(value: u64) -> (u32, u32) {
     // CAST: Takes the halves.
     (value as u32, (value >> 32) as u32)

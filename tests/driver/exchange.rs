@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What CPU and engine say to each other through mapped memory, and whether they understood.
+//! Exchange of data between the CPU and the engine through mapped memory, with verification.
 //!
-//! The CPU writes the outgoing pattern, the engine reads it and writes incoming ones over it, the
-//! CPU reads those. Which of it happens depends on the direction of the mapping. No step trusts a
-//! return code for data to have arrived.
+//! The CPU writes the outgoing pattern, the engine reads it and overwrites it with incoming
+//! patterns, and the CPU reads those. The direction of the mapping decides which of these steps
+//! take place. No step trusts a return code as proof that data arrived.
 
 use crate::engine::{
     Channel,
@@ -37,7 +37,7 @@ pub(crate) struct Exchange<M> {
 }
 
 impl<'m, M: Iterator<Item = Span<'m>> + Clone> Exchange<M> {
-    /// An exchange over `memory` as `direction` allows it, with patterns made of `seed`.
+    /// Creates an exchange over `memory` as `direction` allows it, with patterns made of `seed`.
     pub(crate) fn new(memory: M, direction: DataDirection, seed: u64) -> Self {
         Self {
             memory,
@@ -46,23 +46,23 @@ impl<'m, M: Iterator<Item = Span<'m>> + Clone> Exchange<M> {
         }
     }
 
-    /// Another exchange over the same memory.
+    /// Returns another exchange over the same memory.
     pub(crate) fn again(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
-    /// What the CPU writes before the device gets the memory.
+    /// Returns the pattern that the CPU writes before the device owns the memory.
     fn outgoing(&self) -> Pattern {
         Pattern::new(mix(self.seed))
     }
 
-    /// What the engine writes to segment number `segment`.
+    /// Returns the pattern that the engine writes to segment number `segment`.
     fn incoming(&self, segment: usize) -> Pattern {
         // CAST: `usize` is not wider than `u64`.
         Pattern::new(mix(!self.seed).wrapping_add((segment as u64) << 32))
     }
 
-    /// How much of a segment of `len` bytes the engine keeps and writes back.
+    /// Returns how many bytes of a segment of `len` bytes the engine keeps and writes back.
     fn kept(&self, channel: &Channel<'_>, len: usize) -> usize {
         match self.direction {
             DataDirection::Bidirectional => (len / 2).min(channel.memory_size()),
@@ -70,10 +70,10 @@ impl<'m, M: Iterator<Item = Span<'m>> + Clone> Exchange<M> {
         }
     }
 
-    /// The CPU's first part: writes. The memory is the CPU's.
+    /// Writes the outgoing pattern as the CPU, which owns the memory.
     ///
-    /// Memory that the device is about to overwrite is written as well, lest what it should bring
-    /// be there from an earlier exchange.
+    /// Memory that the device is about to overwrite is written as well, lest data of an earlier
+    /// exchange be taken for the engine's.
     pub(crate) fn stage(&self) {
         let outgoing = self.outgoing();
         let mut first = 0;
@@ -84,7 +84,7 @@ impl<'m, M: Iterator<Item = Span<'m>> + Clone> Exchange<M> {
         }
     }
 
-    /// The engine's part. The memory is the device's, which sees it as `segments`.
+    /// Runs the engine's part. The device owns the memory and sees it as `segments`.
     pub(crate) fn engine(
         &self,
         channel: &mut Channel<'_>,
@@ -113,7 +113,7 @@ impl<'m, M: Iterator<Item = Span<'m>> + Clone> Exchange<M> {
         Ok(())
     }
 
-    /// The CPU's second part: reads. The memory is the CPU's again; `lengths` are those of the
+    /// Reads and verifies as the CPU, which owns the memory again. `lengths` are the lengths of the
     /// segments.
     pub(crate) fn verify(
         &self,

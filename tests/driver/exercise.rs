@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all tests have in common: preparation, turns in any context on any CPU, and a verdict.
+//! The frame of all tests: preparation, turns in any context on any CPU, and a verdict.
 
 mod after_unmap;
 mod alloc;
@@ -92,43 +92,43 @@ use kernel::{
     },
 };
 
-/// The directions that leave something to verify.
+/// Directions that leave data to verify.
 const DIRECTIONS: [DataDirection; 3] = [
     DataDirection::ToDevice,
     DataDirection::FromDevice,
     DataDirection::Bidirectional,
 ];
 
-/// A kind of test. Each worker has one of its own.
+/// A kind of test. Each worker has an exercise of its own.
 pub(crate) trait Exercise<'d>: Sized + Send {
-    /// What commands call it.
+    /// Name in commands.
     const NAME: &'static str;
-    /// The parameters that it has.
+    /// Parameters of the exercise.
     const KEYS: &'static [Key];
-    /// Whether turns work where sleeping is forbidden.
+    /// True if turns work where sleeping is forbidden.
     const ATOMIC: bool = true;
-    /// Whether nothing else may go on meanwhile.
+    /// True if nothing else may run at the same time.
     const ALONE: bool = false;
 
-    /// Changes what a command that says nothing asks for.
+    /// Changes the defaults of the parameters.
     fn defaults(_spec: &mut Spec) {}
 
-    /// Allocates what the turns need; may sleep.
+    /// Allocates what the turns need. May sleep.
     fn prepare(dev: &'d Device<Bound>, spec: &Spec, rng: &mut Rng) -> Result<Self, Failure>;
 
-    /// Does it once.
+    /// Runs the exercise once.
     fn turn(&mut self, turn: &mut Turn<'d, '_, '_>) -> Result<(), Failure>;
 
-    /// Follows every turn, failed ones too; may sleep. For what cannot be undone in a turn.
+    /// Cleans up after every turn, failed ones too, where the turn's context could not. May sleep.
     fn settle(&mut self) {}
 
-    /// Adds to the verdict what the turns found out.
+    /// Appends the findings of the turns to the verdict.
     fn remark(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
     }
 }
 
-/// What a turn works with.
+/// Environment of a turn.
 pub(crate) struct Turn<'d, 'a, 'c> {
     pub(crate) dev: &'d Device<Bound>,
     pub(crate) channel: &'a mut Channel<'c>,
@@ -138,7 +138,7 @@ pub(crate) struct Turn<'d, 'a, 'c> {
 }
 
 impl Turn<'_, '_, '_> {
-    /// The direction of this turn.
+    /// Returns the direction of this turn.
     pub(crate) fn direction(&mut self) -> DataDirection {
         self.spec
             .direction
@@ -146,7 +146,7 @@ impl Turn<'_, '_, '_> {
             .unwrap_or(DataDirection::Bidirectional)
     }
 
-    /// The flags to allocate memory with.
+    /// Returns the flags to allocate memory with.
     pub(crate) fn gfp(&self) -> bindings::gfp_t {
         self.context.gfp()
     }
@@ -155,7 +155,7 @@ impl Turn<'_, '_, '_> {
 /// The end of a command: remarks, if any, or the first failure.
 pub(crate) type Verdict = Result<Option<CString>, Report>;
 
-/// The failure of a turn, and which turn it was.
+/// The failure of a turn, with the number of the turn.
 pub(crate) struct Report {
     failure: Failure,
     worker: u32,
@@ -164,7 +164,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// A failure of the command as a whole.
+    /// Returns a failure of the command as a whole.
     pub(crate) fn of_command(failure: Failure) -> Self {
         Self {
             failure,
@@ -174,7 +174,7 @@ impl Report {
         }
     }
 
-    /// The error number that stands for it.
+    /// Returns the error number for the failure.
     pub(crate) fn errno(&self) -> Error {
         self.failure.errno()
     }
@@ -202,21 +202,21 @@ impl<'d, E: Exercise<'d>> fmt::Display for Remark<'_, E> {
     }
 }
 
-/// What the workers of a command share.
+/// State that the workers of a command share.
 #[pin_data]
 struct Outcome {
     /// The first failure that any worker met.
     #[pin]
     failure: Mutex<Option<Report>>,
-    /// What the first worker has to say.
+    /// Remarks of the first worker.
     #[pin]
     remark: Mutex<Option<CString>>,
-    /// Turns that were made, and those of them that ended because the DMA API refused.
+    /// Turns made, and those of them that ended because the DMA API refused.
     turns: Atomic<u64>,
     refused: Atomic<u64>,
 }
 
-/// Runs the exercise `E` as `spec` says. Returns the remarks of the first worker, or the first
+/// Runs the exercise `E` as `spec` demands. Returns the remarks of the first worker, or the first
 /// failure of any.
 pub(crate) fn drive<'d, E: Exercise<'d>>(
     pdev: &'d pci::Device<Bound>,
@@ -261,7 +261,7 @@ pub(crate) fn drive<'d, E: Exercise<'d>>(
     Ok(remark)
 }
 
-/// Fails if `spec` asks for what `E` cannot do, rather than doing less.
+/// Fails if `spec` demands more than `E` can do, rather than testing less.
 fn check_fitness<'d, E: Exercise<'d>>(spec: &Spec) -> Result<(), Report> {
     let unfit = |what| Err(Report::of_command(Failure::call(what, EINVAL)));
 
@@ -274,7 +274,7 @@ fn check_fitness<'d, E: Exercise<'d>>(spec: &Spec) -> Result<(), Report> {
     Ok(())
 }
 
-/// All turns of one worker, unless another one fails meanwhile.
+/// Makes all turns of one worker, until another worker fails.
 fn work<'d, E: Exercise<'d>>(
     pdev: &'d pci::Device<Bound>,
     engine: &Engine,

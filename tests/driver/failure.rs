@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can go wrong in a test, said precisely.
+//! Precise descriptions of the failures of a test.
 //!
-//! A failure is made in any context, so it is a small value; only its reader turns it into text.
+//! A failure is created in any context, so it is a small value; only its reader turns it into text.
 
 use crate::bindings as uapi;
 use crate::engine::Iova;
@@ -12,16 +12,16 @@ use kernel::{
     prelude::*, //
 };
 
-/// Why a test failed.
+/// Reason for the failure of a test.
 #[derive(Clone, Copy)]
 pub(crate) enum Reason {
     /// A function of the kernel returned an error.
     Call { what: &'static str, error: Error },
-    /// The DMA API gave no address for memory.
+    /// The DMA API returned no address for memory.
     Refused { what: &'static str, error: Error },
-    /// Something that must fail did not.
+    /// An operation succeeded that must fail.
     Worked { what: &'static str },
-    /// Memory does not hold what it must.
+    /// Memory does not hold the expected data.
     Byte {
         what: &'static str,
         index: usize,
@@ -36,30 +36,30 @@ pub(crate) enum Reason {
         expected: u64,
         found: u64,
     },
-    /// The engine's access was refused.
+    /// The engine's access faulted.
     Fault { command: u32, iova: Iova },
-    /// The engine's access was not refused.
+    /// The engine's access did not fault.
     NoFault { command: u32 },
-    /// The engine ended a command in a state it should not.
+    /// The engine ended a command with an unexpected status.
     Status { command: u32, status: u32 },
     /// The engine did not end a command in time.
     Timeout { command: u32 },
-    /// The engine ended a command without the interrupt it was asked for.
+    /// The engine ended a command without the requested interrupt.
     LostInterrupt { command: u32 },
 }
 
-/// What was being done when a test failed.
+/// The operation during which a test failed.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) len: usize,
     pub(crate) offset: usize,
     pub(crate) direction: DataDirection,
-    /// Where the device sees the memory, if it got that far.
+    /// Address of the memory for the device, if the memory was mapped.
     pub(crate) iova: Option<Iova>,
 }
 
 impl Place {
-    /// Memory of `len` bytes from its start on, without an address yet.
+    /// Returns the whole of a memory of `len` bytes, without an address yet.
     pub(crate) fn whole(len: usize, direction: DataDirection) -> Self {
         Self {
             len,
@@ -70,7 +70,7 @@ impl Place {
     }
 }
 
-/// The end of a failed test.
+/// The failure of a test.
 #[derive(Clone, Copy)]
 pub(crate) struct Failure {
     reason: Reason,
@@ -78,7 +78,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure for this reason.
+    /// Creates a failure for this reason.
     pub(crate) fn new(reason: Reason) -> Self {
         Self {
             reason,
@@ -86,27 +86,28 @@ impl Failure {
         }
     }
 
-    /// A function of the kernel, `what`, returned `error`.
+    /// Creates the failure of a function of the kernel, which returned `error`; `what` was the
+    /// purpose.
     pub(crate) fn call(what: &'static str, error: Error) -> Self {
         Self::new(Reason::Call { what, error })
     }
 
-    /// The DMA API was asked for `what`, and gave no address.
+    /// Creates the failure of the DMA API to return an address; `what` was the purpose.
     pub(crate) fn refused(what: &'static str, error: Error) -> Self {
         Self::new(Reason::Refused { what, error })
     }
 
-    /// Whether it is that the DMA API gave no address, as it may at any time.
+    /// Returns whether the reason is that the DMA API returned no address, as it may at any time.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.reason, Reason::Refused { .. })
     }
 
-    /// Whether it is that the engine read something else than expected.
+    /// Returns whether the reason is that the engine read other data than expected.
     pub(crate) fn is_of_data(&self) -> bool {
         matches!(self.reason, Reason::Checksum { .. })
     }
 
-    /// The error number that stands for it.
+    /// Returns the error number for the reason.
     pub(crate) fn errno(&self) -> Error {
         match self.reason {
             Reason::Call { error, .. } | Reason::Refused { error, .. } => error,
@@ -116,9 +117,9 @@ impl Failure {
     }
 }
 
-/// Adds what failures do not know by themselves.
+/// Adds the place to a failure, which does not know its place.
 pub(crate) trait At {
-    /// Says what was being done, unless something closer to the failure did.
+    /// Adds the place, unless code closer to the failure added one.
     fn at(self, place: impl FnOnce() -> Place) -> Self;
 }
 
@@ -133,7 +134,7 @@ impl<T> At for Result<T, Failure> {
 
 /// Turns an error of a function of the kernel into a failure.
 pub(crate) trait Doing<T> {
-    /// The function was called for `what`.
+    /// Turns the error into a failure of the operation `what`.
     fn doing(self, what: &'static str) -> Result<T, Failure>;
 }
 
@@ -155,7 +156,7 @@ pub(crate) fn expect(what: &'static str, expected: u64, found: u64) -> Result<()
     }))
 }
 
-/// The engine's name of a command.
+/// Returns the engine's name of a command.
 fn command_name(command: u32) -> &'static str {
     match command {
         uapi::DMA_ENGINE_CMD_READ => "READ",
@@ -167,7 +168,7 @@ fn command_name(command: u32) -> &'static str {
     }
 }
 
-/// The word that commands use for a direction.
+/// Returns the word for a direction in commands.
 pub(crate) fn direction_name(direction: DataDirection) -> &'static str {
     match direction {
         DataDirection::Bidirectional => "bidir",

@@ -101,13 +101,13 @@ struct page *dma_test_sg_page(struct scatterlist *sg)
 }
 
 struct ram_walk {
-	unsigned int index; /* blocks until the one that is wanted */
+	unsigned int index; /* blocks before the wanted one */
 	bool found;
 	phys_addr_t start;
 	phys_addr_t end;
 };
 
-/* Ranges that touch are one block: @walk->end is that of the one before. */
+/* Adjacent ranges are one block: @walk->end is the end of the range before. */
 static int ram_walk(struct resource *res, void *data)
 {
 	struct ram_walk *walk = data;
@@ -180,8 +180,8 @@ void dma_test_unclaim(phys_addr_t phys, unsigned long pages)
 #endif
 
 /*
- * The clock is looked at out of line, lest the compiler move parts of it, and
- * nothing but one call stands between two looks.
+ * The clock is read out of line, lest the compiler move parts of the reading,
+ * and only one call is made between two readings.
  */
 static noinline u64 look_at_clock(void)
 {
@@ -292,7 +292,7 @@ unsigned long dma_test_mmap(struct device *dev, void *cpu_addr, dma_addr_t addr,
 	unsigned long user;
 	struct file *file;
 
-	/* No other thread shall get at the mapping. */
+	/* No other thread may access the mapping. */
 	if (!current->mm || get_nr_threads(current) != 1)
 		return (unsigned long)-EBUSY;
 
@@ -300,19 +300,19 @@ unsigned long dma_test_mmap(struct device *dev, void *cpu_addr, dma_addr_t addr,
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	user = vm_mmap(file, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, 0);
-	/* The mapping keeps the file, which must not lead back here. */
+	/* The mapping holds the file, which must not refer to this function. */
 	file->private_data = NULL;
 	fput(file);
 	return user;
 }
 
-/* What a file of shared memory leads to; goes with it. */
+/* Private data of a file of shared memory, freed with the file. */
 struct share {
 	struct mmap_call call;
-	struct mutex lock; /* of what follows */
+	struct mutex lock; /* protects the members below */
 	unsigned int mappings;
 	bool over;
-	struct completion unmapped; /* when over, and there is no mapping left */
+	struct completion unmapped; /* completed when over is set and no mapping is left */
 };
 
 static void share_vma_open(struct vm_area_struct *vma)
@@ -454,11 +454,11 @@ void dma_test_in_softirq(void (*fn)(void *arg), void *arg)
 	destroy_work_on_stack(&call.work);
 }
 
-/* As drivers do: their own lock, its holder not to be interrupted. */
+/* As drivers do: with a lock of their own held and interrupts disabled. */
 void dma_test_in_irqoff(void (*fn)(void *arg), void *arg)
 {
 	unsigned long flags;
-	spinlock_t lock; /* Protects nothing but its holder's context. */
+	spinlock_t lock; /* Protects no data; creates the context. */
 
 	spin_lock_init(&lock);
 	spin_lock_irqsave(&lock, flags);
@@ -492,7 +492,7 @@ void dma_test_in_hardirq(void (*fn)(void *arg), void *arg)
 	init_completion(&call.done);
 	irq_work_queue(&call.work);
 	wait_for_completion(&call.done);
-	/* The core touches the work after its function. */
+	/* The core accesses the work after its function returned. */
 	irq_work_sync(&call.work);
 }
 
@@ -510,7 +510,7 @@ static int worker_thread(void *data)
 
 	worker->fn(worker->arg, worker->index);
 	complete(&worker->done);
-	/* kthread_stop() wants the thread alive until it is called. */
+	/* kthread_stop() demands that the thread lives until it is called. */
 	while (!kthread_should_stop()) {
 		set_current_state(TASK_IDLE);
 		if (!kthread_should_stop())
@@ -548,7 +548,7 @@ int dma_test_on_cpus(unsigned int count,
 		cpu = cpumask_next_wrap(cpu, cpu_online_mask);
 	}
 
-	/* Together, so that they meet. */
+	/* All at once, so that the calls overlap. */
 	for (i = 0; i < started; i++)
 		wake_up_process(workers[i].task);
 	for (i = 0; i < started; i++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * C that the Rust side calls: what the kernel offers as inline functions and
- * macros only, and the execution contexts that the kernel crate cannot enter.
+ * C functions for the Rust code: inline functions and macros of the kernel, and
+ * the execution contexts that the kernel crate cannot enter.
  */
 #ifndef _APPLE_DMA_TEST_HELPERS_H
 #define _APPLE_DMA_TEST_HELPERS_H
@@ -42,9 +42,9 @@ void dma_test_sg_set_page(struct scatterlist *sg, struct page *page,
 struct page *dma_test_sg_page(struct scatterlist *sg);
 
 /*
- * Block number @index of the guest's RAM, in the order of addresses, from @start
- * to before @end. Blocks do not touch. -ENOENT if there are not as many. May
- * sleep.
+ * Finds block number @index of the guest's RAM, in the order of addresses, from
+ * @start to before @end. Blocks are not adjacent. Returns -ENOENT if there are
+ * not as many. May sleep.
  */
 int dma_test_ram_block(unsigned int index, phys_addr_t *start,
 		       phys_addr_t *end);
@@ -54,31 +54,32 @@ void *dma_test_phys_to_virt(phys_addr_t phys);
 struct page *dma_test_phys_to_page(phys_addr_t phys);
 
 /*
- * Copies @len bytes of RAM at @phys, whoever uses them. Any context. -EFAULT if
- * the kernel has them not mapped.
+ * Copies @len bytes of RAM at @phys, whatever they are used for. Any context.
+ * Returns -EFAULT if the kernel has not mapped them.
  */
 int dma_test_read_ram(phys_addr_t phys, void *to, size_t len);
 
 /*
- * Allocates the @pages pages from @phys on, if they are free or can be made so;
- * gives them back. May sleep.
+ * Allocate the @pages pages from @phys on, if they are free or can be freed, and
+ * free them. May sleep.
  */
 int dma_test_claim(phys_addr_t phys, unsigned long pages);
 void dma_test_unclaim(phys_addr_t phys, unsigned long pages);
 
 /*
  * Maps a coherent allocation into the calling process, which must have one
- * thread only. Returns the address, or an error as vm_mmap() does. The mapping
- * is to be undone with vm_munmap() before the allocation is freed.
+ * thread only. Returns the address, or an error as vm_mmap() does. The caller
+ * unmaps with vm_munmap() before the allocation is freed.
  */
 unsigned long dma_test_mmap(struct device *dev, void *cpu_addr, dma_addr_t addr,
 			    size_t size, unsigned long attrs);
 
 /*
- * A file that maps a coherent allocation into processes, as often as they like;
- * its descriptor for the calling process; whether anybody has it mapped now.
- * dma_test_unshare() lets nobody map it any more, waits until nobody has it
- * mapped, and drops the file: then the allocation may be freed.
+ * Create a file that maps a coherent allocation into processes any number of
+ * times; install a descriptor of it for the calling process; return whether a
+ * process has it mapped. dma_test_unshare() rejects further mappings, waits
+ * until no process has the allocation mapped, and drops the file: then the
+ * allocation may be freed.
  */
 struct file *dma_test_share(struct device *dev, void *cpu_addr, dma_addr_t addr,
 			    size_t size, unsigned long attrs);
@@ -87,8 +88,8 @@ bool dma_test_share_is_mapped(struct file *file);
 void dma_test_unshare(struct file *file);
 
 /*
- * Each of these calls @fn(@arg) once, in the context its name says, and returns
- * after @fn did. To be called where sleeping is allowed.
+ * Call @fn(@arg) once, in the context of the function's name, and return after
+ * @fn returned. Must be called where sleeping is allowed.
  */
 void dma_test_in_softirq(void (*fn)(void *arg), void *arg);
 void dma_test_in_irqoff(void (*fn)(void *arg), void *arg);
@@ -96,19 +97,19 @@ void dma_test_in_hardirq(void (*fn)(void *arg), void *arg);
 
 /*
  * Calls @fn(@arg, 0) to @fn(@arg, @count - 1) at once, each in a thread of its
- * own, the threads spread over the online CPUs. Returns after every call that
- * was made did: 0, or an error when not all threads could be started.
+ * own, the threads spread over the online CPUs. Returns after all calls
+ * returned: 0, or an error if some threads, and so their calls, were not started.
  */
 int dma_test_on_cpus(unsigned int count,
 		     void (*fn)(void *arg, unsigned int worker), void *arg);
 unsigned int dma_test_online_cpus(void);
 
 /*
- * Each of these times one call of the function of the DMA API that its name
- * ends in, and nothing but that, with interrupts off: @ns becomes how many
- * nanoseconds there are between looking at the clock before the call and after
- * it. dma_test_time_nothing() has no call between the two. What remains when its
- * time is taken off is the call's.
+ * Time one call of the function of the DMA API at the end of the name, and
+ * nothing else, with interrupts disabled: @ns is set to the nanoseconds between
+ * a reading of the clock before the call and one after it.
+ * dma_test_time_nothing() has no call between the two: the difference to its
+ * time is the duration of the call.
  */
 void dma_test_time_nothing(u64 *ns);
 dma_addr_t dma_test_time_map_page(struct device *dev, struct page *page,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupt vectors of a PCI device, each waking whoever waits for it.
+//! Interrupt vectors of a PCI device, each with a completion to wait for.
 //!
-//! `kernel::pci` hands out the first and the last vector of an allocation only, or ties it to the
-//! device's borrow, depending on the kernel; so vectors are allocated, and lines requested by
-//! number, here.
+//! `kernel::pci` returns the first and the last vector of an allocation only, or ties the
+//! allocation to the device's borrow, depending on the kernel; so this file allocates vectors and
+//! requests lines by number.
 
 use crate::compat::IRQ_HANDLED;
 use crate::device::raw_pci;
@@ -48,19 +48,19 @@ impl Signal {
         })
     }
 
-    /// Lets one waiter go; callable in any context.
+    /// Wakes one waiter. Any context.
     fn complete(&self) {
         // SAFETY: `self.inner` was initialized by `Self::new`.
         unsafe { bindings::complete(self.inner.get()) };
     }
 
-    /// Forgets completions that nobody waited for.
+    /// Drops completions that were not waited for.
     pub(crate) fn drain(&self) {
         // SAFETY: `self.inner` was initialized by `Self::new`.
         while unsafe { bindings::try_wait_for_completion(self.inner.get()) } {}
     }
 
-    /// Sleeps until completed; says whether that came before the timeout.
+    /// Sleeps until completed; returns whether that happened before the timeout.
     pub(crate) fn wait(&self, timeout: Msecs) -> bool {
         // SAFETY: `self.inner` was initialized by `Self::new`.
         let left = unsafe {
@@ -80,9 +80,9 @@ pub(crate) struct Vectors(ARef<pci::Device>);
 impl Vectors {
     /// Allocates `count` vectors.
     ///
-    /// To be dropped before the device is unbound, and after all of its interrupts.
+    /// The value must be dropped before the device is unbound, and after all of its interrupts.
     pub(crate) fn new(pdev: &pci::Device<Bound>, count: u32) -> Result<Self> {
-        // SAFETY: `raw_pci` gives a valid device; the function checks `count`.
+        // SAFETY: `raw_pci` returns a valid device; the function checks `count`.
         to_result(unsafe {
             bindings::pci_alloc_irq_vectors(raw_pci(pdev), count, count, bindings::PCI_IRQ_MSIX)
         })?;
@@ -106,7 +106,7 @@ impl Drop for Vectors {
 ///
 /// # Invariants
 ///
-/// A handler is installed for `irq` whose cookie is the address of what `signal` points to.
+/// A handler is installed for `irq`; its cookie is the address of the pointee of `signal`.
 pub(crate) struct Interrupt {
     irq: u32,
     signal: Arc<Signal>,
@@ -115,11 +115,11 @@ pub(crate) struct Interrupt {
 impl Interrupt {
     /// Requests vector `vector` of `pdev`, whose vectors are allocated.
     ///
-    /// To be dropped before the vectors are freed.
+    /// The value must be dropped before the vectors are freed.
     pub(crate) fn new(pdev: &pci::Device<Bound>, vector: u32) -> Result<Self> {
         let signal = Arc::pin_init(Signal::new(), GFP_KERNEL)?;
 
-        // SAFETY: `raw_pci` gives a valid device; the function checks `vector`.
+        // SAFETY: `raw_pci` returns a valid device; the function checks `vector`.
         let irq = unsafe { bindings::pci_irq_vector(raw_pci(pdev), vector) };
         let irq = u32::try_from(irq).map_err(|_| Error::from_errno(irq))?;
 
@@ -139,7 +139,7 @@ impl Interrupt {
         Ok(Self { irq, signal })
     }
 
-    /// What the interrupt completes.
+    /// Returns the signal that the interrupt completes.
     pub(crate) fn signal(&self) -> &Signal {
         &self.signal
     }

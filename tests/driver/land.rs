@@ -2,8 +2,8 @@
 
 //! Much memory at once, of which places far apart are mapped.
 //!
-//! It is a few large allocations rather than many small ones, so that a test decides itself how its
-//! mappings are scattered, whatever the page allocator makes of it.
+//! A few large allocations rather than many small ones, so that a test itself decides how its
+//! mappings are scattered, independently of the page allocator.
 
 use crate::buffer::Buffer;
 use crate::scatterlist::Entry;
@@ -14,18 +14,18 @@ use kernel::{
     prelude::*, //
 };
 
-/// How large an allocation is at most, if the page allocator has such.
+/// Greatest size of an allocation, if the page allocator has such.
 const BLOCK: usize = 4 << 20;
 
 /// Allocations, in ascending order of their physical addresses.
 pub(crate) struct Land {
     blocks: KVVec<Buffer>,
-    /// Of each of them.
+    /// Bytes of each of them.
     block_len: usize,
 }
 
 impl Land {
-    /// Allocates at least `len` bytes; may sleep.
+    /// Allocates at least `len` bytes. May sleep.
     pub(crate) fn new(len: usize) -> Result<Self> {
         let largest = PAGE_SIZE
             .checked_shl(bindings::MAX_PAGE_ORDER)
@@ -54,17 +54,17 @@ impl Land {
         Self::new(blocks.saturating_mul(BLOCK).saturating_add(rest))
     }
 
-    /// The allocations.
+    /// Returns the allocations.
     pub(crate) fn blocks(&self) -> &[Buffer] {
         &self.blocks
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub(crate) fn len(&self) -> usize {
         self.blocks.len().saturating_mul(self.block_len)
     }
 
-    /// Where range number `index` of `ranges` is.
+    /// Returns the place of range number `index` of `ranges`, as an entry of a scatterlist.
     pub(crate) fn entry(&self, ranges: &Ranges, index: usize) -> Result<Entry> {
         let per_block = self.block_len.checked_div(ranges.stride).ok_or(EINVAL)?;
         let buffer = index.checked_div(per_block).ok_or(EINVAL)?;
@@ -79,8 +79,8 @@ impl Land {
         })
     }
 
-    /// The `len` bytes from byte `start` of the land on, none if they are not all there or not
-    /// contiguous.
+    /// Returns the `len` bytes from byte `start` of the land on; [`None`] if some do not exist or
+    /// they are not contiguous.
     pub(crate) fn place(&self, start: usize, len: usize) -> Option<Place<'_>> {
         let first = start.checked_div(self.block_len)?;
         let last = start
@@ -101,7 +101,7 @@ impl Land {
         })
     }
 
-    /// Where range number `index` of `ranges` is, to be mapped by itself.
+    /// Returns range number `index` of `ranges`, to be mapped by itself.
     pub(crate) fn range(&self, ranges: &Ranges, index: usize) -> Result<Place<'_>> {
         let entry = self.entry(ranges, index)?;
         let start = entry
@@ -113,7 +113,7 @@ impl Land {
         self.place(start, entry.len).ok_or(EINVAL)
     }
 
-    /// The physical address of byte `start` of the land.
+    /// Returns the physical address of byte `start` of the land.
     pub(crate) fn phys(&self, start: usize) -> Option<bindings::phys_addr_t> {
         let block = self.blocks.get(start.checked_div(self.block_len)?)?;
 
@@ -132,8 +132,8 @@ pub(crate) struct Ranges {
 }
 
 impl Ranges {
-    /// Ranges of `len` bytes, `offset` bytes into pages, `stride` bytes apart; if `stride` is 0, as
-    /// close as they can be without sharing a page.
+    /// Creates ranges of `len` bytes, `offset` bytes into pages, `stride` bytes apart; if `stride`
+    /// is 0, as close as possible without sharing a page.
     pub(crate) fn new(offset: usize, len: usize, stride: usize) -> Result<Self> {
         let room = offset
             .checked_add(len)
@@ -155,7 +155,7 @@ impl Ranges {
 /// Contiguous bytes of a [`Land`].
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
-    /// The blocks that it begins, goes on and ends in.
+    /// Blocks that hold the place, in order.
     blocks: &'a [Buffer],
     /// Bytes from the start of the first block.
     offset: usize,
@@ -163,22 +163,22 @@ pub(crate) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The first page, and where in it the place begins.
+    /// Returns the first page, and the offset of the place in it.
     pub(crate) fn page(&self) -> Result<(*mut bindings::page, usize)> {
         self.blocks.first().ok_or(EINVAL)?.page(self.offset)
     }
 
-    /// The physical address of the first byte.
+    /// Returns the physical address of the first byte.
     pub(crate) fn phys(&self) -> Option<bindings::phys_addr_t> {
         Some(self.blocks.first()?.phys(self.offset))
     }
 
-    /// The memory, block by block.
+    /// Returns the memory, block by block.
     pub(crate) fn spans(&self) -> impl Iterator<Item = Span<'a>> + Clone {
         let Self {
             blocks,

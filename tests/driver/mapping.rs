@@ -31,7 +31,7 @@ use kernel::{
     },
 };
 
-/// The function that makes the mapping; each has a counterpart that undoes it.
+/// The function that creates the mapping; each has a counterpart that unmaps.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Function {
     /// `dma_map_single_attrs`
@@ -45,7 +45,7 @@ pub(crate) enum Function {
 /// Attributes of a mapping, `DMA_ATTR_*`.
 pub(crate) type Attrs = c_ulong;
 
-/// What to map, and how.
+/// A range to map, with the way to map it.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
     pub(crate) function: Function,
@@ -64,7 +64,7 @@ pub(crate) struct Mapping<'a> {
     dev: &'a Device<Bound>,
     request: Request,
     iova: Iova,
-    /// The memory stays while it is mapped.
+    /// The memory stays allocated while it is mapped.
     _memory: PhantomData<&'a Buffer>,
 }
 
@@ -168,7 +168,8 @@ impl<'a> Mapping<'a> {
         })
     }
 
-    /// Maps `place` for `dev` by `dma_map_page_attrs`, and tells how many nanoseconds that took.
+    /// Maps `place` for `dev` by `dma_map_page_attrs`, and returns the duration in nanoseconds as
+    /// well.
     pub(crate) fn timed(
         dev: &'a Device<Bound>,
         place: &Place<'a>,
@@ -206,7 +207,7 @@ impl<'a> Mapping<'a> {
         Ok((mapping, taken))
     }
 
-    /// Unmaps what [`Mapping::timed`] mapped, and tells how many nanoseconds that took.
+    /// Unmaps a mapping of [`Mapping::timed`], and returns the duration in nanoseconds.
     pub(crate) fn unmap_timed(self) -> u64 {
         let this = ManuallyDrop::new(self);
         let mut taken = 0;
@@ -225,26 +226,27 @@ impl<'a> Mapping<'a> {
         taken
     }
 
-    /// Where the device sees the first byte.
+    /// Returns the address of the first byte for the device.
     pub(crate) fn iova(&self) -> Iova {
         self.iova
     }
 
-    /// Unmaps `len` bytes at `iova`, whatever is there: what the DMA API forbids, so this is about
-    /// whether the implementation under test bears it.
+    /// Unmaps `len` bytes at `iova`, mapped or not, which the DMA API forbids: a test that the
+    /// implementation under test withstands this.
     pub(crate) fn misunmap(&self, iova: u64, len: usize) {
-        // SAFETY: As above; the device is bound.
+        // SAFETY: The call tests that the implementation under test withstands this; the device is
+        // bound.
         unsafe {
             bindings::dma_unmap_phys(raw(self.dev), iova, len, self.request.direction.into(), 0)
         };
     }
 
-    /// What is mapped, and how.
+    /// Returns the mapped range, with the way it was mapped.
     pub(crate) fn request(&self) -> &Request {
         &self.request
     }
 
-    /// Hands the memory to the CPU, in two parts.
+    /// Transfers the memory to the CPU, in two parts.
     pub(crate) fn sync_for_cpu(&self) {
         for (offset, len) in self.parts() {
             // SAFETY: By the type's invariant, the range is mapped for `dev`, and `parts` stays
@@ -261,7 +263,7 @@ impl<'a> Mapping<'a> {
         }
     }
 
-    /// Hands the memory to the device, in two parts.
+    /// Transfers the memory to the device, in two parts.
     pub(crate) fn sync_for_device(&self) {
         for (offset, len) in self.parts() {
             // SAFETY: As in `sync_for_cpu`.
@@ -277,7 +279,7 @@ impl<'a> Mapping<'a> {
         }
     }
 
-    /// The range in two parts, so that handing over less than all of a mapping is tested as well.
+    /// Returns the range in two parts, so that synchronizing a part of a mapping is tested as well.
     fn parts(&self) -> impl Iterator<Item = (c_ulong, usize)> {
         let half = self.request.len / 2;
         let rest = self.request.len.wrapping_sub(half);
@@ -317,14 +319,14 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// Maps `len` bytes at `phys`, which must not work.
+/// Maps `len` bytes at `phys`, which must fail.
 pub(crate) fn must_refuse(
     dev: &Device<Bound>,
     phys: bindings::phys_addr_t,
     len: usize,
 ) -> Result<(), Failure> {
     let direction = DataDirection::Bidirectional.into();
-    // SAFETY: `dev` is bound. Nobody uses the memory, whatever there is.
+    // SAFETY: `dev` is bound. The memory, if any, is not used.
     let iova = unsafe { bindings::dma_map_phys(raw(dev), phys, len, direction, 0) };
     match check(dev, iova, "mapping") {
         Ok(_) => Err(Failure::new(Reason::Worked {
@@ -334,7 +336,7 @@ pub(crate) fn must_refuse(
     }
 }
 
-/// Whether a function of the DMA API returned an address.
+/// Checks that a function of the DMA API returned an address.
 pub(crate) fn check(
     dev: &Device<Bound>,
     iova: bindings::dma_addr_t,
@@ -347,7 +349,7 @@ pub(crate) fn check(
     Ok(Iova::new(iova))
 }
 
-/// How many ranges were mapped for engines since this module was loaded.
+/// Number of ranges mapped for engines since this module was loaded.
 static MAPPED: Atomic<u64> = Atomic::new(0);
 
 /// Counts ranges that were mapped. Any context.
@@ -355,7 +357,7 @@ pub(crate) fn count(ranges: u32) {
     MAPPED.fetch_add(u64::from(ranges), Relaxed);
 }
 
-/// How many ranges, entries of scatterlists among them, were mapped for any engine until now.
+/// Returns the number of ranges, entries of scatterlists among them, mapped for any engine so far.
 pub(crate) fn counted() -> u64 {
     MAPPED.load(Relaxed)
 }

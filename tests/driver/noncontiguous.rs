@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Memory that the DMA API allocates and that is synchronized like a streaming mapping: as pages,
-//! and as a table of them.
+//! and as a table of pages.
 
 use crate::bindings as helpers;
 use crate::device::raw;
@@ -41,7 +41,7 @@ pub(crate) struct Pages<'d> {
 }
 
 impl<'d> Pages<'d> {
-    /// Allocates `len` bytes; may sleep.
+    /// Allocates `len` bytes. May sleep.
     pub(crate) fn new(
         dev: &'d Device<Bound>,
         len: usize,
@@ -65,8 +65,8 @@ impl<'d> Pages<'d> {
         // SAFETY: This is a page. The function returns none from high memory.
         let cpu = unsafe { helpers::dma_test_page_address(page.as_ptr()) };
 
-        // INVARIANT: Just allocated. Lest the pages leak, a missing address, which the API rules
-        // out, is checked for when there is something that frees them.
+        // INVARIANT: Just allocated. A missing address, which the API rules out, is checked for
+        // when there is a value that frees the pages, lest they leak.
         let pages = Self {
             dev,
             page,
@@ -81,14 +81,14 @@ impl<'d> Pages<'d> {
         Ok(pages)
     }
 
-    /// Where the CPU sees them.
+    /// Returns the address for the CPU.
     pub(crate) fn memory(&self) -> Span<'_> {
         // SAFETY: By the type's invariant, this is the address of `len` bytes, and only spans
         // access them.
         unsafe { Span::new(self.cpu, self.len) }
     }
 
-    /// Where the device sees them.
+    /// Returns the address for the device.
     pub(crate) fn segment(&self) -> Segment {
         Segment {
             iova: self.iova,
@@ -96,10 +96,10 @@ impl<'d> Pages<'d> {
         }
     }
 
-    /// Frees the pages by another address than their own, which the DMA API forbids and must not
-    /// do: they stay.
+    /// Frees the pages by the address `iova` instead of their own, which the DMA API forbids. The
+    /// pages must stay allocated.
     pub(crate) fn misfree(&self, iova: Iova) {
-        // SAFETY: This is about whether the implementation under test bears it.
+        // SAFETY: The call tests that the implementation under test withstands this.
         unsafe {
             bindings::dma_free_pages(
                 raw(self.dev),
@@ -111,7 +111,7 @@ impl<'d> Pages<'d> {
         };
     }
 
-    /// Hands the memory to the CPU.
+    /// Transfers the memory to the CPU.
     pub(crate) fn sync_for_cpu(&self) {
         // SAFETY: By the type's invariant, the range is mapped for the device.
         unsafe {
@@ -125,7 +125,7 @@ impl<'d> Pages<'d> {
         };
     }
 
-    /// Hands the memory to the device.
+    /// Transfers the memory to the device.
     pub(crate) fn sync_for_device(&self) {
         // SAFETY: As above.
         unsafe {
@@ -169,7 +169,7 @@ pub(crate) struct Noncontiguous<'d> {
 }
 
 impl<'d> Noncontiguous<'d> {
-    /// Allocates `len` bytes, a multiple of the page size; may sleep.
+    /// Allocates `len` bytes, a multiple of the page size. May sleep.
     pub(crate) fn new(
         dev: &'d Device<Bound>,
         len: usize,
@@ -204,13 +204,13 @@ impl<'d> Noncontiguous<'d> {
         unsafe { self.table.as_ref() }
     }
 
-    /// Where the device sees it.
+    /// Returns the segments as the device sees them.
     pub(crate) fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
         // SAFETY: By the type's invariant, the table is mapped.
         unsafe { segments(self.table()) }
     }
 
-    /// Hands the memory to the CPU.
+    /// Transfers the memory to the CPU.
     pub(crate) fn sync_for_cpu(&self) {
         // SAFETY: By the type's invariant, the table is mapped for the device.
         unsafe {
@@ -223,7 +223,7 @@ impl<'d> Noncontiguous<'d> {
         };
     }
 
-    /// Hands the memory to the device.
+    /// Transfers the memory to the device.
     pub(crate) fn sync_for_device(&self) {
         // SAFETY: As above.
         unsafe {
@@ -236,7 +236,7 @@ impl<'d> Noncontiguous<'d> {
         };
     }
 
-    /// Gives it an address for the CPU; may sleep.
+    /// Maps the memory at contiguous addresses of the CPU. May sleep.
     pub(crate) fn view(&self) -> Result<View<'_>, Failure> {
         // SAFETY: By the type's invariant.
         let cpu = unsafe {
@@ -276,7 +276,7 @@ pub(crate) struct View<'m> {
 }
 
 impl View<'_> {
-    /// The bytes.
+    /// Returns the bytes.
     pub(crate) fn memory(&self) -> Span<'_> {
         // SAFETY: By the type's invariant, all bytes are mapped there; only spans access them.
         unsafe { Span::new(self.cpu.cast(), self.memory.len) }

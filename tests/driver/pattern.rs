@@ -4,7 +4,7 @@
 
 use crate::bindings;
 
-/// The output function of SplitMix64 for the state `x`.
+/// Returns the output function of SplitMix64 for the state `x`.
 pub(crate) fn mix(x: u64) -> u64 {
     let z = x.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -12,19 +12,19 @@ pub(crate) fn mix(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// An endless sequence of bytes, `tests/uapi/dma_engine.h` defines them.
+/// An endless sequence of bytes, defined in `tests/uapi/dma_engine.h`.
 #[derive(Clone, Copy)]
 pub(crate) struct Pattern {
     seed: u64,
 }
 
 impl Pattern {
-    /// The pattern that the engine makes of `seed`.
+    /// Returns the pattern that the engine makes of `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// The seed to give the engine.
+    /// Returns the seed, for the engine.
     pub(crate) fn seed(self) -> u64 {
         self.seed
     }
@@ -34,7 +34,7 @@ impl Pattern {
         mix(self.seed.wrapping_add(index as u64))
     }
 
-    /// The byte at `index`.
+    /// Returns the byte at `index`.
     pub(crate) fn byte(self, index: usize) -> u8 {
         let shift = (index % 8).wrapping_mul(8);
 
@@ -42,7 +42,7 @@ impl Pattern {
         (self.mixed(index / 8) >> shift) as u8
     }
 
-    /// The eight bytes from `index` on, the first one least significant.
+    /// Returns the eight bytes from `index` on, the first one least significant.
     pub(crate) fn word(self, index: usize) -> u64 {
         let first = index / 8;
         let shift = (index % 8).wrapping_mul(8);
@@ -55,7 +55,7 @@ impl Pattern {
         low | high
     }
 
-    /// The CRC-32 (IEEE) of the `len` bytes from `index` on.
+    /// Returns the CRC-32 (IEEE) of the `len` bytes from `index` on.
     pub(crate) fn crc32(self, index: usize, len: usize) -> u32 {
         let words = len / 8;
         let mut crc = !0;
@@ -71,7 +71,7 @@ impl Pattern {
     }
 }
 
-/// Goes on with the CRC-32 (IEEE) `crc`, which begins as all-ones, and ends inverted.
+/// Continues the CRC-32 (IEEE) `crc`, which starts as all-ones and is inverted at the end.
 pub(crate) fn crc32_le(crc: u32, bytes: &[u8]) -> u32 {
     // SAFETY: The function reads `bytes.len()` bytes from the pointer.
     unsafe { bindings::crc32_le(crc, bytes.as_ptr().cast(), bytes.len()) }

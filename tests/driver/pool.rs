@@ -70,7 +70,7 @@ impl<'d> Pool<'d> {
         })
     }
 
-    /// Allocates a zeroed block, in any context that `gfp` fits.
+    /// Allocates a zeroed block. Any context that `gfp` fits.
     pub(crate) fn alloc(&self, gfp: bindings::gfp_t) -> Result<Block<'_>, Failure> {
         let mut iova = 0;
 
@@ -97,7 +97,7 @@ impl Drop for Pool<'_> {
     }
 }
 
-/// A block of a pool, given back when dropped. Works in any context.
+/// A block of a pool, freed when dropped. Works in any context.
 ///
 /// # Invariants
 ///
@@ -109,12 +109,12 @@ pub(crate) struct Block<'p> {
 }
 
 impl Block<'_> {
-    /// Where the device sees it.
+    /// Returns the address for the device.
     pub(crate) fn iova(&self) -> Iova {
         self.iova
     }
 
-    /// Where the CPU sees it.
+    /// Returns the address for the CPU.
     pub(crate) fn memory(&self) -> Span<'_> {
         // SAFETY: By the type's invariants, these are the block's bytes, and only spans access
         // them.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest RAM as it is, whoever uses it: where its blocks are, and pieces at their very ends.
+//! Guest RAM, whatever it is used for: the blocks of RAM, and pieces at their very ends.
 //!
-//! Memory that is somebody else's is only read. The first and the last pages of a block may be had
-//! as well, by asking for these pages and no others.
+//! Memory of others is only read. The first and the last pages of a block may be allocated as well,
+//! by a request for exactly these pages.
 
 use crate::bindings as helpers;
 use crate::pattern::crc32_le;
@@ -30,7 +30,7 @@ pub(crate) enum End {
 }
 
 impl End {
-    /// Both.
+    /// Both ends.
     pub(crate) const BOTH: [Self; 2] = [Self::First, Self::Last];
 }
 
@@ -47,23 +47,23 @@ pub(crate) struct Piece<'a> {
 }
 
 impl Piece<'_> {
-    /// The physical address of the first byte.
+    /// Returns the physical address of the first byte.
     pub(crate) fn phys(&self) -> phys_addr_t {
         self.phys
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The first byte's address in the linear mapping, which does not always have it.
+    /// Returns the first byte's address in the linear mapping, which does not always contain it.
     pub(crate) fn as_ptr(&self) -> *mut c_void {
         // SAFETY: By the type's invariant, this is RAM.
         unsafe { helpers::dma_test_phys_to_virt(self.phys) }
     }
 
-    /// The page that holds the first byte, and where in it the byte is.
+    /// Returns the page that holds the first byte, and the byte's offset in it.
     pub(crate) fn page(&self) -> (*mut bindings::page, usize) {
         // SAFETY: By the type's invariant, this is RAM, which has pages.
         let page = unsafe { helpers::dma_test_phys_to_page(self.phys) };
@@ -72,7 +72,7 @@ impl Piece<'_> {
         (page, (self.phys as usize) % PAGE_SIZE)
     }
 
-    /// The `len` bytes at one end, `offset` bytes from it; less if there are not as many.
+    /// Returns the `len` bytes at one end, `offset` bytes from it; fewer if there are not as many.
     pub(crate) fn at(&self, end: End, offset: usize, len: usize) -> Self {
         let len = len.min(self.len);
         let rest = self.len.saturating_sub(len);
@@ -90,7 +90,7 @@ impl Piece<'_> {
         }
     }
 
-    /// The CRC-32 (IEEE) of what the CPU reads there now. Any context.
+    /// Returns the CRC-32 (IEEE) of the bytes that the CPU reads there now. Any context.
     pub(crate) fn crc32(&self) -> Result<u32> {
         let mut crc = !0;
         let mut phys = self.phys;
@@ -100,8 +100,8 @@ impl Piece<'_> {
             let mut bytes = [0; 256];
             let some = bytes.get_mut(..left.min(256)).ok_or(EINVAL)?;
 
-            // SAFETY: `some` is valid for writing as many bytes. By the type's invariant, there
-            // is RAM to read, which the function finds out if it cannot.
+            // SAFETY: `some` is valid for writing as many bytes. By the type's invariant, there is
+            // RAM to read; the function returns an error if it cannot be read.
             to_result(unsafe {
                 helpers::dma_test_read_ram(phys, some.as_mut_ptr().cast(), some.len())
             })?;
@@ -114,7 +114,8 @@ impl Piece<'_> {
     }
 }
 
-/// The blocks of RAM, in the order of their addresses, for as long as none is unplugged. May sleep.
+/// Returns the blocks of RAM, in the order of their addresses, for as long as none is unplugged.
+/// May sleep.
 pub(crate) fn blocks() -> Result<KVec<Piece<'static>>> {
     let mut blocks = KVec::new();
 
@@ -154,8 +155,8 @@ pub(crate) struct Claim {
 unsafe impl Send for Claim {}
 
 impl Claim {
-    /// Allocates the `pages` pages at the end `end` of `block`, if nobody has them who must not be
-    /// disturbed. May sleep.
+    /// Allocates the `pages` pages at the end `end` of `block`, unless they hold data that cannot
+    /// be moved. May sleep.
     pub(crate) fn new(block: &Piece<'_>, end: End, pages: usize) -> Result<Self> {
         let len = pages.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
         let piece = block.at(end, 0, len);
@@ -175,7 +176,7 @@ impl Claim {
         })
     }
 
-    /// The RAM that it is.
+    /// Returns the RAM of the claim.
     pub(crate) fn piece(&self) -> Piece<'_> {
         // INVARIANT: By the type's invariant, the pages are there as long as `self`.
         Piece {
@@ -185,7 +186,7 @@ impl Claim {
         }
     }
 
-    /// All of the memory.
+    /// Returns all of the memory.
     pub(crate) fn whole(&self) -> Span<'_> {
         // SAFETY: By the type's invariants, the pages are there as long as `self`, and nothing
         // but spans accesses them.
@@ -199,7 +200,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // SAFETY: By the type's invariant, the pages are ours.
+        // SAFETY: By the type's invariant, this value owns the pages.
         unsafe { helpers::dma_test_unclaim(self.phys, self.pages as c_ulong) };
     }
 }

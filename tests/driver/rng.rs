@@ -28,14 +28,14 @@ pub(crate) struct Rng {
 }
 
 impl Rng {
-    /// A generator that is a function of `seed` and `stream`.
+    /// Creates a generator that is a function of `seed` and `stream`.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
         Self {
             state: mix(seed ^ mix(stream)),
         }
     }
 
-    /// Any number.
+    /// Returns any number.
     pub(crate) fn next(&mut self) -> u64 {
         let value = mix(self.state);
 
@@ -43,26 +43,26 @@ impl Rng {
         value
     }
 
-    /// A number below `end`, 0 if there is none.
+    /// Returns a number below `end`, 0 if there is none.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         // CAST: `usize` is 64 bits wide wherever PCI DMA engines are tested, and the remainder
         // fits it anyway.
         self.next().checked_rem(end as u64).unwrap_or(0) as usize
     }
 
-    /// A number within `bounds`.
+    /// Returns a number within `bounds`.
     pub(crate) fn within(&mut self, bounds: Bounds) -> usize {
         let choices = bounds.high.saturating_sub(bounds.low).saturating_add(1);
 
         bounds.low.saturating_add(self.below(choices))
     }
 
-    /// True or false.
+    /// Returns true or false.
     pub(crate) fn coin(&mut self) -> bool {
         self.next() & 1 == 1
     }
 
-    /// One of `items`, none if there are none.
+    /// Returns one of `items`, [`None`] if there are none.
     pub(crate) fn choose<T: Copy>(&mut self, items: &[T]) -> Option<T> {
         items.get(self.below(items.len())).copied()
     }
@@ -72,7 +72,7 @@ impl Rng {
         let mut rest = items;
 
         while let Some((last, others)) = rest.split_last_mut() {
-            // The one past the others is the last itself.
+            // The item past the others is the last one itself.
             let chosen = self.below(others.len().saturating_add(1));
 
             if let Some(other) = others.get_mut(chosen) {

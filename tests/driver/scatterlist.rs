@@ -34,7 +34,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// The functions that make the mapping, with those that undo it.
+/// The functions that create the mapping, with those that unmap.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Function {
     /// `dma_map_sg_attrs`, `dma_unmap_sg_attrs`
@@ -43,7 +43,7 @@ pub(crate) enum Function {
     SgTable,
 }
 
-/// Where an entry's bytes are: in which of several buffers, and where in it.
+/// Place of an entry's bytes: the buffer, and the offset in the buffer.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) buffer: usize,
@@ -52,7 +52,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// The entry's bytes, none if there is no such buffer or range.
+    /// Returns the entry's bytes, [`None`] if there is no such buffer or range.
     pub(crate) fn span(self, buffers: &[Buffer]) -> Option<Span<'_>> {
         buffers
             .get(self.buffer)?
@@ -74,7 +74,7 @@ pub(crate) struct List {
 unsafe impl Send for List {}
 
 impl List {
-    /// Allocates a list of `entries` entries; may sleep.
+    /// Allocates a list of `entries` entries. May sleep.
     pub(crate) fn new(entries: usize) -> Result<Self> {
         let entries = u32::try_from(entries)?;
         let mut table = bindings::sg_table::default();
@@ -123,7 +123,7 @@ impl<'a> Described<'a> {
     }
 }
 
-/// What to map, and how.
+/// The way to map a list.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
     pub(crate) function: Function,
@@ -135,18 +135,18 @@ pub(crate) struct Request {
 ///
 /// # Invariants
 ///
-/// `table` describes a list whose `orig_nents` entries are mapped as `request` says, and which
-/// came out as `nents` segments.
+/// `table` describes a list whose `orig_nents` entries are mapped as `request` demands, as `nents`
+/// segments.
 pub(crate) struct Mapping<'a> {
     dev: &'a Device<Bound>,
     request: Request,
     table: bindings::sg_table,
-    /// Neither the list nor the memory changes hands while it is mapped.
+    /// Neither the list nor the memory is used otherwise while it is mapped.
     _list: PhantomData<&'a mut List>,
 }
 
 impl<'a> Mapping<'a> {
-    /// Maps what `described` describes for `dev`.
+    /// Maps the memory that `described` describes for `dev`.
     pub(crate) fn new(
         dev: &'a Device<Bound>,
         described: &'a mut Described<'_>,
@@ -168,8 +168,8 @@ impl<'a> Mapping<'a> {
         })
     }
 
-    /// Maps what `described` describes by `dma_map_sg_attrs`, and tells how many nanoseconds that
-    /// took.
+    /// Maps the memory that `described` describes by `dma_map_sg_attrs`, and returns the duration
+    /// in nanoseconds as well.
     pub(crate) fn timed(
         dev: &'a Device<Bound>,
         described: &'a mut Described<'_>,
@@ -208,7 +208,7 @@ impl<'a> Mapping<'a> {
         Ok((mapping, taken))
     }
 
-    /// Unmaps what [`Mapping::timed`] mapped, and tells how many nanoseconds that took.
+    /// Unmaps a mapping of [`Mapping::timed`], and returns the duration in nanoseconds.
     pub(crate) fn unmap_timed(self) -> u64 {
         let this = ManuallyDrop::new(self);
         let mut taken = 0;
@@ -227,14 +227,14 @@ impl<'a> Mapping<'a> {
         taken
     }
 
-    /// The segments as the device sees them.
+    /// Returns the segments as the device sees them.
     pub(crate) fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
         // SAFETY: By the type's invariant.
         unsafe { segments(&self.table) }
     }
 
-    /// Unmaps the entries before their time, which the DMA API forbids, as they are unmapped again
-    /// when this is dropped: so this is about whether the implementation under test bears it.
+    /// Unmaps the entries too early, which the DMA API forbids, as dropping this value unmaps them
+    /// again: a test that the implementation under test withstands this.
     pub(crate) fn misunmap(&self) {
         // SAFETY: By the type's invariant, these entries are mapped.
         unsafe {
@@ -248,7 +248,7 @@ impl<'a> Mapping<'a> {
         };
     }
 
-    /// Hands the memory to the CPU.
+    /// Transfers the memory to the CPU.
     pub(crate) fn sync_for_cpu(&self) {
         // SAFETY: By the type's invariant, these entries are mapped for the device.
         unsafe {
@@ -261,7 +261,7 @@ impl<'a> Mapping<'a> {
         };
     }
 
-    /// Hands the memory to the device.
+    /// Transfers the memory to the device.
     pub(crate) fn sync_for_device(&self) {
         // SAFETY: As above.
         unsafe {
@@ -302,7 +302,7 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// Maps the entries of `table` and leaves the number of segments in it.
+/// Maps the entries of `table` and stores the number of segments in it.
 fn map(
     dev: &Device<Bound>,
     table: &mut bindings::sg_table,
@@ -340,7 +340,7 @@ fn map(
     Ok(())
 }
 
-/// Writes `entries` into `list` and returns how many they are.
+/// Writes `entries` into `list` and returns their number.
 fn describe(list: &mut List, entries: &[Entry], buffers: &[Buffer]) -> Result<c_uint> {
     let used = u32::try_from(entries.len())?;
     if used == 0 || used > list.table.orig_nents {
@@ -350,7 +350,7 @@ fn describe(list: &mut List, entries: &[Entry], buffers: &[Buffer]) -> Result<c_
     let mut sg = list.table.sgl;
     for entry in entries {
         let buffer = buffers.get(entry.buffer).ok_or(EINVAL)?;
-        // The whole of it has to be there, not only its start.
+        // All bytes have to be in the buffer, not only the first.
         buffer.part(entry.offset, entry.len)?;
         let (page, offset) = buffer.page(entry.offset)?;
 
@@ -368,7 +368,7 @@ fn describe(list: &mut List, entries: &[Entry], buffers: &[Buffer]) -> Result<c_
     Ok(used)
 }
 
-/// The segments that a mapped table came out as.
+/// Returns the segments of a mapped table.
 ///
 /// # Safety
 ///
@@ -396,7 +396,7 @@ pub(crate) unsafe fn segments(
     })
 }
 
-/// A mapping of a table that somebody else filled, unmapped when dropped.
+/// A mapping of a table that other code filled, unmapped when dropped.
 ///
 /// # Invariants
 ///
@@ -430,7 +430,7 @@ impl<'a> Shared<'a> {
         })
     }
 
-    /// The segments as the device sees them.
+    /// Returns the segments as the device sees them.
     pub(crate) fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
         // SAFETY: By the type's invariant.
         unsafe { segments(self.table) }

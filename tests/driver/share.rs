@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `share`, `shared_checksum`, `shared_fill`, `unshare`: coherent memory that stays when a command
-//! is over, so that processes map it and access it themselves, and the engine says what they did.
+//! `share`, `shared_checksum`, `shared_fill`, `unshare`: coherent memory that outlives a command,
+//! so that processes map it and access it themselves, and the engine verifies their accesses.
 
 use crate::bindings as helpers;
 use crate::coherent::Coherent;
@@ -38,7 +38,7 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `file` was made by `dma_test_share` for `memory`; the reference to it is ours.
+/// `file` was made by `dma_test_share` for `memory`; this value owns the reference to it.
 pub(crate) struct Share {
     file: NonNull<bindings::file>,
     memory: Coherent<'static>,
@@ -54,7 +54,7 @@ impl Share {
     ///
     /// The value must be dropped before `dev` loses its driver.
     unsafe fn new(dev: &Device<Bound>, spec: &Spec) -> Result<Self, Failure> {
-        // SAFETY: By the function's contract, the device is there and bound as long as the value.
+        // SAFETY: By the function's contract, the device exists and is bound as long as the value.
         let dev: &'static Device<Bound> = unsafe { &*core::ptr::from_ref(dev) };
         let memory = Coherent::new(dev, spec.len.high, bindings::GFP_KERNEL, spec.attrs)?;
         let file = memory.file().doing("making a file")?;
@@ -63,7 +63,7 @@ impl Share {
         Ok(Self { file, memory })
     }
 
-    /// A descriptor of the file, for the calling process.
+    /// Returns a descriptor of the file, for the calling process.
     fn descriptor(&self) -> Result<c_int, Failure> {
         // SAFETY: By the type's invariant, this is such a file.
         let fd = unsafe { helpers::dma_test_share_fd(self.file.as_ptr()) };
@@ -80,17 +80,17 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        // SAFETY: By the type's invariant, this is such a file, and the reference is ours. The
-        // memory is freed afterwards.
+        // SAFETY: By the type's invariant, this is such a file, and this value owns the reference.
+        // The memory is freed afterwards.
         unsafe { helpers::dma_test_unshare(self.file.as_ptr()) };
     }
 }
 
-/// Shares new memory, in place of what was shared, and prints the descriptor.
+/// Shares new memory, in place of the memory shared so far, and prints the descriptor.
 ///
 /// # Safety
 ///
-/// What is put into `share` must be dropped before `pdev` loses its driver.
+/// A value put into `share` must be dropped before `pdev` loses its driver.
 pub(crate) unsafe fn share(
     pdev: &pci::Device<Bound>,
     _: &Engine,
@@ -127,7 +127,7 @@ fn remove(share: &mut Option<Share>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Lets the engine read, and compares with the pattern that the command's seed makes.
+/// Lets the engine read, and compares with the pattern of the command's seed.
 pub(crate) fn checksum(
     pdev: &pci::Device<Bound>,
     engine: &Engine,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that CPU and device take turns with.
+//! Memory that the CPU and the device use in turn.
 
 use crate::failure::{
     Failure,
@@ -13,7 +13,7 @@ use core::{
     ptr::NonNull, //
 };
 
-/// A run of kernel memory that is accessed as a whole lot of bytes, and only through [`Span`]s.
+/// A run of kernel memory that is accessed as bytes, and only through [`Span`]s.
 ///
 /// No reference to the bytes ever exists and every access is volatile, since a device, or in a
 /// failing test another CPU, may change them at any time.
@@ -58,17 +58,17 @@ impl<'a> Span<'a> {
         }
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The address of the first byte.
+    /// Returns the address of the first byte.
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.ptr.as_ptr()
     }
 
-    /// The `len` bytes from `offset` on, none if the span has not got them all.
+    /// Returns the `len` bytes from `offset` on, [`None`] if the span does not have them all.
     pub(crate) fn part(&self, offset: usize, len: usize) -> Option<Self> {
         if offset > self.len || len > self.len.checked_sub(offset)? {
             return None;
@@ -80,7 +80,7 @@ impl<'a> Span<'a> {
         Some(Self { ptr, len, ..*self })
     }
 
-    /// All accesses that it takes to see every byte once, in order.
+    /// Returns the accesses that see every byte once, in order.
     fn pieces(&self) -> impl Iterator<Item = Piece> {
         let head = self.ptr.as_ptr().align_offset(8).min(self.len);
         let words = self.len.saturating_sub(head) / 8;

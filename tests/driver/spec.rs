@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a command asks for: `name key=value ...`, parsed.
+//! The parameters of a command: `name key=value ...`, parsed.
 
 use crate::context::Context;
 use crate::engine::Wait;
@@ -16,7 +16,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// A value that a command gives, or leaves to chance.
+/// A value that a command sets, or leaves to chance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice<T> {
     Is(T),
@@ -24,7 +24,7 @@ pub(crate) enum Choice<T> {
 }
 
 impl<T: Copy> Choice<T> {
-    /// The value, or one of `items`.
+    /// Returns the value, or one of `items`.
     pub(crate) fn pick(self, rng: &mut Rng, items: &[T]) -> Option<T> {
         match self {
             Self::Is(value) => Some(value),
@@ -33,7 +33,7 @@ impl<T: Copy> Choice<T> {
     }
 }
 
-/// How the entries of a scatterlist lie in memory.
+/// Layout of the entries of a scatterlist in memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// Every entry starts where the one before it ends.
@@ -47,32 +47,32 @@ pub(crate) enum Layout {
 pub(crate) enum Trace {
     /// Ranges of one length at regular distances, in random order.
     Pages,
-    /// What a GPU's driver asks for: pages in clusters, and large buffers between them.
+    /// Requests of a GPU's driver: pages in clusters, and large buffers between them.
     Gpu,
 }
 
-/// What a driver may get wrong.
+/// Mistakes that a driver may make.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mistake {
-    /// It unmaps what was never mapped.
+    /// Unmaps a range that was never mapped.
     Never,
-    /// It unmaps a range twice.
+    /// Unmaps a range twice.
     Twice,
-    /// It unmaps more than was mapped.
+    /// Unmaps more than was mapped.
     Longer,
-    /// It maps, and unmaps, nothing.
+    /// Maps, and unmaps, an empty range.
     Empty,
-    /// It maps, and unmaps, what is beyond the last address.
+    /// Maps, and unmaps, a range beyond the last address.
     Wrap,
-    /// It unmaps a scatterlist twice.
+    /// Unmaps a scatterlist twice.
     List,
-    /// It frees memory by an address that nothing has.
+    /// Frees memory by an unused address.
     Free,
-    /// It frees memory by the address of other memory.
+    /// Frees memory by the address of other memory.
     FreeOther,
-    /// It frees pages by the address of others.
+    /// Frees pages by the address of others.
     FreePages,
-    /// It synchronizes what it unmapped.
+    /// Synchronizes a range after unmapping it.
     Sync,
 }
 
@@ -117,53 +117,53 @@ pub(crate) enum Key {
     Trace,
 }
 
-/// Everything a command can ask for.
+/// All parameters of commands.
 #[derive(Clone, Copy)]
 pub(crate) struct Spec {
-    /// Bytes.
+    /// Length, in bytes.
     pub(crate) len: Bounds,
-    /// Bytes from the start of a page.
+    /// Offset from the start of a page, in bytes.
     pub(crate) offset: Bounds,
-    /// Entries, blocks, mappings: how many of what the command is about.
+    /// Number of entries, blocks or mappings, whichever the command uses.
     pub(crate) count: Bounds,
-    /// What the DMA address must be a multiple of.
+    /// Alignment of the DMA address.
     pub(crate) align: usize,
     /// The functions that map scatterlists.
     pub(crate) api: Choice<scatterlist::Function>,
     /// `DMA_ATTR_*`
     pub(crate) attrs: Attrs,
-    /// Of the DMA mask.
+    /// Bits of the DMA mask.
     pub(crate) bits: Bounds,
-    /// What blocks must not cross a multiple of, 0 for nothing.
+    /// Boundary that blocks must not cross a multiple of; 0 for none.
     pub(crate) boundary: usize,
-    /// How many of what is live are checked, 0 for all.
+    /// Number of live mappings to check, 0 for all.
     pub(crate) check: usize,
     pub(crate) direction: Choice<DataDirection>,
-    /// Whether the kernel is to refuse.
+    /// True if the kernel must refuse.
     pub(crate) expect_failure: bool,
-    /// Whether nothing is mapped twice.
+    /// True if nothing is mapped twice.
     pub(crate) fresh: bool,
     pub(crate) layout: Choice<Layout>,
-    /// What is done wrong.
+    /// The mistake to make.
     pub(crate) mistake: Mistake,
-    /// Pairs of operations that are timed as a whole.
+    /// Number of pairs of operations that are timed as a whole.
     pub(crate) pairs: usize,
-    /// Timed operations of a turn.
+    /// Number of timed operations of a turn.
     pub(crate) samples: usize,
-    /// Whether to map and unmap with `DMA_ATTR_SKIP_CPU_SYNC`.
+    /// True to map and unmap with `DMA_ATTR_SKIP_CPU_SYNC`.
     pub(crate) skip_sync: bool,
-    /// One of this many pages is kept of what is allocated.
+    /// Of the allocated pages, one of this many is kept.
     pub(crate) spread: usize,
-    /// Bytes from the start of what is mapped to the next, 0 for as few as possible.
+    /// Bytes from the start of one mapping to the start of the next, 0 for as few as possible.
     pub(crate) stride: usize,
-    /// How often the memory changes hands while it is mapped.
+    /// Number of synchronizations of the memory in either direction while it is mapped.
     pub(crate) syncs: usize,
-    /// What is mapped one after the other.
+    /// The series of mappings.
     pub(crate) trace: Trace,
 
     pub(crate) context: Choice<Context>,
     pub(crate) wait: Wait,
-    /// Whether the DMA API may refuse to map.
+    /// True if the DMA API may refuse to map.
     pub(crate) may_refuse: bool,
     /// Turns of each worker.
     pub(crate) iterations: u64,
@@ -172,7 +172,7 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// What a command that says nothing asks for.
+    /// Defaults of all parameters.
     pub(crate) const DEFAULT: Self = Self {
         len: Bounds::exactly(4096),
         offset: Bounds::exactly(0),
@@ -203,8 +203,8 @@ impl Spec {
         seed: 1,
     };
 
-    /// Applies `parameter`, which reads `key=value`. Commands that are not about `keys` do not
-    /// accept them, so that no test is weaker than whoever wrote it believes.
+    /// Applies `parameter`, which reads `key=value`. Parameters outside of `keys` are errors, so
+    /// that no test is weaker than its command line suggests.
     pub(crate) fn apply(&mut self, parameter: &str, keys: &[Key]) -> Result {
         let (name, value) = parameter.split_once('=').ok_or(EINVAL)?;
 
@@ -283,7 +283,7 @@ fn number(value: &str) -> Result<u64> {
     .map_err(|_| EINVAL)
 }
 
-/// A number, perhaps followed by `k` or `M`.
+/// Parses a number, perhaps followed by `k` or `M`.
 fn size(value: &str) -> Result<usize> {
     let (digits, unit) = if let Some(digits) = value.strip_suffix('k') {
         (digits, 1 << 10)
@@ -299,7 +299,7 @@ fn size(value: &str) -> Result<usize> {
         .ok_or(EINVAL)
 }
 
-/// `LOW-HIGH`, or one number for both.
+/// Parses `LOW-HIGH`, or one number for both.
 fn bounds(value: &str) -> Result<Bounds> {
     let (low, high) = value.split_once('-').unwrap_or((value, value));
     let bounds = Bounds {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Threads that do the same on several CPUs at once.
+//! Threads that run the same function on several CPUs at once.
 
 use crate::bindings;
 use kernel::{
@@ -8,7 +8,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// How many CPUs there are to work on.
+/// Returns the number of online CPUs.
 pub(crate) fn online_cpus() -> u32 {
     // SAFETY: The function has no preconditions.
     unsafe { bindings::dma_test_online_cpus() }
@@ -17,7 +17,7 @@ pub(crate) fn online_cpus() -> u32 {
 /// Calls `f(0)` to `f(count - 1)` at once, each in a thread of its own, and waits for all.
 ///
 /// The threads are spread over the online CPUs. A single call is made in the calling thread. If
-/// not all threads could be started, some calls were not made.
+/// some threads could not be started, their calls were not made.
 pub(crate) fn run<F: Fn(u32) + Sync>(count: u32, f: F) -> Result {
     if count == 1 {
         f(0);

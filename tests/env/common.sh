@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034
-# What the environment scripts share: where things are, and how they talk.
-# Sourced, never run. Nothing here changes the machine.
+# Common parts of the environment scripts: paths and messages. Sourced, never run; sourcing changes
+# nothing on the machine.
 
 set -euo pipefail
 
@@ -11,7 +11,7 @@ cache=${APPLE_DMA_PCI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/apple-dma-pci}
 root=$cache/root
 stamps=$cache/stamps
 logs=$cache/log
-# Written into the root, so that a script can tell where it runs.
+# Created in the root, so that a script can tell where it runs.
 in_root_marker=/etc/apple-dma-pci-root
 
 case $cache$repo in
@@ -33,7 +33,7 @@ die() {
 	exit 1
 }
 
-# kernel_arch ARCH: what the kernel's build calls a Debian architecture.
+# kernel_arch ARCH: prints the kernel's name of a Debian architecture.
 kernel_arch() {
 	case $1 in
 	arm64) echo arm64 ;;
@@ -42,7 +42,7 @@ kernel_arch() {
 	esac
 }
 
-# cross_compile ARCH: prefix of the C compiler on an amd64 machine.
+# cross_compile ARCH: prints the prefix of the C compiler on an amd64 machine.
 cross_compile() {
 	case $1 in
 	arm64) echo aarch64-linux-gnu- ;;
@@ -50,8 +50,8 @@ cross_compile() {
 	esac
 }
 
-# kernel_build ARCH [NAME]: what modules are built against, for Debian's kernel or for the one
-# that tests/kernels/NAME-ARCH.config describes.
+# kernel_build ARCH [NAME]: prints the directory to build modules against, for Debian's kernel or
+# for the kernel of tests/kernels/NAME-ARCH.config.
 kernel_build() {
 	if [[ ${2:-} ]]; then
 		echo "$cache/kernel-$2-$1"
@@ -60,8 +60,8 @@ kernel_build() {
 	fi
 }
 
-# kernel_configs ARCH NAME: the files that together are the configuration of a kernel of
-# tests/kernels/; there may be none for an architecture.
+# kernel_configs ARCH NAME: prints the files that together are the configuration of a kernel of
+# tests/kernels/; none if the kernel does not exist for an architecture.
 kernel_configs() {
 	local file
 	for file in base "$1" "$2-$1"; do
@@ -70,7 +70,8 @@ kernel_configs() {
 	done
 }
 
-# compilers ARCH CONFIG: the argument of make for the compiler that this configuration is for.
+# compilers ARCH CONFIG: prints the argument of make that selects the compiler of this
+# configuration.
 compilers() {
 	if grep -qx CONFIG_CC_IS_CLANG=y "$2"; then
 		echo LLVM=1
@@ -79,15 +80,15 @@ compilers() {
 	fi
 }
 
-# bind_into ROOT SOURCE [TARGET [KIND]]: makes a file or directory seen in a root.
+# bind_into ROOT SOURCE [TARGET [KIND]]: makes a file or directory visible in a root.
 bind_into() {
 	local to=$1${3:-$2}
 	if [[ -d $2 ]]; then mkdir -p "$to"; else touch "$to"; fi
 	mount "${4:---bind}" "$2" "$to"
 }
 
-# mount_system ROOT: what programs expect of a machine, in a mount namespace of its own.
-# Certificates and names as the host has them, also behind a proxy of its own.
+# mount_system ROOT: mounts the file systems that programs expect, in a private mount namespace.
+# Certificates and name resolution are the host's, for hosts behind a proxy too.
 mount_system() {
 	bind_into "$1" /dev /dev --rbind
 	mount -t proc none "$1/proc"
@@ -100,7 +101,8 @@ mount_system() {
 		bind_into "$1" /etc/ssl/certs/ca-certificates.crt
 }
 
-# enter_root ROOT VARIABLE=VALUE... -- COMMAND...: runs it there, in this directory if there is one.
+# enter_root ROOT VARIABLE=VALUE... -- COMMAND...: runs the command in the root, in the current
+# directory if the root has it.
 enter_root() {
 	local to=$1 name variables=(
 		HOME=/root USER=root LANG=C.UTF-8 TERM="${TERM:-dumb}"

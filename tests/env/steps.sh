@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# How the cache gets its parts: steps that are done again when what goes into them has changed,
-# say how far they are, and what to do when they fail. Sourced, never run.
+# Steps that fill the cache: each is repeated when its inputs have changed, shows its progress, and
+# gives a hint when it fails. Sourced, never run.
 
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -9,21 +9,21 @@
 check_only=
 hint=
 
-# Where the sources of the kernels in question are, and the version of them: the cache for the usual
-# ones, a directory of it for another series.
+# Directory of the sources of the kernels in question, and of their version: the cache for the usual
+# series, a directory in it for another one.
 kernels=$cache
 
-# The version of Debian's kernel that was picked.
+# Prints the version of Debian's kernel that was picked.
 kernel_version() { cat "$kernels/kernel-version"; }
 
-# kernel_release FLAVOUR: its release, e.g. of arm64 or rt-arm64.
+# kernel_release FLAVOUR: prints its release, e.g. of arm64 or rt-arm64.
 kernel_release() {
 	local version
 	version=$(kernel_version)
 	echo "${version%%-*}+deb13-$1"
 }
 
-# kernel_packages FLAVOUR ARCH: what apt-get is asked for, one to a line.
+# kernel_packages FLAVOUR ARCH: prints the names of packages for apt-get, one to a line.
 kernel_packages() {
 	local part
 	for part in base headers binary modules; do
@@ -33,9 +33,9 @@ kernel_packages() {
 
 hash_of() { sha256sum <<<"$*" | cut -c1-32; }
 
-# step NAME SECONDS TEXT KEY...: runs do_NAME, or do_NAME ARCH for NAME.ARCH,
-# unless it ran before with the same body and the same keys. With check_only,
-# only says by its status whether it did. hint is what to do when it fails.
+# step NAME SECONDS TEXT KEY...: runs do_NAME, or do_NAME ARCH for NAME.ARCH, unless it ran before
+# with the same body and the same keys. With check_only, its status only tells whether it did. hint
+# is printed when it fails.
 step() {
 	local name=$1 seconds=$2 text=$3 log=$logs/$1.log key
 	shift 3
@@ -72,10 +72,10 @@ step() {
 	echo "$key" >"$stamps/$name"
 }
 
-# What Debian there is.
+# The release of Debian.
 suite=trixie
 
-# The mirror that this machine's apt takes Debian from; none elsewhere.
+# The mirror from which this machine's apt gets Debian; none elsewhere.
 mirror() {
 	# shellcheck disable=SC2016 # expanded by apt
 	apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |

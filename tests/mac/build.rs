@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Generates the bindings of the two headers that define what the guest sees:
-//! the companion's wire and the DMA engine's registers.
+//! Generates the bindings of the two headers that define what the guest sees: the companion's wire
+//! and the DMA engine's registers.
 
 use std::{
     env,

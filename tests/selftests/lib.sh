@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash disable=SC2034 # what is set here is for those who source it
+# shellcheck shell=bash disable=SC2034 # the variables are for the scripts that source this file
 #
-# What the tests of apple_dma_pci share: finding devices, loading modules, and running commands
+# Common parts of the tests of apple_dma_pci: finding devices, loading modules, and running commands
 # of the test driver as KTAP tests. Sourced, never run.
 
 set -u
@@ -19,7 +19,7 @@ companions() { pci_devices 0x1b36 0x0015; }
 engines() { pci_devices 0x1234 0xd3a0; }
 endpoints() { pci_devices 0x104c 0xb500; }
 
-# Modes of the module that are worth a round of everything.
+# Modes of the module in which all tests are run.
 MODES=("whole_ram=1" "whole_ram=0" "strict=1")
 loaded_here=()
 verdict=
@@ -86,7 +86,7 @@ load() { # MODULE [PARAMETER]...
 	loaded_here+=("$1")
 }
 
-# Whether load() has something to load.
+# Succeeds if load() has a module to load.
 is_available() { # MODULE
 	is_loaded "$1" || [ -e "$DIR/modules/$1.ko" ] || modprobe -n -q "$1"
 }
@@ -101,7 +101,7 @@ unload() { # MODULE
 	rmmod "$1"
 }
 
-# What was loaded here goes, the last one first.
+# Unloads the modules that were loaded here, the last one first.
 unload_all() {
 	while [ ${#loaded_here[@]} -gt 0 ]; do
 		unload "${loaded_here[-1]}"
@@ -109,14 +109,14 @@ unload_all() {
 }
 trap unload_all EXIT
 
-# All tests need these.
+# Prerequisites of all tests.
 require() {
 	[ "$(id -u)" = 0 ] || skip_all "needs root"
 	[ -n "$(companions)" ] || skip_all "no apple-dma-pci companion (PCI 1b36:0015)"
 	is_available apple_dma_pci || skip_all "no module apple_dma_pci"
 }
 
-# Tests that roundtrip data need an engine, and the driver that commands it. Sets engine.
+# Tests with data need an engine, and its driver. Sets engine.
 require_engine() {
 	require
 	engine=$(engines | head -n 1)
@@ -126,7 +126,7 @@ require_engine() {
 	is_available apple_dma_test || skip_all "no module apple_dma_test"
 }
 
-# The modes to test in. A module that was there before may serve a device in use, and stays.
+# The modes to test in. A module that was loaded before may serve a device in use, and stays.
 if is_loaded apple_dma_pci; then
 	MODES=("loaded")
 fi
@@ -138,7 +138,7 @@ load_mode() { # MODE
 	load apple_dma_pci "$1"
 }
 
-# Lines of the kernel's log since the last mark.
+# Prints the lines of the kernel's log since the last mark.
 mark_log() {
 	log_mark="kselftest: apple_dma_pci: mark $$.$RANDOM.$RANDOM"
 	echo "$log_mark" >/dev/kmsg
@@ -151,11 +151,11 @@ log_since_mark() {
 		END { for (i = from + 1; i <= NR; i++) print line[i] }'
 }
 
-# What the kernel and the module say when something went wrong.
+# Messages of the kernel and the module about errors.
 TROUBLE="WARNING:|BUG:|Oops|[Cc]all trace|rcu: INFO|blocked for more|answer is wrong"
 TROUBLE+="|left [0-9]+ windows|did not take back|unmaps what is not mapped"
 
-# Ends a mode. Unloading must find nothing left, and the log must be clean.
+# Ends a mode. Unloading must find no mapping, and the log must have no error.
 leave_mode() { # MODE
 	local bad
 
@@ -193,7 +193,7 @@ test_command() { # NAME COMMAND
 	fi
 }
 
-# A test for an entry point that need not be met, but must be refused cleanly then.
+# A test for an entry point that need not be supported, but must be refused cleanly then.
 test_command_or_refusal() { # NAME COMMAND
 	if command_engine "$2"; then
 		ktap_print_msg "met: $1"
@@ -203,8 +203,8 @@ test_command_or_refusal() { # NAME COMMAND
 	fi
 }
 
-# Runs another test and makes its tests ours. Sets relayed to its output. The number of tests is
-# known only afterwards: ktap_finish_relayed() ends such a file.
+# Runs another test and reports its tests as ours. Sets relayed to its output. The number of tests
+# is known only afterwards: ktap_finish_relayed() ends such a file.
 relay() { # PREFIX PROGRAM
 	local line name tests=0 status=0
 
@@ -228,7 +228,7 @@ relay() { # PREFIX PROGRAM
 		esac
 		tests=$((tests + 1))
 	done <<<"$relayed"
-	# One that came to no verdict, or another one than its tests.
+	# A test without a verdict, or with another one than its subtests.
 	if [ "$tests" = 0 ] || { [ $status != 0 ] && ! grep -q '^not ok ' <<<"$relayed"; }; then
 		ktap_test_fail "$1: $(basename "$2") ended with status $status"
 	fi

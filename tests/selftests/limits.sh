@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the DMA API promises and refuses: masks, sizes, memory that cannot be mapped.
+# Limits and refusals of the DMA API: masks, sizes, memory that cannot be mapped.
 #
-# Which masks can be met is up to the host, which chooses the addresses. A mask that cannot must
-# be refused, and what is mapped with one that can must be within it.
+# The host, which chooses the addresses, decides which masks are possible. A mask that is not must
+# be refused, and mappings with a possible one must be within it.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$(readlink -f "$0")")"/lib.sh
 
-# A number that "sizes" printed; hexadecimal ones in decimal.
+# Prints a number that "sizes" printed; hexadecimal ones in decimal.
 size() { # NAME
 	local value
 

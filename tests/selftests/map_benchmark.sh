@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The kernel's benchmark of DMA mappings, with the kernel's own tool, on the simulated engine.
-# That it ends well is the test; the times are for the reader.
+# The kernel's benchmark of DMA mappings, with the kernel's own tool, on the simulated engine. The
+# test is that it succeeds; the times are for the reader.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$(readlink -f "$0")")"/lib.sh
@@ -25,7 +25,7 @@ is_builtin() {
 	[ -d "$DRIVER" ] && ! is_loaded map_benchmark
 }
 
-# The default of 32 bits is no mask that every host can meet.
+# Not every host can satisfy the default mask of 32 bits.
 test_benchmark() { # NAME OPTION...
 	local name=$1 output
 

@@ -6,7 +6,7 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$(readlink -f "$0")")"/lib.sh
 
-# 16 MiB in one piece is more than the page allocator has: only CMA can give it.
+# 16 MiB in one piece is more than the page allocator has: only CMA can allocate it.
 large="coherent len=16M iter=2"
 cma_kb=$(awk '/^CmaTotal:/ { print $2 }' /proc/meminfo)
 if [ "${cma_kb:-0}" -lt $((32 << 10)) ]; then

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Coherent memory in user space, as processes see it, mapped by dma_mmap_attrs(). Memory that the
- * test driver shares is mapped and accessed here: what this writes the engine must read, and the
- * other way round. With the command "mmap" the test driver does all of it, in the process that
- * writes the command; here are the address spaces before and after, several processes, threads,
- * limits and signals. mmap.sh runs it, with the drivers in place.
+ * Tests of coherent memory in user space, mapped by dma_mmap_attrs(). The tests map and access
+ * memory that the test driver shares: the engine must read the data that they write, and the other
+ * way round. With the command "mmap" the test driver does both, in the process that writes the
+ * command; these tests add the address spaces before and after, several processes, threads, limits
+ * and signals. mmap.sh runs them, with the drivers loaded.
  */
 
 #include <dirent.h>
@@ -25,7 +25,7 @@
 
 #define DEBUGFS	"/sys/kernel/debug/apple_dma_test"
 
-/* Opens the file that commands go to. Returns -1 when there is none. */
+/* Opens the file for commands. Returns -1 if there is none. */
 static int open_engine(void)
 {
 	char path[512];
@@ -51,7 +51,7 @@ static int command(int fd, const char *text)
 	return write(fd, text, strlen(text)) < 0 ? errno : 0;
 }
 
-/* Byte number i of the engine's pattern for a seed; tests/uapi/dma_engine.h defines it. */
+/* Returns byte number i of the engine's pattern for a seed; see tests/uapi/dma_engine.h. */
 static __u8 pattern(__u64 seed, size_t i)
 {
 	__u64 z = (seed + i / 8 + 1) * 0x9e3779b97f4a7c15;
@@ -70,7 +70,7 @@ static void write_pattern(__u8 *memory, size_t len, __u64 seed)
 		memory[i] = pattern(seed, i);
 }
 
-/* How many bytes are not the pattern's. */
+/* Returns the number of bytes that differ from the pattern. */
 static size_t count_wrong(const __u8 *memory, size_t len, __u64 seed)
 {
 	size_t i, wrong = 0;
@@ -80,7 +80,7 @@ static size_t count_wrong(const __u8 *memory, size_t len, __u64 seed)
 	return wrong;
 }
 
-/* Lets the engine do something with the shared memory. Returns 0 or an errno. */
+/* Runs a command of the engine on the shared memory. Returns 0 or an errno. */
 static int engine_does(int fd, const char *what, __u64 seed)
 {
 	char text[64];
@@ -110,7 +110,7 @@ static void *map(int shared, size_t len)
 	return mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, shared, 0);
 }
 
-/* How many mappings this process has. */
+/* Returns the number of mappings of this process. */
 static int count_mappings(void)
 {
 	FILE *maps = fopen("/proc/self/maps", "r");
@@ -181,7 +181,7 @@ TEST_F(engine, access)
 		EXPECT_EQ(0, engine_does(self->fd, "shared_checksum", seed));
 		EXPECT_EQ(0, engine_does(self->fd, "shared_fill", ++seed));
 		EXPECT_EQ(0, count_wrong(memory, len[i], seed));
-		/* A single byte makes the difference, the last one as well. */
+		/* A single byte makes the comparison fail, also the last one. */
 		memory[len[i] - 1]++;
 		EXPECT_EQ(EIO, engine_does(self->fd, "shared_checksum", seed));
 		memory[len[i] - 1]--;
@@ -231,7 +231,7 @@ TEST_F(engine, mapping_keeps_the_memory)
 
 	shared = new_share(self->fd, len, variant->attr);
 	ASSERT_LE(0, shared);
-	/* More than there is. */
+	/* More than the file has. */
 	EXPECT_EQ(MAP_FAILED, map(shared, len + page));
 	memory = map(shared, len);
 	ASSERT_NE(MAP_FAILED, memory);
@@ -325,7 +325,7 @@ TEST_F(process, threads_are_refused)
 	EXPECT_EQ(EBUSY, command(self->fd, "mmap len=4k"));
 	close(ends[1]);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
-	/* The thread that was joined may still be on its way out of the kernel. */
+	/* The joined thread may not have left the kernel yet. */
 	for (tries = 0; tries < 500; tries++) {
 		error = command(self->fd, "mmap len=4k");
 		if (error != EBUSY)

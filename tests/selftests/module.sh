@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The module with the managed devices that are there, whatever they are: it loads, manages, counts
-# and goes. Needs nothing but a companion. A module that is loaded already is left alone.
+# The module with the managed devices of the guest: it loads, manages, counts and unloads. Needs
+# nothing but a companion. A module that is loaded already stays loaded.
 #
 # usage: module.sh [DIRECTORY]
 # With a DIRECTORY on a managed disk, a file is written there and read back.
@@ -36,7 +36,7 @@ all_manage() {
 	done
 }
 
-# A device without a driver has a link that is available, one with a driver one that is active.
+# A device without a driver has an available link, one with a driver an active link.
 links_right() {
 	local device status expected
 
@@ -79,7 +79,7 @@ drivers_back() {
 	done
 }
 
-# What unloading prints tells of every managed device. One that had a driver was asked for.
+# The messages of unloading have every managed device. A device with a driver had requests.
 counters_moved() {
 	local device
 
@@ -96,7 +96,7 @@ counters_moved() {
 	done
 }
 
-# Whether a file is on a managed device.
+# Succeeds if a file is on a managed device.
 on_managed_device() { # FILE
 	local number major minor device path
 
@@ -113,7 +113,7 @@ on_managed_device() { # FILE
 	return 1
 }
 
-# Of a size that is no multiple of anything, and read from the device, not from the page cache.
+# An odd size, and read from the device, not from the page cache.
 file_roundtrip() {
 	local file=$directory/apple_dma_pci.$$ sum status=0
 
@@ -126,7 +126,7 @@ file_roundtrip() {
 	return $status
 }
 
-# A test that only a module which was loaded here can have.
+# A test that is possible only for a module that was loaded here.
 test_own() { # NAME COMMAND...
 	if [ -n "$before" ]; then
 		ktap_test_skip "$1 ($before)"

@@ -9,7 +9,7 @@
 
 program=$DIR/../../pci_endpoint/pci_endpoint_test
 
-# What must not be skipped: all that moves data.
+# Tests that must not be skipped: all that move data.
 transfers=(pci_ep_data_transfer.{memcpy,dma}.{READ,WRITE,COPY}_TEST)
 
 require

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Roundtrips while memory is scarce, and while allocations are made to fail. A mapping may fail
-# then, but only by saying so, and everything works again afterwards.
+# Exchanges of data while memory is scarce, and while allocations are made to fail. A mapping may
+# fail then, but only with an error, and everything works again afterwards.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$(readlink -f "$0")")"/lib.sh
 
-# Memory that stays free, in KiB: what the tests themselves need.
+# Free memory to leave, in KiB: the tests' own need.
 FLOOR=$((96 << 10))
 filler=
 
@@ -44,8 +44,8 @@ prepare_injector() { # INJECTOR
 	[ ! -e "$knobs/min-order" ] || echo 0 >"$knobs/min-order"
 }
 
-# Runs a command while allocations fail. Between the switches are only builtins: a fork would
-# be hit as well.
+# Runs a command while allocations fail. Only builtins run between the switches: a fork would fail
+# as well.
 command_injected() { # INJECTOR COMMAND
 	local switch=$DEBUGFS/$1/probability failed=
 
@@ -53,8 +53,8 @@ command_injected() { # INJECTOR COMMAND
 	{ echo "$2" >"$DEBUGFS/apple_dma_test/$engine/run"; } 2>/dev/null || failed=1
 	until { echo 0 >"$switch"; } 2>/dev/null; do :; done
 	verdict=$(cat "$DEBUGFS/apple_dma_test/$engine/run")
-	# The file could not be opened, or what came of it not be kept: what it says is the command
-	# before, or that there was none.
+	# The file could not be opened, or its contents not be stored: the verdict is of the command
+	# before, or there is none.
 	case $failed$verdict in
 	1ok* | 1nothing*) verdict="fail: ENOMEM" ;;
 	esac
@@ -69,7 +69,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# Every command succeeds or says ENOMEM, and some do each.
+# Every command succeeds or fails with ENOMEM, and some do each.
 test_injected() { # NAME INJECTOR
 	local turn good=0 bad=0 commands=(
 		"single len=1-64k off=0-4095 dir=any ctx=any"
@@ -88,7 +88,7 @@ test_injected() { # NAME INJECTOR
 		case $verdict in
 		ok*) good=$((good + 1)) ;;
 		fail:*ENOMEM* | fail:*EAGAIN*) bad=$((bad + 1)) ;;
-		# Their numbers, without CONFIG_SYMBOLIC_ERRNAME.
+		# Error numbers, without CONFIG_SYMBOLIC_ERRNAME.
 		fail:*Error\(12\)* | fail:*Error\(11\)*) bad=$((bad + 1)) ;;
 		*)
 			ktap_print_msg "$verdict"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Streaming mappings: every function that makes them, in every context, with every alignment
-# and direction. The engine must read what the CPU wrote, and the CPU what the engine wrote.
+# Streaming mappings: every function, in every context, with every alignment and direction. The
+# engine must read what the CPU wrote, and the CPU what the engine wrote.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$(readlink -f "$0")")"/lib.sh

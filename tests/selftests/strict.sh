@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# In strict mode the device must not reach what was unmapped. The faults are announced to the
-# engine, which counts them apart from those that nobody expected.
+# In strict mode the device must not reach unmapped memory. The faults are announced to the engine,
+# which counts them apart from unannounced ones.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$(readlink -f "$0")")"/lib.sh

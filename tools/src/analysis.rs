@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a recording says of each companion, in numbers: sizes, lifetimes, where mappings are, who
-//! made them, what the host took, and what would have been. How it is shown is not here.
+//! Analysis of a recording, for each companion, in numbers: sizes, lifetimes, places and makers of
+//! mappings, usage of the host, and replays with other parameters. `report` formats the result.
 
 use crate::calls::calls;
 use crate::event::{
@@ -30,16 +30,16 @@ use std::collections::{
     HashMap, //
 };
 
-/// Values by powers of two: from which on, and how many.
+/// Values by powers of two: the lower bound, and the number of values from there on.
 pub type Histogram = BTreeMap<u64, u64>;
 
-/// How many values there are and how they are spread.
+/// Number and distribution of values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Spread {
     pub count: u64,
     pub sum: u64,
     pub median: u64,
-    /// 99 of 100 are not above.
+    /// The value that 99 of 100 do not exceed.
     pub p99: u64,
     pub max: u64,
     pub histogram: Histogram,
@@ -68,22 +68,22 @@ impl Spread {
         }
     }
 
-    /// The average; nothing of nothing.
+    /// Returns the average, [`None`] without values.
     pub fn mean(&self) -> Option<f64> {
         (self.count != 0).then(|| self.sum as f64 / self.count as f64)
     }
 }
 
-/// How mappings are spread over pieces of RAM of one size.
+/// Distribution of mappings over pieces of RAM of one size.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Clusters {
     /// Bytes of a piece.
     pub bytes: u64,
-    /// Pieces that any mapping was in.
+    /// Pieces in which a mapping started.
     pub pieces: u64,
-    /// Mappings that began in each of them.
+    /// Numbers of mappings that started in each of them.
     pub mappings: Spread,
-    /// Where most of them began.
+    /// Address of the piece in which most of them started.
     pub busiest: u64,
 }
 
@@ -105,7 +105,7 @@ impl Clusters {
     }
 }
 
-/// What ran when mappings were made.
+/// A task that ran when mappings were made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Task {
     pub task: String,
@@ -121,12 +121,12 @@ pub struct Doorbells {
     pub ns: Spread,
 }
 
-/// One replay, in the words of the module's counters.
+/// One replay, in the names of the module's counters.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
-    /// What it was with.
+    /// Parameters of the replay.
     pub name: String,
-    /// Why it could not be, instead of what came of it.
+    /// Reason why a replay is not possible, in place of its result.
     pub error: Option<String>,
     pub counters: Option<Numbers>,
 }
@@ -141,45 +141,45 @@ impl Outcome {
     }
 }
 
-/// All that is said of a companion.
+/// The analysis of a companion.
 #[derive(Clone, Debug, Serialize)]
 pub struct Analysis {
     pub companion: String,
     pub device: String,
     pub driver: Option<String>,
     pub mode: String,
-    /// Mappings that drivers got: of how many bytes.
+    /// Bytes of the mappings that drivers got.
     pub sizes: Spread,
-    /// Nanoseconds of the calls that made them, by how.
+    /// Nanoseconds of the calls that created mappings, by path.
     pub calls: BTreeMap<MapPath, Spread>,
     /// Microseconds from map to unmap.
     pub lifetimes: Spread,
-    /// Mappings that were not given up.
+    /// Mappings that were not unmapped.
     pub held: u64,
-    /// By granule, and by the largest window.
+    /// Clusters by granule, and by the largest window.
     pub clusters: Vec<Clusters>,
-    /// Those that mapped most, first.
+    /// Tasks that mapped most, in descending order.
     pub tasks: Vec<Task>,
-    /// By command.
+    /// Doorbells by command.
     pub doorbells: BTreeMap<String, Doorbells>,
     pub windows_created: u64,
     pub windows_reused: u64,
     pub windows_returned: u64,
-    /// By cause.
+    /// Refusals by cause.
     pub refusals: BTreeMap<String, u64>,
     pub host_errors: BTreeMap<String, u64>,
     pub misuses: u64,
-    /// What the guest counted meanwhile.
+    /// Counts of the guest in the meantime.
     pub counted: Option<Numbers>,
-    /// What a replay with its parameters counts.
+    /// Counts of a replay with the guest's parameters.
     pub replay: Outcome,
-    /// Those of its counters that are not what the guest counted.
+    /// Counters of that replay that differ from the guest's.
     pub differs: Vec<String>,
-    /// With other parameters.
+    /// Replays with other parameters.
     pub variants: Vec<Outcome>,
 }
 
-/// Counters by the names that the module has for them, and our own.
+/// Returns counters by the module's names, and by our own.
 fn named(counters: &Counters) -> Numbers {
     [
         ("maps", counters.maps),
@@ -202,7 +202,7 @@ fn named(counters: &Counters) -> Numbers {
     .into()
 }
 
-/// Counters that a replay can be compared by.
+/// Counters in which a replay and the guest must agree.
 const COMPARED: [&str; 8] = [
     "maps",
     "unmaps",
@@ -214,7 +214,7 @@ const COMPARED: [&str; 8] = [
     "refusals",
 ];
 
-/// What was counted between two looks.
+/// Returns the counts between two snapshots.
 fn counted(before: &Snapshot, after: Option<&Snapshot>) -> Option<Numbers> {
     let before = &before.companion.details.as_ref()?.counters;
     let after = &after?.companion.details.as_ref()?.counters;
@@ -225,7 +225,7 @@ fn counted(before: &Snapshot, after: Option<&Snapshot>) -> Option<Numbers> {
     Some(after.iter().map(grown).collect())
 }
 
-/// Looks at each companion of `recording`; `progress` hears what comes next.
+/// Analyses each companion of `recording`; calls `progress` with the next step.
 pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Analysis> {
     let mut all = Vec::new();
     for before in &recording.header.before {
@@ -248,7 +248,7 @@ pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Ana
     all
 }
 
-/// Everything but replays.
+/// Analyses everything but replays.
 fn look(before: &Snapshot, events: &[&Event]) -> Analysis {
     let mut mappings = Vec::new();
     let mut calls: BTreeMap<MapPath, Vec<u64>> = BTreeMap::new();
@@ -408,7 +408,7 @@ mod tests {
         let (_dir, path) = recording::tests::fixture();
         let recording = Recording::read(&path, |_, _| ()).unwrap();
         let analysis = &analyse(&recording, |_| ())[0];
-        // What that guest counted from the beginning.
+        // Counts of that guest from the start.
         assert_eq!(analysis.sizes.count, 63);
         assert_eq!(analysis.lifetimes.count, 63);
         assert_eq!((analysis.held, analysis.misuses), (0, 1));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What drivers called, out of a recording's events: the entries of a scatterlist have events of
-//! their own, and are one call.
+//! Calls of drivers, out of a recording's events: the entries of a scatterlist have events of their
+//! own, and are one call.
 
 use crate::event::{
     Event,
@@ -13,11 +13,11 @@ use std::collections::HashMap;
 /// A call of a driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// It got mappings.
+    /// Mappings that the driver got.
     Map(Vec<Mapping>),
-    /// It gave mappings up.
+    /// Mappings that the driver unmapped.
     Unmap(Vec<Mapping>),
-    /// It did not get this.
+    /// A mapping that the driver did not get.
     Attempt {
         /// Guest-physical address.
         gpa: u64,
@@ -26,12 +26,12 @@ pub enum Call {
     },
 }
 
-/// Lists that are not whole yet, of one CPU: an interrupt may come between the events of a list.
+/// Incomplete lists of one CPU: an interrupt may come between the events of a list.
 #[derive(Default)]
 struct Open(Vec<(bool, u32, Vec<Mapping>)>);
 
 impl Open {
-    /// Adds an entry; gives the list when it is whole.
+    /// Adds an entry; returns the list when it is complete.
     fn add(&mut self, is_map: bool, entry: u32, entries: u32, mapping: Mapping) -> Option<Call> {
         let whole = |is_map, list| {
             Some(match is_map {
@@ -62,12 +62,12 @@ impl Open {
     }
 }
 
-/// Whether a call that failed for this reason might have been served.
+/// Returns whether a call that failed for this reason might have been served.
 fn might_be_served(cause: &str) -> bool {
     !matches!(cause, "invalid" | "mmio" | "unreachable")
 }
 
-/// The calls among `events`, with the time of their last event.
+/// Returns the calls among `events`, with the time of their last event.
 pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)> {
     let mut open: HashMap<u32, Open> = HashMap::new();
     let mut calls = Vec::new();
@@ -92,7 +92,7 @@ pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)
                 entries,
                 ..
             } => open.add(false, entry, entries, Mapping { gpa, dma, size }),
-            // A list that failed is told of as a whole, and its entries are not known.
+            // A list that failed has one event, so its entries are not known.
             EventKind::Refusal {
                 gpa,
                 size,
@@ -164,7 +164,7 @@ mod tests {
             map(0, 2, 1, 2),
             map(1, 11, 1, 3),
             map(1, 12, 2, 3),
-            // Without its beginning.
+            // Without its start.
             map(0, 20, 3, 4),
         ];
         let calls: Vec<_> = calls(&events).into_iter().map(|(_, call)| call).collect();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `doctor`: checks all that the module depends on, and says for each finding what to do.
+//! `doctor`: checks all prerequisites of the module, and gives advice for each finding.
 //!
-//! This file has the list of checks and prints what they find. A check is a function that looks at
-//! a [`Guest`] and returns findings; none if there is nothing to look at.
+//! This file has the list of checks and prints their findings. A check is a function that inspects
+//! a [`Guest`] and returns findings; none if there is nothing to inspect.
 
 mod boot;
 mod counters;
@@ -39,14 +39,14 @@ use system::System;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Look at the files of the system in DIR, and run no programs
+    /// Inspect the files of the system in DIR, and run no programs
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }
 
 type Check = fn(&Guest) -> Vec<Finding>;
 
-/// All checks, by name, in the order in which things depend on each other.
+/// All checks, by name, in the order of dependency.
 const CHECKS: &[(&str, Check)] = &[
     ("kernel-version", kernel::version),
     ("kernel-options", kernel::options),
@@ -69,7 +69,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("log", log::log),
 ];
 
-/// What a check found.
+/// A finding with the name of its check.
 #[derive(Serialize)]
 struct Entry {
     check: &'static str,
@@ -77,10 +77,10 @@ struct Entry {
     finding: Finding,
 }
 
-/// All that was found.
+/// All findings.
 #[derive(Serialize)]
 struct Report {
-    /// How many of `findings` are problems, and how many warnings.
+    /// Numbers of problems and of warnings among `findings`.
     problems: usize,
     warnings: usize,
     findings: Vec<Entry>,
@@ -106,7 +106,7 @@ impl Report {
         }
     }
 
-    /// A line for each finding, and one for what to do.
+    /// Prints a line for each finding, and one for the advice.
     fn print(&self, out: &mut impl Write) -> io::Result<()> {
         let width = CHECKS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for Entry { check, finding } in &self.findings {
@@ -131,7 +131,8 @@ impl Report {
     }
 }
 
-/// 0 if nothing is wrong, 1 if something is, 2 if that could not be found out.
+/// Returns 0 without problems, 1 with problems; an error, for exit code 2, if the guest cannot be
+/// inspected.
 pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let guest = Guest::new(System::open(&options.root)?)?;
     let report = Report::new(&guest);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's events, as docs/ABI/testing/tracefs-driver-apple-dma-pci has them, out of lines of
-//! trace_pipe. Only their text; nothing is read here.
+//! The module's events, described in docs/ABI/testing/tracefs-driver-apple-dma-pci, parsed from
+//! lines of trace_pipe. This file parses text and reads no files.
 
 use crate::pages::c_number;
 use serde::{
@@ -9,8 +9,8 @@ use serde::{
     Serialize, //
 };
 
-/// Defines [`EventKind`], and how each kind is read, from one table: an entry is an event with its name
-/// and its fields. A field's name in the trace is its name here, and its type says how it is written.
+/// Defines [`EventKind`] and its parser from one table: an entry is an event with its name and its
+/// fields. A field's name in the trace is its name here, and its type defines its format.
 macro_rules! events {
     ($(
         $(#[$doc:meta])*
@@ -24,7 +24,7 @@ macro_rules! events {
         }
 
         impl EventKind {
-            /// Reads the event called `name`; none if it is unknown, or lacks a field.
+            /// Parses the event called `name`; [`None`] if it is unknown, or lacks a field.
             fn parse(name: &str, fields: &Fields<'_>) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$kind { $($field: fields.get(stringify!($field))?),* }),)*
@@ -64,7 +64,7 @@ events! {
     "misuse" => Misuse { dma: u64, size: u64 }
 }
 
-/// The way in which a mapping was made.
+/// The way in which a mapping was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MapPath {
@@ -76,14 +76,14 @@ pub enum MapPath {
     Host,
 }
 
-/// An event, with when and where it was.
+/// An event, with its time and place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Microseconds of the monotonic clock.
     pub us: u64,
-    /// Which CPU.
+    /// The CPU.
     pub cpu: u32,
-    /// The name of what ran on it, and its number.
+    /// The name of the task that ran, and its number.
     pub task: String,
     pub pid: u32,
     /// PCI addresses.
@@ -99,9 +99,9 @@ pub struct Event {
 pub enum Line {
     /// An event.
     Event(Event),
-    /// So many events of a CPU were lost.
+    /// Number of events of a CPU that were lost.
     Lost { cpu: u32, events: u64 },
-    /// What is none of ours.
+    /// Another line.
     Other,
 }
 
@@ -149,8 +149,8 @@ impl Field for MapPath {
     }
 }
 
-/// What stands before `[CPU]` and behind it, with the CPU: names of tasks may have brackets, too,
-/// so it is what comes after a number and blanks.
+/// Splits a line at `[CPU]` and returns the parts before and after it, with the CPU. Names of tasks
+/// may have brackets, too: `[CPU]` follows a number and blanks.
 fn split_at_cpu(line: &str) -> Option<(&str, u32, &str)> {
     line.match_indices('[').find_map(|(at, _)| {
         let (cpu, rest) = line[at + 1..].split_once(']')?;
@@ -181,17 +181,17 @@ fn event(line: &str) -> Option<Event> {
     })
 }
 
-/// How many events were lost, in the kernel's words: `CPU:1 [LOST 12 EVENTS]`.
+/// Parses the number of lost events, in the kernel's form: `CPU:1 [LOST 12 EVENTS]`.
 fn lost(line: &str) -> Option<Line> {
     let (cpu, events) = line.strip_prefix("CPU:")?.split_once(" [LOST ")?;
     Some(Line::Lost {
         cpu: cpu.parse().ok()?,
-        // The kernel does not always know how many.
+        // The kernel does not always know the number.
         events: events.strip_suffix(" EVENTS]")?.parse().unwrap_or(1),
     })
 }
 
-/// Reads a line of trace_pipe, without its end.
+/// Parses a line of trace_pipe, without its end.
 pub fn line(line: &str) -> Line {
     let line = line.trim_end();
     match event(line) {
@@ -343,7 +343,7 @@ mod tests {
                 us, cpu, task, pid, companion: "c".to_owned(), device: "d".to_owned(), kind,
             };
             prop_assert_eq!(line(&text), Line::Event(event.clone()));
-            // And as the recording has them.
+            // In the recording's form, too.
             let json = serde_json::to_string(&event).unwrap();
             prop_assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
         }

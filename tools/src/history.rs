@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the host had mapped, and what of it drivers used, as time went by: a recording's events,
-//! one after the other, on the windows that there were at first.
+//! The host's mappings over time, and the part of them that drivers used: a recording's events are
+//! applied, one after the other, to the windows at the start.
 
 use crate::event::{
     Event,
@@ -12,22 +12,22 @@ use crate::recording::Snapshot;
 use apple_dma_replay::GRANULE;
 use std::collections::BTreeMap;
 
-/// What there is at a time.
+/// Usage at a point in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Moment {
-    /// Since the first event.
+    /// Seconds since the first event.
     pub seconds: f64,
     /// Bytes that the host has mapped, in whole granules.
     pub bytes: u64,
-    /// Of these, in windows that mappings of drivers use.
+    /// Of these, bytes in windows that mappings of drivers use.
     pub live_bytes: u64,
     /// Windows.
     pub entries: u64,
-    /// Of these, those that mappings of drivers use.
+    /// Of these, windows that mappings of drivers use.
     pub live_entries: u64,
 }
 
-/// A piece of RAM that the host has mapped.
+/// A region of RAM that the host has mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub gpa: u64,
@@ -42,23 +42,23 @@ struct Window {
 }
 
 impl Window {
-    /// What counts against the limit.
+    /// Returns the bytes that count against the limit.
     fn cost(&self) -> u64 {
         let end = (self.piece.gpa + self.piece.bytes).div_ceil(GRANULE);
         (end - self.piece.gpa / GRANULE) * GRANULE
     }
 }
 
-/// See the module's documentation.
+/// Windows and usage over time. See the module's documentation.
 pub struct History {
-    /// By DMA addresses, which no two share.
+    /// Windows by DMA address, which no two share.
     windows: BTreeMap<u64, Window>,
     first: Option<u64>,
     now: Moment,
 }
 
 impl History {
-    /// At the beginning of a recording.
+    /// Returns the state at the start of a recording.
     pub fn new(before: &Snapshot) -> Self {
         let mut history = Self {
             windows: BTreeMap::new(),
@@ -77,7 +77,7 @@ impl History {
         history
     }
 
-    /// Counts a window in or out.
+    /// Adds a window to the usage, or subtracts it.
     fn count(&mut self, window: &Window, change: fn(&mut u64, u64)) {
         change(&mut self.now.bytes, window.cost());
         change(&mut self.now.entries, 1);
@@ -99,7 +99,7 @@ impl History {
         }
     }
 
-    /// Changes how many use the window that `dma` is in.
+    /// Changes the number of users of the window that contains `dma`.
     fn change_users(&mut self, dma: u64, change: impl Fn(u64) -> u64) {
         let window = self.windows.range(..=dma).next_back();
         let window = window.filter(|(start, window)| {
@@ -117,7 +117,7 @@ impl History {
         self.add(start, window);
     }
 
-    /// Goes on by an event; says what there is then.
+    /// Applies an event; returns the usage after it.
     pub fn step(&mut self, event: &Event) -> Moment {
         match event.kind {
             EventKind::WindowCreated { gpa, dma, size, .. } => {
@@ -138,19 +138,19 @@ impl History {
         self.now
     }
 
-    /// What there is.
+    /// Returns the current usage.
     pub fn now(&self) -> Moment {
         self.now
     }
 
-    /// What the host has mapped now.
+    /// Returns the regions that the host has mapped now.
     pub fn pieces(&self) -> Vec<Piece> {
         self.windows.values().map(|window| window.piece).collect()
     }
 }
 
-/// All moments of a recording, and the pieces when the most bytes were mapped, and with as many the
-/// most of them in use.
+/// Returns all moments of a recording, and the regions at the time when the most bytes were mapped,
+/// and among such times the most of them in use.
 pub fn of(before: &Snapshot, events: &[&Event]) -> (Vec<Moment>, Vec<Piece>) {
     let mut history = History::new(before);
     let mut moments = vec![history.now()];
@@ -165,7 +165,7 @@ pub fn of(before: &Snapshot, events: &[&Event]) -> (Vec<Moment>, Vec<Piece>) {
     (moments, history.pieces())
 }
 
-/// At most about `points` of `moments`, with the largest ones.
+/// Returns about `points` of `moments` at most, with the largest ones.
 pub fn thin(moments: &[Moment], points: usize) -> Vec<Moment> {
     let size = moments.len().div_ceil(points.max(1)).max(1);
     let mut thin: Vec<Moment> = Vec::new();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `apple-dma-pci`: shows what the module does, and what keeps it from doing it. This file is the
-//! command line.
+//! `apple-dma-pci`: shows the work of the module, and diagnoses problems. This file is the command
+//! line.
 
 mod analysis;
 mod calls;
@@ -29,7 +29,7 @@ use clap::{
 };
 use std::process::ExitCode;
 
-/// Look at DMA through apple-dma-pci: devices, budgets, windows, and what is wrong.
+/// Inspect DMA through apple-dma-pci: devices, usage, windows and problems
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -42,17 +42,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say in a screen how full the limits are, what happens, and what needs attention
+    /// Show usage, limits and warnings
     Status(status::Options),
-    /// Show the same all the time
+    /// Refresh `status` continuously
     Top(top::Options),
-    /// Write what drivers map and what the host is asked for to a file
+    /// Record mappings of drivers and requests to the host in a file
     Record(record::Options),
-    /// Say what a recording has: sizes, lifetimes, clusters, who mapped, and what would have been
+    /// Analyse a recording: sizes, lifetimes, clusters, tasks, and replays with other parameters
     Report(report::Options),
-    /// Draw what a recording has
+    /// Plot a recording
     Plot(plot::Options),
-    /// Check kernel, module, drivers, boot and logs, and say what to do about each finding
+    /// Check kernel, module, drivers, boot and logs, with advice for each finding
     Doctor(doctor::Options),
     /// Write the manual page
     #[command(hide = true)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's files in debugfs, as docs/ABI/testing/debugfs-driver-apple-dma-pci has them: lines
-//! of names and values, and windows. Only their text; nothing is read here.
+//! The module's files in debugfs, described in docs/ABI/testing/debugfs-driver-apple-dma-pci: lines
+//! of names and values, and windows. This file parses text and reads no files.
 
 use anyhow::{
     bail,
@@ -20,7 +20,7 @@ pub type Words = BTreeMap<String, String>;
 /// Numbers by their names.
 pub type Numbers = BTreeMap<String, u64>;
 
-/// The lines of a page: a name, a space, and a value to the end of the line.
+/// Parses the lines of a file: a name, a space, and a value to the end of the line.
 pub fn words(text: &str) -> Result<Words> {
     let mut words = Words::new();
     for line in text.lines() {
@@ -32,7 +32,7 @@ pub fn words(text: &str) -> Result<Words> {
     Ok(words)
 }
 
-/// A page whose values all are numbers.
+/// Parses a file whose values all are numbers.
 pub fn numbers(text: &str) -> Result<Numbers> {
     let number = |(name, value): (String, String)| {
         let number = value.parse();
@@ -42,12 +42,12 @@ pub fn numbers(text: &str) -> Result<Numbers> {
     words(text)?.into_iter().map(number).collect()
 }
 
-/// A number, 0 if there is none of that name.
+/// Returns a number, 0 if there is none of that name.
 pub fn number(numbers: &Numbers, name: &str) -> u64 {
     numbers.get(name).copied().unwrap_or(0)
 }
 
-/// The numbers whose names begin with `prefix` and do not end there, by the rest of their names.
+/// Returns the numbers whose names have the prefix `prefix` and more, by the rest of their names.
 pub fn below<'a>(numbers: &'a Numbers, prefix: &'a str) -> impl Iterator<Item = (&'a str, u64)> {
     let rest = move |(name, number): (&'a String, &'a u64)| {
         let rest = name.strip_prefix(prefix)?.strip_prefix('_')?;
@@ -56,19 +56,19 @@ pub fn below<'a>(numbers: &'a Numbers, prefix: &'a str) -> impl Iterator<Item = 
     numbers.iter().filter_map(rest)
 }
 
-/// What a window is.
+/// Status of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// In use.
     Live,
-    /// Not in use, and to be used again or given back.
+    /// Not in use, and to be used again or unmapped.
     Idle,
-    /// A piece of RAM, mapped for good.
+    /// A region of RAM, mapped permanently.
     Fixed,
-    /// Not taken back by the host.
+    /// Not unmapped by the host.
     Lost,
-    /// To be given back at once.
+    /// About to be unmapped.
     Returning,
 }
 
@@ -85,11 +85,11 @@ pub struct Window {
     pub users: u32,
     /// Mappings of drivers that used it so far, modulo 2^32.
     pub uses: u32,
-    /// What it is.
+    /// Status.
     pub state: State,
 }
 
-/// A number that is written as C does: hexadecimal with 0x, else decimal.
+/// Parses a number in C's form: hexadecimal with 0x, else decimal.
 pub fn c_number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
@@ -97,7 +97,7 @@ pub fn c_number(text: &str) -> Option<u64> {
     }
 }
 
-/// All lines of the file `windows`.
+/// Parses all lines of the file `windows`.
 pub fn windows(text: &str) -> Result<Vec<Window>> {
     let window = |line: &str| {
         let columns: Vec<_> = line.split(' ').collect();
@@ -132,7 +132,7 @@ mod tests {
     use proptest::prelude::*;
     use std::fmt::Write;
 
-    /// The histogram `name`: counts by powers of two, in their order.
+    /// Returns the histogram `name`: counts by powers of two, in their order.
     fn histogram(numbers: &Numbers, name: &str) -> Vec<(u64, u64)> {
         let places = below(numbers, name);
         let mut places: Vec<_> = places

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `plot`: a recording as a picture, SVG or an HTML page with it. What is in the picture is in
-//! `plot/picture.rs`.
+//! `plot`: a recording as a picture, SVG or an HTML page with it. `plot/picture.rs` draws the
+//! picture.
 
 mod picture;
 mod ram;
@@ -32,7 +32,7 @@ pub struct Options {
     output: PathBuf,
 }
 
-/// What was written, for programs.
+/// The result, for programs.
 #[derive(Serialize)]
 struct Summary<'a> {
     file: &'a Path,
@@ -68,7 +68,7 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A page with the picture, as wide as the window.
+/// Returns a page with the picture, as wide as the window.
 fn page(picture: &str) -> String {
     // A part of a page is no document of its own.
     let picture = picture.find("<svg").map_or("", |at| &picture[at..]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Says how far something is that takes long: a line on the terminal, if there is one.
+//! Progress of long operations: a line on the terminal, if there is one.
 
 use std::{
     io::{
@@ -14,10 +14,10 @@ use std::{
     },
 };
 
-/// How often the line changes.
+/// Interval between changes of the line.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// See the module's documentation.
+/// The line. See the module's documentation.
 pub struct Progress {
     is_on: bool,
     next: Instant,
@@ -25,7 +25,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Says nothing of what does not take long.
+    /// Returns a line that stays empty during short operations.
     pub fn new() -> Self {
         Self {
             is_on: io::stderr().is_terminal(),
@@ -34,7 +34,7 @@ impl Progress {
         }
     }
 
-    /// Says it, if it is time.
+    /// Prints `text`, if it is time.
     pub fn say(&mut self, text: impl FnOnce() -> String) {
         if self.is_on && Instant::now() >= self.next {
             self.next = Instant::now() + EVERY;

@@ -56,7 +56,7 @@ use std::{
     },
 };
 
-/// How long to wait for events before looking at what else there is.
+/// Time to wait for events before checking for other conditions.
 const WAIT: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args)]
@@ -69,19 +69,19 @@ pub struct Options {
         default_value = "apple-dma-pci.recording"
     )]
     output: PathBuf,
-    /// Record for so long; without it and without a command until Ctrl-C
+    /// Record for this long; without it and without a command until Ctrl-C
     #[arg(long, short, value_name = "SECONDS", value_parser = interval)]
     duration: Option<Duration>,
-    /// Room for events of each CPU that are not yet taken
+    /// Buffer for events of each CPU that are not yet read
     #[arg(long, value_name = "KIB", default_value = "8192",
         value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     buffer: u32,
-    /// Run this, and record as long as it does
+    /// Run this command, and record until it ends
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
-/// What was recorded, for programs.
+/// The result, for programs.
 #[derive(Serialize)]
 struct Summary<'a> {
     file: &'a PathBuf,
@@ -91,7 +91,7 @@ struct Summary<'a> {
     status: Option<i32>,
 }
 
-/// Ends with what the command ended with.
+/// Returns the exit status of the command.
 pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let system = System::new();
     let tracefs = system.tracefs()?;
@@ -134,7 +134,7 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     Ok(status.map_or(ExitCode::SUCCESS, ExitCode::from))
 }
 
-/// Set by the first signal that asks for the end.
+/// Returns a flag that the first signal sets that requests the end.
 fn on_signal() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -199,7 +199,7 @@ fn start(command: &[String]) -> Result<Option<Child>> {
     ))
 }
 
-/// Asks a command to end that should not run any more.
+/// Terminates a command that must not run any more.
 fn stop(child: &mut Child) -> Result<ExitStatus> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {

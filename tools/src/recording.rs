@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The file that `record` writes and others read: lines of JSON, a [`Header`], then the events in
-//! the order of the kernel with notes of what was lost, and an [`End`], without which it is no
-//! whole recording. Numbers are of 64 bits.
+//! The file that `record` writes and other commands read: lines of JSON, a [`Header`], then the
+//! events in the order of the kernel with notes of lost ones, and an [`End`], without which the
+//! recording is not complete. Numbers are of 64 bits.
 
 use crate::event::Event;
 use crate::pages::Window;
@@ -30,20 +30,20 @@ use std::{
     path::Path, //
 };
 
-/// What this program writes and reads.
+/// Version of the format.
 const FORMAT: u32 = 1;
 
-/// A companion at one end of the recording.
+/// State of a companion at one end of the recording.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// What it showed.
+    /// Its files.
     #[serde(flatten)]
     pub companion: Companion,
     /// Its windows.
     pub windows: Vec<Window>,
 }
 
-/// All companions now.
+/// Returns snapshots of all companions.
 pub fn snapshots(system: &System) -> Result<Vec<Snapshot>> {
     let mut snapshots = Vec::new();
     for name in system.companions()? {
@@ -63,11 +63,11 @@ pub fn snapshots(system: &System) -> Result<Vec<Snapshot>> {
 pub struct Header {
     /// [`FORMAT`].
     pub apple_dma_pci_recording: u32,
-    /// The version of the program that wrote it.
+    /// The version of the program that recorded.
     pub version: String,
     /// The kernel's release.
     pub kernel: String,
-    /// What ran meanwhile; nothing if it was recorded for some time.
+    /// The recorded command; empty for a recording of some duration.
     pub command: Vec<String>,
     /// First addresses and bytes of the blocks of RAM.
     pub ram: Vec<(u64, u64)>,
@@ -76,7 +76,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Looks at `system` now.
+    /// Returns the header for the current state of `system`.
     pub fn new(system: &System, command: &[String]) -> Result<Self> {
         Ok(Self {
             apple_dma_pci_recording: FORMAT,
@@ -92,13 +92,13 @@ impl Header {
 /// The last line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct End {
-    /// How long it took.
+    /// Duration of the recording.
     pub seconds: f64,
-    /// How many events there are.
+    /// Number of events.
     pub events: u64,
-    /// How many are not there, since nobody took them in time.
+    /// Number of events that were lost, as they were not read in time.
     pub lost: u64,
-    /// What the command returned.
+    /// The command's exit status.
     pub status: Option<i32>,
     /// All companions, after the last event.
     pub after: Vec<Snapshot>,
@@ -112,7 +112,7 @@ enum Line {
     Event(Event),
 }
 
-/// Writes a recording.
+/// Writer of a recording.
 pub struct Writer {
     out: BufWriter<File>,
     events: u64,
@@ -120,7 +120,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins one in `file`.
+    /// Starts a recording in `file`.
     pub fn new(file: File, header: &Header) -> Result<Self> {
         let mut writer = Self {
             out: BufWriter::with_capacity(1 << 20, file),
@@ -136,7 +136,7 @@ impl Writer {
         Ok(self.out.write_all(b"\n")?)
     }
 
-    /// How many events there are, and are not.
+    /// Returns the numbers of events, recorded and lost.
     pub fn counts(&self) -> (u64, u64) {
         (self.events, self.lost)
     }
@@ -147,7 +147,7 @@ impl Writer {
         self.line(event)
     }
 
-    /// Notes that events are not there.
+    /// Notes the loss of events.
     pub fn lost(&mut self, cpu: u32, lost: u64) -> Result<()> {
         self.lost += lost;
         self.line(&Line::Lost { cpu, lost })
@@ -170,7 +170,7 @@ impl Writer {
     }
 }
 
-/// A whole recording.
+/// A complete recording.
 #[derive(Debug)]
 pub struct Recording {
     pub header: Header,
@@ -180,8 +180,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Reads the file at `path`; says what is wrong with it. `progress` hears of bytes that are
-    /// read, and of all of them.
+    /// Reads the file at `path`; an error tells what is wrong with it. Calls `progress` with the
+    /// bytes read so far, and all bytes.
     pub fn read(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Self> {
         let name = path.display();
         let file = File::open(path).with_context(|| name.to_string())?;
@@ -253,7 +253,7 @@ pub mod tests {
     use crate::system;
     use std::fs;
 
-    /// A recording of the fixture's events, with what the fixture shows at both ends.
+    /// Returns a recording of the fixture's events, with the fixture's state at both ends.
     pub fn fixture() -> (tempfile::TempDir, std::path::PathBuf) {
         let (dir, system) = system::tests::fixture();
         let path = dir.path().join("recording");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `report`: what a recording says, in words and tables.
+//! `report`: the analysis of a recording, in words and tables.
 
 use crate::analysis::{
     analyse,
@@ -31,10 +31,10 @@ use std::{
     process::ExitCode, //
 };
 
-/// How many tasks are shown.
+/// Number of tasks in the report.
 const TASKS: usize = 10;
 
-/// How wide the bars of histograms are.
+/// Width of the bars of histograms.
 const BAR: usize = 24;
 
 #[derive(clap::Args)]
@@ -43,7 +43,7 @@ pub struct Options {
     file: PathBuf,
 }
 
-/// The whole of it, for programs.
+/// The report, for programs.
 #[derive(Serialize)]
 struct Report<'a> {
     kernel: &'a str,
@@ -54,7 +54,7 @@ struct Report<'a> {
     companions: &'a [Analysis],
 }
 
-/// Reads a recording, and says how far that is if it takes long.
+/// Reads a recording, with progress if it takes long.
 pub fn read(path: &Path) -> Result<Recording> {
     let mut progress = Progress::new();
     Recording::read(path, |done, all| {
@@ -334,7 +334,7 @@ mod tests {
     fn a_page_has_all() {
         let (_dir, path) = recording::tests::fixture();
         let mut recording = read(&path).unwrap();
-        // All that the guest had is in the recording.
+        // All events of the guest are in the recording.
         let first = &mut recording.header.before[0];
         first.windows.clear();
         for counter in first

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a package has besides the program: its manual page, and completions for shells. Made from
-//! the command line's own description when the package is built.
+//! Parts of a package besides the program: its manual page, and completions for shells, generated
+//! from the command line's description when the package is built.
 
 use anyhow::Result;
 use clap::{
@@ -17,7 +17,7 @@ use std::{
 
 #[derive(clap::Args)]
 pub struct Completions {
-    /// For which shell
+    /// The shell
     shell: Shell,
 }
 
@@ -58,8 +58,8 @@ fn page(mut command: Command) -> Result<Vec<u8>> {
         page.extend_from_slice(part.as_bytes());
     }
     page.extend_from_slice(
-        b".SH \"EXIT STATUS\"\n0: done. 2: it could not be done; one line on the standard error \
-          says why. record ends with the status of its command.\n",
+        b".SH \"EXIT STATUS\"\n0: success. 1: doctor found problems. 2: failure, with the reason in \
+          one line on the standard error. record exits with the status of its command.\n",
     );
     Ok(page)
 }

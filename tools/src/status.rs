@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `status`: one screen that says how it is. Its text is also what `top` writes where there is no
-//! terminal.
+//! `status`: the state in one screen. `top` prints the same text where there is no terminal.
 
 use crate::system::System;
 use crate::text;
@@ -18,17 +17,17 @@ use std::{
     time::Duration, //
 };
 
-/// How wide bars are.
+/// Width of bars.
 const BAR: usize = 30;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Seconds over which rates are taken; 0: no rates
+    /// Seconds over which rates are measured; 0: no rates
     #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     interval: Duration,
 }
 
-/// Some seconds, an hour at most.
+/// Parses a number of seconds, an hour at most.
 pub fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok();
     let seconds = seconds.filter(|seconds| (0.0..=3600.0).contains(seconds));
@@ -51,7 +50,7 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a companion is, in a line.
+/// Returns the title of a companion, in a line.
 pub fn title(seen: &Seen) -> String {
     let now = &seen.now;
     let driver = match (&now.driver, now.present) {
@@ -73,7 +72,7 @@ pub fn title(seen: &Seen) -> String {
     title
 }
 
-/// How full the limits are: name, part, and numbers in words.
+/// Returns the usage of the limits: name, part, and numbers in words.
 pub fn budgets(seen: &Seen) -> [(&'static str, f64, String); 2] {
     let now = &seen.now;
     let peak = |name: &str, show: &dyn Fn(u64) -> String| {
@@ -105,7 +104,7 @@ pub fn budgets(seen: &Seen) -> [(&'static str, f64, String); 2] {
     ]
 }
 
-/// What else there is to say: a name, and the rest of the line.
+/// Returns further facts: a name, and the rest of the line.
 pub fn facts(seen: &Seen) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(details) = &seen.now.details {
@@ -141,7 +140,7 @@ pub fn facts(seen: &Seen) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// The whole screen.
+/// Returns the whole screen.
 pub fn screen(view: &View) -> String {
     let mut screen = String::new();
     for seen in &view.companions {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the module shows itself: companions in sysfs, their pages in debugfs, and tracefs. Reads
-//! them, and says in a sentence why one cannot be read.
+//! Access to the module's interfaces: companions in sysfs, their files in debugfs, and tracefs.
+//! Reads them; an error tells in a sentence why one cannot be read.
 
 use crate::pages::{
     self,
@@ -31,54 +31,54 @@ use std::{
     str::FromStr, //
 };
 
-/// The module.
+/// The module's name.
 const MODULE: &str = "apple_dma_pci";
 
-/// What a companion shows to everyone, and to root.
+/// Facts about a companion that every user may read, and those for root.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Companion {
     /// Its PCI address.
     pub companion: String,
     /// The PCI address of the device that it manages.
     pub device: String,
-    /// Whether there is such a device.
+    /// True if the device is present.
     pub present: bool,
     /// The device's driver.
     pub driver: Option<String>,
-    /// How its memory is mapped.
+    /// Mode of mapping.
     pub mode: String,
     /// Bytes that the host has mapped.
     pub bytes: u64,
-    /// The most that there may be.
+    /// Limit of these bytes.
     pub max_bytes: u64,
     /// Mappings that the host has.
     pub entries: u64,
-    /// The most that there may be.
+    /// Limit of these mappings.
     pub max_entries: u64,
-    /// What only root may see.
+    /// Facts that only root may read.
     pub details: Option<Details>,
 }
 
-/// A companion's pages in debugfs.
+/// A companion's files in debugfs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Details {
-    /// What is managed, how, and what it takes.
+    /// State, mode and usage.
     pub status: Words,
-    /// What happened so far.
+    /// Counters since the start.
     pub counters: Numbers,
     /// Batches that were sent to the host.
     pub doorbells: Numbers,
-    /// How many windows there are.
+    /// Numbers of windows.
     pub sizes: Numbers,
 }
 
 impl Details {
-    /// A number of the page `status`.
+    /// Returns a number of the file `status`.
     pub fn status_number(&self, name: &str) -> Option<u64> {
         self.status.get(name)?.parse().ok()
     }
 
-    /// How many windows are in `state`.
+    /// Returns the number of windows in `state`.
     pub fn windows(&self, state: &str) -> u64 {
         pages::below(&self.sizes, state)
             .map(|(_, count)| count)
@@ -86,7 +86,7 @@ impl Details {
     }
 }
 
-/// The running system, or what stands for it.
+/// The running system, or a copy of its files.
 #[derive(Clone, Debug)]
 pub struct System {
     root: PathBuf,
@@ -97,12 +97,12 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 impl System {
-    /// The running system.
+    /// Returns the running system.
     pub fn new() -> Self {
         Self::at(Path::new("/"))
     }
 
-    /// The one that is below `root`.
+    /// Returns the system below `root`.
     pub fn at(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
@@ -117,12 +117,13 @@ impl System {
         self.root.join("sys/kernel/debug")
     }
 
-    /// Where the pages of `companion` are.
+    /// Returns the directory of the files of `companion`.
     fn pages(&self, companion: &str) -> PathBuf {
         self.debugfs().join(MODULE).join(companion)
     }
 
-    /// PCI addresses of all companions that have their driver; an error says why there are none.
+    /// Returns the PCI addresses of all companions with their driver; an error tells why there are
+    /// none.
     pub fn companions(&self) -> Result<Vec<String>> {
         self.expect_module()?;
         let devices = self.devices();
@@ -144,8 +145,8 @@ impl System {
         Ok(companions)
     }
 
-    /// What `companion` shows; nothing if it has just gone. What only root may see is missing if it
-    /// cannot be seen.
+    /// Returns the facts about `companion`; [`None`] if it has just been removed. Facts that only
+    /// root may read are missing for others.
     pub fn companion(&self, companion: &str) -> Result<Option<Companion>> {
         match self.read_companion(companion) {
             Ok(seen) => Ok(Some(seen)),
@@ -196,7 +197,7 @@ impl System {
         })
     }
 
-    /// Why what only root may see cannot be seen, with what can be done about it; nothing if it can
+    /// Returns the reason why the facts for root cannot be read, with advice; [`None`] if they can
     /// be.
     pub fn why_no_details(&self) -> Option<&'static str> {
         let debugfs = self.debugfs();
@@ -228,12 +229,12 @@ impl System {
         })
     }
 
-    /// The windows of `companion`.
+    /// Returns the windows of `companion`.
     pub fn windows(&self, companion: &str) -> Result<Vec<Window>> {
         self.page(companion, "windows", pages::windows)
     }
 
-    /// The release of the kernel.
+    /// Returns the release of the kernel.
     pub fn kernel(&self) -> String {
         read(&self.root.join("proc/sys/kernel/osrelease")).unwrap_or_default()
     }
@@ -243,7 +244,7 @@ impl System {
         let path = self.root.join("proc/iomem");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let blocks = ram(&text);
-        // What those see who may not.
+        // Zeroes, for users who may not read the addresses.
         if blocks.contains(&(0, 1)) {
             bail!("only root sees where RAM is, in {}", path.display());
         }
@@ -258,7 +259,7 @@ impl System {
         Ok(())
     }
 
-    /// Where tracefs is, with the module's events.
+    /// Returns the directory of tracefs, with the module's events.
     pub fn tracefs(&self) -> Result<PathBuf> {
         self.expect_module()?;
         let tracefs = self.root.join("sys/kernel/tracing");
@@ -273,15 +274,15 @@ impl System {
     }
 }
 
-/// What a driver's files say that has just gone.
+/// Error of the files of a driver that was just unbound.
 const ENODEV: i32 = 19;
 
-/// The blocks of RAM that are in the text of /proc/iomem.
+/// Parses the blocks of RAM in the text of /proc/iomem.
 fn ram(text: &str) -> Vec<(u64, u64)> {
     let mut blocks: Vec<(u64, u64)> = Vec::new();
     for line in text.lines() {
         let block = line.strip_suffix(" : System RAM").and_then(|span| {
-            // What is within something else is not at the beginning of its line.
+            // Nested resources are indented.
             let (first, last) = span.split_once('-')?;
             let first = u64::from_str_radix(first, 16).ok()?;
             let last = u64::from_str_radix(last, 16).ok()?;
@@ -304,7 +305,7 @@ pub mod tests {
     use std::os::unix::fs::symlink;
     use tempfile::TempDir;
 
-    /// A system with one companion, as it was in a guest.
+    /// Returns a system with one companion, as it was in a guest.
     pub fn fixture() -> (TempDir, System) {
         let dir = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {

@@ -4,7 +4,7 @@
 
 const KIB: u64 = 1 << 10;
 
-/// Bytes, with three digits at least and a unit, if they are many.
+/// Formats bytes, with at least three digits and a unit, if they are many.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < KIB {
@@ -20,7 +20,7 @@ pub fn bytes(bytes: u64) -> String {
     format!("{scaled:.decimals$} {}", UNITS[unit])
 }
 
-/// Nanoseconds, with a unit.
+/// Formats nanoseconds, with a unit.
 pub fn ns(ns: u64) -> String {
     let (scale, unit) = match ns {
         0..1_000 => return format!("{ns} ns"),
@@ -33,13 +33,13 @@ pub fn ns(ns: u64) -> String {
     format!("{scaled:.decimals$} {unit}")
 }
 
-/// So many a second.
+/// Formats a number per second.
 pub fn rate(rate: f64) -> String {
     let decimals = usize::from(rate != 0.0 && rate < 10.0);
     format!("{rate:.decimals$}/s")
 }
 
-/// What part of `max` that is, from 0 to 1.
+/// Returns the part of `max` that `value` is, from 0 to 1.
 pub fn part(value: u64, max: u64) -> f64 {
     if max == 0 {
         return 0.0;
@@ -47,20 +47,21 @@ pub fn part(value: u64, max: u64) -> f64 {
     (value as f64 / max as f64).clamp(0.0, 1.0)
 }
 
-/// A bar of `width` characters, of which so many are full.
+/// Returns a bar of `width` characters, of which the part `part` is full.
 pub fn bar(part: f64, width: usize) -> String {
-    // What is not nothing is to be seen.
+    // A part that is not zero shows.
     let least = usize::from(part > 0.0);
     let full = ((part * width as f64).round() as usize).clamp(least, width);
     format!("[{}{}]", "#".repeat(full), ".".repeat(width - full))
 }
 
-/// `count` of a thing, with its name in one number or the other.
+/// Formats `count` with the name of the thing, in singular or plural.
 pub fn count(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Lines of cells, in columns that are as wide as they must be; numbers stand to the right.
+/// Formats lines of cells, in columns that are as wide as necessary; numbers are aligned to the
+/// right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

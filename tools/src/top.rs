@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `top`: what `status` shows, again and again: on the whole terminal, or as text where there is
+//! `top`: the contents of `status`, refreshed: on the whole terminal, or as text where there is
 //! none.
 
 use crate::status::{
@@ -56,15 +56,15 @@ use std::{
     },
 };
 
-/// From what part of a limit on its gauge has another colour.
+/// Part of a limit from which on its gauge has another colour.
 const HIGH: f64 = 0.9;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Seconds between two looks
+    /// Seconds between two refreshes
     #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     interval: Duration,
-    /// End after so many looks
+    /// End after this many refreshes
     #[arg(long, short = 'n', value_name = "NUMBER")]
     iterations: Option<u64>,
     /// Write text, as where there is no terminal
@@ -74,7 +74,7 @@ pub struct Options {
 
 pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let mut sampler = Sampler::new(System::new());
-    // What is wrong is said before the terminal changes.
+    // Errors are printed before the terminal changes.
     let first = sampler.look()?;
     if json || options.batch || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         batch(options, json, &mut sampler)?;
@@ -87,7 +87,7 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A screen, or a line of JSON, each time.
+/// Prints a screen, or a line of JSON, at each refresh.
 fn batch(options: &Options, json: bool, sampler: &mut Sampler) -> Result<()> {
     let mut out = io::stdout().lock();
     let mut left = options.iterations;
@@ -99,7 +99,7 @@ fn batch(options: &Options, json: bool, sampler: &mut Sampler) -> Result<()> {
             false => format!("{}\n", screen(&view)),
         };
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            // Who reads has seen enough.
+            // The reader has closed the pipe.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             result => result?,
         }
@@ -143,7 +143,7 @@ fn live(
     Ok(())
 }
 
-/// One line of a row, whose first column is a name.
+/// Draws one line of a row, whose first column is a name.
 fn row(frame: &mut Frame<'_>, area: Rect, name: &str) -> Rect {
     let columns = [
         Constraint::Length(2),
@@ -157,7 +157,7 @@ fn row(frame: &mut Frame<'_>, area: Rect, name: &str) -> Rect {
 
 fn draw(frame: &mut Frame<'_>, view: &View) {
     let mut rest = frame.area();
-    // Whoever is below the end of the terminal is not seen.
+    // Companions below the end of the terminal are not shown.
     let mut line = |lines: u16| {
         let lines = lines.min(rest.height);
         let area = Rect {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An instance of tracefs with the module's events: made, read, and removed again whatever happens.
+//! An instance of tracefs with the module's events, which is always removed.
 
 use anyhow::{
     Context,
@@ -36,22 +36,23 @@ use std::{
     time::Duration, //
 };
 
-/// What instances' names begin with; the number of the process follows.
+/// Prefix of instances' names, before the number of the process.
 const PREFIX: &str = "apple-dma-pci-";
 
-/// How often the instance is tried to be removed, while the kernel still uses it.
+/// Number of attempts to remove the instance while the kernel still uses it.
 const TRIES: usize = 50;
 
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// The directory of an instance, removed when it goes.
+/// The directory of an instance, removed when dropped.
 struct Instance(PathBuf);
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // Its files go by themselves. It is busy until who read them is gone for good.
+        // Its files are removed with it. The directory is busy until the last reader has closed
+        // them.
         for _ in 0..TRIES {
             match fs::remove_dir(&self.0) {
                 Err(error) if error.kind() == ErrorKind::ResourceBusy => {
@@ -64,7 +65,7 @@ impl Drop for Instance {
     }
 }
 
-/// See the module's documentation.
+/// The instance with its pipe. See the module's documentation.
 pub struct Tracer {
     /// Closed before the instance is removed.
     pipe: Option<File>,
@@ -73,7 +74,8 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Sets up an instance with room for `kib` KiB of events of each CPU; nothing is on yet.
+    /// Creates an instance with a buffer of `kib` KiB for events of each CPU; no event is enabled
+    /// yet.
     pub fn new(tracefs: &Path, kib: u32) -> Result<Self> {
         let instances = tracefs.join("instances");
         remove_orphans(&instances);
@@ -97,14 +99,14 @@ impl Tracer {
         })
     }
 
-    /// Switches the events on or off.
+    /// Enables or disables the events.
     pub fn enable(&self, on: bool) -> Result<()> {
         let enable = self.instance.0.join("events/apple_dma_pci/enable");
         write(&enable, if on { "1" } else { "0" })
     }
 
-    /// Takes what there is, line by line; waits for some time if there is nothing. Says whether
-    /// there was anything.
+    /// Reads the available events, line by line; waits for some time if there are none. Returns
+    /// whether there were any.
     pub fn read(
         &mut self,
         wait: Duration,
@@ -115,7 +117,7 @@ impl Tracer {
         };
         let mut buffer = [0; 1 << 16];
         let mut read = 0;
-        // The kernel gives a page at a time.
+        // The kernel returns a page at a time.
         while read < buffer.len() {
             match pipe.read(&mut buffer[read..]) {
                 Ok(0) => break,

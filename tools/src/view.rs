@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All companions at a moment, what they did a second since the moment before, and what of it needs
-//! somebody's attention. How it is shown is not here.
+//! The state of all companions, their rates since the previous state, and warnings. `status` and
+//! `top` format it.
 
 use crate::pages::{
     below,
@@ -27,25 +27,25 @@ use std::{
     },
 };
 
-/// From what part of a limit on there is not much left of it.
+/// Part of a limit from which on little is left of it.
 const NEARLY: f64 = 0.9;
 
-/// What a companion did, a second.
+/// Rates of a companion, per second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Rates {
     /// Mappings made.
     pub maps: f64,
-    /// Mappings given up.
+    /// Mappings unmapped.
     pub unmaps: f64,
-    /// What part of the mappings found a window; nothing if there were none.
+    /// Part of the mappings that found a window; [`None`] if there were no mappings.
     pub hit_part: Option<f64>,
-    /// Windows made.
+    /// Windows created.
     pub windows_created: f64,
-    /// Windows taken back.
+    /// Windows unmapped.
     pub windows_returned: f64,
     /// Doorbells of both kinds.
     pub doorbells: f64,
-    /// Nanoseconds of a doorbell, on average; nothing if there was none.
+    /// Nanoseconds of a doorbell, on average; [`None`] without doorbells.
     pub doorbell_ns: Option<u64>,
     /// Calls of drivers that failed.
     pub refusals: f64,
@@ -83,41 +83,41 @@ impl Rates {
     }
 }
 
-/// Something that somebody should look at.
+/// A warning.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Attention {
-    /// Whose.
+    /// The companion.
     pub companion: String,
-    /// Which it is, for programs.
+    /// Kind of the warning, for programs.
     pub kind: &'static str,
-    /// What it is, and what that means.
+    /// The warning and its meaning.
     pub text: String,
 }
 
 /// A companion with its rates.
 #[derive(Clone, Debug, Serialize)]
 pub struct Seen {
-    /// What it shows.
+    /// The companion's state.
     #[serde(flatten)]
     pub now: Companion,
-    /// What it did; nothing when it was first seen, or without details.
+    /// Its rates; [`None`] at first, or without details.
     pub rates: Option<Rates>,
 }
 
-/// See the module's documentation.
+/// The state of the system. See the module's documentation.
 #[derive(Clone, Debug, Serialize)]
 pub struct View {
-    /// Seconds that rates are of.
+    /// Seconds over which rates are measured.
     pub interval: f64,
-    /// All there are.
+    /// All companions.
     pub companions: Vec<Seen>,
-    /// What needs attention.
+    /// The warnings.
     pub attention: Vec<Attention>,
-    /// Why details are missing, and what to do about it.
+    /// Reason why details are missing, with advice.
     pub missing: Option<&'static str>,
 }
 
-/// Looks again and again.
+/// Takes views repeatedly.
 pub struct Sampler {
     system: System,
     before: BTreeMap<String, Companion>,
@@ -133,7 +133,7 @@ impl Sampler {
         }
     }
 
-    /// Looks once; fails if there is nothing to see.
+    /// Takes a view; fails if there is no companion.
     pub fn look(&mut self) -> Result<View> {
         let mut now = BTreeMap::new();
         for companion in self.system.companions()? {
@@ -169,7 +169,7 @@ impl Sampler {
     }
 }
 
-/// What of `now` needs attention; `before` says what is new.
+/// Returns the warnings for `now`; the difference to `before` is new.
 fn needs(now: &Companion, before: Option<&Companion>) -> Vec<Attention> {
     let mut list = Vec::new();
     let mut add = |kind, text| {
@@ -214,7 +214,7 @@ fn needs(now: &Companion, before: Option<&Companion>) -> Vec<Attention> {
         add("host-silent", text.to_owned());
     }
     let before = before.and_then(|before| before.details.as_ref());
-    // A number, with its causes, and how much of it is new.
+    // Formats a number, with its causes, and the new part of it.
     let counted = |numbers: fn(&Details) -> &Numbers, name: &str| {
         let count = number(numbers(details), name);
         let new = before.map_or(0, |before| {
@@ -294,7 +294,7 @@ pub mod tests {
     use super::*;
     use crate::system;
 
-    /// What the fixture's companion shows, and what needs attention of it after `change`.
+    /// Returns the warnings for the fixture's companion after `change`.
     fn attention(change: impl Fn(&mut Companion)) -> Vec<(&'static str, String)> {
         let (_dir, system) = system::tests::fixture();
         let before = system.companion("0000:00:10.0").unwrap().unwrap();

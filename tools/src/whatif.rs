@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What would have been: a recording's calls once more through the module's own engine, with the
-//! guest's parameters and with others. The host obliges, and calls come one after the other.
+//! Replays of a recording's calls through the module's own engine, with the guest's parameters and
+//! with others. The simulated host grants every request, and calls are sequential.
 
 use crate::calls::Call;
 use crate::event::{
@@ -27,30 +27,30 @@ use apple_dma_replay::{
     WINDOW_SHIFT, //
 };
 
-/// The least that limits may be, as the module has it.
+/// The module's minimum for the limits.
 const LEAST_BYTES: u64 = 1 << 20;
 const LEAST_ENTRIES: u32 = 16;
 
-/// All that is replayed.
+/// The input of replays.
 pub struct Past<'a> {
-    /// What the companion showed at first.
+    /// The companion's state at the start.
     before: &'a Snapshot,
-    /// What drivers called, with microseconds.
+    /// Calls of drivers, with microseconds.
     calls: Vec<(u64, Call)>,
     /// Windows in the order in which the host made them.
     created: Vec<Mapping>,
     ram: Vec<(u64, u64)>,
 }
 
-/// Something that might have been.
+/// A replay with other parameters.
 pub struct Variant {
-    /// In words.
+    /// Description, in words.
     pub name: String,
     pub parameters: Parameters,
 }
 
 impl<'a> Past<'a> {
-    /// `events` are those of the companion of `before`.
+    /// Returns the input; `events` are those of the companion of `before`.
     pub fn new(
         before: &'a Snapshot,
         ram: &[(u64, u64)],
@@ -69,7 +69,7 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// What the guest was given; fails where nothing can be replayed.
+    /// Returns the guest's parameters; fails if no replay is possible.
     pub fn parameters(&self) -> Result<Parameters> {
         let companion = &self.before.companion;
         let details = companion.details.as_ref();
@@ -96,8 +96,9 @@ impl<'a> Past<'a> {
         })
     }
 
-    /// What it counts with `parameters`. With `as_it_was` it begins with all windows that there
-    /// were, which the host puts where it did; else with those that were in use.
+    /// Returns the counts of a replay with `parameters`. With `as_it_was` it starts with all
+    /// windows of the guest, which the host places as it did there; else with those that were in
+    /// use.
     pub fn replay(&self, parameters: &Parameters, as_it_was: bool) -> Result<Counters> {
         let windows = self
             .before
@@ -121,7 +122,7 @@ impl<'a> Past<'a> {
         let created: &[Mapping] = if as_it_was { &self.created } else { &[] };
         let replay = Replay::new(parameters, &windows, created);
         let mut replay = replay.map_err(|error| anyhow!(error))?;
-        // As the module does it, but when it began to is not known.
+        // The module does the same, but the time at which it started is not known.
         let half_idle = self.max_idle().filter(|_| parameters.mode == Mode::Lazy);
         let half_idle = half_idle.map(|seconds| seconds * 1_000_000 / 2);
         let mut ticked = self.calls.first().map_or(0, |(us, _)| *us);
@@ -143,7 +144,7 @@ impl<'a> Past<'a> {
         Ok(replay.counters())
     }
 
-    /// Seconds until an idle window goes; nothing if it does not.
+    /// Returns the seconds until an idle window is unmapped; [`None`] if it is kept.
     fn max_idle(&self) -> Option<u64> {
         let details = self.before.companion.details.as_ref()?;
         details
@@ -151,7 +152,8 @@ impl<'a> Past<'a> {
             .filter(|seconds| *seconds != 0)
     }
 
-    /// What is worth a look: other windows, other modes, and limits that are below what it took.
+    /// Returns the replays of interest: other windows, other modes, and limits below the peak
+    /// usage.
     pub fn variants(&self, parameters: &Parameters, took: &Counters) -> Vec<Variant> {
         let lazy = Parameters {
             mode: Mode::Lazy,
@@ -213,7 +215,7 @@ mod tests {
         Recording, //
     };
 
-    /// The fixture's events are all that happened in that guest.
+    /// Checks that a replay has the guest's counts: the fixture's events are complete.
     #[test]
     fn a_replay_counts_what_the_guest_counted() {
         let (_dir, path) = recording::tests::fixture();
@@ -244,7 +246,7 @@ mod tests {
         );
         assert_eq!(counters.unknown, 0);
 
-        // Smaller windows are more, and do not reach as far.
+        // Smaller windows are more in number, and each covers less.
         let small = Parameters {
             window_shift: 14,
             ..parameters

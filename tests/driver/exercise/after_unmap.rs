@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `use_after_unmap`: the device keeps using what was unmapped, and must be stopped.
+//! `use_after_unmap`: the device keeps using memory that was unmapped, and must be stopped.
 
 use super::prelude::*;
 use crate::mapping::{
@@ -16,7 +16,7 @@ pub(crate) struct AfterUnmap(Buffer);
 impl Exercise<'_> for AfterUnmap {
     const NAME: &'static str = "use_after_unmap";
     const KEYS: &'static [Key] = &[Key::Dir, Key::Len, Key::Off];
-    // What another worker maps may rightly get the same address.
+    // Another worker's mapping may rightly get the same address.
     const ALONE: bool = true;
 
     fn prepare(_: &Device<Bound>, spec: &Spec, _: &mut Rng) -> Result<Self, Failure> {

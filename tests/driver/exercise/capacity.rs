@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `capacity`: how much can be mapped at once before something is refused.
+//! `capacity`: how much can be mapped at once before the DMA API refuses.
 
 use super::prelude::*;
 use crate::land::{
@@ -12,7 +12,7 @@ use crate::mapping::Mapping;
 use crate::spec::Trace;
 use kernel::fmt;
 
-/// Which places of a land are mapped, one after the other.
+/// Places of a land in the order in which they are mapped.
 enum Requests {
     Pages(Pages),
     Gpu(Gpu),
@@ -30,7 +30,7 @@ impl Requests {
 /// Ranges at regular distances, in random order.
 struct Pages {
     ranges: Ranges,
-    /// Numbers of those that are to come.
+    /// Numbers of the ranges that are still to be mapped.
     rest: KVVec<usize>,
 }
 
@@ -53,8 +53,8 @@ impl Pages {
     }
 }
 
-/// What a GPU's driver asks for: of ten requests nine are for pages of 4 KiB, in clusters, the
-/// tenth for a buffer of 64 KiB to 16 MiB.
+/// Requests of a GPU's driver: of ten requests nine are for pages of 4 KiB, in clusters, the tenth
+/// for a buffer of 64 KiB to 16 MiB.
 ///
 /// A cluster is one to seven pages anywhere in an aligned block of 256 KiB: four on average, as
 /// mapping such blocks in place of pages was seen to take a quarter of the host's mappings. Several
@@ -62,32 +62,32 @@ impl Pages {
 /// are aligned to them as the page allocator would.
 struct Gpu {
     clusters: KVec<Cluster>,
-    /// Clusters come from the end of the land downwards.
+    /// Lowest cluster so far: clusters are placed from the end of the land downwards.
     top: usize,
-    /// Buffers come from its start upwards.
+    /// End of the buffers so far, which are placed from the start of the land upwards.
     bottom: usize,
 }
 
-/// What the trace may use of guest RAM: more than any host maps at a time.
+/// Bytes of guest RAM that the trace may use: more than any host maps at a time.
 const GPU_LAND: usize = 2 << 30;
-/// How many clusters grow at a time.
+/// Number of clusters that grow at a time.
 const CLUSTERS: usize = 16;
-/// Bytes of the block that a cluster lies in.
+/// Bytes of the block that holds a cluster.
 const CLUSTER: usize = 256 << 10;
-/// Bytes of the pages in it.
+/// Bytes of a cluster's pages.
 const PAGE: usize = 4 << 10;
-/// Buffers are of these many bytes, shifted by less than `BUFFER_SIZES`.
+/// Bytes of a buffer, to be shifted left by less than `BUFFER_SIZES`.
 const BUFFER: usize = 64 << 10;
 const BUFFER_SIZES: usize = 9;
 
 /// A cluster that grows.
 #[derive(Clone, Copy)]
 struct Cluster {
-    /// Where its block is in the land.
+    /// Start of its block in the land.
     start: usize,
-    /// Bit N: its page N was not asked for yet.
+    /// Pages that were not requested yet: bit N is page N.
     free: u64,
-    /// How many more pages it will have.
+    /// Number of pages still to be requested.
     missing: usize,
 }
 
@@ -157,13 +157,13 @@ impl Gpu {
         self.room(land, start, size)
     }
 
-    /// The place, unless clusters and buffers have met.
+    /// Returns the place, unless clusters and buffers have met.
     fn room<'a>(&self, land: &'a Land, start: usize, len: usize) -> Option<Place<'a>> {
         land.place(start, len).filter(|_| self.bottom <= self.top)
     }
 }
 
-/// How far apart places for buffers are looked for.
+/// Distance between the places that are tried for buffers.
 const BUFFER_STEP: usize = 4 << 20;
 
 fn is_aligned(land: &Land, start: usize, size: usize) -> bool {
@@ -176,8 +176,8 @@ fn is_aligned(land: &Land, start: usize, size: usize) -> bool {
 /// the larger one first.
 const LARGE_PAGES: [u64; 2] = [2 << 20, 64 << 10];
 
-/// Whether the DMA address `iova` of `place` is as aligned as the memory is; [`None`] if the memory
-/// is not made of large pages.
+/// Returns whether the DMA address `iova` of `place` is as aligned as the memory is; [`None`] if
+/// the memory is not made of large pages.
 fn is_congruent(place: &Place<'_>, iova: u64) -> Option<bool> {
     let phys = place.phys()?;
     // CAST: `usize` has at most 64 bits.
@@ -189,14 +189,14 @@ fn is_congruent(place: &Place<'_>, iova: u64) -> Option<bool> {
     Some(iova & page.wrapping_sub(1) == 0)
 }
 
-/// Very many mappings, until one is refused.
+/// Very many mappings, until the DMA API refuses one.
 pub(crate) struct Capacity {
     land: Land,
     requests: Requests,
     mapped: usize,
     bytes: usize,
     refused: bool,
-    /// How many mappings were of large pages, and how many of these have aligned addresses.
+    /// Number of mappings of large pages, and how many of these have aligned addresses.
     large: usize,
     congruent: usize,
 }

@@ -13,7 +13,7 @@ use crate::pattern::Pattern;
 
 /// One allocation at a time.
 pub(crate) struct Coherent<'d> {
-    /// What the turn allocated. It may have done that where freeing is forbidden.
+    /// Memory that the turn allocated, perhaps where freeing is forbidden.
     memory: Option<Memory<'d>>,
 }
 
@@ -44,7 +44,7 @@ fn check(memory: &Memory<'_>, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure
     let (iova, len) = (memory.iova(), memory.len());
 
     check_align(iova, turn.spec.align)?;
-    // A kernel that watches the users of the DMA API wants to be told in any case.
+    // A kernel that checks the users of the DMA API must be told in any case.
     if !cfg!(CONFIG_DMA_API_DEBUG) {
         expect(
             "what dma_need_sync() says",
@@ -59,7 +59,7 @@ fn check(memory: &Memory<'_>, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure
     let mut exchange = Exchange::new(once(span), DataDirection::Bidirectional, 0);
 
     span.check_zero()?;
-    // Again and again without a word to the DMA API: that is what makes it coherent.
+    // Repeated without a call of the DMA API: coherent memory needs none.
     for _ in 0..turn.spec.syncs.saturating_add(2) {
         exchange = exchange.again(turn.rng.next());
         exchange.stage();
@@ -69,7 +69,8 @@ fn check(memory: &Memory<'_>, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure
     Ok(())
 }
 
-/// Checks memory that the CPU has no address for: it must keep what the engine writes.
+/// Checks memory that has no address for the CPU: the memory must keep the data that the engine
+/// writes.
 fn check_by_engine(
     iova: Iova,
     len: usize,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `cost`, `cost_sg`: how long mapping and unmapping take.
+//! `cost`, `cost_sg`: the time that mapping and unmapping take.
 //!
-//! One call at a time is timed, by C that does nothing else meanwhile. Where the clock counts
-//! instructions (QEMU's `-icount shift=0`) so do these exercises.
+//! C code that does nothing else times one call at a time. Where the clock counts instructions
+//! (QEMU's `-icount shift=0`) the exercises count instructions.
 
 use super::prelude::*;
 use crate::bindings as helpers;
@@ -28,7 +28,7 @@ use kernel::{
 
 const DIRECTION: DataDirection = DataDirection::Bidirectional;
 
-/// What the calls of one kind took, in nanoseconds.
+/// Durations of the calls of one kind, in nanoseconds.
 struct Times(KVVec<u64>);
 
 impl Times {
@@ -45,7 +45,7 @@ impl Times {
             .doing("listing the samples")
     }
 
-    /// The number that half of the others are not above.
+    /// Returns the median.
     fn median(&self) -> u64 {
         self.0
             .get(self.0.len().saturating_sub(1) / 2)
@@ -68,13 +68,13 @@ impl Times {
     }
 }
 
-/// What the timed calls took.
+/// Durations of the timed calls.
 struct Samples {
-    /// Nothing at all: the price of looking at the clock.
+    /// Duration of nothing at all: the cost of reading the clock.
     nothing: Times,
     map: Times,
     unmap: Times,
-    /// What a pair of calls takes, clock and all, when one follows the other.
+    /// Duration of a pair of calls, clock included, when pairs follow each other.
     pair: u64,
 }
 
@@ -93,7 +93,7 @@ impl Samples {
         })
     }
 
-    /// Adds what nothing takes.
+    /// Adds the duration of nothing.
     fn add_nothing(&mut self) -> Result<(), Failure> {
         let mut taken = 0;
 
@@ -102,7 +102,7 @@ impl Samples {
         self.nothing.add(taken)
     }
 
-    /// Puts the samples in order, for [`fmt::Display`].
+    /// Sorts the samples, for [`fmt::Display`].
     fn sort(&mut self) {
         for times in [&mut self.nothing, &mut self.map, &mut self.unmap] {
             times.0.sort_unstable();
@@ -146,7 +146,8 @@ impl fmt::Display for Samples {
     }
 }
 
-/// `count` ranges, and with `fresh` one more for each of `lists` times `samples`.
+/// Returns the number of ranges needed: `count`, and with `fresh` one more for each of `lists`
+/// times `samples`.
 fn ranges_needed(count: usize, spec: &Spec, lists: usize) -> usize {
     let fresh = match spec.fresh {
         true => spec.samples.saturating_mul(lists),
@@ -156,7 +157,7 @@ fn ranges_needed(count: usize, spec: &Spec, lists: usize) -> usize {
     count.saturating_add(fresh)
 }
 
-/// The ranges that `spec` is about.
+/// Returns the ranges that `spec` describes.
 fn ranges(spec: &Spec) -> Result<Ranges> {
     Ranges::new(spec.offset.high, spec.len.high, spec.stride)
 }
@@ -192,7 +193,7 @@ impl Exercise<'_> for Cost {
         })
     }
 
-    /// Maps everything, then unmaps one at random and maps it again, over and over; or, with
+    /// Maps all ranges, then over and over unmaps one at random and maps it again, or, with
     /// `fresh`, one that was never mapped.
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let Self {
@@ -241,7 +242,7 @@ impl Exercise<'_> for Cost {
         })?;
         samples.sort();
 
-        // What was timed did work.
+        // The timed mappings must work.
         if let Some((Some(mapping), index)) = mappings.last() {
             let place = place(*index)?;
             let len = place.len();
@@ -285,7 +286,7 @@ impl CostSg {
         Ok(())
     }
 
-    /// Maps the entries, checks that what is mapped works, and unmaps them.
+    /// Maps the entries, checks that the mapping works, and unmaps it.
     fn check(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let Self {
             land,
@@ -342,8 +343,8 @@ impl Exercise<'_> for CostSg {
         })
     }
 
-    /// Maps and unmaps a list that was mapped before over and over, or with `fresh` ones that were
-    /// not.
+    /// Over and over maps and unmaps a list that was mapped before, or, with `fresh`, a list that
+    /// was not.
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let count = turn.spec.count.high;
 
@@ -366,7 +367,7 @@ impl Exercise<'_> for CostSg {
             self.samples.unmap.add(mapping.unmap_timed())?;
         }
         self.samples.sort();
-        // What was timed did work.
+        // The timed mappings must work.
         self.check(turn)
     }
 

@@ -2,8 +2,8 @@
 
 //! `ends`: ranges at the very ends of every block of RAM.
 //!
-//! What is there is mostly somebody else's. It is mapped for the device to read, and the engine has
-//! to read the same as the CPU. Where the pages can be had, data go both ways.
+//! The memory there mostly belongs to others. It is mapped for the device to read, and the engine
+//! must read the same data as the CPU. Where the pages can be allocated, data pass both ways.
 
 use super::prelude::*;
 use super::DIRECTIONS;
@@ -23,20 +23,20 @@ use kernel::fmt;
 
 const FUNCTIONS: [Function; 3] = [Function::Single, Function::Page, Function::Phys];
 
-/// How many pages are asked for at an end; if they cannot be had, one is.
+/// Number of pages to allocate at an end; if they cannot be allocated, one page.
 const CLAIM: usize = 16;
 
-/// What the rest of such pages holds.
+/// Seed of the contents of the rest of such pages.
 const GUARD_SEED: u64 = 0x656e_6473;
 
-/// How often memory that changes is looked at again before less of it is.
+/// Attempts to read memory that keeps changing, before a smaller part is read.
 const TRIES: usize = 16;
 
-/// The blocks, and the pages at their ends that could be had.
+/// The blocks, and the pages at their ends that could be allocated.
 pub(crate) struct Ends {
     blocks: KVec<Piece<'static>>,
     claims: KVec<(Claim, End)>,
-    /// Ranges of others that were compared, and those of them that held still as a whole.
+    /// Compared ranges of others, and how many of them did not change as a whole.
     ranges: usize,
     still: usize,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Ends {
 impl Exercise<'_> for Ends {
     const NAME: &'static str = "ends";
     const KEYS: &'static [Key] = &[Key::Len, Key::Off];
-    // There is one of each end.
+    // Each end occurs once.
     const ALONE: bool = true;
 
     fn defaults(spec: &mut Spec) {
@@ -122,7 +122,7 @@ fn place(piece: &Piece<'_>, direction: DataDirection, mapping: Option<&Mapping<'
     }
 }
 
-/// Lets the engine read `piece`. Says whether nobody wrote to it meanwhile.
+/// Lets the engine read `piece`. Returns whether the memory did not change meanwhile.
 fn read(piece: &Piece<'static>, end: End, turn: &mut Turn<'_, '_, '_>) -> Result<bool, Failure> {
     let direction = DataDirection::ToDevice;
     let function = turn.rng.choose(&FUNCTIONS).unwrap_or(Function::Phys);
@@ -130,7 +130,7 @@ fn read(piece: &Piece<'static>, end: End, turn: &mut Turn<'_, '_, '_>) -> Result
         .at(|| place(piece, direction, None))?;
     let mut len = piece.len();
 
-    // What changes all the time is halved, towards the end, until it does not.
+    // A piece that changes all the time is halved, towards the end, until one does not.
     while len != 0 {
         let part = piece.at(end, 0, len);
         // CAST: The part is within the piece.
@@ -156,7 +156,7 @@ fn read(piece: &Piece<'static>, end: End, turn: &mut Turn<'_, '_, '_>) -> Result
         .at(|| place(piece, direction, Some(&mapping)))
 }
 
-/// Passes data both ways through memory at the end of the claim that is that of the block.
+/// Passes data both ways through memory at that end of the claim which is the end of the block.
 fn write(claim: &Claim, end: End, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
     let direction = turn
         .rng

@@ -41,7 +41,7 @@ impl SgTable {
             .spans()
             .fold(0_usize, |sum, span| sum.wrapping_add(span.len()));
 
-        // Allocations are whole pages; a table may say so, or not.
+        // Allocations are whole pages; the table may have the length in bytes or in whole pages.
         if page_align(described) != page_align(len) || described < len {
             expect("what the table describes", len as u64, described as u64)?;
         }
@@ -49,7 +49,7 @@ impl SgTable {
         Self::use_second_mapping(&mut export, turn)
     }
 
-    /// The engine works with the allocation's address, the CPU with the pages.
+    /// Exchanges data: the engine uses the allocation's address, the CPU the pages.
     fn use_allocation(
         memory: &Coherent<'_>,
         export: &Export<'_>,
@@ -63,7 +63,7 @@ impl SgTable {
         exchange.verify(turn.channel, once(len))
     }
 
-    /// The engine works with the addresses of a second mapping, as another device would.
+    /// Exchanges data: the engine uses the addresses of a second mapping, as another device would.
     fn use_second_mapping(
         export: &mut Export<'_>,
         turn: &mut Turn<'_, '_, '_>,
@@ -80,7 +80,7 @@ impl SgTable {
                     .push(segment.len, GFP_KERNEL)
                     .doing("counting the segments")?;
             }
-            // The engine's part needs no look at the memory.
+            // The engine's part does not access the memory.
             Exchange::new(empty(), DIRECTION, seed).engine(turn.channel, shared.segments())?;
         }
         Exchange::new(export.spans(), DIRECTION, seed).verify(turn.channel, lengths.iter().copied())

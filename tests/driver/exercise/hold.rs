@@ -18,7 +18,7 @@ struct Piece {
     seed: u64,
 }
 
-/// As many buffers as there will be mappings.
+/// Buffers, one for every mapping.
 pub(crate) struct Hold {
     pieces: KVVec<Piece>,
 }
@@ -95,7 +95,8 @@ impl Hold {
         let size = spec.offset.high.saturating_add(spec.len.high);
         let count = rng.within(spec.count);
         let mut pieces = KVVec::with_capacity(count, GFP_KERNEL)?;
-        // What lies between the pieces is freed when all are there, lest they move together.
+        // The gaps between the pieces are freed after all allocations, lest the pieces be
+        // neighbours.
         let mut between = KVVec::new();
 
         for _ in 0..count {

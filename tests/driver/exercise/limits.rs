@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `mask`, `sizes`, `resource`: what the DMA API says of itself, and what it has to refuse.
+//! `mask`, `sizes`, `resource`: properties that the DMA API reports, and requests that it must
+//! refuse.
 
 use super::prelude::*;
 use crate::bindings as uapi;
@@ -32,7 +33,7 @@ impl<'d> Exercise<'d> for Mask<'d> {
     const NAME: &'static str = "mask";
     const KEYS: &'static [Key] = &[Key::Bits, Key::Expect, Key::Len];
     const ATOMIC: bool = false;
-    // Masks are not to be changed while something is being mapped.
+    // Masks must not be changed while something is being mapped.
     const ALONE: bool = true;
 
     fn prepare(dev: &'d Device<Bound>, spec: &Spec, _: &mut Rng) -> Result<Self, Failure> {
@@ -64,7 +65,7 @@ impl<'d> Exercise<'d> for Mask<'d> {
     }
 
     fn settle(&mut self) {
-        // What was set before cannot fail now.
+        // Restoring the previous mask cannot fail.
         let _ = set_mask(self.dev, DmaMask::new::<64>());
     }
 }
@@ -134,7 +135,7 @@ fn check_reach(iova: Iova, len: usize, mask: DmaMask) -> Result<(), Failure> {
     }))
 }
 
-/// What the DMA API knows about the device.
+/// Properties of the device that the DMA API reports.
 pub(crate) struct Sizes<'d> {
     dev: &'d Device<Bound>,
 }
@@ -155,7 +156,7 @@ impl<'d> Exercise<'d> for Sizes<'d> {
     fn remark(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dev = raw(self.dev);
 
-        // SAFETY: `dev` is bound; that is all that these functions ask for.
+        // SAFETY: `dev` is bound, which is all that these functions demand.
         let (max, opt, boundary, required, limited, mmap) = unsafe {
             (
                 bindings::dma_max_mapping_size(dev),
@@ -202,7 +203,7 @@ impl<'d> Exercise<'d> for Resource {
         let direction = DataDirection::Bidirectional.into();
         let dev = raw(turn.dev);
 
-        // SAFETY: `dev` is bound, and the device's own BAR is a resource as good as any.
+        // SAFETY: `dev` is bound, and the device's own BAR is a resource like any other.
         let iova = unsafe { bindings::dma_map_resource(dev, self.phys, len, direction, 0) };
         let mapped = mapping::check(turn.dev, iova, "mapping a resource");
 

@@ -69,7 +69,7 @@ impl Exercise<'_> for Many {
         while let Some(mapping) = mappings.pop() {
             drop(mapping);
 
-            // Those that are left still work.
+            // The remaining mappings still work.
             if let Some(mapping) = mappings.get(turn.rng.below(mappings.len())) {
                 check(turn.channel, mapping, pattern)?;
             }

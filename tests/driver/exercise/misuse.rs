@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `misuse`: what no driver may do, done once in every turn. Nothing may come of it.
+//! `misuse`: a mistake that no driver may make, once in every turn. It must have no effect.
 
 use super::prelude::*;
 use crate::coherent::Coherent;
@@ -24,10 +24,10 @@ use kernel::{
     page::PAGE_SIZE, //
 };
 
-/// Where nothing is mapped: no host assigns it.
+/// An address where nothing is mapped: no host assigns it.
 const NOWHERE: u64 = 0x1000;
 
-/// More than any window has.
+/// A length greater than any window's.
 const MUCH: usize = 64 << 20;
 
 const DIRECTION: DataDirection = DataDirection::Bidirectional;
@@ -42,7 +42,7 @@ impl Exercise<'_> for Misuse {
     const NAME: &'static str = "misuse";
     const KEYS: &'static [Key] = &[Key::Kind];
     const ATOMIC: bool = false;
-    // What is unmapped wrongly may be another worker's.
+    // The range that is unmapped by mistake may be another worker's.
     const ALONE: bool = true;
 
     fn prepare(_: &Device<Bound>, _: &Spec, _: &mut Rng) -> Result<Self, Failure> {
@@ -55,7 +55,7 @@ impl Exercise<'_> for Misuse {
         match turn.spec.mistake {
             Mistake::Never => self.map(dev)?.misunmap(NOWHERE, PAGE_SIZE),
             Mistake::Twice => {
-                // Once here, and once when it is dropped.
+                // Unmapped once here, and once when dropped.
                 let mapping = self.map(dev)?;
                 mapping.misunmap(mapping.iova().value(), PAGE_SIZE);
             }

@@ -43,7 +43,7 @@ impl<'d> Exercise<'d> for Pool<'d> {
             let block = self.pool.alloc(turn.gfp())?;
 
             check_new(&block, turn.spec).at(|| place(&block))?;
-            // All are written before any is read: two blocks that are one show.
+            // All blocks are written before any is read, so that two blocks at one address show.
             exchange(&block, seed, number).stage();
             blocks
                 .push_within_capacity(block)

@@ -22,17 +22,17 @@ use kernel::{
 const FUNCTIONS: [Function; 2] = [Function::Sg, Function::SgTable];
 const LAYOUTS: [Layout; 2] = [Layout::Adjacent, Layout::Scattered];
 
-/// Buffers of at least this size, so that short entries can be neighbours.
+/// Least size of a buffer, so that short entries can be neighbours.
 const MIN_BUFFER: usize = 64 << 10;
 
 /// Memory for a scatterlist.
 pub(crate) struct Sg {
     list: List,
-    /// One for every entry, should no two share one.
+    /// Buffers: one for every entry, in case no two share one.
     buffers: KVec<Buffer>,
     /// The layout of this turn, in ascending order.
     entries: KVec<Entry>,
-    /// What the segments' lengths were while mapped.
+    /// Lengths of the segments while mapped.
     lengths: KVec<usize>,
 }
 
@@ -90,7 +90,7 @@ impl Sg {
         })
     }
 
-    /// Bytes in all entries.
+    /// Returns the number of bytes in all entries.
     fn total(&self) -> usize {
         self.entries
             .iter()
@@ -114,7 +114,7 @@ impl Sg {
         }
     }
 
-    /// Chooses where the entries are.
+    /// Chooses the places of the entries.
     fn lay_out(&mut self, spec: &Spec, rng: &mut Rng) -> Result<(), Failure> {
         let mut buffer = 0;
         let mut end = 0;
@@ -206,7 +206,7 @@ impl Sg {
         exchange.verify(turn.channel, lengths.iter().copied())
     }
 
-    /// Checks what lies between the entries.
+    /// Checks the memory between the entries.
     fn check_guards(&self) -> Result<(), Failure> {
         for (number, entry) in self.entries.iter().enumerate() {
             let Some(buffer) = self.buffers.get(entry.buffer) else {
@@ -227,7 +227,7 @@ impl Sg {
     }
 }
 
-/// The first page that starts after `offset`.
+/// Returns the first page that starts after `offset`.
 fn page_after(offset: usize) -> usize {
     (offset / PAGE_SIZE)
         .saturating_add(1)

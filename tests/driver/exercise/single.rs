@@ -28,7 +28,7 @@ impl Range {
             .saturating_add(spec.offset.high)
             .saturating_add(spec.len.high);
 
-        // A byte more, so that there always is a guard behind.
+        // One byte more, so that there always is a guard behind.
         Ok(Self(
             Buffer::new(len.saturating_add(1)).doing("allocating the memory to map")?,
         ))

@@ -16,14 +16,14 @@ use super::{
 use crate::spec::Choice;
 use crate::workers;
 
-/// An exercise, and what is asked of it.
+/// An exercise with its parameters.
 struct Part<E> {
     exercise: E,
     spec: Spec,
 }
 
 impl<'d, E: Exercise<'d>> Part<E> {
-    /// Prepares the exercise for what `adapt` makes of its defaults.
+    /// Prepares the exercise with its defaults, changed by `adapt`.
     fn prepare(
         dev: &'d Device<Bound>,
         rng: &mut Rng,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2016 # what inner shells are given, they expand
-# What scenarios' scripts have in common: talking to the runner, assertions, and finding
-# and loading things. bash reads it before every script. The runner's end is src/channel.rs.
+# Common parts of scenarios' scripts: messages to the runner, assertions, and finding and loading
+# devices and modules. bash reads this file before every script. The runner's end is src/channel.rs.
 
 # The port on which the runner listens and answers.
 for lib_port in /sys/class/virtio-ports/*; do
@@ -13,8 +13,8 @@ done
 
 # --- talking to the runner --------------------------------------------------
 
-# say LINE: to the runner, and to the console for those who read its log. The port can
-# be open once at a time, hence the lock.
+# say LINE: sends the line to the runner, and prints it on the console for readers of its log. Only
+# one process can open the port at a time, hence the lock.
 say() {
 	local now _
 	read -r now _ </proc/uptime
@@ -24,10 +24,10 @@ say() {
 
 ok() { say "ok $1"; }
 
-# fail NAME REASON
+# fail NAME REASON: reports a failed assertion.
 fail() { say "fail $1: ${2//$'\n'/ }"; }
 
-# info TEXT: every line of it.
+# info TEXT: reports every line of the text.
 info() {
 	local line
 	while IFS= read -r line; do
@@ -46,12 +46,12 @@ ask() {
 	[[ $answer != error:* ]]
 }
 
-# counter DEVICE POINTER: a counter of the simulated Mac, e.g. nvme0 device/faults.
+# counter DEVICE POINTER: prints a counter of the simulated Mac, e.g. nvme0 device/faults.
 counter() { ask "stat /devices/$1/$2"; }
 
 # --- assertions -------------------------------------------------------------
 
-# check NAME COMMAND...: an assertion: the command succeeds.
+# check NAME COMMAND...: asserts that the command succeeds.
 check() {
 	local name=$1 output
 	shift
@@ -65,7 +65,7 @@ check() {
 	fi
 }
 
-# refuse NAME COMMAND...: an assertion: the command fails.
+# refuse NAME COMMAND...: asserts that the command fails.
 refuse() {
 	local name=$1
 	shift
@@ -76,7 +76,7 @@ refuse() {
 	ok "$name"
 }
 
-# is NAME GOT WANTED: an assertion: they are the same.
+# is NAME GOT WANTED: asserts that they are the same.
 is() {
 	if [[ $2 == "$3" ]]; then
 		ok "$1"
@@ -101,17 +101,17 @@ within() {
 
 # --- drivers and devices ----------------------------------------------------
 
-# page_size: the kernel's, in bytes, as every process is told (AT_PAGESZ).
+# page_size: prints the kernel's page size, in bytes, as every process is told (AT_PAGESZ).
 page_size() { od -An -v -w16 -t u8 /proc/self/auxv | awk '$1 == 6 { print $2 }'; }
 
-# load: our module, as the scenario wants it.
+# load: loads our module with the scenario's parameters.
 load() {
 	# shellcheck disable=SC2086 # words
 	insmod /test/modules/apple_dma_pci.ko $PARAMETERS && look_for_races
 }
 
-# look_for_races: if the kernel can, in our modules' C, and in what Rust accesses atomics by. The
-# kernel has races of its own.
+# look_for_races: enables KCSAN, if the kernel has it, for our modules' C and for the helpers of
+# Rust's atomics. The kernel has races of its own.
 look_for_races() {
 	local races=/sys/kernel/debug/kcsan name
 	[[ -e $races ]] || return 0
@@ -120,17 +120,17 @@ look_for_races() {
 		echo "!$name" >$races
 	done
 	echo whitelist >$races
-	# Every so many accesses one is watched: often, since a guest makes few.
+	# Of so many accesses one is watched: often, since a guest makes few.
 	echo 1000 >/sys/module/kcsan/parameters/skip_watch
 	echo on >$races
 }
 
 unload() { rmmod apple_dma_pci; }
 
-# companions: PCI addresses of all, one to a line.
+# companions: prints the PCI addresses of all, one to a line.
 companions() { pci_ids 0x1b36 0x0015; }
 
-# pci_ids VENDOR DEVICE: PCI addresses of all such devices.
+# pci_ids VENDOR DEVICE: prints the PCI addresses of all such devices.
 pci_ids() {
 	local device
 	for device in /sys/bus/pci/devices/*; do
@@ -140,7 +140,7 @@ pci_ids() {
 	done
 }
 
-# bound ADDRESS DRIVER: whether the driver has the device.
+# bound ADDRESS DRIVER: succeeds if the driver is bound to the device.
 bound() { [[ $(readlink "/sys/bus/pci/devices/$1/driver") == */"$2" ]]; }
 
 # disk ADDRESS: prints the block device of the NVMe controller at a PCI address.
@@ -155,7 +155,7 @@ disk() {
 	return 1
 }
 
-# await_disk ADDRESS: waits for it, and prints it.
+# await_disk ADDRESS: waits for the block device, and prints it.
 await_disk() {
 	if ! within 30 disk "$1" >/dev/null; then
 		fail "disk at $1" 'it does not come up' >&2
@@ -164,10 +164,10 @@ await_disk() {
 	disk "$1"
 }
 
-# logged PATTERN: whether the kernel's log has a line that matches.
+# logged PATTERN: succeeds if the kernel's log has a line that matches.
 logged() { dmesg | grep -E -- "$1"; }
 
-# load_engine: the test driver of DMA engines.
+# load_engine: loads the test driver of DMA engines.
 load_engine() { insmod /test/modules/apple_dma_test.ko && look_for_races; }
 
 # engine ADDRESS COMMAND...: runs a command of the test driver, see tests/driver/README.md,
@@ -175,7 +175,7 @@ load_engine() { insmod /test/modules/apple_dma_test.ko && look_for_races; }
 engine() {
 	local run=/sys/kernel/debug/apple_dma_test/$1/run failed=
 	shift
-	# The driver counts as bound before it is done.
+	# The driver counts as bound before its probe has finished.
 	within 5 test -e "$run" >/dev/null || true
 	echo "$*" >"$run" || failed=1
 	cat "$run"
@@ -184,7 +184,7 @@ engine() {
 
 # --- the doctor -------------------------------------------------------------
 
-# doctor [ARGUMENT]...: the status of apple-dma-pci doctor, then SEVERITY CHECK: TEXT of each
+# doctor [ARGUMENT]...: prints the status of apple-dma-pci doctor, then SEVERITY CHECK: TEXT of each
 # finding in its JSON.
 doctor() {
 	local status=0
@@ -196,8 +196,8 @@ doctor() {
 		$1 == "found" { sub(/^found /, ""); print severity, check ": " $0 }'
 }
 
-# finds NAME STATUS [REGEX]...: assertions: the doctor ends with that status, has a finding for each
-# REGEX, and no other problem or warning, nor anything else that it could not look at.
+# finds NAME STATUS [REGEX]...: asserts that the doctor ends with that status, has a finding for
+# each REGEX, and no other problem, warning, or check that was not possible.
 finds() {
 	local name=$1 status=$2 regex found others
 	shift 2
@@ -209,18 +209,18 @@ finds() {
 	others=$(sed 1d <<<"$found" | grep -v '^ok ' |
 		grep -Ev -- "^($(IFS='|'; echo "${*:-nothing}"))") || true
 	is "$name: nothing else" "$others" ''
-	# What to do is said with everything that is not well.
+	# Every finding that is not ok has advice.
 	is "$name: advice" "$(grep -c '"advice":' /run/doctor.json)" \
 		"$(sed 1d <<<"$found" | grep -vc '^ok ')"
 }
 
 # --- measuring --------------------------------------------------------------
 
-# figure GROUP MODE CASE KEY=VALUE...: something that was measured, see src/bench/.
+# figure GROUP MODE CASE KEY=VALUE...: reports a measurement, see src/bench/.
 figure() { say "figure $*"; }
 
-# reload ENGINE PARAMETER...: our module anew, with a host that has nothing mapped; waits until the
-# test driver has the engine at that PCI address.
+# reload ENGINE PARAMETER...: loads our module again, with a host that has nothing mapped; waits
+# until the test driver is bound to the engine at that PCI address.
 reload() {
 	local engine=$1
 	shift
@@ -229,15 +229,15 @@ reload() {
 	within 20 bound "$engine" apple_dma_test
 }
 
-# doorbells DEVICE: how often the device's companion was called so far.
+# doorbells DEVICE: prints the number of doorbells of the device's companion so far.
 doorbells() { counter "$1" companion/doorbells; }
 
-# field NAME TEXT: the value of NAME=VALUE in the text.
+# field NAME TEXT: prints the value of NAME=VALUE in the text.
 field() {
 	local text=" $2"
 	text=${text##* "$1"=}
 	echo "${text%% *}"
 }
 
-# per COUNT NUMBER: how many of COUNT there are for each of NUMBER, with four digits.
+# per COUNT NUMBER: prints COUNT divided by NUMBER, with four digits.
 per() { awk -v count="$1" -v number="$2" 'BEGIN { printf "%.4f\n", count / number }'; }

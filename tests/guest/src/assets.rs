@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the things are that a guest is made of: kernels and base archives from
-//! tests/env/setup and tests/env/kernel, modules from tests/env/build-modules, scripts from
-//! image/.
+//! Paths of the parts of a guest: kernels and base archives from tests/env/setup and
+//! tests/env/kernel, modules from tests/env/build-modules, scripts from image/.
 
 use crate::cpio::Archive;
 use crate::scenario::Case;
@@ -50,12 +49,12 @@ impl Arch {
     }
 }
 
-/// What a guest runs on: all that is built for one can be used on it alone.
+/// Architecture and kernel of a guest: files built for one system can be used on it alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct System {
-    /// The machine.
+    /// The architecture.
     pub arch: Arch,
-    /// What tests/env/kernel makes; Debian's usual one when absent.
+    /// Name of a kernel of tests/env/kernel; Debian's kernel when absent.
     pub kernel: Option<String>,
 }
 
@@ -69,7 +68,7 @@ impl fmt::Display for System {
     }
 }
 
-/// The directories that assets are in.
+/// The directories of the assets.
 #[derive(Clone, Debug)]
 pub struct Assets {
     cache: PathBuf,
@@ -78,8 +77,8 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// With what setup made in `cache`. The repository is the one that this program
-    /// was built from; the simulator is next to this program.
+    /// Returns the assets that setup created in `cache`. The repository is the one that this
+    /// program was built from; the simulator is next to this program.
     pub fn new(cache: &Path) -> Result<Self> {
         let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let program = std::env::current_exe().context("where this program is")?;
@@ -90,66 +89,67 @@ impl Assets {
         })
     }
 
-    /// The simulated Mac's program.
+    /// Returns the program of the simulated Mac.
     pub fn mac(&self) -> PathBuf {
         self.programs.join("apple-dma-mac")
     }
 
-    /// Directory for what runs leave behind.
+    /// Returns the directory for the results of runs.
     pub fn runs(&self) -> PathBuf {
         self.repo.join("build/guest")
     }
 
-    /// The file that declares the scenarios.
+    /// Returns the file that declares the scenarios.
     pub fn scenarios(&self) -> PathBuf {
         self.repo.join("tests/guest/scenarios.toml")
     }
 
-    /// The file that declares the scenarios that take long.
+    /// Returns the file that declares the scenarios that take long.
     pub fn soak(&self) -> PathBuf {
         self.repo.join("tests/guest/soak.toml")
     }
 
-    /// The file that declares the scenarios of systems that the package is installed in.
+    /// Returns the file that declares the scenarios of systems on which the package is installed.
     pub fn packages(&self) -> PathBuf {
         self.repo.join("tests/guest/package.toml")
     }
 
-    /// What tests/env/package left of such a system: `vmlinuz`, `initrd` and `root.img`.
+    /// Returns the directory in which tests/env/package left such a system: `vmlinuz`, `initrd` and
+    /// `root.img`.
     pub fn installed(&self, name: &str) -> PathBuf {
         self.repo.join("build/package").join(name)
     }
 
-    /// The file that declares the guests of `bench`.
+    /// Returns the file that declares the guests of `bench`.
     pub fn bench(&self) -> PathBuf {
         self.repo.join("tests/guest/bench.toml")
     }
 
-    /// Where `bench` leaves its figures.
+    /// Returns the file to which `bench` writes its figures.
     pub fn figures(&self) -> PathBuf {
         self.repo.join("build/bench.json")
     }
 
-    /// The release of Debian's kernel.
+    /// Returns the release of Debian's kernel.
     pub fn kernel_release(&self, arch: Arch) -> Result<String> {
         let path = self.guest(arch).join("kernelrelease");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         Ok(text.trim().to_owned())
     }
 
-    /// A guest's kernel.
+    /// Returns a guest's kernel.
     pub fn kernel(&self, system: &System) -> PathBuf {
         self.made(system)
             .unwrap_or_else(|| self.guest(system.arch))
             .join("vmlinuz")
     }
 
-    /// What every guest's root starts with.
+    /// Returns the base of every guest's root.
     fn guest(&self, arch: Arch) -> PathBuf {
         self.cache.join(format!("guest-{}", arch.name()))
     }
 
-    /// Where tests/env/make-kernel made a kernel that is not Debian's.
+    /// Returns the directory of a kernel of tests/env/make-kernel; [`None`] for Debian's.
     fn made(&self, system: &System) -> Option<PathBuf> {
         let kernel = system.kernel.as_ref()?;
         Some(
@@ -162,12 +162,12 @@ impl Assets {
         self.repo.join("tests/guest/image")
     }
 
-    /// What tests/env/build-selftests installed.
+    /// Returns the kselftest that tests/env/build-selftests installed.
     fn selftests(&self, system: &System) -> PathBuf {
         self.repo.join(format!("build/selftests-{system}"))
     }
 
-    /// What tests/env/build-tool built.
+    /// Returns the tool that tests/env/build-tool built.
     fn tool(&self, arch: Arch) -> PathBuf {
         let directory = format!("build/tool-{}", arch.name());
         self.repo.join(directory).join("apple-dma-pci")
@@ -246,7 +246,7 @@ impl Assets {
     }
 }
 
-/// Adds all that is below `from` as `to`.
+/// Adds the tree below `from` as `to`.
 fn tree(archive: &mut Archive<impl io::Write>, to: &str, from: &Path) -> Result<()> {
     archive.directory(to)?;
     for entry in fs::read_dir(from)? {
@@ -269,7 +269,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| path.display().to_string())
 }
 
-/// Shell assignments, quoted.
+/// Returns `variables` as shell assignments, quoted.
 fn assignments(variables: &[(String, String)]) -> String {
     let mut text = String::new();
     for (name, value) in variables {

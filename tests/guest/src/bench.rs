@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `bench`: runs the guests of bench.toml, and shows and keeps what they measured.
-//! `figures` are the measurements, `tables` what people read of them, `targets` what
-//! they should be.
+//! `bench`: runs the guests of bench.toml, and prints and stores their measurements. `figures`
+//! holds the measurements, `tables` formats them for people, `targets` compares them with the
+//! targets.
 
 mod figures;
 mod tables;
@@ -44,7 +44,7 @@ use std::{
     time::Instant, //
 };
 
-/// Measures in the guests `cases`, or takes the figures of `from`; prints the tables.
+/// Measures in the guests `cases`, or reads the figures of `from`; prints the tables.
 pub fn bench(assets: &Assets, cases: &[Case], from: Option<&Path>) -> Result<ExitCode> {
     if let Some(from) = from {
         let text = fs::read(from).with_context(|| from.display().to_string())?;
@@ -54,8 +54,8 @@ pub fn bench(assets: &Assets, cases: &[Case], from: Option<&Path>) -> Result<Exi
     }
 
     let start = Instant::now();
-    // What counts instructions and windows may share the machine with others of its
-    // kind; what looks at the time must have it to itself.
+    // Guests that count instructions and windows may share the machine with others of their kind;
+    // guests that measure time must have it to themselves.
     let (counts, times): (Vec<_>, Vec<_>) = cases
         .iter()
         .partition(|case| case.scenario.icount || case.script() == "bench-capacity");
@@ -83,7 +83,7 @@ pub fn bench(assets: &Assets, cases: &[Case], from: Option<&Path>) -> Result<Exi
     Ok(ExitCode::from(u8::from(!good)))
 }
 
-/// Runs `cases`, `jobs` at a time. Each gives its figures, or nothing if it failed.
+/// Runs `cases`, `jobs` at a time. Returns the figures of each, or [`None`] if it failed.
 fn measure(
     assets: &Assets,
     cases: &[&Case],
@@ -117,7 +117,7 @@ fn measure(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Runs `case`. Its figures count only if all went well in it.
+/// Runs `case`. Returns its figures if no assertion failed.
 fn one(assets: &Assets, case: &Case, start: Instant) -> Result<Option<Vec<Figure>>> {
     println!("     {}: {}", case.name(), case.scenario.about);
     let mut figures = Vec::new();

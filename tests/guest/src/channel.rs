@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the guest's scripts say, and what they are answered. image/lib.sh is the other
-//! end. A message is a line:
+//! Messages of the guest's scripts, and answers to them. image/lib.sh is the other end. A message
+//! is a line:
 //!
 //! - `ok NAME`, `fail NAME: REASON`: an assertion;
-//! - `info TEXT`: for the reader;
-//! - `figure TEXT`: something that was measured, see `bench`;
-//! - `stat POINTER`: asks for a value of the simulator's statistics, by JSON pointer;
-//! - `mac JSON`: asks the simulator something on its control socket;
-//! - `plug`, `unplug`: asks for the scenario's further memory to be put in, or taken out;
-//! - `boots`: asks how often this was asked: scripts do so once per boot;
-//! - `done`: the scenario's script came to its end.
+//! - `info TEXT`: a remark for the reader;
+//! - `figure TEXT`: a measurement, see `bench`;
+//! - `stat POINTER`: a request for a value of the simulator's statistics, by JSON pointer;
+//! - `mac JSON`: a request to the simulator's control socket;
+//! - `plug`, `unplug`: a request to plug or unplug the scenario's further memory;
+//! - `boots`: a request for the number of such requests so far: scripts send one per boot;
+//! - `done`: the end of the scenario's script.
 //!
-//! Questions are answered with one line: the value, or `error: REASON`.
+//! Requests are answered with one line: the value, or `error: REASON`.
 
 use crate::mac::Control;
 use crate::qemu::Monitor;
@@ -32,7 +32,7 @@ use std::{
     sync::mpsc::Sender, //
 };
 
-/// What the guest told.
+/// A message of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An assertion held.
@@ -41,14 +41,14 @@ pub enum Event {
     Fail(String, String),
     /// A remark.
     Info(String),
-    /// Something that was measured.
+    /// A measurement.
     Figure(String),
-    /// The script came to its end.
+    /// The script reached its end.
     Done,
 }
 
-/// Takes QEMU's connection on `listener`, sends on what the guest says, and answers its
-/// questions, until QEMU is gone.
+/// Accepts QEMU's connection on `listener`, forwards the guest's messages and answers its requests
+/// until QEMU ends.
 pub fn serve(
     listener: &UnixListener,
     control: &mut Control,
@@ -65,7 +65,7 @@ pub fn serve(
         };
         match parse(&line) {
             Message::Event(event) => {
-                // Nobody listens any more when the run was given up.
+                // The receiver is dropped when the run was aborted.
                 let _ = events.send(event);
             }
             Message::Question(question) => {

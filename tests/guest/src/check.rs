@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `check`: runs cases, some at a time, and sums up.
+//! `check`: runs cases, several at a time, and sums up the results.
 
 use crate::assets::Assets;
 use crate::channel::Event;
@@ -24,16 +24,16 @@ use std::{
     thread, //
 };
 
-/// Assertions that held and that did not.
+/// Numbers of assertions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
-    /// That held.
+    /// Assertions that held.
     pub passed: usize,
-    /// That did not.
+    /// Assertions that failed.
     pub failed: usize,
 }
 
-/// Runs `cases`, `jobs` at a time. With `keep`, disk images stay.
+/// Runs `cases`, `jobs` at a time. With `keep`, disk images are not removed.
 pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals {
     let next = AtomicUsize::new(0);
     let totals = Mutex::new(Totals::default());
@@ -63,7 +63,7 @@ pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals
     totals.into_inner().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Runs a case; with `live`, what its script remarks is printed at once.
+/// Runs a case; with `live`, the remarks of its script are printed at once.
 fn one(assets: &Assets, case: &Case, keep: bool, live: bool) -> Result<(String, Totals)> {
     let outcome = run::run(assets, case, Console::File, |event| match event {
         Event::Info(text) if live => println!("     {text}"),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writes the small archives that a scenario adds to the guests' root: "newc"
-//! cpio, as the kernel unpacks it (Documentation/driver-api/early-userspace/).
+//! Writer of the small archives that a scenario adds to the guests' root: "newc" cpio, as the
+//! kernel unpacks it (Documentation/driver-api/early-userspace/).
 
 use std::io::{
     self,
@@ -21,12 +21,12 @@ pub struct Archive<W: Write> {
 impl<W: Write> Archive<W> {
     /// Starts an archive.
     pub fn new(out: W) -> Self {
-        // Small inode numbers: with one link each they need not differ from
-        // those of other archives.
+        // Small inode numbers: with one link each they need not differ from those of other
+        // archives.
         Archive { out, inode: 1 }
     }
 
-    /// Adds a directory; its parents must be there.
+    /// Adds a directory; its parents must exist.
     pub fn directory(&mut self, path: &str) -> io::Result<()> {
         self.entry(path, DIRECTORY, &[])
     }
@@ -54,8 +54,8 @@ impl<W: Write> Archive<W> {
             .map_err(|_| io::Error::other(format!("{path}: larger than 4 GiB")))?;
         let name_size = path.len() as u32 + 1;
         let links = 1;
-        // ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor
-        // rdevminor namesize check
+        // ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize
+        // check
         let fields = [
             self.inode, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0,
         ];

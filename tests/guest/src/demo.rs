@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `demo`: the same disk without the module and with it, for people to watch. Both guests
-//! are scenarios that `check` runs as well.
+//! `demo`: the same disk without the module and with it, for people to watch. `check` runs both
+//! scenarios as well.
 
 use crate::assets::{
     Arch,
@@ -22,7 +22,7 @@ use anyhow::{
 };
 use std::process::ExitCode;
 
-/// Something to show.
+/// A scenario of the demonstration.
 struct Act {
     scenario: &'static str,
     heading: &'static str,
@@ -44,13 +44,13 @@ const ACTS: &[Act] = &[
     },
 ];
 
-/// Whether a guest is one of those that are shown.
+/// Returns whether `case` is part of the demonstration.
 pub fn shows(case: &Case) -> bool {
     let mut acts = ACTS.iter();
     case.arch == Arch::Arm64 && acts.any(|act| act.scenario == case.scenario.name)
 }
 
-/// Runs both guests of `cases` and shows what happened.
+/// Runs both guests of `cases` and prints the results.
 pub fn demo(assets: &Assets, cases: &[Case]) -> Result<ExitCode> {
     let style = Style::for_stdout();
     let mut good = true;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A running simulated Mac: its process, its sockets, its statistics. What the
-//! simulator does is not known here, only how it is started and asked.
+//! A running simulated Mac: its process, its sockets, its statistics. This file knows how to start
+//! the simulator and how to send requests, not how it works.
 
 use crate::process::Process;
 use crate::scenario::Scenario;
@@ -36,24 +36,24 @@ use std::{
     },
 };
 
-/// How long the simulator may take to end after QEMU has.
+/// Time that the simulator may take to end after QEMU.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A `--device` specification, as far as QEMU's command line depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// The device's name, and that of its socket.
+    /// Name of the device and of its socket.
     pub name: String,
     /// Slot and function, as QEMU writes them ("5" or "5.1").
     pub address: String,
-    /// Whether it is a disk, and needs an image.
+    /// True if the device is a disk, and needs an image.
     pub disk: bool,
-    /// Whether a companion goes with it.
+    /// True if the device has a companion.
     pub companion: bool,
 }
 
 impl Device {
-    /// Reads a specification.
+    /// Parses a specification.
     pub fn parse(spec: &str) -> Result<Self> {
         let (kind, fields) = spec.split_once(':').context("no kind")?;
         let field = |name: &str| {
@@ -75,7 +75,7 @@ impl Device {
     }
 }
 
-/// Reads all specifications of a scenario.
+/// Parses all specifications of a scenario.
 pub fn devices(scenario: &Scenario) -> Result<Vec<Device>> {
     let identity = scenario.mac.iter().any(|option| option == "--identity");
     scenario
@@ -150,7 +150,7 @@ impl Mac {
         })
     }
 
-    /// A connection to its control socket.
+    /// Connects to the control socket.
     pub fn control(&self) -> Result<Control> {
         let stream = UnixStream::connect(self.sockets.join("control.sock"))
             .context("the simulator's control socket")?;
@@ -160,7 +160,7 @@ impl Mac {
         })
     }
 
-    /// Waits for its end, which that of QEMU brings about, and reads the statistics.
+    /// Waits until the simulator ends, as it does after QEMU, and reads the statistics.
     pub fn finish(mut self) -> Result<Value> {
         let status = self
             .process

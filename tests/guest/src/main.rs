@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Boots guests against the simulated Mac. This file is the command line; `run` is one
-//! guest, `verdict` judges it, `check` runs many, `demo` shows two, `bench` measures.
+//! Boots guests against the simulated Mac. This file is the command line; `run` runs one guest,
+//! `verdict` judges the outcome, `check` runs many guests, `demo` shows two, `bench` measures.
 
 mod assets;
 mod bench;
@@ -40,17 +40,17 @@ use std::{
     process::ExitCode, //
 };
 
-/// Boots unmodified Debian guests in QEMU against the simulated Mac.
+/// Boot unmodified Debian guests in QEMU against the simulated Mac
 ///
-/// tests/env/guest builds what it needs and runs it.
+/// tests/env/guest builds what this program needs and runs it.
 #[derive(Parser)]
 struct Cli {
-    /// Where tests/env/setup put kernels and guest roots.
+    /// Directory in which tests/env/setup created kernels and guest roots
     #[arg(long, env = "APPLE_DMA_PCI_CACHE")]
     cache: PathBuf,
 
-    /// Only print what the command's guests need to be built, for tests/env/guest: lines of ARCH,
-    /// KERNEL, and what is wanted besides: 'selftests' and 'tool'.
+    /// Only print what must be built for the command's guests, for tests/env/guest: lines of ARCH,
+    /// KERNEL, and 'selftests' and 'tool' if they are needed
     #[arg(long)]
     systems: bool,
 
@@ -60,60 +60,60 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show an NVMe disk without the module, and with it.
+    /// Show an NVMe disk without the module, and with it
     Demo,
-    /// Run scenarios and judge them; the last line is "N passed, N failed".
+    /// Run scenarios and judge them; the last line is "N passed, N failed"
     Check {
-        /// Only cases whose name, ARCH/SCENARIO, matches.
+        /// Only cases whose name, ARCH/SCENARIO, matches
         #[arg(long, value_name = "REGEX")]
         filter: Option<Regex>,
-        /// Only this architecture.
+        /// Only this architecture
         #[arg(long)]
         arch: Option<Arch>,
-        /// Only cases for Debian's usual kernel, on this one instead.
+        /// Only cases for Debian's usual kernel, on this one instead
         #[arg(long, value_name = "NAME")]
         kernel: Option<String>,
-        /// Only cases that every kernel must do.
+        /// Only cases that must pass on every kernel
         #[arg(long)]
         core: bool,
-        /// Not this scenario.
+        /// Not this scenario
         #[arg(long, value_name = "SCENARIO")]
         without: Vec<String>,
-        /// The cases of soak.toml, which take long.
+        /// The cases of soak.toml, which take long
         #[arg(long)]
         soak: bool,
-        /// The cases of package.toml, whose systems tests/env/package installs.
+        /// The cases of package.toml, whose systems tests/env/package installs
         #[arg(long, conflicts_with_all = ["soak", "kernel"])]
         package: bool,
-        /// Print what would run.
+        /// Print the names of the cases instead of running them
         #[arg(long)]
         list: bool,
-        /// Guests at a time.
+        /// Number of guests to run at a time
         #[arg(long, value_name = "N", default_value_t = 2)]
         jobs: usize,
-        /// Keep disk images, also of what passed.
+        /// Keep disk images, also of cases that passed
         #[arg(long)]
         keep: bool,
     },
-    /// Measure what mapping costs, next to the kernel's direct mapping.
+    /// Measure the cost of mapping, next to the kernel's direct mapping
     ///
     /// Prints tables, and writes all figures to build/bench.json.
     Bench {
-        /// Only guests whose name, as in bench.toml, matches.
+        /// Only guests whose name, as in bench.toml, matches
         #[arg(long, value_name = "REGEX")]
         filter: Option<Regex>,
-        /// Take the figures of an earlier run instead of measuring.
+        /// Read the figures of an earlier run instead of measuring
         #[arg(long, value_name = "FILE", conflicts_with = "filter")]
         from: Option<PathBuf>,
     },
-    /// Boot a guest for a developer: a scenario's machine, and a shell on this terminal.
+    /// Boot a guest for a developer: a scenario's machine, and a shell on this terminal
     ///
-    /// Ctrl-A X ends it, Ctrl-A C talks to QEMU. In the guest, 'run' runs the scenario's
-    /// script.
+    /// Ctrl-A X ends the guest, Ctrl-A C switches to QEMU's monitor. In the guest, 'run' runs the
+    /// scenario's script.
     Boot {
-        /// ARCH/SCENARIO, as 'check --list' shows them.
+        /// ARCH/SCENARIO, as 'check --list' prints them
         case: String,
-        /// Run this command in the guest and power off, in place of a shell.
+        /// Run this command in the guest and power off, in place of a shell
         #[arg(long, value_name = "COMMAND")]
         run: Option<String>,
     },
@@ -133,7 +133,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let assets = Assets::new(&cli.cache)?;
     let cases = guests(&cli.command, &assets)?;
     if cli.systems {
-        // Whether the kselftest and the tool are wanted as well.
+        // Needs of the guests: the kselftest, the tool.
         let mut systems: BTreeMap<System, [bool; 2]> = BTreeMap::new();
         for case in cases.iter().filter(|case| case.is_built()) {
             let wants = systems.entry(case.system()).or_default();
@@ -179,7 +179,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// The guests that a command is about.
+/// Returns the guests of a command.
 fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
     let matches = |filter: &Option<Regex>, case: &Case| {
         let filter = filter.as_ref();
@@ -191,7 +191,7 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
         Command::Check { package: true, .. } => assets.packages(),
         Command::Demo | Command::Check { .. } | Command::Boot { .. } => assets.scenarios(),
     };
-    // What every kernel must do is the same for each.
+    // Cases that must pass on every kernel are the same for each.
     let elsewhere = matches!(
         command,
         Command::Check {

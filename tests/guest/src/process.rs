@@ -19,7 +19,7 @@ use std::{
     },
 };
 
-/// How often a child is asked whether it has ended.
+/// Interval between checks whether a child has ended.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A child process; dropping it kills it.
@@ -34,17 +34,17 @@ impl Process {
         Ok(Process(child))
     }
 
-    /// The child, for its pipes.
+    /// Returns the child, for its pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.0
     }
 
-    /// Its exit status, if it has ended.
+    /// Returns the exit status, if the child has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.0.try_wait().context("waiting for a process")
     }
 
-    /// Waits until it ends or `deadline` has passed; `None` means the latter.
+    /// Waits until the child ends or `deadline` has passed; `None` means the latter.
     pub fn wait_until(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
         loop {
             if let Some(status) = self.ended()? {
@@ -60,7 +60,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail when it has ended, which is as well.
+        // Both calls fail if the child has ended, which is no error here.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

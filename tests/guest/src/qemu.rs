@@ -36,17 +36,17 @@ use std::{
     },
 };
 
-/// Name of the virtio port on which the guest's scripts talk to this program.
+/// Name of the virtio port between the guest's scripts and this program.
 const PORT: &str = "org.apple-dma-pci.runner";
-/// Slot of the first companion; those of managed devices are below, as scenarios say.
+/// Slot of the first companion; the slots of managed devices, from the scenario, are below.
 const COMPANION_SLOT: u32 = 0x10;
 /// Function of the first companion where there is one slot.
 const COMPANION_FUNCTION: u32 = 4;
-/// Slots that are this file's.
+/// Slots of devices that this file adds.
 const BRIDGE_SLOT: &str = "2";
 const PORT_SLOT: &str = "3";
 
-/// The memory module that can be plugged in, and its memory.
+/// Identifiers of the pluggable memory module and of its memory.
 const MEMORY: &str = "more";
 const DIMM: &str = "dimm";
 
@@ -56,44 +56,44 @@ pub struct Paths<'a> {
     pub kernel: &'a Path,
     /// Initial root file system.
     pub initrd: &'a Path,
-    /// What boots with Secure Boot.
+    /// The files of a system that boots with Secure Boot.
     pub uefi: Option<Uefi>,
-    /// The device tree, if it is not QEMU's own.
+    /// The device tree, if not QEMU's own.
     pub tree: Option<&'a Path>,
     /// Directory of the simulator's sockets.
     pub sockets: &'a Path,
-    /// Socket that this program listens on for the guest's scripts.
+    /// Socket for the guest's scripts, on which this program listens.
     pub channel: &'a Path,
-    /// Where the guest's console goes.
+    /// File for the guest's console.
     pub console: &'a Path,
-    /// Where QEMU's own messages go.
+    /// File for QEMU's own messages.
     pub log: &'a Path,
 }
 
-/// What a machine with UEFI starts from.
+/// The files from which a machine with UEFI boots.
 pub struct Uefi {
     /// The firmware.
     pub code: PathBuf,
-    /// Its variables, which it changes.
+    /// The firmware's variables, which the guest changes.
     pub variables: PathBuf,
-    /// Disks, of which nothing is kept.
+    /// Disks, whose changes are discarded.
     pub disks: Vec<PathBuf>,
 }
 
-/// What becomes of the guest's console.
+/// Destination of the guest's console.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Console {
-    /// It is written to a file.
+    /// A file.
     File,
-    /// It is this process' terminal, and is written to a file as well.
+    /// This process's terminal, and a file as well.
     Terminal,
 }
 
-/// QEMU's monitor, of guests that have one.
+/// The monitor of QEMU, for guests that have one.
 pub struct Monitor(PathBuf);
 
 impl Monitor {
-    /// The one whose socket is in the directory `sockets`.
+    /// Returns the monitor whose socket is in the directory `sockets`.
     pub fn new(sockets: &Path) -> Self {
         Self(sockets.join("qmp.sock"))
     }
@@ -106,7 +106,7 @@ impl Monitor {
         )
     }
 
-    /// Asks the guest to let go of the memory module; once it did, the module is gone.
+    /// Requests that the guest releases the memory module, which is removed then.
     pub fn unplug(&self) -> Result<()> {
         self.execute("device_del", &json!({ "id": DIMM }))
     }
@@ -125,7 +125,7 @@ impl Monitor {
                 if answer.get("return").is_some() {
                     break;
                 }
-                // What else it says are events.
+                // Other lines are events.
                 ensure!(answer.get("error").is_none(), "{answer}");
             }
         }
@@ -133,13 +133,13 @@ impl Monitor {
     }
 }
 
-/// The command that runs the guest of `case`.
+/// Returns the command that runs the guest of `case`.
 pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Command> {
     let scenario = &case.scenario;
     let (program, machine, cpu, tty, firmware) = match case.arch {
         Arch::Arm64 => ("qemu-system-aarch64", "virt", "max", "ttyAMA0", None),
-        // Linux forgets for a moment, while it identifies the first CPU, that it has page tables of
-        // five levels: an interrupt at that moment gets a report from KASAN.
+        // While Linux identifies the first CPU, the CPU's feature of page tables with five levels
+        // is cleared for a moment: KASAN reports an interrupt at that moment.
         Arch::Amd64 => (
             "qemu-system-x86_64",
             "q35",
@@ -155,9 +155,10 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     }
     let smm = if paths.uefi.is_some() { ",smm=on" } else { "" };
     command.args(["-machine", &format!("{machine},memory-backend=mem{smm}")]);
-    // QEMU forgets its translation of an instruction before the new one is written, so that another
-    // processor may translate the old one once more, for good. A kernel for amd64 that changes its
-    // code dies of that, or waits for ever: it writes breakpoints for the time being.
+    // QEMU drops its translation of an instruction before the new one is written, so that another
+    // processor may translate the old one once more and keep that translation. A kernel for amd64
+    // that patches its code crashes or hangs then, as it writes breakpoints for the time of the
+    // change.
     let accel = if case.takes_turns() {
         "tcg,thread=single"
     } else {
@@ -171,7 +172,7 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     let kib = kib.saturating_add(u64::from(scenario.tail));
     let memory = format!("{kib}K");
     let mut sizes = memory.clone();
-    // The simulator reaches guest memory through these descriptors.
+    // The simulator accesses guest memory through these descriptors.
     let mut backends = vec![("mem", memory)];
     if scenario.hotplug != 0 {
         let most = kib.saturating_add(u64::from(scenario.hotplug) << 10);
@@ -188,7 +189,7 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     }
     match &paths.uefi {
         Some(uefi) => {
-            // The variables are the firmware's alone.
+            // Only the firmware may access the variables.
             command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
             let code = format!("readonly=on,file={}", uefi.code.display());
             let variables = format!("file={}", uefi.variables.display());
@@ -211,7 +212,8 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
             if let Some(tree) = paths.tree {
                 command.arg("-dtb").arg(tree);
             }
-            // On a busy machine ticks of the timer come late, and Linux would look for another.
+            // On a busy machine ticks of the timer are late, and Linux would switch to another
+            // timer.
             let timer = match case.arch {
                 Arch::Arm64 => "",
                 Arch::Amd64 => "no_timer_check",

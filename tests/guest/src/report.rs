@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Words for people: results of cases, and the demonstration's summary.
+//! Texts for people: results of cases, and the summary of the demonstration.
 
 use crate::run::Outcome;
 use crate::verdict::{
@@ -13,7 +13,7 @@ use std::io::{
     IsTerminal, //
 };
 
-/// Most lines of a guest's console that a failure shows.
+/// Number of lines of a guest's console that a failure shows.
 const TAIL: usize = 40;
 
 /// Colours, on a terminal only.
@@ -23,7 +23,7 @@ pub struct Style {
 }
 
 impl Style {
-    /// What suits standard output.
+    /// Returns the style for standard output.
     pub fn for_stdout() -> Self {
         Style {
             colour: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
@@ -38,23 +38,23 @@ impl Style {
         }
     }
 
-    /// Something good.
+    /// Formats a good result.
     pub fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// Something bad.
+    /// Formats a bad result.
     pub fn bad(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    /// A heading.
+    /// Formats a heading.
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 }
 
-/// A case's result: a line, and if it failed, what helps to find out why.
+/// Prints a case's result: a line, and after a failure the information to find the reason.
 pub fn case(style: Style, name: &str, outcome: &Outcome, assertions: &[Assertion]) -> String {
     let failed: Vec<_> = assertions
         .iter()
@@ -88,12 +88,12 @@ pub fn case(style: Style, name: &str, outcome: &Outcome, assertions: &[Assertion
     text
 }
 
-/// `N passed, N failed`.
+/// Formats `N passed, N failed`.
 pub fn totals(passed: usize, failed: usize) -> String {
     format!("{passed} passed, {failed} failed")
 }
 
-/// What happened on both sides, as a table for the demonstration.
+/// Returns the events on both sides, as a table for the demonstration.
 pub fn summary(outcome: &Outcome) -> anyhow::Result<String> {
     let mut text = String::new();
     for (name, pair) in &verdict::stats(outcome)?.devices {
@@ -144,14 +144,14 @@ pub fn summary(outcome: &Outcome) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Direction and address of a fault.
+/// Formats the direction and the address of a fault.
 fn fault_text(fault: &Value) -> String {
     let direction = fault["direction"].as_str().unwrap_or("access");
     let iova = fault["iova"].as_u64().unwrap_or_default();
     format!("{direction} at {iova:#x}")
 }
 
-/// A number of bytes, with the largest unit that leaves digits.
+/// Formats a number of bytes, in the largest unit that leaves digits.
 fn bytes(n: u64) -> String {
     match n {
         0..=9_999 => format!("{n} B"),

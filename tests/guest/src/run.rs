@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs one guest against one simulated Mac, from start to power-off, and gathers what
-//! came of it. Whether that is good is for `verdict` to say.
+//! Runs one guest against one simulated Mac, from start to power-off, and collects the outcome.
+//! `verdict` judges it.
 
 use crate::assets::Assets;
 use crate::channel::{
@@ -42,30 +42,29 @@ use std::{
     },
 };
 
-/// How often a guest that says nothing is looked after.
+/// Interval between checks of a guest that sends nothing.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Seconds before the timeout at which the guest shows what its tasks are doing.
+/// Seconds before the timeout at which the guest shows the states of its tasks.
 const LAST_WORDS: u64 = 10;
 
-/// What came of a guest.
+/// The outcome of a guest.
 pub struct Outcome {
-    /// What its scripts said, in order.
+    /// Messages of its scripts, in order.
     pub events: Vec<Event>,
     /// Its console.
     pub console: String,
-    /// QEMU's exit status; `None` when the time was up.
+    /// QEMU's exit status; `None` after a timeout.
     pub qemu: Option<ExitStatus>,
-    /// The simulator's statistics, or why there are none.
+    /// The simulator's statistics, or the reason for their absence.
     pub stats: Result<Value>,
-    /// How long it took.
+    /// Duration of the run.
     pub duration: Duration,
-    /// Where its files are.
+    /// Directory of its files.
     pub run: PathBuf,
 }
 
-/// Boots the guest of `case` and waits for its end, calling `told` for all that its
-/// scripts say meanwhile.
+/// Boots the guest of `case` and waits for its end, calling `told` for each message of its scripts.
 pub fn run(
     assets: &Assets,
     case: &Case,
@@ -98,7 +97,7 @@ pub fn run(
         }
     };
 
-    // A socket's path may have no more than 107 bytes.
+    // A socket's path may have at most 107 bytes.
     let sockets = tempfile::Builder::new().prefix("adp").tempdir()?;
     let disk = scenario.installed.as_ref();
     let disk = disk.map(|name| assets.installed(name).join("root.img"));
@@ -166,7 +165,7 @@ pub fn run(
             .unwrap_or_else(|_| Err(anyhow!("the channel's thread panicked")))
             .context("channel")?;
     }
-    // A QEMU that never connected leaves the thread waiting; it ends with this process.
+    // A QEMU that never connected leaves the thread waiting; the thread ends with this process.
     receiver.try_iter().for_each(take);
 
     let stats = mac.finish();
@@ -182,7 +181,7 @@ pub fn run(
     })
 }
 
-/// What a system with Secure Boot starts from, which is installed in `from`.
+/// Returns the files from which a system with Secure Boot boots, which is installed in `from`.
 fn uefi(from: &Path, variables: &str, run: &Path) -> Result<Uefi> {
     let own = run.join("vars.img");
     let file = from.join(format!("vars-{variables}.fd"));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What scenarios.toml says: which guests to boot, with what, and what must come of it.
+//! The contents of scenarios.toml: the guests to boot, their configuration, and the expected
+//! outcome.
 
 use crate::assets::{
     Arch,
@@ -19,10 +20,11 @@ use std::{
     time::Duration, //
 };
 
-/// The module that all of this is about.
+/// Name of the module under test.
 const MODULE: &str = "apple_dma_pci";
 
-/// How much longer a guest may take on a kernel that it was not made for.
+/// Factor by which the timeout of a guest is longer on a kernel that the scenario was not written
+/// for.
 const SLOWER: u64 = 5;
 
 #[derive(Deserialize)]
@@ -40,21 +42,21 @@ struct File {
 pub struct Scenario {
     /// Unique name.
     pub name: String,
-    /// What it is about, in a line.
+    /// Purpose, in a line.
     pub about: String,
-    /// Script in image/scenarios/; the name when absent.
+    /// Script in image/scenarios/; the scenario's name when absent.
     pub script: Option<String>,
     /// Architectures to run on.
     pub arch: Vec<Arch>,
-    /// Those to run on as well when all of a kernel is tested, for which `make check` has no time.
+    /// Further architectures for a test of all of a kernel, for which `make check` has no time.
     #[serde(default)]
     pub elsewhere: Vec<Arch>,
     /// The kernel to boot, as tests/env/kernel calls it; Debian's usual one when absent.
     pub kernel: Option<String>,
-    /// Kernels that cannot do it, whatever we do.
+    /// Kernels on which the scenario cannot pass, for reasons outside the module.
     #[serde(default)]
     pub never_on: Vec<String>,
-    /// Whether every kernel that is supported must do it.
+    /// True if the scenario must pass on every supported kernel.
     #[serde(default)]
     pub core: bool,
     /// Devices, as the simulator's `--device` takes them, without `file=`.
@@ -66,31 +68,31 @@ pub struct Scenario {
     /// Further options of the simulator.
     #[serde(default)]
     pub mac: Vec<String>,
-    /// Let BAR writes return before the device saw them.
+    /// Let BAR writes return before the device has seen them.
     #[serde(default)]
     pub posted: bool,
     /// Let the guest boot again when it reboots, or panics, instead of ending there.
     #[serde(default)]
     pub reboot: bool,
-    /// Give the guest its own kernel and root file system as disks, for another start.
+    /// Provide the guest's own kernel and root file system as disks, for another start.
     #[serde(default)]
     pub kexec: bool,
     /// The bus that managed devices and companions are on.
     #[serde(default)]
     pub bus: Bus,
-    /// The PCI domain that arm64 guests find it in.
+    /// The PCI domain of the bus in arm64 guests.
     #[serde(default)]
     pub domain: u16,
-    /// The system to boot, of those that tests/env/package installed, from the first disk; its own
-    /// kernel and initial root file system, not ours.
+    /// The system to boot from the first disk, one of those that tests/env/package installed; with
+    /// its own kernel and initial root file system.
     pub installed: Option<String>,
-    /// Boot it by UEFI with Secure Boot, from disks of the machine's own; the firmware's variables
-    /// are those in `vars-NAME.fd`.
+    /// Boot the system by UEFI with Secure Boot, from disks of the machine's own; the firmware's
+    /// variables are those in `vars-NAME.fd`.
     pub secure_boot: Option<String>,
     /// Our modules, put into /test/modules.
     #[serde(default = "default_modules")]
     pub modules: Vec<String>,
-    /// Where they were built, below build/, if not where tests/env/build-modules does.
+    /// Directory of the modules below build/, if they are not from tests/env/build-modules.
     pub modules_in: Option<String>,
     /// Put the kselftest into /test/selftests.
     #[serde(default)]
@@ -98,7 +100,7 @@ pub struct Scenario {
     /// Put the tool of tools/ among the programs.
     #[serde(default)]
     pub tool: bool,
-    /// The mode that the module is to be in, and must say it is in.
+    /// The mode to load the module in, which the module must report.
     #[serde(default)]
     pub mode: Mode,
     /// Further parameters of the module.
@@ -107,10 +109,11 @@ pub struct Scenario {
     /// Guest RAM in MiB.
     #[serde(default = "default_memory")]
     pub memory: u32,
-    /// KiB of guest RAM besides, a multiple of 8: where the end of RAM is to be no window's.
+    /// Further KiB of guest RAM, a multiple of 8: for an end of RAM that is not the end of a
+    /// window.
     #[serde(default)]
     pub tail: u32,
-    /// MiB of memory that the script may plug into the running guest; 0 is none.
+    /// MiB of memory that the script may plug into the running guest; 0 for none.
     #[serde(default)]
     pub hotplug: u32,
     /// Firmware of amd64 guests.
@@ -121,16 +124,17 @@ pub struct Scenario {
     pub icount: bool,
     /// Let the guest's processors take turns; if absent, those of amd64 guests do.
     pub turns: Option<bool>,
-    /// Added to the kernel's command line.
+    /// Parameters to append to the kernel's command line.
     #[serde(default)]
     pub append: String,
     /// Shell variables for the script.
     #[serde(default)]
     pub set: BTreeMap<String, String>,
-    /// Seconds until the guest is given up.
+    /// Seconds until the guest is stopped.
     #[serde(default = "default_timeout")]
     pub timeout: u64,
-    /// Patterns of kernel messages that are no failure here, or `@NAME` for those of that name.
+    /// Patterns of kernel messages that are no failure here, or `@NAME` for the patterns of that
+    /// name.
     #[serde(default)]
     pub allow: Vec<String>,
     /// Patterns that some line of the guest's log must match.
@@ -139,10 +143,10 @@ pub struct Scenario {
     /// Devices that must have had DART faults; all others must have none.
     #[serde(default)]
     pub faulty: Vec<String>,
-    /// Devices whose companions may have refused requests; no other may.
+    /// Devices whose companions may have refused requests; no others may.
     #[serde(default)]
     pub refused: Vec<String>,
-    /// Devices of which a kernel that crashed left mappings, whose size the next cannot know.
+    /// Devices of which a crashed kernel left mappings, whose length the next kernel cannot know.
     #[serde(default)]
     pub left: Vec<String>,
     /// Devices that need not have moved data; all others must have, through mappings.
@@ -150,11 +154,11 @@ pub struct Scenario {
     pub idle: Vec<String>,
 }
 
-/// Where managed devices and companions are.
+/// Location of managed devices and companions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bus {
-    /// On the first bus, with all else.
+    /// On the first bus, with all other devices.
     #[default]
     First,
     /// Behind a conventional PCI bridge.
@@ -166,12 +170,12 @@ pub enum Bus {
 /// A mode of the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum Mode {
-    /// Windows that stay mapped while they are idle. Most scenarios want it: with all of RAM
-    /// mapped at once there is next to nothing left to test.
+    /// Windows that stay mapped while they are idle. Most scenarios use this mode: with all of RAM
+    /// mapped at once next to nothing is left to test.
     #[default]
     #[serde(rename = "lazy")]
     Lazy,
-    /// Windows that are given back at once.
+    /// Windows that are unmapped at once.
     #[serde(rename = "strict")]
     Strict,
     /// All of RAM at once, the module's default where it fits.
@@ -181,13 +185,13 @@ pub enum Mode {
     /// DMA operations for single devices.
     #[serde(rename = "direct")]
     Direct,
-    /// Guest-physical addresses, which the module finds out by itself that the host uses.
+    /// Guest-physical addresses; the module itself detects that the host uses them.
     #[serde(rename = "identity")]
     Identity,
 }
 
 impl Mode {
-    /// As the module calls it.
+    /// Returns the module's name of the mode.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Lazy => "lazy",
@@ -198,7 +202,7 @@ impl Mode {
         }
     }
 
-    /// The parameter that asks for it, on Debian's kernels.
+    /// Returns the parameter that selects the mode on Debian's kernels.
     fn parameter(self) -> &'static str {
         match self {
             Mode::Direct => "whole_ram=2",
@@ -221,7 +225,7 @@ fn default_memory() -> u32 {
     1024
 }
 
-/// The usual one would drive disks that it knows, without a module of ours.
+/// QEMU's usual firmware would drive disks that it knows, without a module of ours.
 fn default_firmware() -> String {
     "qboot.rom".to_owned()
 }
@@ -233,19 +237,19 @@ fn default_timeout() -> u64 {
 /// A scenario on one architecture: one guest to boot.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What to do.
+    /// The scenario.
     pub scenario: Scenario,
-    /// Where.
+    /// The architecture.
     pub arch: Arch,
 }
 
 impl Case {
-    /// `ARCH/NAME`.
+    /// Returns `ARCH/NAME`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.arch.name(), self.scenario.name)
     }
 
-    /// What it runs on.
+    /// Returns the system that the case runs on.
     pub fn system(&self) -> System {
         System {
             arch: self.arch,
@@ -253,9 +257,9 @@ impl Case {
         }
     }
 
-    /// Lets the case run on `kernel` instead of Debian's, with more time. Says whether it can: not
-    /// if it is about a kernel already, or about what only Debian's is asked for by a parameter, or
-    /// if that kernel is known to fail by itself.
+    /// Moves the case to `kernel` instead of Debian's, with a longer timeout. Returns whether that
+    /// is possible: not if the case has a kernel already, nor if a parameter selects a mode that
+    /// only Debian's kernel has, nor if that kernel is known to fail by itself.
     pub fn move_to(&mut self, kernel: &str) -> bool {
         let scenario = &mut self.scenario;
         if scenario.kernel.is_some()
@@ -269,12 +273,12 @@ impl Case {
         true
     }
 
-    /// Whether the guest's processors take turns.
+    /// Returns whether the guest's processors take turns.
     pub fn takes_turns(&self) -> bool {
         self.scenario.turns.unwrap_or(self.arch == Arch::Amd64)
     }
 
-    /// The file in image/scenarios/ to run.
+    /// Returns the file in image/scenarios/ to run.
     pub fn script(&self) -> &str {
         self.scenario
             .script
@@ -282,11 +286,12 @@ impl Case {
             .unwrap_or(&self.scenario.name)
     }
 
-    /// Variables for the script: those of the scenario, and what every script may use.
+    /// Returns the variables for the script: those of the scenario, and those that every script may
+    /// use.
     pub fn variables(&self) -> Vec<(String, String)> {
         let scenario = &self.scenario;
         let mode = match (&scenario.kernel, scenario.mode) {
-            // It finds out that there is no other way.
+            // The module detects that no other mode is possible.
             (Some(_), Mode::Direct) => "",
             (_, mode) => mode.parameter(),
         };
@@ -298,17 +303,17 @@ impl Case {
         variables
     }
 
-    /// Whether its modules are built by tests/env/build-modules.
+    /// Returns whether tests/env/build-modules builds the modules of the case.
     pub fn is_built(&self) -> bool {
         self.scenario.installed.is_none() && self.scenario.modules_in.is_none()
     }
 
-    /// Whether our module is part of it.
+    /// Returns whether the case has our module.
     pub fn has_module(&self) -> bool {
         self.scenario.modules.iter().any(|name| name == MODULE)
     }
 
-    /// What to tell the kernel.
+    /// Returns the parameters to append to the kernel's command line.
     pub fn append(&self) -> String {
         let mut append = self.scenario.append.clone();
         if self.scenario.installed.is_some() {
@@ -319,14 +324,14 @@ impl Case {
         append
     }
 
-    /// How long the guest may take.
+    /// Returns the timeout of the guest.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.scenario.timeout)
     }
 }
 
 /// Reads the scenarios from `path` and spreads them over their architectures, with `elsewhere` over
-/// the others, too, that they can run on.
+/// the further ones too.
 pub fn load(path: &Path, elsewhere: bool) -> Result<Vec<Case>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     parse(&text, elsewhere).with_context(|| path.display().to_string())
@@ -356,7 +361,7 @@ fn parse(text: &str, elsewhere: bool) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// `patterns` with those that have a name in place of it.
+/// Returns `patterns`, with named groups expanded.
 fn expand(patterns: &[String], named: &BTreeMap<String, Vec<String>>) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for pattern in patterns {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Decides what of an outcome is good: assertions about a guest that its own scripts
-//! cannot make.
+//! Judges an outcome: assertions about a guest that its own scripts cannot make.
 
 use crate::channel::Event;
 use crate::run::Outcome;
@@ -18,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Kernel messages that no guest may have.
+/// Kernel messages that fail every guest.
 const TROUBLE: &[&str] = &[
     r"WARNING:",
     r"BUG:",
@@ -40,10 +39,10 @@ const TROUBLE: &[&str] = &[
     r"[Ss]egfault|unhandled level",
 ];
 
-/// Something that must hold, and why it does not.
+/// A condition that must hold, with the reason if it does not.
 pub type Assertion = (String, Result<(), String>);
 
-/// All assertions about `outcome`.
+/// Returns all assertions about `outcome`.
 pub fn judge(case: &Case, outcome: &Outcome) -> Vec<Assertion> {
     let scenario = &case.scenario;
     let mut all: Vec<Assertion> = outcome
@@ -111,7 +110,7 @@ fn qemu(scenario: &Scenario, outcome: &Outcome) -> Result<(), String> {
 
 fn kernel(scenario: &Scenario, outcome: &Outcome) -> Result<(), String> {
     let patterns = |list: &mut dyn Iterator<Item = &str>| -> Vec<Regex> {
-        // Scenarios' patterns were tried when they were read, ours in a test.
+        // Patterns of scenarios were compiled when they were read, those of this file in a test.
         list.filter_map(|pattern| Regex::new(pattern).ok())
             .collect()
     };
@@ -131,7 +130,7 @@ fn logged(pattern: &str, console: &str) -> Result<(), String> {
     })
 }
 
-/// The simulator's statistics, as far as they are judged or shown.
+/// The part of the simulator's statistics that is judged or shown.
 #[derive(Debug, Deserialize)]
 pub struct Stats {
     /// By device name.
@@ -178,7 +177,7 @@ pub struct Companion {
     pub violations: Violations,
 }
 
-/// Things that a guest must not do.
+/// Violations of the protocol by the guest.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs)] // the simulator documents them
 pub struct Violations {
@@ -186,7 +185,7 @@ pub struct Violations {
     pub list: Vec<String>,
 }
 
-/// The statistics of `outcome`.
+/// Parses the statistics of `outcome`.
 pub fn stats(outcome: &Outcome) -> Result<Stats> {
     match &outcome.stats {
         Ok(value) => Stats::deserialize(value).context("the simulator's statistics"),
@@ -245,7 +244,7 @@ fn judge_pair(scenario: &Scenario, name: &str, pair: &Pair, all: &mut Vec<Assert
         let none = refused.map_or(Ok(()), |(why, count)| Err(format!("{count} by {why}")));
         assert("companion: refused nothing", none);
     }
-    // A kernel that gives back what an earlier one left cannot know how long that is.
+    // A kernel that unmaps mappings of an earlier one cannot know their lengths.
     if !scenario.left.iter().any(|left| left == name) {
         let sizes = ensure(companion.unmap_size_mismatches == 0, || {
             format!("{} were not", companion.unmap_size_mismatches)
@@ -309,7 +308,7 @@ mod tests {
         }
     }
 
-    /// Names of the assertions that failed.
+    /// Returns the names of the assertions that failed.
     fn failed(case: &Case, outcome: &Outcome) -> Vec<String> {
         judge(case, outcome)
             .into_iter()

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Addresses of the two spaces that the DART connects, as types that do not
-//! mix, and the DART's granule.
+//! Addresses of the two spaces that the DART connects, as types that do not mix, and the DART's
+//! granule.
 
 use serde::Serialize;
 use std::fmt;
 
-/// The DART's page in bytes: 16 KiB. Mappings are made of whole granules, and
-/// an IOVA equals its GPA modulo the granule.
+/// The DART's page in bytes: 16 KiB. Mappings consist of whole granules, and an IOVA equals its GPA
+/// modulo the granule.
 pub const GRANULE: u64 = 0x4000;
 
 /// A guest-physical address.
@@ -21,14 +21,14 @@ pub struct Gpa(pub u64);
 pub struct Iova(pub u64);
 
 impl Gpa {
-    /// The address `bytes` further on, or `None` past the end of the space.
+    /// Returns the address `bytes` bytes further on, or `None` past the end of the space.
     pub fn checked_add(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)
     }
 }
 
 impl Iova {
-    /// The address `bytes` further on, or `None` past the end of the space.
+    /// Returns the address `bytes` bytes further on, or `None` past the end of the space.
     pub fn checked_add(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)
     }
@@ -46,12 +46,12 @@ impl fmt::Display for Iova {
     }
 }
 
-/// Offset of `addr` in its granule, in bytes.
+/// Returns the offset of `addr` in its granule, in bytes.
 pub fn granule_offset(addr: u64) -> u64 {
     addr % GRANULE
 }
 
-/// How many granules `[addr, addr + len)` touches; 0 when it is empty.
+/// Returns the number of granules that `[addr, addr + len)` touches; 0 if it is empty.
 ///
 /// The range must not run past the end of the address space.
 pub fn granules(addr: u64, len: u64) -> u64 {

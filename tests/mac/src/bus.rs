@@ -2,9 +2,9 @@
 
 //! A managed device's side of the bus: DMA through the DART, and interrupts.
 //!
-//! A device backend knows guest memory only through [`Bus`]. Long transfers are
-//! cut into chunks and each chunk is translated when its bytes move, so a
-//! mapping that is taken away during a transfer is missed and counted.
+//! A device backend accesses guest memory only through [`Bus`]. Long transfers are cut into chunks
+//! and each chunk is translated when its bytes move, so a mapping that is unmapped during a
+//! transfer is missed and counted.
 
 use crate::addr::Iova;
 use crate::dart::Dart;
@@ -31,18 +31,18 @@ use thiserror::Error;
 /// Most bytes that move under one translation. Chunks end at multiples of it.
 pub const CHUNK: usize = 4096;
 
-/// Why DMA did not happen.
+/// Reason for the failure of DMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DmaError {
-    /// The DART refused; this is the first IOVA it refused. It has been counted.
+    /// The DART refused; the address is the first IOVA that it refused. The fault has been counted.
     #[error("fault at {0}")]
     Fault(Iova),
-    /// No guest is connected. This is nobody's fault.
+    /// No guest is connected, which is not an error of the device.
     #[error("no guest is connected")]
     Down,
 }
 
-/// Most messages that MSI has.
+/// Maximum number of messages of MSI.
 const MSI_MESSAGES: u16 = 32;
 
 /// A kind of interrupt.
@@ -52,11 +52,11 @@ pub enum Line {
     Msix,
     /// A message of MSI.
     Msi,
-    /// INTA. It is level-triggered to the guest, and goes down with the next access to a BAR.
+    /// INTA. Level-triggered in the guest, deasserted by the next access to a BAR.
     Intx,
 }
 
-/// What a managed device has of the machine around it.
+/// The environment of a managed device.
 #[derive(Debug)]
 pub struct Bus {
     /// The device's name, for logs.
@@ -71,7 +71,7 @@ pub struct Bus {
     pub msi: Msix,
     /// Its INTA, if it has one.
     pub intx: Msix,
-    /// What the device did.
+    /// Counters of the device's work.
     pub counters: DeviceCounters,
     /// COMMAND has Bus Master Enable and the device is in D0.
     master: AtomicBool,
@@ -80,7 +80,7 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// A bus that no guest is connected to.
+    /// Creates a bus without a guest.
     pub fn new(name: &str, ram: Arc<GuestRam>, dart: Arc<RwLock<Dart>>, vectors: u16) -> Self {
         Self {
             name: name.to_owned(),
@@ -95,17 +95,17 @@ impl Bus {
         }
     }
 
-    /// Its interrupts of all kinds.
+    /// Returns the interrupts of all kinds.
     pub fn interrupts(&self) -> [&Msix; 3] {
         [&self.msix, &self.msi, &self.intx]
     }
 
-    /// Says whether the device may master the bus.
+    /// Sets whether the device may master the bus.
     pub fn set_master(&self, on: bool) {
         self.master.store(on, Ordering::SeqCst);
     }
 
-    /// Says whether QEMU is connected.
+    /// Sets whether QEMU is connected.
     pub fn set_up(&self, on: bool) {
         self.up.store(on, Ordering::SeqCst);
     }
@@ -120,7 +120,7 @@ impl Bus {
         self.write_expecting(iova, buf, false)
     }
 
-    /// As [`read`](Self::read); with `expected`, a fault is counted as announced.
+    /// Reads as [`read`](Self::read) does; with `expected`, a fault is counted as announced.
     pub fn read_expecting(
         &self,
         iova: Iova,
@@ -140,7 +140,7 @@ impl Bus {
         Ok(())
     }
 
-    /// As [`write`](Self::write); with `expected`, a fault is counted as announced.
+    /// Writes as [`write`](Self::write) does; with `expected`, a fault is counted as announced.
     pub fn write_expecting(&self, iova: Iova, buf: &[u8], expected: bool) -> Result<(), DmaError> {
         let mut at = iova;
         let mut rest = buf;
@@ -155,12 +155,12 @@ impl Bus {
         Ok(())
     }
 
-    /// Raises a vector, after all that this thread has written to guest memory.
+    /// Raises a vector, ordered after all writes of this thread to guest memory.
     pub fn interrupt(&self, vector: u16) {
         self.interrupt_on(Line::Msix, vector);
     }
 
-    /// As [`interrupt`](Self::interrupt), for devices with interrupts of several kinds.
+    /// Raises an interrupt as [`interrupt`](Self::interrupt) does, for devices with several kinds.
     pub fn interrupt_on(&self, line: Line, vector: u16) {
         fence(Ordering::SeqCst);
         count(&self.counters.interrupts, 1);
@@ -171,7 +171,7 @@ impl Bus {
         }
     }
 
-    /// One access within a chunk, under the DART's lock from translation to copy.
+    /// Makes one access within a chunk, under the DART's lock from translation to copy.
     fn access<E>(
         &self,
         iova: Iova,
@@ -205,7 +205,7 @@ impl Bus {
             Err(fault) => fault,
         };
         if !self.up.load(Ordering::SeqCst) {
-            // The guest went away in between.
+            // The guest disconnected in between.
             return Err(DmaError::Down);
         }
         let detail = FaultDetail {
@@ -222,7 +222,7 @@ impl Bus {
     }
 }
 
-/// How much of `len` bytes at `at` is in `at`'s chunk.
+/// Returns how many of `len` bytes at `at` are in `at`'s chunk.
 fn chunk_len(at: Iova, len: usize) -> usize {
     let room = CHUNK - (at.0 % CHUNK as u64) as usize;
     room.min(len)
@@ -247,7 +247,7 @@ pub mod fixture {
     /// Bytes of RAM.
     pub const RAM_SIZE: usize = 64 << 20;
 
-    /// A DART in `mode` before [`RAM_SIZE`] bytes of RAM, and a master.
+    /// Returns a bus with a DART in `mode` before [`RAM_SIZE`] bytes of RAM, and bus mastering on.
     pub fn bus(mode: Mode, vectors: u16) -> Arc<Bus> {
         let ram = Arc::new(GuestRam::new());
         ram.add_anonymous(Gpa(RAM), RAM_SIZE).unwrap();
@@ -259,7 +259,7 @@ pub mod fixture {
         Arc::new(bus)
     }
 
-    /// Maps `len` bytes at `gpa` and returns where.
+    /// Maps `len` bytes at `gpa` and returns the IOVA.
     pub fn map(bus: &Bus, gpa: u64, len: u64) -> Iova {
         let mut dart = bus.dart.write().unwrap();
         dart.map(Gpa(gpa), len, &*bus.ram).unwrap().iova
@@ -300,7 +300,7 @@ mod tests {
         let s = bus.counters.snapshot();
         assert_eq!((s.faults, s.faults_bme_off), (1, 0));
         assert_eq!(s.fault_list[0].iova, Iova(iova.0 + 0x1000));
-        // The chunk with the fault was not transferred at all, the one before was.
+        // The chunk with the fault was not transferred at all, the chunk before it was.
         let mut seen = [0; 0x1001];
         bus.ram.read(Gpa(RAM), &mut seen).unwrap();
         assert_eq!((seen[0xfff], seen[0x1000]), (7, 0));

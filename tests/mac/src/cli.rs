@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The command line: what `--help` says, and device specifications.
+//! The command line: the texts of `--help`, and device specifications.
 
 use crate::addr::Iova;
 use crate::companion::{
@@ -18,7 +18,7 @@ use clap::{
 };
 use std::path::PathBuf;
 
-/// A simulated Mac: PCI devices behind a DART, for an unmodified QEMU.
+/// A simulated Mac: PCI devices behind a DART, for an unmodified QEMU
 ///
 /// Serves each device of --device, and the apple-dma-pci companion that goes with it,
 /// as vfio-user devices on sockets in --dir: NAME.sock and NAME-companion.sock.
@@ -26,7 +26,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "apple-dma-mac", version)]
 pub struct Cli {
-    /// Directory for the sockets. It must exist; stale sockets in it are replaced.
+    /// Directory for the sockets. It must exist; stale sockets in it are replaced
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
 
@@ -48,23 +48,23 @@ pub struct Cli {
     )]
     pub devices: Vec<Spec>,
 
-    /// Write the statistics to this file on exit.
+    /// Write the statistics to this file on exit
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 
-    /// Exit when all connections are closed after there were some.
+    /// Exit when all connections are closed after there were some
     #[arg(long)]
     pub once: bool,
 
-    /// Map all of guest RAM 1:1 and serve no companions.
+    /// Map all of guest RAM 1:1 and serve no companions
     #[arg(long, conflicts_with = "no_dext")]
     pub identity: bool,
 
-    /// Answer an IOVA that is the GPA, as QEMU without a dext does. Devices reach all of RAM.
+    /// Reply with the GPA as IOVA, as QEMU without a dext does. Devices reach all of RAM
     #[arg(long)]
     pub no_dext: bool,
 
-    /// Say more on standard error: once for requests, twice for every access.
+    /// Log to standard error: once for requests, twice for every access
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
@@ -77,67 +77,67 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Every device")]
 pub struct Options {
-    /// Layout of map requests and responses.
+    /// Layout of map requests and responses
     #[arg(long, value_enum, default_value = "u32")]
     pub dialect: Dialect,
 
-    /// Where mappings go in the aperture: low, high or random[:SEED].
+    /// Placement of mappings in the aperture: low, high or random[:SEED]
     #[arg(long, default_value = "low")]
     pub placement: Placement,
 
-    /// First IOVA of the aperture, a multiple of 16 KiB.
+    /// First IOVA of the aperture, a multiple of 16 KiB
     #[arg(long, value_name = "ADDR", value_parser = number, default_value = "0x800100000000")]
     pub iova_base: u64,
 
-    /// Bytes of the aperture.
+    /// Bytes of the aperture
     #[arg(long, value_name = "BYTES", value_parser = number, default_value = "16G")]
     pub iova_size: u64,
 
-    /// Most bytes mapped at a time, in whole 16 KiB granules.
+    /// Maximum of mapped bytes, in whole 16 KiB granules
     #[arg(long, value_name = "BYTES", value_parser = number,
           default_value_t = dart::DEFAULT_MAX_BYTES)]
     pub max_bytes: u64,
 
-    /// Most mappings at a time.
+    /// Maximum number of mappings
     #[arg(long, value_name = "N", value_parser = number,
           default_value_t = dart::DEFAULT_MAX_ENTRIES)]
     pub max_entries: u64,
 
-    /// Most entries in one batch.
+    /// Maximum number of entries in a batch
     #[arg(long, value_name = "N", default_value_t = companion::DEFAULT_MAX_BATCH,
           value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub max_batch: u32,
 
-    /// Microseconds that every doorbell takes.
+    /// Microseconds that every doorbell takes
     #[arg(long, value_name = "US", default_value_t = 0)]
     pub latency_us: u64,
 
-    /// Microseconds that every command of a device takes before its data moves.
+    /// Microseconds that every command of a device takes before its data moves
     #[arg(long, value_name = "US", default_value_t = 0)]
     pub device_delay_us: u64,
 
-    /// Refuse to unmap when the size is not the mapping's.
+    /// Refuse to unmap if the size is not the mapping's
     #[arg(long)]
     pub check_unmap_size: bool,
 
-    /// Falsify answers in this way.
+    /// Falsify replies in this way
     #[arg(long, value_enum, default_value = "none")]
     pub hostile: Hostile,
 
-    /// What VERSION reads as, in place of the truth.
+    /// Value of VERSION, in place of the truth
     #[arg(long, value_name = "V", value_parser = number32)]
     pub reg_version: Option<u32>,
 
-    /// What MAX_ENTRIES reads as, in place of the truth.
+    /// Value of MAX_ENTRIES, in place of the truth
     #[arg(long, value_name = "N", value_parser = number32)]
     pub reg_max_entries: Option<u32>,
 
-    /// What MANAGED_BDF reads as, in place of the truth.
+    /// Value of MANAGED_BDF, in place of the truth
     #[arg(long, value_name = "X", value_parser = number32)]
     pub reg_bdf: Option<u32>,
 }
 
-/// What a specification makes.
+/// The kind of device of a specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An NVMe controller with one namespace.
@@ -159,21 +159,21 @@ pub enum Kind {
 /// One `--device`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// What it makes.
+    /// The kind of device.
     pub kind: Kind,
-    /// Its name.
+    /// The device's name.
     pub name: String,
-    /// Where the guest will see it: `bus << 8 | device << 3 | function`.
+    /// Location in the guest: `bus << 8 | device << 3 | function`.
     pub bdf: u16,
-    /// Whether it has a companion.
+    /// True if the device has a companion.
     pub companion: bool,
-    /// Whether all of guest RAM is mapped for it 1:1, without a companion.
+    /// True if all of guest RAM is mapped for the device 1:1, without a companion.
     pub identity: bool,
     /// Options that differ from the defaults, as key and value.
     overrides: Vec<(String, String)>,
 }
 
-/// Reads a number: decimal, hexadecimal after `0x`, with K, M, G or T for powers of 1024.
+/// Parses a number: decimal, hexadecimal after `0x`, with K, M, G or T for powers of 1024.
 pub fn number(s: &str) -> Result<u64, String> {
     let bad = || format!("'{s}' is not a number");
     let (digits, shift) = match s.char_indices().last() {
@@ -310,7 +310,7 @@ impl std::str::FromStr for Spec {
 }
 
 impl Spec {
-    /// The options of this device: `defaults` and what it overrides.
+    /// Returns the options of this device: `defaults`, with the device's overrides.
     pub fn options(&self, defaults: &Options) -> Result<Options, String> {
         let mut o = defaults.clone();
         for (key, value) in &self.overrides {
@@ -338,7 +338,7 @@ impl Spec {
 }
 
 impl Options {
-    /// The dext's limits.
+    /// Returns the dext's limits.
     pub fn limits(&self) -> dart::Limits {
         dart::Limits {
             max_entries: self.max_entries,
@@ -347,7 +347,7 @@ impl Options {
         }
     }
 
-    /// The companion of a device at `bdf`.
+    /// Returns the configuration of the companion of a device at `bdf`.
     pub fn companion(&self, bdf: u16) -> companion::Config {
         companion::Config {
             dialect: self.dialect,
@@ -360,7 +360,7 @@ impl Options {
         }
     }
 
-    /// First IOVA of the aperture.
+    /// Returns the first IOVA of the aperture.
     pub fn iova_base(&self) -> Iova {
         Iova(self.iova_base)
     }

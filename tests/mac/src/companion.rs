@@ -2,9 +2,8 @@
 
 //! The companion: its registers, the command block, batches in both dialects.
 //!
-//! What a mapping is belongs to [`crate::dart`]; what lies look like, to
-//! [`crate::hostile`]. The real companion is exceeded in strictness: what a guest
-//! must not do is counted as a violation.
+//! [`crate::dart`] defines mappings; [`crate::hostile`] defines false replies. This companion is
+//! stricter than the real one: forbidden acts of a guest are counted as violations.
 
 use crate::addr::Gpa;
 use crate::dart::{
@@ -51,7 +50,7 @@ use std::{
 };
 use vm_memory::ByteValued;
 
-/// Most entries in a batch unless configured otherwise.
+/// Maximum number of entries in a batch, unless configured otherwise.
 pub const DEFAULT_MAX_BATCH: u32 = 4096;
 
 /// Layout of map requests and responses.
@@ -85,7 +84,7 @@ impl Dialect {
         }
     }
 
-    /// (gpa, len, flags) of a request of [`request_size`](Self::request_size) bytes.
+    /// Returns (gpa, len, flags) of a request of [`request_size`](Self::request_size) bytes.
     fn parse(self, bytes: &[u8]) -> (u64, u64, u32) {
         match self {
             Self::U32 => {
@@ -99,7 +98,7 @@ impl Dialect {
         }
     }
 
-    /// The bytes to write for an answer, and their offset in the response.
+    /// Returns the bytes to write for a reply, and their offset in the response.
     fn render(self, answer: MapAnswer) -> Option<(usize, Vec<u8>)> {
         match (answer, self) {
             (MapAnswer::Untouched, _) => None,
@@ -156,67 +155,67 @@ fn object<T: ByteValued>(bytes: &[u8]) -> T {
     object
 }
 
-/// What is fixed when a companion is made.
+/// Settings that are fixed when a companion is created.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Layout of map requests and responses.
     pub dialect: Dialect,
-    /// Most entries that a batch may hold.
+    /// Maximum number of entries of a batch.
     pub max_batch: u32,
-    /// What VERSION reads as.
+    /// Value of VERSION.
     pub reg_version: u32,
-    /// What MANAGED_BDF reads as.
+    /// Value of MANAGED_BDF.
     pub reg_bdf: u32,
-    /// What MAX_ENTRIES reads as.
+    /// Value of MAX_ENTRIES.
     pub reg_max_entries: u32,
 }
 
-/// What may be changed while the guest runs.
+/// Settings that may change while the guest runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// Microseconds that a doorbell takes before it does anything.
+    /// Microseconds that a doorbell takes before it has any effect.
     pub latency_us: u64,
-    /// How many of the next MAP entries are refused.
+    /// Number of the next MAP entries to refuse.
     pub refuse_next: u64,
-    /// How many of the next UNMAP entries are refused.
+    /// Number of the next UNMAP entries to refuse.
     pub refuse_unmap_next: u64,
-    /// The Nth MAP entry from now on is refused; 0 is none.
+    /// The Nth MAP entry from now on is refused; 0 for none.
     pub refuse_at: u64,
-    /// The Nth UNMAP entry from now on is refused; 0 is none.
+    /// The Nth UNMAP entry from now on is refused; 0 for none.
     pub refuse_unmap_at: u64,
-    /// Every Nth MAP entry is refused; 0 is none.
+    /// Every Nth MAP entry is refused; 0 for none.
     pub refuse_every: u64,
     /// MAP entries since `refuse_every` was set.
     pub seen: u64,
-    /// The lie that is told.
+    /// The way to falsify replies.
     pub hostile: Hostile,
-    /// What it is told about.
+    /// The batches whose replies are falsified.
     pub hostile_about: About,
-    /// After how many lies the truth returns; `None` is never.
+    /// Number of replies to falsify; `None` for all.
     pub hostile_next: Option<u64>,
     /// Milliseconds after which late doorbells are handled.
     pub late_ms: u64,
-    /// What VERSION reads as from now on.
+    /// Value of VERSION from now on.
     pub reg_version: Option<u32>,
-    /// What MAX_ENTRIES reads as from now on.
+    /// Value of MAX_ENTRIES from now on.
     pub reg_max_entries: Option<u32>,
 }
 
-/// What the control socket shares with a companion.
+/// State that the control socket shares with a companion.
 #[derive(Debug)]
 pub struct Shared {
     /// Name for logs.
     pub name: String,
     /// The DART that the companion programs.
     pub dart: Arc<RwLock<Dart>>,
-    /// Its counters. `live_*` are brought up to date by [`snapshot`](Self::snapshot).
+    /// Its counters. [`snapshot`](Self::snapshot) updates `live_*`.
     pub stats: Mutex<CompanionStats>,
-    /// What may be changed.
+    /// Settings that may change.
     pub settings: Mutex<Settings>,
 }
 
 impl Shared {
-    /// A companion that has done nothing yet.
+    /// Creates the state of a companion that has handled no batch.
     pub fn new(name: &str, dart: Arc<RwLock<Dart>>, settings: Settings) -> Self {
         Self {
             name: name.to_owned(),
@@ -226,7 +225,7 @@ impl Shared {
         }
     }
 
-    /// The counters as they are now.
+    /// Returns the current counters.
     pub fn snapshot(&self) -> CompanionStats {
         let (live, bytes) = self.live();
         let mut stats = lock(&self.stats);
@@ -235,7 +234,7 @@ impl Shared {
         stats.clone()
     }
 
-    /// Sets all counters to 0 and the peaks to what is live.
+    /// Sets all counters to 0, and the peaks to the live amounts.
     pub fn clear(&self) {
         let (live, bytes) = self.live();
         *lock(&self.stats) = CompanionStats {
@@ -245,7 +244,7 @@ impl Shared {
         };
     }
 
-    /// QEMU is gone, and its mappings with it.
+    /// Drops the mappings after QEMU has disconnected.
     pub fn disconnected(&self) {
         let mut dart = self.dart.write().unwrap_or_else(|e| e.into_inner());
         let live = dart.live();
@@ -257,7 +256,7 @@ impl Shared {
         lock(&self.stats).live_at_disconnect = Some(live);
     }
 
-    /// Counts something that a guest must not do.
+    /// Counts a forbidden act of the guest.
     pub fn violation(&self, what: String) {
         lock(&self.stats).violations.add(&self.name, what);
     }
@@ -267,7 +266,7 @@ impl Shared {
         (dart.live(), dart.bytes())
     }
 
-    /// The lie to tell now about a batch of `command`.
+    /// Returns the way to falsify the replies to a batch of `command` now.
     fn hostile(&self, command: u32) -> Hostile {
         let settings = lock(&self.settings);
         match settings.hostile_about.covers(command) {
@@ -276,12 +275,12 @@ impl Shared {
         }
     }
 
-    /// Whether the device is gone.
+    /// Returns whether the device is gone.
     fn gone(&self) -> bool {
         lock(&self.settings).hostile == Hostile::Gone
     }
 
-    /// Notes that a lie was told.
+    /// Counts a false reply.
     fn lied(&self) {
         lock(&self.stats).lies += 1;
         let mut settings = lock(&self.settings);
@@ -302,21 +301,21 @@ pub struct Companion {
     config: Config,
     master: bool,
     cmd_gpa: u64,
-    /// A batch that is handled late.
+    /// A batch that is still to be handled.
     late: Option<Late>,
 }
 
 /// A batch that is handled some time after the doorbell.
 #[derive(Debug)]
 struct Late {
-    /// Its command block.
+    /// Address of the command block.
     cmd_gpa: u64,
-    /// It is handled, but for the status that says so.
+    /// Set when the batch is handled, except for the status.
     done: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
-/// What handles batches, one after the other.
+/// Handler of batches, one after the other.
 #[derive(Clone, Debug)]
 struct Worker {
     shared: Arc<Shared>,
@@ -324,11 +323,11 @@ struct Worker {
     config: Config,
     /// The register.
     status: Arc<AtomicU32>,
-    /// A MAP batch was answered since reset.
+    /// Set when a MAP batch was answered since reset.
     answered: Arc<AtomicBool>,
 }
 
-/// What the companion says about itself in configuration space.
+/// Returns the companion's identity in configuration space.
 pub fn identity() -> Identity {
     Identity {
         vendor: APPLE_DMA_PCI_VENDOR_ID as u16,
@@ -345,7 +344,7 @@ pub fn identity() -> Identity {
 }
 
 impl Companion {
-    /// A companion that reaches guest RAM through `ram`.
+    /// Creates a companion that accesses guest RAM through `ram`.
     pub fn new(shared: Arc<Shared>, ram: Arc<GuestRam>, config: Config) -> Self {
         Self {
             worker: Worker {
@@ -362,12 +361,12 @@ impl Companion {
         }
     }
 
-    /// Says whether the guest lets the companion master the bus.
+    /// Sets whether the guest lets the companion master the bus.
     pub fn set_master(&mut self, on: bool) {
         self.master = on;
     }
 
-    /// A reset by the guest's machine: registers go back, mappings stay.
+    /// Handles a reset by the guest's machine: registers are reset, mappings stay.
     pub fn reset(&mut self) {
         self.finish();
         self.master = false;
@@ -384,7 +383,7 @@ impl Companion {
         }
     }
 
-    /// Reads from BAR0. What must not be read reads as ones.
+    /// Reads from BAR0. Invalid reads return ones.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
         let shared = &self.worker.shared;
         if shared.gone() {
@@ -412,7 +411,7 @@ impl Companion {
         data.copy_from_slice(&value.to_le_bytes());
     }
 
-    /// Writes to BAR0. Returns when all that follows from it is done, unless it is to be late.
+    /// Writes to BAR0. Returns when all effects are complete, unless they are to be late.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         let shared = &self.worker.shared;
         if shared.gone() {
@@ -509,13 +508,13 @@ impl Worker {
         self.status.store(status, Ordering::Relaxed);
     }
 
-    /// The command that a command block asks for, if it is one.
+    /// Returns the command of a command block, if it is valid.
     fn command(&self, cmd_gpa: u64) -> u32 {
         let cmd = self.ram.read_obj::<apple_dma_pci_cmd>(Gpa(cmd_gpa));
         cmd.map_or(0, |cmd| cmd.type_)
     }
 
-    /// Handles the batch of a command block; sets `done` before the status, which comes last.
+    /// Handles the batch of a command block; sets `done` before the status, which is written last.
     fn handle(&self, cmd_gpa: u64, done: &AtomicBool) {
         let hostile = self.shared.hostile(self.command(cmd_gpa));
         let mut status = match self.batch(cmd_gpa) {
@@ -537,8 +536,8 @@ impl Worker {
         }
         done.store(true, Ordering::Release);
         if let Some(status) = status {
-            // When the block is not in RAM the status has nowhere to go; the
-            // register tells.
+            // If the block is not in RAM the status cannot be written there; the register reports
+            // the error.
             let at = offset_of!(apple_dma_pci_cmd, status) as u64;
             if let Some(at) = Gpa(cmd_gpa).checked_add(at) {
                 let _ = self.ram.write_release(at, status);
@@ -546,7 +545,7 @@ impl Worker {
         }
     }
 
-    /// Does what the command block asks for. The error says why it is INVAL.
+    /// Executes a command block. The error is the reason for INVAL.
     fn batch(&self, cmd_gpa: u64) -> Result<u32, String> {
         let cmd: apple_dma_pci_cmd = self
             .ram
@@ -609,7 +608,7 @@ impl Worker {
         })
     }
 
-    /// One MAP entry. Says whether it failed.
+    /// Handles one MAP entry. Returns whether it failed.
     fn map(&self, request: &[u8], responses: &Array, i: usize) -> bool {
         let dialect = self.config.dialect;
         let (gpa, len, flags) = dialect.parse(request);
@@ -679,7 +678,7 @@ impl Worker {
         Ok(mapping)
     }
 
-    /// One UNMAP entry. Says whether it failed.
+    /// Handles one UNMAP entry. Returns whether it failed.
     fn unmap(&self, request: &[u8], responses: &Array, i: usize) -> bool {
         let request: apple_dma_pci_unmap_req = object(request);
         let outcome = self.try_unmap(Gpa(request.id), request.size);
@@ -729,14 +728,14 @@ impl Worker {
     }
 }
 
-/// Counts down to 0. Says whether it is reached now.
+/// Counts down to 0. Returns whether 0 is reached now.
 fn count_down(left: &mut u64) -> bool {
     let reached = *left == 1;
     *left = left.saturating_sub(1);
     reached
 }
 
-/// The register at `offset`, when the access has the one size that is allowed.
+/// Returns the register at `offset` if the access has the only size that is allowed.
 fn register(offset: u64, len: usize) -> Option<u32> {
     match len {
         4 => u32::try_from(offset).ok(),
@@ -751,13 +750,13 @@ struct Array {
 }
 
 impl Array {
-    /// Writes `bytes` at offset `at`, never past the end of the array: the other
-    /// dialect's layout may be longer.
+    /// Writes `bytes` at offset `at`, never past the end of the array: the other dialect's layout
+    /// may be longer.
     fn write(&self, ram: &GuestRam, at: usize, bytes: &[u8]) {
         let room = self.size.saturating_sub(at);
         let bytes = &bytes[..bytes.len().min(room)];
-        // The array was in RAM when the batch began. If QEMU took it away since,
-        // there is nobody left to tell.
+        // The array was in RAM when the batch began. If QEMU removed it since, no guest is left to
+        // read it.
         if let Some(gpa) = Gpa(self.gpa).checked_add(at as u64) {
             let _ = ram.write(gpa, bytes);
         }

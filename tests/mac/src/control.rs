@@ -31,7 +31,7 @@ use std::{
     thread, //
 };
 
-/// A request. README.md says what each does.
+/// A request. README.md describes each.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "cmd", rename_all = "kebab-case", deny_unknown_fields)]
 enum Request {
@@ -42,7 +42,7 @@ enum Request {
     Quit,
 }
 
-/// What to change; what is absent stays.
+/// Settings to change; absent ones stay.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Set {
@@ -64,7 +64,7 @@ struct Set {
     reg_max_entries: Option<u32>,
 }
 
-/// Answers one line.
+/// Returns the answer to one line.
 pub fn answer(mac: &Mac, line: &str) -> Value {
     let outcome = serde_json::from_str(line)
         .map_err(|e| e.to_string())
@@ -148,14 +148,14 @@ fn apply(pair: &Pair, set: &Set) -> Result<Value, String> {
     Ok(json!({ "ok": true }))
 }
 
-/// Takes requests on `listener` from a thread of its own.
+/// Accepts clients on `listener` in a thread of its own.
 pub fn serve(mac: Arc<Mac>, listener: UnixListener) -> io::Result<()> {
     thread::Builder::new()
         .name("control".into())
         .spawn(move || {
             for stream in listener.incoming() {
                 let mac = mac.clone();
-                // A thread per client: one that stays connected keeps no other out.
+                // A thread per client: a client that stays connected does not block others.
                 let spawned = stream.and_then(|stream| {
                     thread::Builder::new()
                         .name("control-client".into())

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The dext and the DART: which guest memory one managed device may reach, and
-//! at which IOVAs.
+//! The dext and the DART: the guest memory that one managed device may access, and its IOVAs.
 //!
-//! Pure logic. Requests come from [`crate::companion`], translations from
-//! [`crate::bus`]; neither PCI nor vfio-user is known here. Counting is left to
-//! the callers, except for what the limits are about.
+//! Pure logic. Requests are from [`crate::companion`], translations from [`crate::bus`]; this
+//! module knows neither PCI nor vfio-user. Callers count, except for what the limits need.
 
 use crate::addr::{
     granule_offset,
@@ -25,32 +23,30 @@ use std::collections::{
 };
 use thiserror::Error;
 
-/// Slots of the dext: how many mappings can be live at a time.
+/// Slots of the dext: maximum number of live mappings.
 pub const DEFAULT_MAX_ENTRIES: u64 = 65_536;
 
-/// How many bytes of guest memory can be mapped at a time, in whole granules:
-/// 1.5 GiB.
+/// Maximum of mapped bytes of guest memory, in whole granules: 1.5 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 3 << 29;
 
-/// What the host knows about guest RAM.
+/// The host's knowledge of guest RAM.
 pub trait RamBlocks {
-    /// Whether `[gpa, gpa + len)` lies wholly in one block of guest RAM.
+    /// Returns whether `[gpa, gpa + len)` lies wholly in one block of guest RAM.
     fn one_block(&self, gpa: Gpa, len: u64) -> bool;
 }
 
-/// What stands between the device and guest RAM.
+/// Translation between the device and guest RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The dext chooses an IOVA for every mapping.
     Dext,
-    /// QEMU without a dext: nothing is between the device and RAM, and the answer to every
-    /// request is the GPA.
+    /// QEMU without a dext: no translation, and the reply to every request is the GPA.
     NoDext,
-    /// Everything is mapped 1:1 from the start, nothing can be asked for.
+    /// Everything is mapped 1:1 from the start; there are no requests.
     Identity,
 }
 
-/// Why a request was refused.
+/// Reason for the refusal of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// A mapping with this key is live.
@@ -68,14 +64,13 @@ pub enum Refusal {
     /// No mapping has this key.
     #[error("no mapping has this key")]
     UnknownKey,
-    /// The length is 0, runs past the end of the address space, or is not the
-    /// mapping's.
+    /// The length is 0, runs past the end of the address space, or is not the mapping's.
     #[error("bad length")]
     BadSize,
     /// The aperture has no room.
     #[error("the IOVA space is full")]
     IovaSpace,
-    /// A test asked for this refusal.
+    /// A test requested this refusal.
     #[error("refused on demand")]
     Injected,
 }
@@ -105,12 +100,11 @@ impl Mapping {
 /// The limits of the platform.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most live mappings.
+    /// Maximum number of live mappings.
     pub max_entries: u64,
-    /// Most live bytes, counted in whole granules.
+    /// Maximum of live bytes, counted in whole granules.
     pub max_bytes: u64,
-    /// Refuse an UNMAP whose size is not the mapping's. The published host
-    /// looks at the key alone.
+    /// Refuse an UNMAP whose size is not the mapping's. The published host checks the key alone.
     pub check_unmap_size: bool,
 }
 
@@ -128,20 +122,20 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Dart {
     mode: Mode,
-    /// May be changed at any time; what is live stays live.
+    /// May change at any time; live mappings stay.
     pub limits: Limits,
     space: IovaSpace,
     by_key: BTreeMap<Gpa, Mapping>,
-    /// Keys by first IOVA. Without a dext the ranges may overlap, never their
-    /// first IOVAs: those are the keys.
+    /// Keys by first IOVA. Without a dext the ranges may overlap, but their first IOVAs are the
+    /// keys, and so differ.
     by_iova: BTreeMap<Iova, Gpa>,
     bytes: u64,
-    /// Longest mapping since the DART was last empty: bounds a search backwards.
+    /// Longest mapping since the DART was last empty: limits a search backwards.
     longest: u64,
 }
 
 impl Dart {
-    /// A DART with nothing mapped.
+    /// Creates a DART with nothing mapped.
     pub fn new(mode: Mode, limits: Limits, space: IovaSpace) -> Self {
         Self {
             mode,
@@ -156,8 +150,8 @@ impl Dart {
 
     /// Maps `[gpa, gpa + len)`.
     ///
-    /// QEMU's checks come before the dext's, so a bad range is reported as such
-    /// even when its key is live.
+    /// QEMU checks before the dext does, so a bad range is reported as such even if its key is
+    /// live.
     pub fn map(&mut self, gpa: Gpa, len: u64, ram: &dyn RamBlocks) -> Result<Mapping, Refusal> {
         if len == 0 || gpa.checked_add(len).is_none() {
             return Err(Refusal::BadSize);
@@ -194,8 +188,8 @@ impl Dart {
         Ok(mapping)
     }
 
-    /// Ends the mapping with this key and returns it. `size` matters only
-    /// under [`Limits::check_unmap_size`].
+    /// Unmaps the mapping with this key and returns it. `size` matters only under
+    /// [`Limits::check_unmap_size`].
     pub fn unmap(&mut self, key: Gpa, size: u64) -> Result<Mapping, Refusal> {
         let mapping = *self.by_key.get(&key).ok_or(Refusal::UnknownKey)?;
         if self.limits.check_unmap_size && size != mapping.len {
@@ -214,7 +208,7 @@ impl Dart {
         Ok(mapping)
     }
 
-    /// Ends all mappings and returns how many there were.
+    /// Unmaps all mappings and returns their number.
     pub fn clear(&mut self) -> usize {
         let keys: Vec<Gpa> = self.by_key.keys().copied().collect();
         self.limits.check_unmap_size = false;
@@ -225,23 +219,22 @@ impl Dart {
         keys.len()
     }
 
-    /// Translates a device's access to `[iova, iova + len)`. All of its bytes must
-    /// be in live mappings, to the byte; otherwise the first one that is not is
-    /// the error.
+    /// Translates a device's access to `[iova, iova + len)`. All of its bytes must be in live
+    /// mappings, to the byte; the error is the first byte that is not.
     pub fn translate(&self, iova: Iova, len: u64) -> Result<Gpa, Iova> {
         if self.mode != Mode::Dext {
             return Ok(Gpa(iova.0));
         }
         let end = iova.checked_add(len).ok_or(iova)?.0;
         let mapping = self.covering(iova).ok_or(iova)?;
-        // No two mappings touch.
+        // No two mappings are adjacent.
         if mapping.end() < end {
             return Err(Iova(mapping.end()));
         }
         Ok(Gpa(mapping.gpa.0 + (iova.0 - mapping.iova.0)))
     }
 
-    /// A live mapping that holds the byte at `iova`.
+    /// Returns a live mapping that contains the byte at `iova`.
     fn covering(&self, iova: Iova) -> Option<&Mapping> {
         let from = Iova(iova.0.saturating_sub(self.longest));
         self.by_iova
@@ -251,22 +244,22 @@ impl Dart {
             .filter(|mapping| iova.0 < mapping.end())
     }
 
-    /// Number of live mappings.
+    /// Returns the number of live mappings.
     pub fn live(&self) -> u64 {
         self.by_key.len() as u64
     }
 
-    /// Bytes of live mappings, in whole granules.
+    /// Returns the bytes of live mappings, in whole granules.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The live mappings by key.
+    /// Returns the live mappings by key.
     pub fn mappings(&self) -> impl Iterator<Item = &Mapping> {
         self.by_key.values()
     }
 
-    /// Changes where the next mappings are placed.
+    /// Changes the placement of further mappings.
     pub fn set_placement(&mut self, placement: Placement) {
         self.space.set_placement(placement);
     }
@@ -455,7 +448,7 @@ mod tests {
     }
 
     proptest! {
-        /// The DART against a list of mappings that is searched byte by byte.
+        /// Compares the DART with a list of mappings that is searched byte by byte.
         #[test]
         fn agrees_with_a_naive_model(
             ops in prop::collection::vec(op(), 1..120),
@@ -500,7 +493,7 @@ mod tests {
                         };
                         let got = d.map(Gpa(gpa), len, &ram());
                         if got == Err(Refusal::IovaSpace) {
-                            // Fragmentation is the allocator's business.
+                            // Fragmentation is not part of the model.
                             prop_assert_eq!(expected, None);
                             continue;
                         }

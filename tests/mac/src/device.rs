@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a managed device is to the server that presents it.
+//! Interface between a managed device and the server that presents it.
 
 use crate::pci::Identity;
 
-/// A managed device. It masters the bus from threads of its own.
+/// A managed device, which masters the bus from threads of its own.
 ///
-/// Accesses come from one thread, in the guest's order. They must return soon:
-/// the guest's CPU waits.
+/// Accesses come from one thread, in the guest's order. They must return soon: the guest's CPU
+/// waits.
 pub trait Device: Send + Sync {
-    /// Its name for a kind: `nvme`, `engine`, `endpoint`.
+    /// Returns the name of the kind: `nvme`, `engine`, `endpoint`.
     fn kind(&self) -> &'static str;
 
-    /// What it says about itself in configuration space.
+    /// Returns the identity in configuration space.
     fn identity(&self) -> Identity;
 
     /// Reads from a BAR.
@@ -21,7 +21,7 @@ pub trait Device: Send + Sync {
     /// Writes to a BAR.
     fn write(&self, bar: u8, offset: u64, data: &[u8]);
 
-    /// Function-level reset. When it returns, nothing of what was going on goes
-    /// on: no DMA, no interrupt.
+    /// Handles a function-level reset. When it returns all activity has ended: no DMA, no
+    /// interrupt.
     fn reset(&self);
 }

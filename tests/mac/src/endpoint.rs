@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The endpoint that the kernel's `pci_endpoint_test` driver tests: registers in
-//! BAR0, plain memory in the other BARs, DMA of one buffer at a time, and every
-//! kind of interrupt.
+//! The endpoint that the kernel's `pci_endpoint_test` driver tests: registers in BAR0, plain memory
+//! in the other BARs, DMA of one buffer at a time, and every kind of interrupt.
 //!
-//! The registers are those that `drivers/misc/pci_endpoint_test.c` uses. What a
-//! function of a real endpoint calls a read is DMA out of guest memory, a write is
-//! DMA into it.
+//! The registers are those of `drivers/misc/pci_endpoint_test.c`. A read in the terms of a real
+//! endpoint's function is DMA out of guest memory, a write is DMA into it.
 
 use crate::addr::Iova;
 use crate::bus::{
@@ -63,7 +61,7 @@ const CHECKSUM: usize = 0x20;
 const IRQ_TYPE: usize = 0x24;
 /// Number of the interrupt to raise, from 1.
 const IRQ_NUMBER: usize = 0x28;
-/// Read-only: what the endpoint can do.
+/// Read-only: capabilities of the endpoint.
 const CAPS: usize = 0x30;
 
 const COMMAND_INTX: u32 = 1 << 0;
@@ -92,15 +90,15 @@ const CAP_INTX: u32 = 1 << 3;
 const CAP_BAR5_RESERVED: u32 = 1 << 11;
 const CAPABILITIES: u32 = CAP_UNALIGNED_ACCESS | CAP_MSI | CAP_MSIX | CAP_INTX | CAP_BAR5_RESERVED;
 
-/// Bytes of the BARs. The last one is the MSI-X table's, which is QEMU's.
+/// Bytes of the BARs. The last one holds the MSI-X table, which QEMU emulates.
 const BARS: [usize; 6] = [0x1000, 0x1000, 0x4000, 0x100, 0x2000, 0x1000];
 const MSIX_BAR: u8 = 5;
 const MSIX_PENDING: u32 = 0x800;
 
-/// Bytes between two looks at whether a reset wants the transfer to stop.
+/// Bytes between two checks whether a reset has stopped the transfer.
 const PIECE: usize = 64 << 10;
 
-/// A command, as it was when COMMAND was written.
+/// A command, as of the write of COMMAND.
 #[derive(Clone, Copy, Debug)]
 struct Order {
     command: u32,
@@ -135,7 +133,7 @@ impl State {
         self.bars[0][at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
-    /// What the registers and the memory are after a reset.
+    /// Resets the registers and the memory.
     fn clear(&mut self) {
         self.bars.iter_mut().for_each(|bar| bar.fill(0));
         self.set(CAPS, CAPABILITIES);
@@ -147,9 +145,9 @@ struct Core {
     bus: Arc<Bus>,
     delay: Duration,
     state: Mutex<State>,
-    /// The state has changed.
+    /// Notified when the state has changed.
     changed: Condvar,
-    /// The running command is to end as soon as it can.
+    /// Set if the running command must end as soon as possible.
     abort: AtomicBool,
 }
 
@@ -161,7 +159,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint whose commands take at least `delay`.
+    /// Creates an endpoint whose commands take at least `delay`.
     pub fn new(bus: Arc<Bus>, delay: Duration) -> std::io::Result<Self> {
         let mut state = State {
             bars: BARS.iter().map(|&size| vec![0; size]).collect(),
@@ -207,7 +205,7 @@ impl Drop for Endpoint {
     }
 }
 
-/// Where `len` bytes at `offset` are in a BAR of `size` bytes.
+/// Returns the place of `len` bytes at `offset` in a BAR of `size` bytes.
 fn inside(size: usize, offset: u64, len: usize) -> Option<std::ops::Range<usize>> {
     let from = usize::try_from(offset).ok()?;
     let to = from.checked_add(len)?;
@@ -286,7 +284,7 @@ impl Device for Endpoint {
 }
 
 impl Core {
-    /// Takes what COMMAND says; an endpoint that is busy does not listen.
+    /// Accepts the command in COMMAND; a busy endpoint ignores it.
     fn order(&self, state: &mut State) {
         let command = state.get(COMMAND);
         if command == 0 || state.running || state.pending.is_some() {
@@ -306,7 +304,7 @@ impl Core {
         self.changed.notify_all();
     }
 
-    /// The device's thread.
+    /// Runs commands in the device's thread.
     fn work(&self) {
         let mut seed = 0;
         loop {
@@ -346,12 +344,12 @@ impl Core {
         self.abort.load(Ordering::SeqCst)
     }
 
-    /// Takes the configured time, or until a reset.
+    /// Waits for the configured time, or until a reset.
     fn pause(&self) {
         pause(&self.changed, &self.state, self.delay, || self.aborted());
     }
 
-    /// Raises the interrupt that the command names, if there is such a one.
+    /// Raises the interrupt that the command names, if it exists.
     fn interrupt(&self, order: &Order) {
         let line = match order.irq_type {
             IRQ_TYPE_INTX => Line::Intx,
@@ -368,7 +366,7 @@ impl Core {
         }
     }
 
-    /// Moves the bytes of a command; its bits of STATUS, and CHECKSUM if it changes.
+    /// Moves the bytes of a command. Returns its bits of STATUS, and CHECKSUM if it changes.
     fn run(&self, order: &Order, seed: u64) -> (u32, Option<u32>) {
         let either = |good, success, fail| if good { success } else { fail };
         match order.command {
@@ -394,7 +392,7 @@ impl Core {
         }
     }
 
-    /// Calls `with` for the pieces of a transfer: where each begins, and its bytes.
+    /// Calls `with` for the pieces of a transfer: the start of each, and its bytes.
     fn pieces(
         &self,
         size: usize,
@@ -438,7 +436,7 @@ impl Core {
     }
 }
 
-/// The driver's CRC-32 is the usual one without the inversion at the end.
+/// Returns the driver's CRC-32: the usual one without the inversion at the end.
 fn checksum(crc: crc32fast::Hasher) -> u32 {
     !crc.finalize()
 }
@@ -480,7 +478,7 @@ mod tests {
             self.set(at + 4, (value >> 32) as u32);
         }
 
-        /// Runs a command to its end; STATUS without the interrupt's bit.
+        /// Runs a command to its end. Returns STATUS without the interrupt's bit.
         fn run(&self, command: u32, src: u64, dst: u64, size: usize) -> u32 {
             self.set64(SRC, src);
             self.set64(DST, dst);
@@ -501,7 +499,7 @@ mod tests {
         }
     }
 
-    /// CRC-32 as the driver computes it, bit by bit.
+    /// Computes the CRC-32 as the driver does, bit by bit.
     fn crc32_le(data: &[u8]) -> u32 {
         data.iter().fold(!0, |crc, byte| {
             (0..8).fold(crc ^ u32::from(*byte), |crc, _| {

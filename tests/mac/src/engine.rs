@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The DMA engine of `tests/uapi/dma_engine.h`: a device that moves bytes to and
-//! from any IOVA on command, on several channels at once.
+//! The DMA engine of `tests/uapi/dma_engine.h`: a device that moves bytes to and from any IOVA on
+//! command, on several channels at once.
 
 use crate::addr::Iova;
 use crate::bus::{
@@ -38,7 +38,7 @@ use std::{
     time::Duration, //
 };
 
-/// Most channels that the register block has room for.
+/// Maximum number of channels, which the register block limits.
 pub const MAX_CHANNELS: u16 =
     ((DMA_ENGINE_BAR_SIZE - DMA_ENGINE_CHANNEL_BASE) / DMA_ENGINE_CHANNEL_STRIDE) as u16;
 
@@ -49,7 +49,7 @@ pub const MEM_SIZE: usize = 16 << 20;
 const MSIX_BAR: u8 = 2;
 const MSIX_PENDING: u32 = 0x800;
 
-/// Bytes between two looks at whether a reset wants the channel to stop.
+/// Bytes between two checks whether a reset has stopped the channel.
 const PIECE: usize = 64 << 10;
 
 const COMMAND_MASK: u32 = 0xff;
@@ -68,7 +68,7 @@ struct Registers {
     completed: u32,
 }
 
-/// A command, as it was when CMD was written.
+/// A command, as of the write of CMD.
 #[derive(Clone, Copy, Debug)]
 struct Command {
     src: u64,
@@ -86,7 +86,7 @@ struct State {
     quit: bool,
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
@@ -111,9 +111,9 @@ struct Channel {
     bus: Arc<Bus>,
     delay: Duration,
     state: Mutex<State>,
-    /// The state has changed.
+    /// Notified when the state has changed.
     changed: Condvar,
-    /// The running command is to end as soon as it can.
+    /// Set if the running command must end as soon as possible.
     abort: AtomicBool,
     memory: Mutex<Vec<u8>>,
 }
@@ -127,8 +127,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine whose commands take at least `delay` before they move a byte.
-    /// It has one channel per vector of `bus`.
+    /// Creates an engine whose commands take at least `delay` before they move a byte. It has one
+    /// channel per vector of `bus`.
     pub fn new(bus: Arc<Bus>, delay: Duration) -> std::io::Result<Self> {
         let channels: Vec<_> = (0..bus.msix.count())
             .map(|index| {
@@ -159,7 +159,7 @@ impl Engine {
         })
     }
 
-    /// The channel that `offset` in BAR0 belongs to, and the offset in its block.
+    /// Returns the channel of `offset` in BAR0, and the offset in its block.
     fn channel(&self, offset: u32) -> Option<(&Channel, u32)> {
         let at = offset.checked_sub(DMA_ENGINE_CHANNEL_BASE)?;
         let channel = self
@@ -320,7 +320,7 @@ impl Channel {
         })
     }
 
-    /// `None` when there is nothing to write at `at`.
+    /// Writes a register. Returns `None` if there is no writable register at `at`.
     fn set(&self, at: u32, value: u32) -> Option<()> {
         let mut state = lock(&self.state);
         let r = &mut state.registers;
@@ -350,7 +350,7 @@ impl Channel {
         Some(())
     }
 
-    /// The channel's thread.
+    /// Runs commands in the channel's thread.
     fn work(&self) {
         loop {
             let mut state = lock(&self.state);
@@ -380,7 +380,7 @@ impl Channel {
         self.abort.load(Ordering::SeqCst)
     }
 
-    /// Takes the configured time, or until a reset.
+    /// Waits for the configured time, or until a reset.
     fn pause(&self) {
         pause(&self.changed, &self.state, self.delay, || self.aborted());
     }
@@ -419,7 +419,7 @@ impl Channel {
         self.try_run(command).unwrap_or_else(|outcome| outcome)
     }
 
-    /// Runs a command. Both sides of the result are how it ended.
+    /// Runs a command. Both variants of the result are its outcome.
     fn try_run(&self, command: &Command) -> Result<Outcome, Outcome> {
         let &Command {
             src,
@@ -475,8 +475,8 @@ impl Channel {
         Ok(Outcome::Done)
     }
 
-    /// Copies between IOVA ranges that may overlap, as addresses or, when it is
-    /// not longer than the channel's memory, as the memory behind them.
+    /// Copies between IOVA ranges that may overlap, as addresses or, if the length is at most that
+    /// of the channel's memory, as the memory behind them.
     fn copy(&self, src: u64, dst: u64, len: usize, expected: bool) -> Result<(), Outcome> {
         let mut buf = vec![0; len.min(MEM_SIZE)];
         let pieces = len.div_ceil(MEM_SIZE);
@@ -524,7 +524,7 @@ pub(crate) fn pattern(x: u64, buf: &mut [u8]) {
     }
 }
 
-/// The output function of SplitMix64.
+/// Returns the output function of SplitMix64.
 fn mix(x: u64) -> u64 {
     let z = x.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -640,7 +640,7 @@ mod tests {
             DMA_ENGINE_STATUS_DONE
         );
         assert_eq!(g.memory(RAM + 0x10_0007, 300_001), data);
-        // Overlap, both ways.
+        // Overlap, in both directions.
         for (src, dst) in [(a, a + 1000), (a + 1000, a)] {
             let before = g.memory(RAM + 3, 300_001);
             assert_eq!(
@@ -749,7 +749,7 @@ mod tests {
         let g = guest(Mode::Identity);
         g.run(DMA_ENGINE_CMD_FILL, 0, RAM, 1, 0);
         g.run(DMA_ENGINE_CMD_FILL | DMA_ENGINE_CMD_IRQ, 0, RAM, 1, 0);
-        // STATUS is seen under the lock that the interrupt is raised under.
+        // STATUS changes under the lock under which the interrupt is raised.
         assert_eq!(g.bus.counters.snapshot().interrupts, 1);
     }
 

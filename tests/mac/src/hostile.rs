@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lies: how a hostile host falsifies its answers.
+//! The ways in which a hostile host falsifies its replies.
 //!
-//! Only answers are falsified. What the DART maps is what a truthful host would
-//! have mapped, so a guest that trusts a lie faults.
+//! Only replies are falsified. The DART maps what a truthful host would map, so a guest that trusts
+//! a false reply faults.
 
 use crate::addr::{
     granule_offset,
@@ -28,16 +28,16 @@ use serde::{
 /// A status that the protocol does not know.
 const UNKNOWN_STATUS: u32 = 0x7777;
 
-/// One way to falsify answers.
+/// A way to falsify replies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hostile {
-    /// The truth.
+    /// No falsification.
     #[default]
     None,
     /// Entries name the key of the next granule.
     WrongId,
-    /// Mappings are said to be at IOVA 0.
+    /// Mappings are reported at IOVA 0.
     ZeroDmaAddr,
     /// The IOVA's offset in the granule is not the GPA's.
     WrongOffset,
@@ -55,41 +55,41 @@ pub enum Hostile {
     UnknownStatus,
     /// Batches have a status that does not exist.
     UnknownBatchStatus,
-    /// Responses are left as the guest prefilled them.
+    /// Responses stay as the guest prefilled them.
     UntouchedResponse,
-    /// The command block's status is left as the guest prefilled it; all else is done.
+    /// The command block's status stays as the guest prefilled it; all other effects happen.
     UntouchedBatchStatus,
-    /// Batches with failed entries are said to be OK.
+    /// Batches with failed entries are reported as OK.
     OkThoughFailed,
-    /// From the second batch on, MAP responses come in the other dialect's layout.
+    /// From the second batch on, MAP responses have the other dialect's layout.
     DialectChange,
-    /// Entries that were done are said to have failed.
+    /// Entries that succeeded are reported as failed.
     FailedThoughDone,
-    /// Batches that were done are said to be invalid.
+    /// Batches that succeeded are reported as invalid.
     InvalThoughDone,
-    /// Doorbells do nothing at all.
+    /// Doorbells have no effect at all.
     NeverCompletes,
     /// Doorbells are handled some time after they were rung.
     Late,
-    /// The device is gone: registers read as ones, and writes do nothing.
+    /// The device is gone: registers read as ones, and writes have no effect.
     Gone,
 }
 
-/// Which batches are lied about.
+/// The batches whose replies are falsified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum About {
-    /// All.
+    /// Every batch.
     #[default]
     All,
-    /// MAP.
+    /// MAP batches.
     Map,
-    /// UNMAP.
+    /// UNMAP batches.
     Unmap,
 }
 
 impl About {
-    /// Whether batches of this command are.
+    /// Returns whether replies to batches of this command are falsified.
     pub fn covers(self, command: u32) -> bool {
         match self {
             Self::All => true,
@@ -99,7 +99,7 @@ impl About {
     }
 }
 
-/// The answer to one MAP entry, as it will be written.
+/// The reply to one MAP entry, as it will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapAnswer {
     /// Nothing is written.
@@ -119,12 +119,12 @@ pub enum MapAnswer {
     },
 }
 
-/// The answer to one UNMAP entry, as it will be written. `None`: nothing is.
+/// The reply to one UNMAP entry, as it will be written; `None` if nothing is written.
 pub type UnmapAnswer = Option<(u64, u32)>;
 
 impl Hostile {
-    /// Falsifies a MAP answer. Says whether it did. `dart` holds the mapping
-    /// already, when there is one.
+    /// Falsifies a MAP reply. Returns whether it did. `dart` already contains the mapping, if there
+    /// is one.
     pub fn twist_map(self, answer: &mut MapAnswer, dart: &Dart) -> bool {
         let before = *answer;
         match (self, &mut *answer) {
@@ -163,7 +163,7 @@ impl Hostile {
         *answer != before
     }
 
-    /// Falsifies an UNMAP answer. Says whether it did.
+    /// Falsifies an UNMAP reply. Returns whether it did.
     pub fn twist_unmap(self, answer: &mut UnmapAnswer) -> bool {
         let before = *answer;
         match (self, &mut *answer) {
@@ -176,7 +176,7 @@ impl Hostile {
         *answer != before
     }
 
-    /// Falsifies the status of a batch that was not INVAL. Says whether it did.
+    /// Falsifies the status of a batch that was not INVAL. Returns whether it did.
     pub fn twist_batch(self, status: &mut Option<u32>) -> bool {
         let before = *status;
         match self {
@@ -193,8 +193,8 @@ impl Hostile {
     }
 }
 
-/// An address that makes `len` bytes run past 2^64, with the offset of `addr` in
-/// its granule when the length allows that.
+/// Returns an address that makes `len` bytes run past 2^64, with the offset of `addr` in its
+/// granule if the length allows that.
 fn wrapping_address(addr: u64, len: u64) -> u64 {
     let last = !(GRANULE - 1) | granule_offset(addr);
     match last.checked_add(len) {
@@ -203,7 +203,7 @@ fn wrapping_address(addr: u64, len: u64) -> u64 {
     }
 }
 
-/// First IOVA of a live mapping with another key.
+/// Returns the first IOVA of a live mapping with another key.
 fn another(dart: &Dart, key: Gpa) -> Option<Iova> {
     dart.mappings().find(|m| m.gpa != key).map(|m| m.iova)
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where mappings go in IOVA space: an allocator of granules over one aperture.
+//! Placement of mappings in IOVA space: an allocator of granules over one aperture.
 //!
-//! It knows nothing of guests or keys. Every allocation is followed by a guard
-//! granule that is never handed out, so that a device that runs past the end
-//! of a mapping meets a hole and not its neighbour.
+//! The allocator knows nothing of guests or keys. Every allocation is followed by a guard granule
+//! that is never allocated, so that a device that runs past the end of a mapping faults instead of
+//! reaching the next mapping.
 
 use crate::addr::{
     Iova,
@@ -22,7 +22,7 @@ use std::{
 };
 use thiserror::Error;
 
-/// How an allocation picks its place.
+/// Way to choose the place of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// First fit from the bottom of the aperture.
@@ -62,7 +62,7 @@ impl fmt::Display for Placement {
     }
 }
 
-/// Why an aperture cannot be used.
+/// Reason for rejecting an aperture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ApertureError {
     /// The first IOVA is not a multiple of the granule.
@@ -76,10 +76,10 @@ pub enum ApertureError {
     TooHigh(u64, u64),
 }
 
-/// How many random places are tried before the free extents are searched.
+/// Number of random places to try before the free extents are searched.
 const RANDOM_TRIES: usize = 16;
 
-/// The allocator. Units inside are granules.
+/// The allocator. Its unit is the granule.
 #[derive(Debug)]
 pub struct IovaSpace {
     base: u64,
@@ -91,8 +91,8 @@ pub struct IovaSpace {
 }
 
 impl IovaSpace {
-    /// An empty aperture of `size` bytes from `base` on; `size` is rounded down
-    /// to whole granules.
+    /// Creates an empty aperture of `size` bytes from `base` on; `size` is rounded down to whole
+    /// granules.
     pub fn new(base: Iova, size: u64, placement: Placement) -> Result<Self, ApertureError> {
         if base.0 % GRANULE != 0 {
             return Err(ApertureError::Unaligned(base.0));
@@ -116,7 +116,7 @@ impl IovaSpace {
         Ok(space)
     }
 
-    /// Changes where the next allocations go. Restarts the random generator.
+    /// Changes the placement of further allocations. Restarts the random generator.
     pub fn set_placement(&mut self, placement: Placement) {
         self.placement = placement;
         if let Placement::Random(seed) = placement {
@@ -124,8 +124,8 @@ impl IovaSpace {
         }
     }
 
-    /// Takes `granules` and a guard out of the aperture. Returns the first IOVA,
-    /// or `None` when no free extent is long enough.
+    /// Allocates `granules` and a guard. Returns the first IOVA, or `None` if no free extent is
+    /// long enough.
     pub fn alloc(&mut self, granules: u64) -> Option<Iova> {
         let need = granules.checked_add(1)?;
         let start = match self.placement {
@@ -142,7 +142,7 @@ impl IovaSpace {
         Some(Iova(start * GRANULE))
     }
 
-    /// Gives back what [`alloc`](Self::alloc) returned for `granules`.
+    /// Frees what [`alloc`](Self::alloc) returned for `granules`.
     pub fn release(&mut self, iova: Iova, granules: u64) {
         let mut start = iova.0 / GRANULE;
         let mut len = granules + 1;
@@ -277,8 +277,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is allocated and released, live extents with their guards
-        /// are disjoint and inside the aperture, and nothing leaks.
+        /// Checks that after any sequence of allocations and releases live extents with their
+        /// guards are disjoint and inside the aperture, and nothing leaks.
         #[test]
         fn live_extents_are_disjoint(
             ops in prop::collection::vec(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupts as a device raises them, MSI-X vectors and others alike: eventfds that
-//! QEMU hands over. The table and the masking are QEMU's.
+//! Interrupts as a device raises them, MSI-X vectors and others alike: eventfds from QEMU, which
+//! emulates the table and the masking.
 
 use crate::sync::lock;
 use std::{
@@ -13,7 +13,7 @@ use std::{
 #[derive(Debug, Default)]
 struct Vector {
     trigger: Option<File>,
-    /// Raised while there was no eventfd.
+    /// Set if raised while there was no eventfd.
     pending: bool,
 }
 
@@ -24,20 +24,20 @@ pub struct Msix {
 }
 
 impl Msix {
-    /// `count` vectors, none of them connected.
+    /// Creates `count` vectors without eventfds.
     pub fn new(count: u16) -> Self {
         Self {
             vectors: (0..count).map(|_| Mutex::default()).collect(),
         }
     }
 
-    /// How many vectors there are.
+    /// Returns the number of vectors.
     pub fn count(&self) -> u16 {
-        // `new` took it as u16.
+        // `new` was called with a u16.
         self.vectors.len() as u16
     }
 
-    /// Raises `vector`. One that does not exist is ignored, as a write to nowhere.
+    /// Raises `vector`. A vector that does not exist is ignored.
     pub fn raise(&self, vector: u16) {
         if let Some(vector) = self.vectors.get(usize::from(vector)) {
             let mut vector = lock(vector);
@@ -45,7 +45,7 @@ impl Msix {
         }
     }
 
-    /// Connects or disconnects one vector. What is pending is delivered.
+    /// Connects or disconnects one vector. A pending interrupt is delivered.
     pub fn connect(&self, vector: u32, trigger: Option<File>) {
         if let Some(vector) = self.vectors.get(vector as usize) {
             let mut vector = lock(vector);
@@ -56,7 +56,7 @@ impl Msix {
         }
     }
 
-    /// Forgets what is pending, as a reset does. Connections are QEMU's to end.
+    /// Drops pending interrupts, as a reset does. Only QEMU disconnects vectors.
     pub fn clear_pending(&self) {
         for vector in &self.vectors {
             lock(vector).pending = false;
@@ -72,11 +72,11 @@ impl Msix {
 }
 
 impl Vector {
-    /// Whether the interrupt could be delivered.
+    /// Fires the interrupt; returns whether that was possible.
     fn fire(&mut self) -> bool {
         match &mut self.trigger {
-            // An eventfd takes 8 bytes at once. It can only fail when its counter is
-            // full, and then an interrupt is on its way anyhow.
+            // A write to an eventfd is 8 bytes. It fails only if the counter is full, and then an
+            // interrupt is pending anyhow.
             Some(eventfd) => {
                 let _ = eventfd.write(&1u64.to_ne_bytes());
                 true

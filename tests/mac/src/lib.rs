@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A simulated Mac for testing `apple-dma-pci`: PCI devices behind a DART, served
-//! over vfio-user to an unmodified QEMU.
+//! A simulated Mac for testing `apple-dma-pci`: PCI devices behind a DART, served over vfio-user to
+//! an unmodified QEMU.
 //!
-//! From the guest inwards: [`server`] speaks vfio-user and [`pci`] is
-//! configuration space. Behind them is either a [`companion`], which asks the
-//! [`dart`] for mappings, or a managed [`device`]: an [`nvme`] controller, a DMA
-//! [`engine`] or an [`endpoint`], which reaches guest memory through its [`bus`] and the
-//! DART alone.
-//! [`mac`] puts them together.
+//! From the guest inwards: [`server`] speaks vfio-user and [`pci`] is configuration space. Behind
+//! them is either a [`companion`], which requests mappings from the [`dart`], or a managed
+//! [`device`]: an [`nvme`] controller, a DMA [`engine`] or an [`endpoint`], which accesses guest
+//! memory only through its [`bus`] and the DART. [`mac`] assembles the machine.
 
 #![warn(missing_docs)]
 

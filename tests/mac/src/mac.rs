@@ -80,13 +80,13 @@ use std::{
 /// Longest path of a socket in bytes: `sun_path` less its terminator.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// How long a closed connection waits for its sibling to be closed, too.
+/// Time for which a closed connection waits until its sibling is closed too.
 const SIBLING_GRACE: Duration = Duration::from_millis(500);
 
 /// A reason to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody asked for it.
+    /// The end was requested.
     Quit,
     /// The last connection was closed.
     AllClosed,
@@ -104,7 +104,7 @@ pub struct Pair {
     pub companion: Option<Arc<Shared>>,
     companion_config: companion::Config,
     connections: Mutex<Connections>,
-    /// The last of them was closed.
+    /// Notified when the last of them was closed.
     closed: Condvar,
 }
 
@@ -112,7 +112,7 @@ pub struct Pair {
 #[derive(Default)]
 struct Connections {
     open: usize,
-    /// How often the last one was closed.
+    /// Number of times that the last one was closed.
     epoch: u64,
 }
 
@@ -126,7 +126,7 @@ pub struct Mac {
     sockets: Mutex<Vec<PathBuf>>,
 }
 
-/// Tells a pair and the machine about connections.
+/// Reports connections to a pair and to the machine.
 struct Attendant {
     mac: Arc<Mac>,
     pair: Arc<Pair>,
@@ -193,8 +193,9 @@ impl Pair {
         })
     }
 
-    /// A connection has ended. Mappings go with the QEMU process, and that is gone when
-    /// neither device nor companion is connected: whichever is last finds the device quiet.
+    /// Handles the end of a connection. Mappings are dropped with the QEMU process, which has ended
+    /// when neither device nor companion is connected: the last connection to end finds the device
+    /// idle.
     fn closed(&self) {
         let mut connections = lock(&self.connections);
         connections.open -= 1;
@@ -206,8 +207,8 @@ impl Pair {
             self.closed.notify_all();
             return;
         }
-        // A process that ends closes both at once. The next QEMU must not get in before the
-        // other end was noticed: it would inherit the mappings.
+        // A process that ends closes both at once. The next QEMU must not connect before the end of
+        // the other connection was noticed: it would inherit the mappings.
         let epoch = connections.epoch;
         let waited = self
             .closed
@@ -225,7 +226,7 @@ impl Pair {
 }
 
 impl Mac {
-    /// Makes the devices that the command line asks for. Nothing listens yet.
+    /// Creates the devices of the command line. No socket listens yet.
     pub fn new(cli: &Cli, events: Sender<Event>) -> Result<Arc<Self>> {
         let mut names = BTreeSet::new();
         let mut pairs = Vec::new();
@@ -300,7 +301,7 @@ impl Mac {
         Ok(())
     }
 
-    /// The path of a socket, free to be bound.
+    /// Returns the path of a socket, free to be bound.
     fn claim(&self, dir: &Path, name: &str) -> Result<PathBuf> {
         let path = dir.join(format!("{name}.sock"));
         let len = path.as_os_str().len();
@@ -322,7 +323,7 @@ impl Mac {
         Ok(path)
     }
 
-    /// Waits until there is a reason to end.
+    /// Waits for a reason to end.
     pub fn wait(&self, events: &Receiver<Event>, once: bool) {
         while let Ok(event) = events.recv() {
             if event == Event::Quit || once {
@@ -331,7 +332,7 @@ impl Mac {
         }
     }
 
-    /// Asks for the end.
+    /// Requests the end.
     pub fn quit(&self) {
         let _ = self.events.send(Event::Quit);
     }
@@ -343,7 +344,7 @@ impl Mac {
         }
     }
 
-    /// All counters as they are now.
+    /// Returns all current counters.
     pub fn stats(&self) -> Stats {
         Stats {
             devices: self

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest RAM as one vfio-user connection sees it: the blocks that QEMU announced
-//! on it, and copies in and out of them.
+//! Guest RAM of one vfio-user connection: the blocks that QEMU announced on it, and copies in and
+//! out of them.
 //!
-//! Nothing is translated here; addresses are guest-physical. A copy never
-//! crosses from one block into another.
+//! Addresses are guest-physical, without translation. A copy never crosses from one block into
+//! another.
 
 use crate::addr::Gpa;
 use crate::dart::RamBlocks;
@@ -49,7 +49,7 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// No RAM yet.
+    /// Creates an empty set of blocks.
     pub fn new() -> Self {
         Self::default()
     }
@@ -84,8 +84,7 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Removes all blocks that lie in `[gpa, gpa + size)`. Returns once no copy
-    /// uses them any more.
+    /// Removes all blocks that lie in `[gpa, gpa + size)`. Returns once no copy uses them any more.
     pub fn remove(&self, gpa: Gpa, size: u64) {
         let end = gpa.0.saturating_add(size);
         self.write_lock()
@@ -130,12 +129,12 @@ impl GuestRam {
         self.with(gpa, buf.len(), |block, at| block.write_slice(buf, at).ok())
     }
 
-    /// Writes one 32-bit value after everything that was written before it, so
-    /// that a guest that polls for it sees the rest as well.
+    /// Writes one 32-bit value after all earlier writes, so that a guest that polls for it sees the
+    /// rest as well.
     pub fn write_release(&self, gpa: Gpa, value: u32) -> Result<(), NotRam> {
         self.with(gpa, 4, |block, at| {
             fence(Ordering::Release);
-            // One store when aligned; the wire does not demand that it is.
+            // One store if aligned, which the wire does not demand.
             block
                 .store(value.to_le(), at, Ordering::Release)
                 .or_else(|_| block.write_slice(&value.to_le_bytes(), at))

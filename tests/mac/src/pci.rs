@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! PCI configuration space as the devices here present it.
+//! PCI configuration space of the simulated devices.
 //!
-//! The real host keeps BAR writes and STATUS writes from the device and
-//! forwards COMMAND and the capabilities; so does this. QEMU places the BARs
-//! and emulates the MSI-X table by itself.
+//! The real host keeps BAR writes and STATUS writes from the device and forwards COMMAND and the
+//! capabilities; so does this file. QEMU places the BARs and emulates the MSI-X table by itself.
 
 /// Bytes of conventional configuration space.
 const CONVENTIONAL_SIZE: usize = 256;
@@ -13,7 +12,7 @@ const EXPRESS_SIZE: usize = 4096;
 
 const COMMAND: usize = 0x04;
 const COMMAND_MASTER: u16 = 1 << 2;
-/// Memory, master, parity, SERR, INTx disable: what a function without I/O BARs has.
+/// Memory, master, parity, SERR, INTx disable: the writable bits of a function without I/O BARs.
 const COMMAND_WRITABLE: u16 = 0x0546;
 const STATUS: usize = 0x06;
 const STATUS_CAP_LIST: u16 = 1 << 4;
@@ -33,7 +32,7 @@ const EXPRESS_CONTROL: usize = EXPRESS + 8;
 const EXPRESS_FLR: u16 = 1 << 15;
 const MSI: usize = 0xa0;
 const MSI_ENABLE: u16 = 1 << 0;
-/// How many messages are enabled, as a power of two.
+/// Number of enabled messages, as a power of two.
 const MSI_USED: u16 = 0x7 << 4;
 const MSI_WIDE: u16 = 1 << 7;
 
@@ -43,15 +42,15 @@ const SUBSYSTEM_IDS: (u16, u16) = (0x1af4, 0x1100);
 /// A memory BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bar {
-    /// Which one, 0 to 5. A 64-bit BAR takes the next one as well.
+    /// Number of the BAR, 0 to 5. A 64-bit BAR occupies the next one as well.
     pub index: u8,
     /// Bytes, a power of two.
     pub size: u64,
-    /// Whether it may be placed above 4 GiB.
+    /// True if the BAR may be placed above 4 GiB.
     pub wide: bool,
 }
 
-/// Where the MSI-X table and the pending bits appear.
+/// Location of the MSI-X table and the pending bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsixLayout {
     /// Vectors, at least 1.
@@ -64,7 +63,7 @@ pub struct MsixLayout {
     pub pending: u32,
 }
 
-/// What a device says about itself.
+/// Identity of a device.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Vendor id.
@@ -75,15 +74,15 @@ pub struct Identity {
     pub class: u32,
     /// Its BARs.
     pub bars: Vec<Bar>,
-    /// MSI-X; a function that has it is a PCI Express endpoint with FLR, one
-    /// that has not is conventional PCI without capabilities.
+    /// MSI-X; a function with it is a PCI Express endpoint with FLR, one without is conventional
+    /// PCI without capabilities.
     pub msix: Option<MsixLayout>,
     /// MSI messages, a power of two and at most 32, or 0. A function that has them has
     /// MSI-X and INTA as well.
     pub msi: u16,
 }
 
-/// What a write to configuration space asks of the device.
+/// Effects of a write to configuration space on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     /// Function-level reset was initiated.
@@ -101,7 +100,7 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// The space of a function that was just reset.
+    /// Creates the space of a function that was just reset.
     pub fn new(identity: &Identity) -> Self {
         let express = identity.msix.is_some();
         let size = match express {
@@ -163,7 +162,7 @@ impl ConfigSpace {
         self.put16(EXPRESS + 0x12, 0x11);
     }
 
-    /// MSI with 64-bit addresses and without masking, and INTA.
+    /// Adds MSI with 64-bit addresses and without masking, and INTA.
     fn add_msi(&mut self, messages: u16) {
         self.bytes[INTERRUPT_PIN] = 1;
         self.bytes[EXPRESS + 1] = MSI as u8;
@@ -177,12 +176,12 @@ impl ConfigSpace {
         }
     }
 
-    /// Bytes of the space.
+    /// Returns the bytes of the space.
     pub fn size(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Reads; what is past the end reads as ones.
+    /// Reads; bytes past the end read as ones.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         let tail = usize::try_from(offset)
@@ -194,7 +193,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Writes the bits that can be written and says what follows from it.
+    /// Writes the writable bits and returns the effects.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Effects {
         let mut effects = Effects::default();
         let first = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -208,12 +207,12 @@ impl ConfigSpace {
         effects
     }
 
-    /// Back to what the function is after a reset.
+    /// Resets the function's space.
     pub fn reset(&mut self) {
         self.bytes.copy_from_slice(&self.reset);
     }
 
-    /// Whether the function may master the bus: it is enabled and in D0.
+    /// Returns whether the function may master the bus: it is enabled and in D0.
     pub fn master(&self) -> bool {
         let command = u16::from_le_bytes([self.bytes[COMMAND], self.bytes[COMMAND + 1]]);
         let asleep = self.express && self.bytes[PM_CONTROL] & 0x03 != 0;

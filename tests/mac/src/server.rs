@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! vfio-user: PCI functions on sockets, one thread and one QEMU at a time each.
+//! vfio-user: PCI functions on sockets, each with one thread and one QEMU at a time.
 //!
-//! Everything here is the same for companions and for managed devices; what
-//! differs is behind [`Port`].
+//! This file is common to companions and managed devices; [`Port`] hides the differences.
 
 use crate::addr::Gpa;
 use crate::bus::Bus;
@@ -35,13 +34,13 @@ pub trait Port: Send {
     fn read(&mut self, bar: u8, offset: u64, data: &mut [u8]);
     /// Writes to a BAR.
     fn write(&mut self, bar: u8, offset: u64, data: &[u8]);
-    /// Bus mastering was switched.
+    /// Handles a change of bus mastering.
     fn set_master(&mut self, on: bool);
-    /// Function-level reset, or a reset of the guest's machine.
+    /// Handles a function-level reset, or a reset of the guest's machine.
     fn reset(&mut self);
-    /// QEMU has connected or has gone.
+    /// Handles a connection or disconnection of QEMU.
     fn set_up(&mut self, _up: bool) {}
-    /// Interrupts by their VFIO index, for functions that have them.
+    /// Returns the interrupts by their VFIO index, for functions that have them.
     fn interrupts(&self, _index: u32) -> Option<&Msix> {
         None
     }
@@ -69,7 +68,7 @@ impl Port for Companion {
 pub struct Managed {
     /// The device.
     pub device: Arc<dyn Device>,
-    /// What the device has of the machine.
+    /// The device's bus.
     pub bus: Arc<Bus>,
 }
 
@@ -115,11 +114,11 @@ impl Port for Managed {
     }
 }
 
-/// Whoever needs to know that connections come and go.
+/// A receiver of reports about connections.
 pub trait Watcher: Send + Sync {
-    /// A connection is used for the first time.
+    /// Handles the first use of a connection.
     fn opened(&self);
-    /// It has ended, and the function is quiet.
+    /// Handles the end of a connection; the function is idle.
     fn closed(&self);
 }
 
@@ -133,7 +132,7 @@ pub struct Function<P> {
 }
 
 impl<P: Port> Function<P> {
-    /// A function that nobody is connected to.
+    /// Creates a function without a connection.
     pub fn new(
         identity: &Identity,
         ram: Arc<GuestRam>,
@@ -234,8 +233,8 @@ impl<P: Port> ServerBackend for Function<P> {
     ) -> io::Result<()> {
         self.open();
         log::debug!("dma_map {address:#x}+{size:#x} {flags:?} file {fd:?}+{offset:#x}");
-        // Without a file there is nothing to map; without write access it is ROM. A
-        // device finds no RAM there.
+        // Without a file there is nothing to map; without write access the range is ROM. A device
+        // finds no RAM there.
         match fd {
             Some(file) if flags.contains(DmaMapFlags::READ_WRITE) => {
                 self.ram.add(Gpa(address), size, file, offset)
@@ -292,7 +291,7 @@ impl<P: Port> ServerBackend for Function<P> {
     }
 }
 
-/// The interrupts of a function, as vfio-user announces them.
+/// Returns the interrupts of a function, as vfio-user announces them.
 pub fn irqs(identity: &Identity) -> Vec<IrqInfo> {
     let vectors = identity.msix.map_or(0, |msix| msix.vectors);
     (0..VFIO_PCI_NUM_IRQS)
@@ -303,8 +302,8 @@ pub fn irqs(identity: &Identity) -> Vec<IrqInfo> {
                 VFIO_PCI_MSIX_IRQ_INDEX => u32::from(vectors),
                 VFIO_PCI_MSI_IRQ_INDEX => u32::from(identity.msi),
                 VFIO_PCI_INTX_IRQ_INDEX => u32::from(identity.msi != 0),
-                // QEMU warns about functions that cannot report errors. This one can,
-                // and never does.
+                // QEMU warns about functions that cannot report errors. This one can, and never
+                // does.
                 VFIO_PCI_ERR_IRQ_INDEX => 1,
                 _ => 0,
             },
@@ -312,7 +311,7 @@ pub fn irqs(identity: &Identity) -> Vec<IrqInfo> {
         .collect()
 }
 
-/// The regions of a function, as vfio-user announces them.
+/// Returns the regions of a function, as vfio-user announces them.
 pub fn regions(identity: &Identity) -> Vec<ServerRegion> {
     let config_size = ConfigSpace::new(identity).size() as u64;
     (0..VFIO_PCI_NUM_REGIONS)

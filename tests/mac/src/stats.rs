@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is counted, and the JSON it becomes. The names here are the names in
-//! `--stats` files and in answers on the control socket; README.md explains them.
+//! The counters, and their JSON. The names here are the names in `--stats` files and in answers on
+//! the control socket; README.md explains them.
 
 use crate::addr::Iova;
 use crate::dart::Refusal;
@@ -18,23 +18,23 @@ use std::{
     },
 };
 
-/// Most texts kept in a list of violations; the count goes on.
+/// Maximum number of texts in a list of violations; the count continues.
 const MAX_VIOLATIONS: usize = 64;
 
-/// Most faults kept in detail; the count goes on.
+/// Maximum number of faults in detail; the count continues.
 const MAX_FAULTS: usize = 32;
 
-/// Things a guest must not do, in words.
+/// Forbidden acts of a guest, in words.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Violations {
-    /// How many there were.
+    /// Number of violations.
     pub count: u64,
     /// The first of them.
     pub list: Vec<String>,
 }
 
 impl Violations {
-    /// Counts and logs one.
+    /// Counts and logs a violation.
     pub fn add(&mut self, device: &str, what: String) {
         log::warn!("{device}: violation: {what}");
         self.count += 1;
@@ -59,7 +59,7 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Counts one.
+    /// Counts a refusal.
     pub fn add(&mut self, why: Refusal) {
         let counter = match why {
             Refusal::LiveKey => &mut self.live_key,
@@ -88,7 +88,7 @@ pub struct CompanionStats {
     pub unmap_batches: u64,
     /// Batches that were INVAL.
     pub inval_batches: u64,
-    /// Why the last of them was.
+    /// Reason for the last of them.
     pub last_inval: Option<String>,
     /// Entries of the largest batch that was not INVAL.
     pub largest_batch: u64,
@@ -108,13 +108,13 @@ pub struct CompanionStats {
     pub peak_mappings: u64,
     /// Most live bytes at a time.
     pub peak_bytes: u64,
-    /// Live mappings when QEMU last went away; they were dropped then.
+    /// Live mappings when QEMU last disconnected; they were dropped then.
     pub live_at_disconnect: Option<u64>,
     /// Answers that were falsified.
     pub lies: u64,
     /// Resets by the guest's machine.
     pub resets: u64,
-    /// Accesses against the protocol.
+    /// Accesses that violate the protocol.
     pub violations: Violations,
 }
 
@@ -128,7 +128,7 @@ pub enum Direction {
     Write,
 }
 
-/// Why a DMA access was not let through.
+/// Reason for the fault of a DMA access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultCause {
@@ -140,22 +140,22 @@ pub enum FaultCause {
     NotRam,
 }
 
-/// One DMA access that was not let through.
+/// A DMA access that faulted.
 #[derive(Clone, Debug, Serialize)]
 pub struct FaultDetail {
     /// First IOVA of the access.
     pub iova: Iova,
     /// Length of the access in bytes.
     pub len: u64,
-    /// First IOVA that could not be reached.
+    /// First IOVA that was not mapped.
     pub first: Iova,
-    /// Which way the bytes were to go.
+    /// Direction of the access.
     pub direction: Direction,
-    /// What was wrong.
+    /// The cause.
     pub cause: FaultCause,
-    /// Whether bus mastering was off.
+    /// True if bus mastering was off.
     pub bme_off: bool,
-    /// Whether the command announced the fault.
+    /// True if the command announced the fault.
     pub expected: bool,
 }
 
@@ -176,22 +176,22 @@ pub struct DeviceCounters {
     pub missing_faults: AtomicU64,
     /// Resets: FLR and those by the guest's machine.
     pub resets: AtomicU64,
-    /// Everything that is rare.
+    /// Rare events.
     pub rare: Mutex<Rare>,
 }
 
 /// Rare events of a managed device.
 #[derive(Debug, Default)]
 pub struct Rare {
-    /// Faults that nobody announced.
+    /// Faults that no command announced.
     pub faults: u64,
     /// Of those, with bus mastering off.
     pub faults_bme_off: u64,
     /// Faults that a command announced.
     pub expected_faults: u64,
-    /// The first faults that nobody announced.
+    /// The first of the unannounced faults.
     pub fault_list: Vec<FaultDetail>,
-    /// Accesses that the device's registers do not allow.
+    /// Accesses that violate the rules of the device's registers.
     pub violations: Violations,
 }
 
@@ -222,7 +222,7 @@ impl DeviceCounters {
         lock(&self.rare).violations.add(device, what);
     }
 
-    /// The counters as they are now.
+    /// Returns the current counters.
     pub fn snapshot(&self) -> DeviceStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let rare = lock(&self.rare);
@@ -288,10 +288,10 @@ pub struct PairStats {
     pub companion: Option<CompanionStats>,
 }
 
-/// All that was counted, by device name.
+/// All counters.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stats {
-    /// By the names of the managed devices.
+    /// Counters by the names of the managed devices.
     pub devices: BTreeMap<String, PairStats>,
 }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The wire as Rust sees it: bindings generated from `uapi/apple_dma_pci.h`
-//! and `tests/uapi/dma_engine.h`, and nothing written by hand but the proof
-//! that the structures may be copied as bytes.
+//! The wire in Rust: bindings generated from `uapi/apple_dma_pci.h` and `tests/uapi/dma_engine.h`;
+//! only the argument that the structures may be copied as bytes is written by hand.
 
 use vm_memory::ByteValued;
 
@@ -22,8 +21,8 @@ pub mod engine {
 // The wire is little-endian and the bindings are native.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-// SAFETY: integers only, and no padding: every member is naturally aligned
-// and the size is the sum of the members' sizes.
+// SAFETY: integers only, and no padding: every member is naturally aligned and the size is the sum
+// of the members' sizes.
 unsafe impl ByteValued for companion::apple_dma_pci_cmd {}
 // SAFETY: as above.
 unsafe impl ByteValued for companion::apple_dma_pci_map_req32 {}

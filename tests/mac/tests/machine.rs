@@ -70,7 +70,7 @@ const REQ: u64 = 0x2000;
 const RESP: u64 = 0x3000;
 const DATA: u64 = 0x1_0040;
 
-/// A directory that goes away.
+/// A directory that is removed when dropped.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -105,7 +105,7 @@ fn start(dir: &Dir, args: &[&str]) -> (Arc<Mac>, Receiver<Event>) {
     (mac, inbox)
 }
 
-/// What QEMU does: RAM in a file, a connection per function.
+/// The part of QEMU: RAM in a file, a connection per function.
 struct Qemu {
     ram: File,
     companion: Client,
@@ -115,7 +115,7 @@ struct Qemu {
 impl Qemu {
     fn new(dir: &Dir, name: &str) -> Self {
         let path = dir.0.join("ram");
-        // Every QEMU has RAM of its own.
+        // Every QEMU has its own RAM.
         let _ = fs::remove_file(&path);
         let ram = File::options()
             .read(true)
@@ -272,7 +272,7 @@ fn a_guest_maps_and_a_device_reaches() {
     assert_eq!(q.fill(iova, 0x101, 0), DMA_ENGINE_STATUS_FAULT);
     assert_eq!(q.map(RAM_SIZE - 0x100, 0x101), APPLE_DMA_PCI_STATUS_IOERR);
 
-    // FLR clears the engine and takes bus mastering away; mappings stay.
+    // FLR clears the engine and bus mastering; mappings stay.
     q.device
         .region_write(VFIO_PCI_CONFIG_REGION_INDEX, 0x68, &[0x10, 0xa8])
         .unwrap();
@@ -293,7 +293,7 @@ fn a_guest_maps_and_a_device_reaches() {
     assert_eq!(pair["companion"]["refusals"]["live_key"], 1);
     assert_eq!(pair["companion"]["violations"]["count"], 0);
 
-    // RAM that QEMU takes back is RAM no more.
+    // RAM that QEMU removes is no longer RAM.
     q.companion.dma_unmap(RAM, RAM_SIZE).unwrap();
     q.map(DATA + 0x8000, 1);
     let stats = serde_json::to_value(mac.stats()).unwrap();
@@ -306,7 +306,7 @@ fn a_guest_maps_and_a_device_reaches() {
     assert_eq!(companion["live_at_disconnect"], 1);
     assert_eq!(companion["live_mappings"], 0);
 
-    // The next QEMU finds everything new.
+    // The next QEMU starts without mappings.
     let mut q = Qemu::new(&dir, "dma0");
     assert_eq!(q.map(DATA, 0x100), APPLE_DMA_PCI_STATUS_OK);
     assert_eq!(q.fill(q.iova(), 0x100, 0), DMA_ENGINE_STATUS_DONE);
@@ -415,7 +415,7 @@ fn control_answers_and_changes() {
     assert_eq!(inbox.recv(), Ok(Event::Quit));
 }
 
-/// The program itself.
+/// The simulator's process.
 struct Program(Child);
 
 impl Program {
@@ -467,7 +467,7 @@ fn fails(dir: &Path, args: &[&str]) -> String {
 fn once_ends_with_the_last_connection_and_writes_statistics() {
     let dir = Dir::new("once");
     let stats = dir.0.join("stats.json");
-    // A socket that somebody left behind.
+    // A stale socket.
     drop(std::os::unix::net::UnixListener::bind(dir.socket("dma0")).unwrap());
     let args = [&ENGINE[..], &["--once", "--stats", stats.to_str().unwrap()]].concat();
     let mut program = Program::start(&dir, &args);

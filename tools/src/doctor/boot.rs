@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What comes when at boot: the module before the drivers of managed devices, and in the initial
-//! root file system.
+//! Order at boot: the module before the drivers of managed devices, and in the initial root file
+//! system.
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::{
@@ -12,7 +12,7 @@ use crate::doctor::guest::{
 use crate::doctor::module;
 use std::collections::BTreeSet;
 
-/// The drivers that managed devices have or could have.
+/// Returns the drivers that managed devices have or could have.
 fn drivers(guest: &Guest) -> BTreeSet<String> {
     guest
         .managed()
@@ -27,7 +27,7 @@ fn drivers(guest: &Guest) -> BTreeSet<String> {
         .collect()
 }
 
-/// The drivers before which modprobe(8) loads the module.
+/// Returns the drivers before which modprobe(8) loads the module.
 fn ordered(guest: &Guest) -> BTreeSet<String> {
     let mut ordered = BTreeSet::new();
     for line in &guest.modprobe {
@@ -98,7 +98,7 @@ pub fn built_in(guest: &Guest) -> Vec<Finding> {
     found
 }
 
-/// Whether the root file system is on a managed device, as far as can be told.
+/// Returns whether the root file system is on a managed device, as far as that is known.
 fn root_is_managed(guest: &Guest) -> bool {
     let mounts = guest
         .system
@@ -215,10 +215,10 @@ mod tests {
         let path = format!("lib/modules/{RELEASE}/modules.builtin");
         fixture.write(&path, "kernel/drivers/nvme/host/nvme.ko\n");
         Fixture::is_warning(&built_in(&fixture.guest()), "nvme is built into");
-        // Then it cannot be loaded later.
+        // The module cannot be loaded later then.
         fixture.write(CONF, "softdep igb pre: apple_dma_pci\n");
         Fixture::is_ok(&order(&fixture.guest()));
-        // It is known by its alias, too.
+        // The companion is known by its alias, too.
         fixture.remove(&fixture.managed("driver"));
         fixture.write(&format!("lib/modules/{RELEASE}/modules.alias"), "");
         assert!(drivers(&fixture.guest()).is_empty());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module counted that should not have happened. docs/ABI describes the files.
+//! Counters of errors of the module. docs/ABI describes the files.
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::{
@@ -14,7 +14,7 @@ use std::{
 
 const DEBUGFS: &str = "/sys/kernel/debug/apple_dma_pci";
 
-/// The causes of refusals, with what each is and what to do.
+/// The causes of refusals, each with its meaning and advice.
 const REFUSALS: &[(&str, &str, &str)] = &[
     (
         "invalid",
@@ -69,7 +69,7 @@ const REFUSALS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// What the host got wrong.
+/// Errors of the host, each with its meaning.
 const HOST_ERRORS: &[(&str, &str)] = &[
     ("refused", "refused"),
     ("silent", "did not answer"),
@@ -86,7 +86,7 @@ const HOST_ERRORS: &[(&str, &str)] = &[
 
 type Values = BTreeMap<String, String>;
 
-/// A file of names and values.
+/// Parses a file of names and values.
 fn values(text: &str) -> Values {
     text.lines()
         .filter_map(|line| line.split_once(' '))
@@ -243,7 +243,7 @@ mod tests {
         assert!(findings[0].advice.as_ref().unwrap().contains("mount"));
     }
 
-    /// The names in the ABI that begin so.
+    /// Returns the names in the ABI with this prefix.
     fn documented(prefix: &str) -> BTreeSet<String> {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Companions and managed devices: whether they are there, on which bus, and who drives them.
+//! Companions and managed devices: their presence, bus and drivers.
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::{
@@ -13,7 +13,7 @@ use crate::doctor::guest::{
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 
-/// The companions that the module has.
+/// Returns the companions that the module drives.
 fn ours(guest: &Guest) -> impl Iterator<Item = (&Companion, &str)> {
     guest
         .companions
@@ -22,7 +22,7 @@ fn ours(guest: &Guest) -> impl Iterator<Item = (&Companion, &str)> {
         .filter_map(|companion| Some((companion, companion.managed.as_deref()?)))
 }
 
-/// Bridges that lead nowhere, since nobody gave the bus behind them a number.
+/// Returns bridges whose bus has no number, so that devices behind them are not found.
 fn unnumbered(guest: &Guest) -> Vec<String> {
     let devices = guest.system.names("/sys/bus/pci/devices");
     devices
@@ -125,7 +125,7 @@ pub fn managed(guest: &Guest) -> Vec<Finding> {
     found
 }
 
-/// Why a device has no driver.
+/// Returns the reason why a device has no driver.
 fn without_driver(guest: &Guest, managed: &str) -> Finding {
     let found = format!("managed device {managed} has no driver");
     let candidates: Vec<_> = guest.candidates(managed).into_iter().collect();
@@ -185,7 +185,7 @@ pub fn iommu(guest: &Guest) -> Vec<Finding> {
         let group = guest
             .system
             .link_name(&guest.device(address, "iommu_group"));
-        // One made without an IOMMU, for access without protection.
+        // A domain without an IOMMU, for access without protection.
         let name = group.and_then(|group| {
             let name = format!("/sys/kernel/iommu_groups/{group}/name");
             Some(guest.system.line(&name).unwrap_or_default()).filter(|name| name != "vfio-noiommu")
@@ -204,7 +204,7 @@ pub fn iommu(guest: &Guest) -> Vec<Finding> {
     found
 }
 
-/// The bus of a PCI address, with its domain.
+/// Returns the bus of a PCI address, with its domain.
 fn bus(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(bus, _)| bus)
 }

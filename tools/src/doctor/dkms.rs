@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What DKMS made of the module, from what it keeps in /var/lib/dkms.
+//! DKMS builds of the module, as recorded in /var/lib/dkms.
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::Guest;
@@ -9,13 +9,13 @@ use crate::doctor::{
     module, //
 };
 
-/// Where DKMS keeps what it knows of the module.
+/// Directory of DKMS's records of the module.
 pub const STATE: &str = "/var/lib/dkms/apple-dma-pci";
 
-/// Where packaging/rust-metadata keeps what it makes, and what it says when that fails.
+/// Directory in which packaging/rust-metadata stores its results, and its messages after a failure.
 const METADATA: &str = "/var/cache/apple-dma-pci";
 
-/// The version that is installed for a kernel: the link kernel-RELEASE-ARCH points to
+/// Returns the version that is installed for a kernel: the link kernel-RELEASE-ARCH points to
 /// VERSION/RELEASE/ARCH.
 fn installed(guest: &Guest, release: &str) -> Option<String> {
     let prefix = format!("kernel-{release}-");
@@ -26,7 +26,7 @@ fn installed(guest: &Guest, release: &str) -> Option<String> {
     parts.nth(2).map(str::to_owned)
 }
 
-/// The numbers of a version, to compare.
+/// Returns the numbers of a version, for comparison.
 fn numbers(version: &str) -> Vec<u32> {
     let parts = version.split(|character: char| !character.is_ascii_digit());
     parts.filter_map(|part| part.parse().ok()).collect()
@@ -34,16 +34,16 @@ fn numbers(version: &str) -> Vec<u32> {
 
 /// A build that failed.
 struct Failure {
-    /// For which kernel.
+    /// The kernel's release.
     release: String,
-    /// What the compiler or packaging/rust-metadata said, in a line.
+    /// The message of the compiler or of packaging/rust-metadata, in a line.
     why: String,
-    /// Where all of it is.
+    /// Path of the whole log.
     log: String,
 }
 
-/// The last build of `version`, if it failed: DKMS keeps what that said until the next one. It is
-/// a headline, and for each command a part that ends with its exit code.
+/// Returns the last build of `version`, if it failed: DKMS keeps the log until the next build. The
+/// log is a headline, and for each command a part that ends with the command's exit code.
 fn failure(guest: &Guest, version: &str) -> Option<Failure> {
     let log = format!("{STATE}/{version}/build/make.log");
     let text = guest.system.text(&log).ok()?;
@@ -88,7 +88,7 @@ impl Failure {
 /// `dkms`
 pub fn state(guest: &Guest) -> Vec<Finding> {
     let release = &guest.release;
-    // The directories of versions; others are of kernels, or of what was there before.
+    // The directories of versions; others are of kernels, or of earlier versions.
     let mut versions = guest.system.names(STATE);
     versions.retain(|name| name.starts_with(|first: char| first.is_ascii_digit()));
     versions.sort_by_key(|version| numbers(version));
@@ -104,7 +104,7 @@ pub fn state(guest: &Guest) -> Vec<Finding> {
         )),
         None => found.push(missing(guest, version)),
     }
-    // Those that may be booted next.
+    // Kernels that may be booted next.
     let failure = failure(guest, version);
     let others = guest.system.names("/lib/modules");
     let mut without: Vec<_> = others
@@ -138,7 +138,7 @@ pub fn state(guest: &Guest) -> Vec<Finding> {
     found
 }
 
-/// Why there is no module of `version` for the running kernel.
+/// Returns the reason why there is no module of `version` for the running kernel.
 fn missing(guest: &Guest, version: &str) -> Finding {
     let release = &guest.release;
     let has = |path: &str| guest.system.exists(path);
@@ -219,7 +219,7 @@ mod tests {
         assert!(findings[0].found.contains("does not build"));
     }
 
-    /// What DKMS keeps of a build for a kernel.
+    /// Returns the log that DKMS keeps of a build for a kernel.
     fn log(release: &str, said: &str) -> String {
         format!(
             "DKMS (dkms-3.2.2) make.log for apple-dma-pci/0.1.0 for kernel {release} (x86_64)\n\
@@ -248,7 +248,7 @@ mod tests {
         let wrong = "error: unused\n# exit code: 0\n---\n\nBuilding module(s)\n# command: make\n\
                      warning: x\nerror: no Rust\n --> y\nmake: *** Error 2\n\n# exit code: 2\n";
         Fixture::is_problem(&after(RELEASE, wrong), &format!("{failed}error: no Rust"));
-        // It goes on, or was killed; or this is of another kernel.
+        // The build goes on, or was killed; or the log is of another kernel.
         Fixture::is_problem(&after(RELEASE, "error: x\n"), "but not for kernel");
         Fixture::is_problem(&after("7.3.0-next", wrong), "but not for kernel");
         fixture.write(&format!("{DKMS}/0.1.0/build/make.log"), "");
@@ -269,7 +269,7 @@ mod tests {
         assert!(findings[1]
             .found
             .ends_with("other kernels here: 7.4.0-next"));
-        // It was removed since.
+        // Removed since.
         fixture.remove("lib/modules/7.3.0-next");
         fixture.remove("lib/modules/7.4.0-next");
         Fixture::is_ok(&state(&fixture.guest()));
@@ -289,7 +289,7 @@ mod tests {
         let target = "0.1.0/7.3.0-next/x86_64";
         fixture.link(&format!("{DKMS}/kernel-7.3.0-next-x86_64"), target);
         Fixture::is_ok(&state(&fixture.guest()));
-        // Nobody expects one for these: a kernel that is too old, and what is left of one.
+        // No module is expected for these: a kernel that is too old, and the rest of a removed one.
         fixture.write("lib/modules/6.12.48+deb13-amd64/kernel/x", "");
         fixture.write("lib/modules/7.3.0-removed/modules.dep", "");
         Fixture::is_ok(&state(&fixture.guest()));

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a check says: how bad it is, what was found, and what to do about it.
+//! A finding of a check: severity, text and advice.
 
 use serde::Serialize;
 use std::fmt;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// As it should be.
     Ok,
-    /// It could not be looked at.
+    /// The check was not possible.
     Unknown,
-    /// It works, but not as well as it could, or not for long.
+    /// Works, but not as well as possible, or not for long.
     Warning,
-    /// It does not work.
+    /// Does not work.
     Problem,
 }
 
@@ -30,14 +30,14 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing that a check found.
+/// A finding of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What was found, in a line.
+    /// The text, in a line.
     pub found: String,
-    /// What to do, in a line. Nothing if all is well.
+    /// The advice, in a line. [`None`] if none is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
@@ -51,22 +51,22 @@ impl Finding {
         }
     }
 
-    /// All is well.
+    /// Returns a finding without a problem.
     pub fn ok(found: impl Into<String>) -> Self {
         Finding::new(Severity::Ok, found, None)
     }
 
-    /// It could not be looked at.
+    /// Returns the finding of an impossible check.
     pub fn unknown(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Finding::new(Severity::Unknown, found, Some(advice.into()))
     }
 
-    /// It could be better.
+    /// Returns a warning.
     pub fn warning(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Finding::new(Severity::Warning, found, Some(advice.into()))
     }
 
-    /// It does not work.
+    /// Returns a problem.
     pub fn problem(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Finding::new(Severity::Problem, found, Some(advice.into()))
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Systems for tests: a healthy guest in a directory, to be broken one thing at a time.
+//! Systems for tests: a healthy guest in a directory, to be broken in one respect at a time.
 
 use crate::doctor::finding::{
     Finding,
@@ -42,7 +42,7 @@ use tempfile::TempDir;
 /// The guest's kernel.
 pub const RELEASE: &str = "7.2.1+deb13-amd64";
 
-/// What the module says when all is well.
+/// Message of a module without problems.
 pub const MANAGED: &str = "manages 0000:00:05.0: lazy mode, u32 dialect, addresses like \
     0x800100000000, at most 1280 MiB in 61440 mappings";
 
@@ -54,7 +54,7 @@ const COUNTERS: &str = "maps unmaps hits misses shared misuses windows_created w
     host_errors_id host_errors_length host_errors_offset host_errors_range host_errors_overlap \
     host_errors";
 
-/// A module's file as far as it is read: version, and what it was built for.
+/// Returns a module's file as far as it is read: version, and kernel.
 pub fn module_file(version: &str, release: &str) -> Vec<u8> {
     let info = format!(
         "version={version}\0license=GPL\0srcversion=1234\0vermagic={release} SMP preempt\0"
@@ -66,7 +66,7 @@ pub fn module_file(version: &str, release: &str) -> Vec<u8> {
     object.write().unwrap()
 }
 
-/// A guest, which a test may break.
+/// A guest that a test may break.
 pub struct Fixture {
     directory: TempDir,
     programs: BTreeMap<String, String>,
@@ -74,7 +74,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// A guest in which all is well: an NVMe disk is managed, and DKMS installed the module.
+    /// Returns a healthy guest: an NVMe disk is managed, and DKMS installed the module.
     pub fn healthy() -> Self {
         let mut this = Fixture {
             directory: TempDir::new().unwrap(),
@@ -187,33 +187,33 @@ impl Fixture {
         this
     }
 
-    /// The directory that it is in.
+    /// Returns the directory of the guest.
     pub fn root(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The guest, as it is now, with its programs.
+    /// Returns the guest in its current state, with its programs.
     pub fn guest(&self) -> Guest {
         let system = System::canned(self.root(), self.programs.clone()).unwrap();
         Guest::new(system).unwrap()
     }
 
-    /// The guest as somebody else's files.
+    /// Returns the guest as the files of a system that does not run.
     pub fn guest_at_rest(&self) -> Guest {
         Guest::new(System::open(self.root()).unwrap()).unwrap()
     }
 
-    /// Has a program print something; nothing: it fails.
+    /// Makes a program print `text`; without a text the program fails.
     pub fn prints(&mut self, command: &str, text: &str) {
         self.programs.insert(command.to_owned(), text.to_owned());
     }
 
-    /// A file of the companion's in sysfs.
+    /// Returns a file of the companion in sysfs.
     pub fn companion(&self, file: &str) -> String {
         format!("sys/bus/pci/devices/0000:00:10.0/{file}")
     }
 
-    /// A file of the managed device's in sysfs.
+    /// Returns a file of the managed device in sysfs.
     pub fn managed(&self, file: &str) -> String {
         format!("sys/bus/pci/devices/0000:00:05.0/{file}")
     }
@@ -255,7 +255,7 @@ impl Fixture {
         symlink(target, self.path(path)).unwrap();
     }
 
-    /// Removes a file, a link, or a directory with all in it.
+    /// Removes a file, a link, or a directory with its contents.
     pub fn remove(&self, path: &str) {
         let path = self.path(path);
         if fs::symlink_metadata(&path).unwrap().is_dir() {
@@ -273,12 +273,12 @@ impl Fixture {
         file.set_modified(time).unwrap();
     }
 
-    /// The module is not loaded.
+    /// Unloads the module.
     pub fn unload(&self) {
         self.remove("sys/module/apple_dma_pci");
     }
 
-    /// All of the findings say that all is well.
+    /// Checks that no finding has advice.
     #[track_caller]
     pub fn is_ok(findings: &[Finding]) {
         assert!(!findings.is_empty());
@@ -303,7 +303,8 @@ impl Fixture {
         Self::is(findings, Severity::Unknown, text);
     }
 
-    /// One of the findings says so and what to do, and none is worse.
+    /// Checks that one of the findings has the severity, the text and advice, and that none is
+    /// worse.
     #[track_caller]
     fn is(findings: &[Finding], severity: Severity, text: &str) {
         let finding = findings.iter().find(|finding| finding.found.contains(text));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The facts that several checks go by: the running kernel, its modules' files, companions and
-//! their devices. Nothing here judges.
+//! Facts for several checks: the running kernel, its modules' files, companions and their devices,
+//! without judgement.
 
 use crate::doctor::system::System;
 use anyhow::{
@@ -24,10 +24,10 @@ use std::{
 /// The module's name.
 pub const MODULE: &str = "apple_dma_pci";
 
-/// Vendor and device of the companion, as sysfs has them; uapi/apple_dma_pci.h defines them.
+/// Vendor and device of the companion, in sysfs's form; uapi/apple_dma_pci.h defines them.
 pub const COMPANION: (&str, &str) = ("0x1b36", "0x0015");
 
-/// Where modprobe's configuration is; a file hides those of its name in later directories.
+/// Directories of modprobe's configuration; a file hides those of its name in later directories.
 const MODPROBE_D: &[&str] = &[
     "/etc/modprobe.d",
     "/run/modprobe.d",
@@ -36,19 +36,19 @@ const MODPROBE_D: &[&str] = &[
     "/lib/modprobe.d",
 ];
 
-/// A companion, and what is known of its managed device.
+/// A companion, with the facts about its managed device.
 #[derive(Clone, Debug)]
 pub struct Companion {
     /// Its PCI address.
     pub address: String,
     /// Its driver.
     pub driver: Option<String>,
-    /// The managed device's PCI address, which the module knows.
+    /// The managed device's PCI address, from the module.
     pub managed: Option<String>,
 }
 
 impl Companion {
-    /// Whether the module has it.
+    /// Returns whether the module drives the companion.
     pub fn is_ours(&self) -> bool {
         self.driver.as_deref() == Some(MODULE)
     }
@@ -58,20 +58,20 @@ impl Companion {
 pub struct Guest {
     /// Its files and programs.
     pub system: System,
-    /// What the running kernel calls itself.
+    /// The release of the running kernel.
     pub release: String,
-    /// The running kernel's configuration, if it is anywhere.
+    /// The running kernel's configuration, if it can be found.
     pub config: Option<BTreeMap<String, String>>,
     /// All companions.
     pub companions: Vec<Companion>,
-    /// What the kernel was started with.
+    /// The command line of the running kernel.
     pub command_line: Vec<String>,
-    /// The lines of modprobe's configuration, in words.
+    /// The lines of modprobe's configuration, split into words.
     pub modprobe: Vec<Vec<String>>,
 }
 
 impl Guest {
-    /// The guest in `system`.
+    /// Returns the guest in `system`.
     pub fn new(system: System) -> Result<Self> {
         let release = system
             .text("/proc/sys/kernel/osrelease")
@@ -88,27 +88,27 @@ impl Guest {
         })
     }
 
-    /// Whether the module is loaded.
+    /// Returns whether the module is loaded.
     pub fn is_loaded(&self) -> bool {
         self.system.exists(&format!("/sys/module/{MODULE}"))
     }
 
-    /// A file of the running kernel's modules.
+    /// Returns a file of the running kernel's modules.
     pub fn modules(&self, file: &str) -> String {
         format!("/lib/modules/{}/{file}", self.release)
     }
 
-    /// A file of sysfs's about a PCI device.
+    /// Returns a file of a PCI device in sysfs.
     pub fn device(&self, address: &str, file: &str) -> String {
         format!("/sys/bus/pci/devices/{address}/{file}")
     }
 
-    /// A device's driver.
+    /// Returns a device's driver.
     pub fn driver(&self, address: &str) -> Option<String> {
         self.system.link_name(&self.device(address, "driver"))
     }
 
-    /// Addresses of managed devices that the module knows, and that are there.
+    /// Returns the addresses of managed devices that the module knows and that are present.
     pub fn managed(&self) -> impl Iterator<Item = &str> {
         self.companions
             .iter()
@@ -116,8 +116,7 @@ impl Guest {
             .filter(|managed| self.system.exists(&self.device(managed, "vendor")))
     }
 
-    /// The modules, loaded or not, that say that they drive a device, with those that are built
-    /// in.
+    /// Returns the modules, loaded or not, with an alias for a device, and those that are built in.
     pub fn candidates(&self, address: &str) -> BTreeSet<String> {
         let Some(device) = self.system.line(&self.device(address, "modalias")) else {
             return BTreeSet::new();
@@ -144,7 +143,7 @@ impl Guest {
         found
     }
 
-    /// Whether a module is part of the kernel.
+    /// Returns whether a module is part of the kernel.
     pub fn is_built_in(&self, module: &str) -> bool {
         let file = format!("{}.ko", underscores(module));
         self.system
@@ -155,7 +154,7 @@ impl Guest {
             .any(|name| underscores(name) == file)
     }
 
-    /// The values of an option of the kernel's command line.
+    /// Returns the values of an option of the kernel's command line.
     pub fn options<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.command_line
             .iter()
@@ -163,17 +162,17 @@ impl Guest {
     }
 }
 
-/// Modules are the same with dashes.
+/// Returns the name with underscores: modules are the same with dashes.
 pub fn underscores(module: &str) -> String {
     module.replace('-', "_")
 }
 
-/// The words of a line.
+/// Splits a line into words.
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The lines of modprobe's configuration, without comments.
+/// Returns the lines of modprobe's configuration, without comments.
 fn modprobe(system: &System) -> Vec<Vec<String>> {
     let mut files = BTreeMap::new();
     for directory in MODPROBE_D {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The running kernel: its version, and what it was built with.
+//! The running kernel: its version and its configuration.
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::Guest;
 
-/// The kernels that are supported, the oldest and the newest; rust/kernel.mk has the same.
+/// The supported kernels, the oldest and the newest; rust/kernel.mk has the same.
 const OLDEST: (u32, u32) = (7, 2);
 const NEWEST: (u32, u32) = (7, 3);
 
-/// What must be built in, and what it is for.
+/// Options that must be built in, each with its purpose.
 const NEEDED: &[(&str, &str)] = &[
     ("CONFIG_RUST", "the module is written in Rust"),
     ("CONFIG_MODULES", "it is a module"),
@@ -18,13 +18,13 @@ const NEEDED: &[(&str, &str)] = &[
 
 const OTHER: &str = "boot a kernel of Debian 13's backports, or build one: docs/kernels.md";
 
-/// The first two numbers of a release.
+/// Returns the first two numbers of a release.
 fn numbers(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(['.', '-', '+']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Whether the module can be built for a kernel, as far as its version goes.
+/// Returns whether the module can be built for a kernel, as far as its version decides.
 pub fn is_new_enough(release: &str) -> bool {
     numbers(release).is_none_or(|version| version >= OLDEST)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel's log says of the module, since all was well for the last time.
+//! Messages of the module in the kernel's log, since the last one without a problem.
 
 use crate::doctor::finding::{
     Finding,
@@ -19,12 +19,12 @@ use crate::doctor::messages::{
 };
 use regex_lite::Regex;
 
-/// Where the log of a system is that does not run.
+/// Log files of a system that does not run.
 const FILES: &[&str] = &["/var/log/kern.log", "/var/log/dmesg"];
 
-/// A message that was in the log, with all that it says.
+/// A message from the log, with its values.
 struct Said {
-    /// Who said it: a companion's address, or the module.
+    /// Source of the message: a companion's address, or the module.
     who: String,
     text: String,
     message: &'static Message,
@@ -32,7 +32,7 @@ struct Said {
     count: usize,
 }
 
-/// The log, or why there is none.
+/// Returns the log, or the finding why there is none.
 fn text(guest: &Guest) -> Result<String, Finding> {
     if guest.system.is_live() {
         return match guest.system.run("dmesg", &[]) {
@@ -56,7 +56,7 @@ fn text(guest: &Guest) -> Result<String, Finding> {
     Ok(texts.concat())
 }
 
-/// What to do about a message: that of its cause, if it is known.
+/// Returns the advice for a message: that for its cause, if it is known.
 fn advice(message: &'static Message, values: &[&str], causes: &Known) -> &'static str {
     let names: Vec<_> = message
         .format
@@ -72,7 +72,7 @@ fn advice(message: &'static Message, values: &[&str], causes: &Known) -> &'stati
         .map_or(message.advice, |(cause, _)| cause.advice)
 }
 
-/// What the log has of the module that is not over.
+/// Returns the module's messages in the log that still apply.
 fn said(text: &str, is_loaded: bool) -> Vec<Said> {
     let known = Known::new(&[MESSAGES, KERNEL]);
     let causes = Known::new(&[CAUSES]);
@@ -100,7 +100,8 @@ fn said(text: &str, is_loaded: bool) -> Vec<Said> {
             continue;
         };
         if message.format == MANAGES {
-            // What was wrong before is not any more; nor with the module, which is loaded now.
+            // Earlier problems no longer apply; nor do problems of loading the module, which is
+            // loaded now.
             said.retain(|other| other.who != who && !other.who.is_empty());
         }
         for (end, ended) in ENDS {
@@ -248,7 +249,7 @@ mod tests {
         Fixture::is_problem(&check(&[&says(MANAGED), &trouble]), "refuses to map");
         Fixture::is_problem(&check(&[parameter, &trouble]), "strict=2");
         Fixture::is_ok(&check(&[parameter, &trouble, &says(MANAGED)]));
-        // Another companion's trouble is not over.
+        // The problems of other companions still apply.
         let other = "apple_dma_pci 0000:00:11.0: protocol version 3 is not supported, only 2";
         Fixture::is_problem(&check(&[other, &says(MANAGED)]), "version 3");
         let silent = says("the host did not finish a batch in 2000 ms: nothing new is mapped");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every message of the module, with what it means and what to do, and those of the kernel about
-//! the module. docs/troubleshooting.md has the same tables; a test compares these, the module's
-//! sources and the document.
+//! Every message of the module, with its meaning and advice, and the kernel's messages about the
+//! module. docs/troubleshooting.md has the same tables; a test compares these, the module's sources
+//! and the document.
 //!
 //! A format is that of the sources, with names in its braces.
 
@@ -11,18 +11,18 @@ use regex_lite::Regex;
 
 /// A message.
 pub struct Message {
-    /// As it is printed, with a name for what differs.
+    /// The format, with names for the variable parts.
     pub format: &'static str,
-    /// How bad it is; [`Severity::Ok`] if nothing is to be done.
+    /// Severity; [`Severity::Ok`] if no action is needed.
     pub severity: Severity,
-    /// What it means.
+    /// The meaning.
     pub meaning: &'static str,
-    /// What to do.
+    /// The advice.
     pub advice: &'static str,
 }
 
 impl Message {
-    /// The format as a document has it.
+    /// Returns the format as the document has it.
     #[cfg(test)]
     pub fn shown(&self) -> String {
         let mut shown = String::new();
@@ -36,7 +36,7 @@ impl Message {
         shown
     }
 
-    /// What matches it.
+    /// Returns the expression that matches the message.
     fn regex(&self) -> Option<Regex> {
         let mut regex = String::from("^");
         for (index, part) in self.format.split(['{', '}']).enumerate() {
@@ -49,7 +49,7 @@ impl Message {
         Regex::new(&(regex + "$")).ok()
     }
 
-    /// How many characters of it are always the same.
+    /// Returns the number of constant characters.
     fn weight(&self) -> usize {
         self.format.split(['{', '}']).step_by(2).map(str::len).sum()
     }
@@ -93,11 +93,11 @@ const PARAMETER: &str = "correct the parameter where it is given, in modprobe.d 
 const DRIVER_BUG: &str = "report it to those who wrote the driver; CONFIG_DMA_API_DEBUG finds \
     out where it is";
 
-/// The message that says that all is well: what was said before is history.
+/// The message of a module without problems: earlier messages no longer apply.
 pub const MANAGES: &str = "manages {device}: {mode} mode, {dialect} dialect, addresses like \
     {address}, at most {mib} MiB in {n} mappings";
 
-/// What was said that later messages say is over.
+/// Messages, with the earlier messages that no longer apply after them.
 pub const ENDS: &[(&str, &[&str])] = &[
     (
         "the host {how} after {n} ms: it is asked again",
@@ -116,7 +116,7 @@ pub const ENDS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Those of the module.
+/// Messages of the module.
 pub const MESSAGES: &[Message] = &[
     // When a companion gets its driver.
     remark(
@@ -400,7 +400,7 @@ pub const MESSAGES: &[Message] = &[
     ),
 ];
 
-/// What stands for CAUSE and DETAIL.
+/// Texts for CAUSE and DETAIL.
 pub const CAUSES: &[Message] = &[
     problem(
         "it is empty, or not plain memory",
@@ -479,7 +479,7 @@ const UNSIGNED: &str = "sign the module by a key that the kernel trusts: README,
     Boot'";
 const OTHER_KERNEL: &str = "build the module for this kernel: dkms autoinstall, or make install";
 
-/// Those of the kernel about the module. The text is what comes after "apple_dma_pci: " or
+/// Messages of the kernel about the module. The text is the part after "apple_dma_pci: " or
 /// "apple_dma_pci ADDRESS: ".
 pub const KERNEL: &[Message] = &[
     remark(
@@ -527,7 +527,7 @@ pub const KERNEL: &[Message] = &[
     ),
 ];
 
-/// Those of the kernel about any module, of interest as long as this one is not loaded.
+/// Messages of the kernel about any module, of interest while this one is not loaded.
 pub const LOADING: &[Message] = &[
     problem(
         "Loading of module with unavailable key is rejected",
@@ -553,14 +553,14 @@ pub const LOADING: &[Message] = &[
     ),
 ];
 
-/// Messages that can be looked for.
+/// Messages to look for.
 pub struct Known(Vec<(Regex, &'static Message)>);
 
 impl Known {
-    /// All of `tables`.
+    /// Returns all messages of `tables`.
     pub fn new(tables: &[&'static [Message]]) -> Self {
         let mut all: Vec<_> = tables.iter().flat_map(|table| table.iter()).collect();
-        // Those that say most come first: others may fit as well.
+        // Longer ones first: shorter ones may match as well.
         all.sort_by_key(|message| std::cmp::Reverse(message.weight()));
         Known(
             all.into_iter()
@@ -569,7 +569,7 @@ impl Known {
         )
     }
 
-    /// Which one `text` is, and what stands where the names are.
+    /// Returns the message that `text` is, and the values of its names.
     pub fn find<'a>(&self, text: &'a str) -> Option<(&'static Message, Vec<&'a str>)> {
         self.0.iter().find_map(|(regex, message)| {
             let captures = regex.captures(text)?;
@@ -617,7 +617,7 @@ mod tests {
             .collect()
     }
 
-    /// The string that begins after the quote, as the compiler reads it.
+    /// Returns the string that starts after the quote, as the compiler reads it.
     fn literal(source: &str) -> String {
         let mut text = String::new();
         let mut characters = source.chars().peekable();
@@ -635,7 +635,7 @@ mod tests {
         }
     }
 
-    /// A format without what is in its braces.
+    /// Returns a format without the names in its braces.
     fn bare(format: &str) -> String {
         let parts: Vec<_> = format.split(['{', '}']).step_by(2).collect();
         parts.join("{}")

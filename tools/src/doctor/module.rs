@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module: whether it is installed for the running kernel, loaded, the one that is installed,
-//! and by which parameters.
+//! The module: installed for the running kernel, loaded, in which version, and with which
+//! parameters.
 
 use crate::doctor::dkms;
 use crate::doctor::finding::Finding;
@@ -16,32 +16,32 @@ use object::{
 };
 use std::collections::BTreeMap;
 
-/// Where modules are that are not the kernel's own, below those of a kernel.
+/// Directories of modules that are not the kernel's own, below those of a kernel.
 const PLACES: &[&str] = &["updates", "updates/dkms", "extra", "misc"];
 
-/// What ends a file that has a signature.
+/// End of a file that has a signature.
 const SIGNED: &[u8] = b"~Module signature appended~\n";
 
 const INSTALL: &str = "install the package apple-dma-pci-dkms, or run 'make install'";
 
-/// What a module's file says of itself.
+/// Fields of a module's file.
 pub struct Info(BTreeMap<String, String>);
 
 impl Info {
-    /// A field, as modinfo(8) calls it.
+    /// Returns a field, by its name in modinfo(8).
     pub fn get(&self, field: &str) -> Option<&str> {
         self.0.get(field).map(String::as_str)
     }
 }
 
-/// Whether a path is that of the module, in a file that may be packed.
+/// Returns whether a path is that of the module, perhaps compressed.
 fn is_module(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     name.split_once('.')
         .is_some_and(|(stem, end)| underscores(stem) == MODULE && end.starts_with("ko"))
 }
 
-/// The module's files of a kernel that depmod knows.
+/// Returns the module's files of a kernel that depmod knows.
 fn known(guest: &Guest, release: &str) -> Vec<String> {
     let dep = guest
         .system
@@ -53,7 +53,7 @@ fn known(guest: &Guest, release: &str) -> Vec<String> {
         .collect()
 }
 
-/// The module's files that are there, below the modules of a kernel.
+/// Returns the module's files that exist below the modules of a kernel.
 pub fn files(guest: &Guest, release: &str) -> Vec<String> {
     let mut files = known(guest, release);
     for place in PLACES {
@@ -75,16 +75,17 @@ pub fn files(guest: &Guest, release: &str) -> Vec<String> {
     files
 }
 
-/// The module's file for the running kernel that modprobe(8) takes, or would if it knew it.
+/// Returns the module's file for the running kernel that modprobe(8) loads, or would load after
+/// depmod(8).
 pub fn file(guest: &Guest) -> Option<String> {
     let file = files(guest, &guest.release).into_iter().next()?;
     Some(guest.modules(&file))
 }
 
-/// What a module's file says of itself; none if it cannot be read here.
+/// Returns the fields of a module's file, [`None`] if it cannot be read here.
 pub fn info(guest: &Guest, path: &str) -> Option<Info> {
     if !path.ends_with(".ko") {
-        // It is packed: who can load it can read it.
+        // Compressed: only the kernel's tools can read it.
         let output = guest.system.run("modinfo", &[path])?;
         let fields = output.text.lines().filter_map(|line| line.split_once(':'));
         let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
@@ -175,7 +176,7 @@ pub fn installed(guest: &Guest) -> Vec<Finding> {
     found
 }
 
-/// What keeps the module from being loaded by itself, if something does.
+/// Returns the setting that keeps the module from being loaded automatically, if any.
 fn forbidden(guest: &Guest) -> Option<String> {
     for option in ["module_blacklist", "modprobe.blacklist"] {
         let mut names = guest.options(option).flat_map(|names| names.split(','));
@@ -266,15 +267,15 @@ pub fn version(guest: &Guest) -> Vec<Finding> {
     }]
 }
 
-/// What a parameter may be, and from and to where it is usual: what is beyond has been seen to
-/// bring the Mac down, or is so little that drivers fail.
+/// Possible values of a parameter, and the range of usual ones: greater ones have been seen to
+/// crash the Mac, and smaller ones make drivers fail.
 struct Parameter {
     name: &'static str,
     may: (u64, u64),
     usual: (u64, u64),
 }
 
-/// See rust/params.rs.
+/// The parameters; see rust/params.rs.
 const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "strict",
@@ -308,7 +309,7 @@ const PARAMETERS: &[Parameter] = &[
     },
 ];
 
-/// The parameters that were given, and where.
+/// Returns the parameters that are set, with the place where they are.
 fn given(guest: &Guest) -> Vec<(String, String, String)> {
     let mut given = Vec::new();
     let mut add = |option: &str, place: String| {
@@ -391,7 +392,7 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
     found
 }
 
-/// A number as the kernel reads it.
+/// Parses a number as the kernel does.
 fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
@@ -461,7 +462,7 @@ mod tests {
         Fixture::is_warning(&loaded(&fixture.guest()), "blacklist apple-dma-pci");
         fixture.unload();
         Fixture::is_problem(&loaded(&fixture.guest()), "blacklist apple-dma-pci");
-        // It hides another of its name.
+        // Hides another file of its name.
         fixture.write("lib/modprobe.d/b.conf", "blacklist apple-dma-pci\n");
         fixture.write("etc/modprobe.d/b.conf", "blacklist other\n");
         let findings = loaded(&fixture.guest());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The system that is looked at: files below a root, and programs where that is the running
-//! system's. What the files mean is no matter of this file.
+//! The inspected system: files below a root, and programs if that is the running system's. The
+//! meaning of the files is the matter of others.
 
 use anyhow::{
     Context,
@@ -30,28 +30,28 @@ use std::{
     process::Command, //
 };
 
-/// Where programs are that are not in the path of those who are not root.
+/// Directories of programs that are not in the path of users other than root.
 const ADMIN_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
-/// How often the kernel is asked again that could not be sure where a path leads.
+/// Number of retries after the kernel could not resolve a path for certain.
 const RETRIES: usize = 1000;
 
-/// What a program came to.
+/// The result of a program.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Whether it succeeded.
+    /// True if the program succeeded.
     pub success: bool,
-    /// What it printed.
+    /// The program's output.
     pub text: String,
 }
 
-/// What runs programs.
+/// Ways to run programs.
 enum Programs {
-    /// The running system.
+    /// In the running system.
     Live,
-    /// Nothing: it is not the running system.
+    /// Not at all: the files are not the running system's.
     Absent,
-    /// A test: what is printed, by command line; none fails.
+    /// In a test: outputs by command line; no program fails.
     #[cfg(test)]
     Canned(BTreeMap<String, String>),
 }
@@ -63,7 +63,7 @@ pub struct System {
 }
 
 impl System {
-    /// The system in `root`; programs are run only if that is the running system's.
+    /// Returns the system in `root`; programs are run only if that is the running system's.
     pub fn open(root: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(root, flags, Mode::empty())
@@ -79,7 +79,7 @@ impl System {
         })
     }
 
-    /// A system whose programs print what `canned` has for them.
+    /// Returns a system whose programs print the outputs in `canned`.
     #[cfg(test)]
     pub fn canned(root: &Path, canned: BTreeMap<String, String>) -> Result<Self> {
         Ok(System {
@@ -88,12 +88,12 @@ impl System {
         })
     }
 
-    /// Whether this is the running system.
+    /// Returns whether this is the running system.
     pub fn is_live(&self) -> bool {
         !matches!(self.programs, Programs::Absent)
     }
 
-    /// Opens an absolute path; links in it are the system's own.
+    /// Opens an absolute path; links in it are relative to the system.
     fn at(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC;
         let open = || {
@@ -105,8 +105,8 @@ impl System {
                 ResolveFlags::IN_ROOT,
             )
         };
-        // The kernel gives up at a "..", which links of sysfs have, if anything is renamed or
-        // mounted anywhere meanwhile.
+        // The kernel fails at a "..", which links of sysfs have, if anything is renamed or mounted
+        // anywhere meanwhile.
         for _ in 0..RETRIES {
             match open() {
                 Err(Errno::AGAIN) => {}
@@ -116,34 +116,34 @@ impl System {
         Ok(open()?)
     }
 
-    /// What is in a file.
+    /// Returns the contents of a file.
     pub fn bytes(&self, path: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::from(self.at(path, OFlags::RDONLY)?).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// What is in a file of text.
+    /// Returns the contents of a text file.
     pub fn text(&self, path: &str) -> io::Result<String> {
         Ok(String::from_utf8_lossy(&self.bytes(path)?).into_owned())
     }
 
-    /// What is in a file of one line, if it can be read.
+    /// Returns the contents of a file of one line, if it can be read.
     pub fn line(&self, path: &str) -> Option<String> {
         Some(self.text(path).ok()?.trim().to_owned())
     }
 
-    /// Whether there is something.
+    /// Returns whether the path exists.
     pub fn exists(&self, path: &str) -> bool {
         self.at(path, OFlags::PATH).is_ok()
     }
 
-    /// The names in a directory, sorted; none if it cannot be read.
+    /// Returns the names in a directory, sorted; none if it cannot be read.
     pub fn names(&self, path: &str) -> Vec<String> {
         self.list(path).unwrap_or_default()
     }
 
-    /// The names in a directory, sorted.
+    /// Returns the names in a directory, sorted.
     pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let fd = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut names = Vec::new();
@@ -157,34 +157,34 @@ impl System {
         Ok(names)
     }
 
-    /// Where a symbolic link points to.
+    /// Returns the target of a symbolic link.
     pub fn link(&self, path: &str) -> Option<String> {
         let fd = self.at(path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
         let target = rustix::fs::readlinkat(&fd, "", Vec::new()).ok()?;
         Some(target.to_string_lossy().into_owned())
     }
 
-    /// The last part of where a symbolic link points to.
+    /// Returns the last part of the target of a symbolic link.
     pub fn link_name(&self, path: &str) -> Option<String> {
         Some(self.link(path)?.rsplit('/').next()?.to_owned())
     }
 
-    /// When a file was changed, in seconds since 1970.
+    /// Returns the time of a file's last change, in seconds since 1970.
     pub fn changed(&self, path: &str) -> Option<i64> {
         let fd = self.at(path, OFlags::PATH).ok()?;
         Some(rustix::fs::fstat(&fd).ok()?.st_mtime)
     }
 
-    /// Runs a program that changes nothing. None if this is not the running system, or it does not
-    /// have the program.
+    /// Runs a program that changes nothing. Returns [`None`] if this is not the running system, or
+    /// it does not have the program.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Option<Output> {
         match &self.programs {
             Programs::Absent => None,
             Programs::Live => {
                 let path = env::var("PATH").unwrap_or_default();
                 let path = format!("{path}:{ADMIN_PATH}");
-                // It is looked up here: with another PATH the standard library would need sockets
-                // for that, which a small kernel may not have.
+                // The program is looked up here: with another PATH the standard library would need
+                // sockets for that, which a small kernel may not have.
                 let file = env::split_paths(&path)
                     .map(|directory| directory.join(program))
                     .find(|file| file.is_file())?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Secure Boot, and whether the kernel trusts who signed the module.
+//! Secure Boot, and the kernel's trust in the signer of the module.
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::Guest;
@@ -9,19 +9,19 @@ use crate::doctor::module;
 const SECURE_BOOT: &str =
     "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
-/// Where the keys of the machine's owner are, as shim hands them on: maybe in several variables.
+/// Variables with the keys of the machine's owner, which shim exports: maybe several.
 const OWNERS: &[(&str, &str)] = &[
     ("/sys/firmware/efi/efivars", "MokListRT"),
     ("/sys/firmware/efi/mok-variables", "MokListRT"),
 ];
 
-/// The key that DKMS signs by, as a certificate in DER.
+/// The key with which DKMS signs, as a certificate in DER.
 const DKMS_KEY: &str = "/var/lib/dkms/mok.pub";
 
 const ENROLL: &str = "mokutil --import /var/lib/dkms/mok.pub, reboot, and at \"MOK management\": \
     Enroll MOK, Continue, Yes, the password";
 
-/// What has the kernel take signed modules only, if something does.
+/// Returns the setting that makes the kernel load signed modules only, if any.
 fn enforced(guest: &Guest) -> Option<&'static str> {
     let read = |path: &str| guest.system.line(path).unwrap_or_default();
     let lockdown = read("/sys/kernel/security/lockdown");
@@ -35,7 +35,7 @@ fn enforced(guest: &Guest) -> Option<&'static str> {
     (config == "y").then_some("the kernel has CONFIG_MODULE_SIG_FORCE")
 }
 
-/// Whether the machine's owner trusts the key of DKMS; none if that cannot be told.
+/// Returns whether the machine's owner trusts the key of DKMS; [`None`] if that is not known.
 fn owner_trusts_dkms(guest: &Guest) -> Option<bool> {
     let key = guest
         .system
@@ -55,7 +55,7 @@ fn owner_trusts_dkms(guest: &Guest) -> Option<bool> {
 
 /// `secure-boot`
 pub fn secure_boot(guest: &Guest) -> Vec<Finding> {
-    // Four bytes of attributes come first.
+    // Preceded by four bytes of attributes.
     let secure = guest.system.bytes(SECURE_BOOT);
     let secure = secure.is_ok_and(|bytes| bytes.get(4) == Some(&1));
     let state = if secure {
@@ -93,7 +93,7 @@ pub fn secure_boot(guest: &Guest) -> Vec<Finding> {
             ),
         )];
     };
-    // The kernel's keyrings, as far as one may see them.
+    // The kernel's keyrings, as far as the user may read them.
     let keys = guest.system.text("/proc/keys").unwrap_or_default();
     let in_kernel = !signer.is_empty() && keys.contains(signer);
     vec![if in_kernel || owner_trusts_dkms(guest) == Some(true) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a recording looks like: for each companion what was mapped over time against the limits,
-//! how large mappings were, how long the host took, and where in RAM windows were.
+//! The picture of a recording: for each companion the mapped memory over time against the limits,
+//! sizes of mappings, durations of the host's work, and places of windows in RAM.
 
 use super::ram;
 use crate::analysis::{
@@ -31,15 +31,15 @@ use plotters::{
     prelude::*, //
 };
 
-/// Colours that everyone can tell apart, by Okabe and Ito.
+/// Colours that colour-blind readers can tell apart, by Okabe and Ito.
 pub const BLUE: RGBColor = RGBColor(0x00, 0x72, 0xb2);
 pub const ORANGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
 pub const GREEN: RGBColor = RGBColor(0x00, 0x9e, 0x73);
 pub const VERMILION: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
-/// What there is nothing on.
+/// Colour of the background of bars and cells.
 pub const PALE: RGBColor = RGBColor(0xe6, 0xe6, 0xe6);
 
-/// Pixels.
+/// Sizes, in pixels.
 const WIDTH: u32 = 1200;
 const TITLE: u32 = 50;
 const ROW: u32 = 360;
@@ -47,20 +47,20 @@ const HEAD: u32 = 58;
 const AXIS: u32 = 74;
 const LABEL: u32 = 15;
 
-/// Most points of a line.
+/// Maximum number of points of a line.
 const POINTS: usize = 1500;
 
-/// From what part of a limit on it is in the picture; else it is far above.
+/// Part of a limit from which on the limit is in the picture; else it is far above.
 const NEAR: f64 = 0.2;
 
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A font of some pixels.
+/// Returns a font with this height in pixels.
 pub fn font(pixels: u32) -> TextStyle<'static> {
     ("sans-serif", pixels).into_font().color(&BLACK)
 }
 
-/// Draws it, as the text of an SVG file.
+/// Draws the picture, as the text of an SVG file.
 pub fn draw(recording: &Recording) -> Result<String> {
     let all = &recording.header.before;
     let of = |snapshot: &&Snapshot| {
@@ -95,17 +95,17 @@ pub fn draw(recording: &Recording) -> Result<String> {
     Ok(picture)
 }
 
-/// The height of what is drawn of a companion.
+/// Returns the height of a companion's part.
 fn height(ram: &[(u64, u64)]) -> u32 {
     TITLE + 2 * ROW + ram::height(ram, WIDTH)
 }
 
-/// An error of the drawing library, whose errors have types of many parts.
+/// Returns an error of the drawing library, whose error types have many parameters.
 pub fn wrong(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("cannot draw: {error}")
 }
 
-/// Draws what colours mean, in a line from (`x`, `y`) on.
+/// Draws the key of colours, in a line from (`x`, `y`) on.
 pub fn keys(area: &Area<'_>, (mut x, y): (i32, i32), keys: &[(&str, RGBColor)]) -> Result<()> {
     for (name, colour) in keys {
         let key = Rectangle::new([(x, y), (x + 14, y + 14)], colour.filled());
@@ -117,7 +117,7 @@ pub fn keys(area: &Area<'_>, (mut x, y): (i32, i32), keys: &[(&str, RGBColor)]) 
     Ok(())
 }
 
-/// Draws a title with what colours mean below it, and gives what is left below both.
+/// Draws a title with the key of colours below it, and returns the rest of the area.
 fn head<'a>(area: &Area<'a>, title: &str, colours: &[(&str, RGBColor)]) -> Result<Area<'a>> {
     let (head, below) = area.split_vertically(HEAD);
     let title = Text::new(title.to_owned(), (20, 8), font(18));
@@ -194,11 +194,11 @@ fn companion(
     ram::draw(&below, &recording.header.ram, &pieces)
 }
 
-/// What a picture over time is of.
+/// A diagram of values over time.
 struct Timeline {
     title: &'static str,
     unit: &'static str,
-    /// Its name and value.
+    /// The limit's name and value.
     limit: (&'static str, f64),
 }
 
@@ -270,7 +270,7 @@ fn over_time(
     Ok(())
 }
 
-/// Points of a line that stays where it is until it changes.
+/// Returns the points of a line that is constant between changes.
 fn steps(moments: &[Moment], value: impl Fn(&Moment) -> f64) -> Vec<(f64, f64)> {
     let mut points: Vec<(f64, f64)> = Vec::new();
     for moment in moments {
@@ -282,7 +282,7 @@ fn steps(moments: &[Moment], value: impl Fn(&Moment) -> f64) -> Vec<(f64, f64)> 
     points
 }
 
-/// Bars of histograms by powers of two, next to each other, as far as there are any.
+/// Draws bars of histograms by powers of two, next to each other, if there are any.
 fn bars(
     area: &Area<'_>,
     title: &str,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest RAM as a map of cells, each in the colour of what windows are in it.
+//! Guest RAM as a map of cells, each in the colour of the windows in it.
 
 use super::picture::{
     font,
@@ -20,21 +20,21 @@ use anyhow::Result;
 use apple_dma_replay::GRANULE;
 use plotters::prelude::*;
 
-/// Pixels.
+/// Sizes, in pixels.
 const HEAD: u32 = 66;
 const LEFT: u32 = 120;
 const MARGIN: u32 = 20;
 const CELL: u32 = 8;
 
-/// Most rows of cells; cells become larger pieces of RAM instead.
+/// Maximum number of rows of cells; larger RAM has larger cells.
 const ROWS: u64 = 64;
 
-/// How many rows an address stands beside one of. It is as high as two.
+/// Number of rows per address at their side. An address is as high as two rows.
 const ADDRESS_EVERY: u64 = 4;
 
-/// Bytes of a cell, and cells of a row.
+/// Returns the bytes of a cell, and the cells of a row.
 fn scale(ram: &[(u64, u64)], width: u32) -> (u64, u64) {
-    // A power of two, so that addresses are round ones.
+    // A power of two, so that addresses are round.
     let columns = u64::from((width - LEFT - MARGIN) / CELL);
     let columns = 1 << columns.ilog2();
     let rows = |cell: u64| {
@@ -49,7 +49,7 @@ fn scale(ram: &[(u64, u64)], width: u32) -> (u64, u64) {
     (cell, columns)
 }
 
-/// The height of the map.
+/// Returns the height of the map.
 pub fn height(ram: &[(u64, u64)], width: u32) -> u32 {
     let (cell, columns) = scale(ram, width);
     let rows: u64 = ram
@@ -70,7 +70,7 @@ fn colour(state: Option<State>) -> RGBColor {
     }
 }
 
-/// What matters most of what is in a cell.
+/// Returns the rank of a status: the highest one in a cell colours the cell.
 fn rank(state: State) -> u8 {
     match state {
         State::Lost => 3,
@@ -112,7 +112,7 @@ pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], pieces: &[Piece]) -> Result<()>
     Ok(())
 }
 
-/// Draws a block of RAM, beginning with a row of its own.
+/// Draws a block of RAM, starting with a row of its own.
 fn block(
     area: &Area<'_>,
     (start, bytes): (u64, u64),
@@ -138,7 +138,7 @@ fn block(
     let rows = states.len().div_ceil(columns as usize);
     for (index, cells) in states.chunks(columns as usize).enumerate() {
         let y = (HEAD + *row as u32 * CELL) as i32;
-        // Below the last row is the next block's.
+        // The row below the last one is the next block's.
         if index as u64 % ADDRESS_EVERY == 0 && index + 1 < rows {
             let address = start + index as u64 * cell * columns;
             let address = format!("{address:#x}");

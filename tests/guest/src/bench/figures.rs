@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What was measured: as guests tell it, as JSON, and by name.
+//! Measurements: as guests send them, as JSON, and by name.
 
 use anyhow::{
     Context,
@@ -17,14 +17,14 @@ use std::{
     str::FromStr, //
 };
 
-/// Some numbers that belong together.
+/// Numbers that belong together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What kind of thing was measured: `calls`, `capacity`, `io`, `cpus`.
+    /// The kind of measurement: `calls`, `capacity`, `io`, `cpus`.
     pub group: String,
-    /// How the module was loaded, or `direct`.
+    /// The module's mode, or `direct`.
     pub mode: String,
-    /// What was done.
+    /// The measured operation.
     pub case: String,
     /// Numbers by name.
     pub values: BTreeMap<String, f64>,
@@ -35,14 +35,14 @@ pub struct Figure {
 pub struct Figures {
     /// The guests' kernel.
     pub kernel: String,
-    /// In the order they were measured in.
+    /// The figures, in the order of measurement.
     pub figures: Vec<Figure>,
 }
 
 impl FromStr for Figure {
     type Err = Error;
 
-    /// Reads `GROUP MODE CASE KEY=VALUE...`; words of another form say nothing.
+    /// Parses `GROUP MODE CASE KEY=VALUE...`; skips words of another form.
     fn from_str(text: &str) -> Result<Self> {
         let mut words = text.split_whitespace();
         let mut name = || {
@@ -80,24 +80,25 @@ impl fmt::Display for Figure {
 }
 
 impl Figure {
-    /// A number of it.
+    /// Returns the number called `key`.
     pub fn value(&self, key: &str) -> Option<f64> {
         self.values.get(key).copied()
     }
 
-    /// What a timed call took less the timing: `map` or `unmap`, their means or maxima.
+    /// Returns the cost of a timed call less the cost of timing: `map` or `unmap`, their means or
+    /// maxima.
     pub fn call(&self, key: &str) -> Option<f64> {
         Some(self.value(key)? - self.value("nothing")?)
     }
 
-    /// A call and its opposite.
+    /// Returns the cost of a call and its opposite.
     pub fn pair(&self) -> Option<f64> {
         Some(self.call("map")? + self.call("unmap")?)
     }
 }
 
 impl Figures {
-    /// The figures of this name, in order; several if the measurement was repeated.
+    /// Returns the figures of this name, in order; several if the measurement was repeated.
     pub fn find<'a>(
         &'a self,
         group: &'a str,
@@ -109,21 +110,21 @@ impl Figures {
             .filter(move |f| f.group == group && f.mode == mode && f.case == case)
     }
 
-    /// The first of [`Figures::find`].
+    /// Returns the first of [`Figures::find`].
     pub fn one(&self, group: &str, mode: &str, case: &str) -> Option<&Figure> {
         self.figures
             .iter()
             .find(|f| f.group == group && f.mode == mode && f.case == case)
     }
 
-    /// The sum of a number of all figures of this name.
+    /// Returns the sum of a number of all figures of this name.
     pub fn sum(&self, group: &str, mode: &str, case: &str, key: &str) -> Option<f64> {
         self.find(group, mode, case)
             .filter_map(|f| f.value(key))
             .reduce(|a, b| a + b)
     }
 
-    /// The least of a number of all figures of this name.
+    /// Returns the least of a number of all figures of this name.
     pub fn least(&self, group: &str, mode: &str, case: &str, key: &str) -> Option<f64> {
         self.find(group, mode, case)
             .filter_map(|f| f.value(key))
@@ -131,7 +132,7 @@ impl Figures {
     }
 }
 
-/// `above / below`, if both are there and it makes sense.
+/// Returns `above / below`, if both exist and the quotient is a finite number.
 pub fn ratio(above: Option<f64>, below: Option<f64>) -> Option<f64> {
     Some(above? / below.filter(|below| *below != 0.0)?)
 }

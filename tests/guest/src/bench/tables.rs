@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What people read of the figures: tables in Markdown, as docs/performance.md has them.
+//! The figures for people: tables in Markdown, as in docs/performance.md.
 
 use super::figures::{
     ratio,
@@ -12,7 +12,7 @@ use super::targets::{
     Bound, //
 };
 
-/// How many mappings were live beside those that were timed.
+/// Numbers of live mappings beside the timed ones.
 pub const LIVE: [&str; 4] = ["10", "1000", "10000", "50000"];
 
 /// Rows of calls that map the same memory again and again, with the cases' names.
@@ -35,7 +35,7 @@ const FRESH: [(&str, &str); 5] = [
     ("scatterlist of 256 pages", "sg-256"),
 ];
 
-/// Rows of what a disk did.
+/// Rows of the disk's work.
 const IO: [(&str, &str); 4] = [
     ("random reads, 4 KiB", "randread-4k"),
     ("random writes, 4 KiB", "randwrite-4k"),
@@ -50,7 +50,7 @@ const MODES: [(&str, &str); 3] = [
     ("strict", "strict"),
 ];
 
-/// Rows of what can be live at once.
+/// Rows of mappings that can be live at once.
 const CAPACITY: [(&str, &str); 6] = [
     ("4 KiB pages, 64 KiB apart", "pages-64k"),
     ("4 KiB pages, 16 KiB apart", "pages-16k"),
@@ -76,7 +76,7 @@ impl Table {
         }
     }
 
-    /// Adds a row, unless there is nothing in it but a name.
+    /// Adds a row, unless all cells but the name are empty.
     fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cells: Vec<_> = cells.into_iter().collect();
         if cells.iter().skip(1).any(|cell| !is_missing(cell)) {
@@ -85,7 +85,7 @@ impl Table {
         }
     }
 
-    /// The table, or nothing if it has no rows.
+    /// Returns the table, or nothing if it has no rows.
     fn finish(self) -> String {
         if self.rows == 0 {
             String::new()
@@ -95,7 +95,7 @@ impl Table {
     }
 }
 
-/// All tables.
+/// Returns all tables.
 pub fn all(figures: &Figures) -> String {
     [
         format!("\nGuest: arm64, Linux {}\n", figures.kernel),
@@ -111,12 +111,12 @@ pub fn all(figures: &Figures) -> String {
     .concat()
 }
 
-/// Whether a cell says nothing.
+/// Returns whether a cell is empty.
 fn is_missing(cell: &str) -> bool {
     cell.chars().all(|c| "-+ ".contains(c))
 }
 
-/// A number that may be missing.
+/// Formats a number that may be missing.
 fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
@@ -125,13 +125,13 @@ fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{:.1} %", value * 100.0))
 }
 
-/// Instructions of a map and an unmap.
+/// Formats the instructions of a map and an unmap.
 fn calls(figure: Option<&Figure>) -> String {
     let call = |key| number(figure.and_then(|f| f.call(key)), 0);
     format!("{} + {}", call("map"), call("unmap"))
 }
 
-/// Doorbells per pair of calls, as far as they are more than none.
+/// Formats the doorbells per pair of calls; none as a plain 0.
 fn bells(figure: Option<&Figure>) -> String {
     match figure.and_then(|f| f.value("doorbells")) {
         Some(0.0) => "0".to_owned(),
@@ -182,7 +182,7 @@ fn again(figures: &Figures) -> String {
     );
     for (name, case) in AGAIN {
         let mut row = vec![name.to_owned()];
-        // Each next to direct mapping in the same guest.
+        // Each is compared with direct mapping in the same guest.
         for (direct, modes) in [
             ("direct-small", &["whole", "ranges"][..]),
             ("direct", &["hit"]),
@@ -334,7 +334,7 @@ fn cpus(figures: &Figures) -> String {
         &["", "direct", "module", "module to direct, one", "two"],
     );
     for (mode, name) in MODES {
-        // The least is what the rest of the machine disturbed least.
+        // The least value is the one that the rest of the machine disturbed least.
         let least = |key| figures.least("cpus", mode, "pair", key);
         let to = |above, below| number(ratio(least(above), least(below)), 2);
         table.row([

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the figures should be, and whether they are.
+//! Targets for the figures, and the comparison with them.
 
 use super::figures::{
     ratio,
@@ -14,26 +14,26 @@ use std::collections::BTreeSet;
 /// Default of the module parameter `max_bytes`.
 pub const BUDGET: f64 = 1_342_177_280.0;
 
-/// Which way a figure should go.
+/// Direction of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bound {
-    /// It is to be no more than the target.
+    /// The figure must not exceed the target.
     Ceiling,
-    /// It is to be no less.
+    /// The figure must not fall below the target.
     Floor,
 }
 
-/// A figure and what it should be.
+/// A figure and its target.
 #[derive(Clone, Debug, Serialize)]
 pub struct Target {
-    /// What of.
+    /// Name of the figure.
     pub what: &'static str,
     pub bound: Bound,
     pub target: f64,
-    /// What was measured; `None` if it was not.
+    /// The measured value; `None` if it was not measured.
     pub measured: Option<f64>,
-    /// Whether that will do.
+    /// True if the target is reached.
     pub reached: bool,
 }
 
@@ -45,7 +45,7 @@ pub struct Report<'a> {
     targets: Vec<Target>,
 }
 
-/// `figures` with their targets.
+/// Returns `figures` with their targets.
 pub fn with(figures: &Figures) -> Report<'_> {
     Report {
         figures,
@@ -53,7 +53,7 @@ pub fn with(figures: &Figures) -> Report<'_> {
     }
 }
 
-/// The targets.
+/// Returns the targets.
 pub fn all(figures: &Figures) -> Vec<Target> {
     use Bound::{
         Ceiling,
@@ -156,13 +156,13 @@ pub fn all(figures: &Figures) -> Vec<Target> {
     ]
 }
 
-/// Doorbells per I/O of a disk that is busy.
+/// Returns the doorbells per I/O of a busy disk.
 pub fn bells_per_io(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
     let sum = |key| figures.sum("io", mode, case, key);
     ratio(sum("doorbells"), sum("ours"))
 }
 
-/// Throughput of a disk to that of one with direct mapping.
+/// Returns the throughput of a disk relative to that of one with direct mapping.
 pub fn throughput(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
     let sum = |key| figures.sum("io", mode, case, key);
     ratio(sum("ours"), sum("theirs"))

@@ -22,7 +22,7 @@ const CMD: u64 = RAM + 0x1000;
 const REQ: u64 = RAM + 0x2000;
 const RESP: u64 = RAM + 0x3_0000;
 const DATA: u64 = RAM + 0x10_0000;
-/// What a guest prefills; no status.
+/// Value with which a guest prefills responses; not a valid status.
 const SENTINEL: u8 = 0xa5;
 const UNTOUCHED: u32 = 0xa5a5_a5a5;
 
@@ -66,8 +66,7 @@ impl Guest {
         self.companion.write(register.into(), &value.to_le_bytes());
     }
 
-    /// Rings for a command block with these fields. Returns its status and the
-    /// STATUS register.
+    /// Rings for a command block with these fields. Returns its status and the STATUS register.
     fn ring(&mut self, type_: u32, count: u32, req_gpa: u64, resp_gpa: u64) -> (u32, u32) {
         let cmd = apple_dma_pci_cmd {
             type_,
@@ -141,7 +140,7 @@ impl Guest {
     }
 }
 
-/// (id, dma_addr, dma_len, status)
+/// Returns (id, dma_addr, dma_len, status).
 fn fields(response: &[u8]) -> (u64, u64, u64, u32) {
     match response.len() {
         24 => {
@@ -326,7 +325,7 @@ fn an_array_at_0_is_inval_even_in_ram() {
             assert_eq!(status, APPLE_DMA_PCI_STATUS_INVAL);
         }
     }
-    // A command block may be there: nothing forbids it.
+    // A command block may lie there: nothing forbids it.
     g.set(APPLE_DMA_PCI_REG_CMD_GPA_LO, 0);
     g.set(APPLE_DMA_PCI_REG_CMD_GPA_HI, 0);
     let cmd = apple_dma_pci_cmd {
@@ -478,7 +477,7 @@ fn the_dialect_changes_only_after_the_first_batch() {
         let (_, r) = g.map(&[(DATA, 0x1000)]);
         assert_eq!(fields(&r[0]).3, 0);
         assert_eq!(g.shared.snapshot().lies, 0);
-        // `map` sees to it that nothing goes past the array.
+        // `map` ensures that nothing is written past the array.
         let (_, r) = g.map(&[(DATA + 0x4000, 0x1000)]);
         assert_eq!(g.shared.snapshot().lies, 1);
         if dialect == Dialect::U64 {
@@ -539,7 +538,7 @@ fn late_batches_come_in_their_order() {
     let (status, _) = g.map(&[(DATA, 0x1000)]);
     assert_eq!(status, UNTOUCHED);
     assert_eq!(g.shared.snapshot().live_mappings, 0);
-    // Another one in the same place is a mistake, and comes after it.
+    // A second batch in the same place is a violation, and is handled later.
     hostile(&g, Hostile::None);
     assert_eq!(g.violations(), 0);
     g.unmap(&[(DATA, 0x1000)]);
@@ -547,7 +546,7 @@ fn late_batches_come_in_their_order() {
     g.companion.finish();
     let s = g.shared.snapshot();
     assert_eq!((s.live_mappings, s.lies), (0, 1));
-    // When it is finished there may be another.
+    // When the batch is finished another is allowed.
     assert_eq!(g.map(&[(DATA, 0x1000)]).0, 0);
     assert_eq!(g.violations(), 1);
 }

@@ -27,8 +27,7 @@ use crate::nvme::spec::{
 use crate::sync::lock;
 use std::sync::Arc;
 
-/// Executes a command. The value is CDW0 of its completion; `None` means that it is
-/// not complete and stays so.
+/// Executes a command. Returns CDW0 of its completion; `None` if the command never completes.
 pub fn execute(
     core: &Arc<Core>,
     sq: &SubmissionQueue,
@@ -53,8 +52,8 @@ pub fn execute(
         admin::GET_LOG_PAGE => transfer.to_guest(&log_page(core, command)?).map(done),
         admin::SET_FEATURES => set_feature(core, command).map(Some),
         admin::GET_FEATURES => get_feature(core, command).map(Some),
-        // Bit 0: the command was not aborted. Those that last are the asynchronous
-        // event requests, and they may last.
+        // Bit 0: the command was not aborted. The only commands that last are asynchronous event
+        // requests, which may last.
         admin::ABORT => Ok(Some(1)),
         admin::ASYNC_EVENT => {
             let mut state = lock(&core.state);
@@ -68,7 +67,7 @@ pub fn execute(
     }
 }
 
-/// (number, entries) of a queue to be created.
+/// Parses (number, entries) of a queue to be created.
 fn queue(core: &Core, command: &Command) -> Result<(u16, u32), Status> {
     let id = command.cdw(10) as u16;
     let size = (command.cdw(10) >> 16) + 1;
@@ -159,7 +158,7 @@ fn identify(core: &Core, command: &Command) -> Result<Vec<u8>, Status> {
         0x02 if nsid < ALL_NAMESPACES - 1 => Ok(identify::active(nsid)),
         0x03 if nsid == NSID => Ok(identify::descriptors(name)),
         0x00 | 0x02 | 0x03 => Err(Status::INVALID_NAMESPACE),
-        // What the NVM command set adds: nothing is reported, so no limits.
+        // Fields of the NVM command set: nothing is reported, so no limits.
         0x05 if csi == 0 && nsid == NSID => Ok(vec![0; identify::SIZE]),
         0x06 if csi == 0 => Ok(vec![0; identify::SIZE]),
         _ => Err(Status::INVALID_FIELD),
@@ -176,14 +175,13 @@ fn log_page(core: &Core, command: &Command) -> Result<Vec<u8>, Status> {
     if offset % 4 != 0 || offset > page.len() as u64 || len > core.params.mdts as u64 {
         return Err(Status::INVALID_FIELD);
     }
-    // What was asked for beyond the end of the page reads as zeroes.
+    // Requested bytes beyond the end of the page read as zeroes.
     let mut data = page[offset as usize..].to_vec();
     data.resize(len as usize, 0);
     Ok(data)
 }
 
-/// Checks a feature's identifier and returns what distinguishes its values, and its
-/// default.
+/// Checks a feature's identifier and returns the key of its value, and its default.
 fn known(core: &Core, command: &Command) -> Result<(u32, u32), Status> {
     let cdw11 = command.cdw(11);
     match command.cdw(10) as u8 {
@@ -222,7 +220,7 @@ fn set_feature(core: &Core, command: &Command) -> Result<u32, Status> {
     let id = command.cdw(10) as u8;
     let (select, default) = known(core, command)?;
     let value = command.cdw(11);
-    // Nothing outlives a reset.
+    // No value outlives a reset.
     if command.cdw(10) >> 31 != 0 {
         return Err(Status::INVALID_FIELD);
     }
@@ -235,7 +233,7 @@ fn set_feature(core: &Core, command: &Command) -> Result<u32, Status> {
             if state.cqs.len() > 1 {
                 return Err(Status::COMMAND_SEQUENCE);
             }
-            // What there is, whatever was asked for.
+            // The reply is the same for any request.
             Ok(default)
         }
         // There is one power state.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The register file, the life of the queues, and what all of them share.
+//! The register file, the life of the queues, and the state that they share.
 
 use crate::addr::Iova;
 use crate::bus::{
@@ -53,7 +53,7 @@ pub struct Worker {
     thread: JoinHandle<()>,
 }
 
-/// What changes while the controller runs.
+/// State that changes while the controller runs.
 #[derive(Default)]
 pub struct State {
     cc: u32,
@@ -67,11 +67,11 @@ pub struct State {
     pub cqs: BTreeMap<u16, Arc<CompletionQueue>>,
     /// Features that were set, by identifier and selector.
     pub features: BTreeMap<(u8, u32), u32>,
-    /// Asynchronous event requests that wait for an event that never comes.
+    /// Asynchronous event requests, which wait for an event that never happens.
     pub async_events: usize,
 }
 
-/// What the threads of the queues share.
+/// State that the threads of the queues share.
 pub struct Core {
     /// The device's side of the bus.
     pub bus: Arc<Bus>,
@@ -79,11 +79,11 @@ pub struct Core {
     pub disk: Disk,
     /// Geometry and limits.
     pub params: Params,
-    /// How long an I/O command takes before its data moves.
+    /// Time that an I/O command takes before its data moves.
     pub delay: Duration,
     /// Registers and queues. Not held during DMA.
     pub state: Mutex<State>,
-    /// For the SMART log.
+    /// Counters for the SMART log.
     pub smart: Mutex<Smart>,
 }
 
@@ -93,8 +93,8 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// A controller of `disk`. `bus` has a vector for each pair of queues and one
-    /// for the admin queues.
+    /// Creates a controller of `disk`. `bus` has a vector for each pair of queues and one for the
+    /// admin queues.
     pub fn new(bus: Arc<Bus>, disk: Disk, params: Params, delay: Duration) -> io::Result<Self> {
         Ok(Self {
             core: Arc::new(Core {
@@ -108,7 +108,7 @@ impl Controller {
         })
     }
 
-    /// How many threads of queues there are.
+    /// Returns the number of threads of queues.
     #[cfg(test)]
     pub fn threads(&self) -> usize {
         Arc::strong_count(&self.core) - 1
@@ -119,7 +119,7 @@ impl Controller {
         bus.counters.violation(&bus.name, what);
     }
 
-    /// The aligned dword at `offset`.
+    /// Returns the aligned dword at `offset`.
     fn get(&self, offset: u64) -> u32 {
         let state = lock(&self.core.state);
         let cap = capabilities();
@@ -134,7 +134,7 @@ impl Controller {
             0x2c => (state.asq >> 32) as u32,
             reg::ACQ => state.acq as u32,
             0x34 => (state.acq >> 32) as u32,
-            // Write-only, reserved, or of what the controller has not: 0.
+            // Write-only, reserved, or of a feature that the controller lacks: 0.
             _ => 0,
         }
     }
@@ -180,13 +180,13 @@ impl Controller {
     }
 }
 
-/// Whether there is anything at `offset`. What is aligned to its size ends inside, too.
+/// Returns whether a register may be at `offset`. An access aligned to its size ends inside, too.
 fn inside(bar: u8, offset: u64) -> bool {
     bar == 0 && offset < BAR_SIZE
 }
 
-/// CAP: 1024 entries, contiguous queues, 10 s to get ready, the NVM command set, pages
-/// of 4 KiB to 64 KiB.
+/// Returns CAP: 1024 entries, contiguous queues, 10 s to get ready, the NVM command set, pages of 4
+/// KiB to 64 KiB.
 fn capabilities() -> u64 {
     u64::from(MAX_ENTRIES - 1) | (1 << 16) | (20 << 24) | (1 << 37) | (u64::from(MPS_MAX) << 52)
 }
@@ -260,12 +260,12 @@ impl Drop for Controller {
 }
 
 impl Core {
-    /// Bytes of a page, as the guest chose it.
+    /// Returns the bytes of a page, which the guest chose.
     pub fn page(&self) -> usize {
         cc_page(lock(&self.state).cc)
     }
 
-    /// CC as it is.
+    /// Returns CC.
     pub fn cc(&self) -> u32 {
         lock(&self.state).cc
     }
@@ -275,8 +275,8 @@ impl Core {
         match (was & CC_EN != 0, cc & CC_EN != 0) {
             (false, true) => self.enable(),
             (true, false) => {
-                // The guest may take its memory back once it sees RDY at 0: every thread
-                // has ended by then.
+                // The guest may reuse its memory once it sees RDY at 0: every thread has ended by
+                // then.
                 self.stop_all();
                 let mut state = lock(&self.state);
                 *state = State {
@@ -292,7 +292,7 @@ impl Core {
         let mut state = lock(&self.state);
         match cc_shn(cc) {
             0 => state.csts &= !(3 << 2),
-            // Nothing is cached here that a shutdown would have to write.
+            // No cache here has to be written at a shutdown.
             _ => state.csts = (state.csts & !(3 << 2)) | CSTS_SHST_DONE,
         }
     }
@@ -326,7 +326,7 @@ impl Core {
         }
     }
 
-    /// Gives a submission queue its thread.
+    /// Starts the thread of a submission queue.
     pub fn start(self: &Arc<Self>, sq: Arc<SubmissionQueue>) -> io::Result<()> {
         let core = self.clone();
         let queue = sq.clone();
@@ -337,8 +337,8 @@ impl Core {
         Ok(())
     }
 
-    /// Ends a submission queue: when this returns, it does no DMA any more. Says whether
-    /// there was one.
+    /// Ends a submission queue: after the return it makes no DMA. Returns whether the queue
+    /// existed.
     pub fn stop(&self, id: u16) -> bool {
         let Some(worker) = lock(&self.state).sqs.remove(&id) else {
             return false;
@@ -350,7 +350,7 @@ impl Core {
         true
     }
 
-    /// Ends all queues. The admin queue goes first: it could make new ones.
+    /// Ends all queues. The admin queue is the first: it could create new ones.
     fn stop_all(&self) {
         loop {
             let first = lock(&self.state).sqs.keys().next().copied();
@@ -361,13 +361,13 @@ impl Core {
         }
     }
 
-    /// The controller cannot go on.
+    /// Sets the fatal status.
     fn fatal(&self) {
         log::warn!("{}: fatal status", self.bus.name);
         lock(&self.state).csts |= CSTS_CFS;
     }
 
-    /// The thread of a submission queue.
+    /// Runs commands in the thread of a submission queue.
     fn work(self: &Arc<Self>, sq: &SubmissionQueue) {
         loop {
             match self.step(sq) {
@@ -381,7 +381,7 @@ impl Core {
         }
     }
 
-    /// One command.
+    /// Runs one command.
     fn step(self: &Arc<Self>, sq: &SubmissionQueue) -> Result<(), Stop> {
         let command = sq.next(&self.bus)?;
         log::trace!("{}: queue {}: {command:x?}", self.bus.name, sq.id);

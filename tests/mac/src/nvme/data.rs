@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Moving a command's data, page by page, as long as its queue lives.
+//! Transfer of a command's data, page by page, while its queue lives.
 
 use crate::bus::Bus;
 use crate::nvme::prp::{
@@ -17,7 +17,7 @@ use crate::nvme::spec::{
 pub struct Transfer<'a> {
     /// The device's side of the bus.
     pub bus: &'a Bus,
-    /// The queue that the command came from.
+    /// The queue of the command.
     pub sq: &'a SubmissionQueue,
     /// The command.
     pub command: &'a Command,
@@ -26,7 +26,7 @@ pub struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Gives the guest all of `data`.
+    /// Copies `data` to the guest.
     pub fn to_guest(&self, data: &[u8]) -> Result<(), Status> {
         let mut rest = data;
         for segment in self.segments(data.len())? {
@@ -40,7 +40,7 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Takes `len` bytes from the guest.
+    /// Copies `len` bytes from the guest.
     pub fn from_guest(&self, len: usize) -> Result<Vec<u8>, Status> {
         let mut data = vec![0; len];
         let mut rest = &mut data[..];
@@ -60,7 +60,7 @@ impl Transfer<'_> {
         prp::segments(self.bus, prp1, prp2, len, self.page).map_err(|e| e.status())
     }
 
-    /// A queue that is being deleted moves no more data.
+    /// Fails if the queue is being deleted, as it moves no more data then.
     fn alive(&self) -> Result<(), Status> {
         match self.sq.stopped() {
             true => Err(Status::ABORTED_SQ_DELETION),

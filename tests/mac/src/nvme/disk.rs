@@ -25,8 +25,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Opens an image for reading and writing. What is behind the last whole block
-    /// is not used.
+    /// Opens an image for reading and writing. Bytes behind the last whole block are not used.
     pub fn open(path: &Path, lba_shift: u32) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let blocks = file.metadata()?.len() >> lba_shift;
@@ -43,35 +42,34 @@ impl Disk {
         })
     }
 
-    /// Number of blocks.
+    /// Returns the number of blocks.
     pub fn blocks(&self) -> u64 {
         self.blocks
     }
 
-    /// Logarithm of the block size in bytes.
+    /// Returns the logarithm of the block size in bytes.
     pub fn lba_shift(&self) -> u32 {
         self.lba_shift
     }
 
-    /// Offset and length in bytes of `count` blocks from `lba` on, when all of
-    /// them exist.
+    /// Returns offset and length in bytes of `count` blocks from `lba` on, if all of them exist.
     pub fn range(&self, lba: u64, count: u64) -> Option<(u64, u64)> {
         let end = lba.checked_add(count)?;
         (end <= self.blocks).then_some((lba << self.lba_shift, count << self.lba_shift))
     }
 
-    /// Reads.
+    /// Reads into `buf`.
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
 
-    /// Writes. The host's page cache is the medium: it outlives this process, and
-    /// tests do not cut the host's power.
+    /// Writes `buf`. The host's page cache is the medium: it outlives this process, and tests do
+    /// not cut the host's power.
     pub fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         self.file.write_all_at(buf, offset)
     }
 
-    /// Makes a range read as zeroes, without storage where the file system can.
+    /// Makes a range read as zeroes, without storage if the file system supports that.
     pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         if fallocate(&self.file, FallocateMode::PunchHole, true, offset, len).is_ok() {
             return Ok(());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the controller says about itself: identify structures and log pages.
+//! Descriptions of the controller: identify structures and log pages.
 //!
 //! Offsets are the specification's, in bytes.
 
@@ -20,23 +20,23 @@ pub const SIZE: usize = 4096;
 /// The one namespace.
 pub const NSID: u32 = 1;
 
-/// Outstanding asynchronous event requests, at most.
+/// Maximum number of outstanding asynchronous event requests.
 pub const MAX_ASYNC_EVENTS: usize = 4;
 
 /// The temperature that the controller reports, in kelvins.
 const TEMPERATURE: u16 = 310;
-/// Above it, it would warn.
+/// Temperature above which the controller would warn, in kelvins.
 pub const WARNING_TEMPERATURE: u16 = 343;
 const CRITICAL_TEMPERATURE: u16 = 353;
 
 const FIRMWARE: &[u8] = b"1.0";
 
-/// Puts `value` at `at`.
+/// Stores `value` at `at`.
 fn put<const N: usize>(page: &mut [u8], at: usize, value: [u8; N]) {
     page[at..at + N].copy_from_slice(&value);
 }
 
-/// Puts text at `at`, padded with blanks to `len`.
+/// Stores text at `at`, padded with blanks to `len`.
 fn text(page: &mut [u8], at: usize, len: usize, value: &[u8]) {
     let field = &mut page[at..at + len];
     field.fill(b' ');
@@ -44,7 +44,7 @@ fn text(page: &mut [u8], at: usize, len: usize, value: &[u8]) {
     field[..n].copy_from_slice(&value[..n]);
 }
 
-/// The controller (CNS 01h).
+/// Returns the controller's structure (CNS 01h).
 pub fn controller(name: &str, params: &Params) -> Vec<u8> {
     let mut p = vec![0; SIZE];
     put(&mut p, 0, 0x1234u16.to_le_bytes());
@@ -84,7 +84,7 @@ pub fn controller(name: &str, params: &Params) -> Vec<u8> {
     p
 }
 
-/// The namespace (CNS 00h).
+/// Returns the namespace's structure (CNS 00h).
 pub fn namespace(name: &str, disk: &Disk) -> Vec<u8> {
     let mut p = vec![0; SIZE];
     for at in [0, 8, 16] {
@@ -97,7 +97,7 @@ pub fn namespace(name: &str, disk: &Disk) -> Vec<u8> {
     p
 }
 
-/// Identifiers of the namespace (CNS 03h).
+/// Returns the identifiers of the namespace (CNS 03h).
 pub fn descriptors(name: &str) -> Vec<u8> {
     let mut p = vec![0; SIZE];
     // NGUID and UUID, 16 bytes each after a header of 4.
@@ -109,7 +109,7 @@ pub fn descriptors(name: &str) -> Vec<u8> {
     p
 }
 
-/// Active namespaces above `after` (CNS 02h).
+/// Returns the active namespaces above `after` (CNS 02h).
 pub fn active(after: u32) -> Vec<u8> {
     let mut p = vec![0; SIZE];
     if after < NSID {
@@ -118,7 +118,7 @@ pub fn active(after: u32) -> Vec<u8> {
     p
 }
 
-/// A name for the namespace that no other device of the same run has.
+/// Returns an identifier of the namespace that no other device of the same run has.
 fn nguid(name: &str) -> [u8; 16] {
     let mut id = *b"apple-dma-mac\0\0\0";
     let hash = crc32fast::hash(name.as_bytes());
@@ -126,7 +126,7 @@ fn nguid(name: &str) -> [u8; 16] {
     id
 }
 
-/// The same as a UUID: version 8, the kind that vendors define.
+/// Returns the same identifier as a UUID: version 8, the kind that vendors define.
 fn uuid(name: &str) -> [u8; 16] {
     let mut id = nguid(name);
     id[6] = (id[6] & 0x0f) | 0x80;
@@ -134,7 +134,7 @@ fn uuid(name: &str) -> [u8; 16] {
     id
 }
 
-/// What the SMART log counts.
+/// Counters of the SMART log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Smart {
     /// Bytes read by the guest.
@@ -147,7 +147,7 @@ pub struct Smart {
     pub writes: u64,
 }
 
-/// A log page in full, or `None` when there is none of that id.
+/// Returns a log page in full, or `None` if there is none of that id.
 pub fn log_page(id: u8, smart: &Smart) -> Option<Vec<u8>> {
     Some(match id {
         // Errors: none, in four entries.
@@ -182,7 +182,7 @@ fn smart_log(smart: &Smart) -> Vec<u8> {
     p
 }
 
-/// Commands and their effects: bit 0 is support, bit 1 a change of content.
+/// Returns the commands and their effects: bit 0 is support, bit 1 a change of content.
 fn effects() -> Vec<u8> {
     let mut p = vec![0; SIZE];
     for opcode in [

@@ -38,7 +38,7 @@ pub fn execute(core: &Core, sq: &SubmissionQueue, command: &Command) -> Result<(
         page: core.page(),
     };
     match opcode {
-        // Writes are in the host's page cache, which is all the medium there is.
+        // Writes are in the host's page cache, which is the medium.
         io::FLUSH => Ok(()),
         io::READ => {
             let (offset, len) = blocks(core, command, true)?;
@@ -83,8 +83,8 @@ pub fn execute(core: &Core, sq: &SubmissionQueue, command: &Command) -> Result<(
     }
 }
 
-/// Offset and length in bytes of the blocks that a command names. `moves` says whether
-/// their data moves: then it may not be too long.
+/// Returns offset and length in bytes of the blocks of a command. With `moves` their data moves, so
+/// it may not be too long.
 fn blocks(core: &Core, command: &Command, moves: bool) -> Result<(u64, u64), Status> {
     let count = u64::from(command.cdw(12) & 0xffff) + 1;
     if moves && count << core.disk.lba_shift() > core.params.mdts as u64 {
@@ -109,7 +109,7 @@ fn write_fault(e: std::io::Error) -> Status {
     Status::WRITE_FAULT
 }
 
-/// Dataset management: all ranges are checked before the first is touched.
+/// Handles dataset management: all ranges are checked before the first is changed.
 fn manage(core: &Core, transfer: &Transfer<'_>) -> Result<(), Status> {
     let count = (transfer.command.cdw(10) & 0xff) as usize + 1;
     let list = transfer.from_guest(count * DSM_RANGE)?;

@@ -2,10 +2,10 @@
 
 //! An NVMe 1.4 controller with one namespace, enough for Linux's stock driver.
 //!
-//! [`controller`] is the register file and what the queues share, [`queue`] moves
-//! entries and completions, [`admin`] and [`io`] execute commands, [`prp`] finds a
-//! command's data and [`data`] moves it, [`identify`] is what the controller says about itself.
-//! Numbers are those of the NVM Express base specification, in [`spec`].
+//! [`controller`] is the register file and the state that the queues share, [`queue`] moves entries
+//! and completions, [`admin`] and [`io`] execute commands, [`prp`] finds a command's data and
+//! [`data`] moves it, [`identify`] has the descriptions of the controller. Numbers are those of the
+//! NVM Express base specification, in [`spec`].
 
 pub mod admin;
 pub mod controller;
@@ -22,10 +22,10 @@ mod tests;
 pub use controller::Controller;
 pub use disk::Disk;
 
-/// Largest transfer of one command that can be configured, in bytes.
+/// Largest configurable transfer of one command, in bytes.
 pub const MAX_MDTS: u64 = 8 << 20;
 
-/// Most pairs of I/O queues: what the BAR has room for doorbells of.
+/// Maximum number of pairs of I/O queues, limited by the BAR's room for doorbells.
 pub const MAX_QUEUES: u16 = 64;
 
 /// Geometry and limits.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Physical region pages: where a command's data is in IOVA space.
+//! Physical region pages: the places of a command's data in IOVA space.
 
 use crate::addr::Iova;
 use crate::bus::{
@@ -21,10 +21,10 @@ pub struct Segment {
     pub len: usize,
 }
 
-/// Why a command has no data.
+/// Reason for the lack of a command's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrpError {
-    /// An entry is not aligned as it must be.
+    /// An entry is not properly aligned.
     Offset,
     /// The list could not be read.
     Dma(DmaError),
@@ -37,7 +37,7 @@ impl From<DmaError> for PrpError {
 }
 
 impl PrpError {
-    /// How the command ends.
+    /// Returns the status with which the command ends.
     pub fn status(self) -> Status {
         match self {
             Self::Offset => Status::PRP_OFFSET,
@@ -46,9 +46,9 @@ impl PrpError {
     }
 }
 
-/// The pieces of `len` bytes under pages of `page` bytes.
+/// Returns the pieces of `len` bytes under pages of `page` bytes.
 ///
-/// Reads the list, if there is one, but no data: data is reached when it moves.
+/// Reads the list, if there is one, but no data: data is accessed when it moves.
 pub fn segments(
     bus: &Bus,
     prp1: Iova,
@@ -86,7 +86,7 @@ pub fn segments(
         }
         let room = (page - offset) / ENTRY;
         let wanted = rest.div_ceil(page);
-        // When they do not all fit, the last entry of the page says where it goes on.
+        // If the entries do not all fit, the last entry of the page points to the next page.
         let (count, chained) = match wanted > room {
             true => (room - 1, true),
             false => (wanted, false),
@@ -104,7 +104,7 @@ pub fn segments(
             rest -= len;
         }
         if let Some(next) = entries.next() {
-            // A chained list begins at the beginning of a page.
+            // A chained list starts at the start of a page.
             if in_page(next, page) != 0 {
                 return Err(PrpError::Offset);
             }
@@ -118,7 +118,7 @@ fn in_page(iova: Iova, page: usize) -> usize {
     (iova.0 % page as u64) as usize
 }
 
-/// An entry other than the first: it must be the beginning of a page.
+/// Checks an entry other than the first: it must be the start of a page.
 fn whole(iova: Iova, len: usize, page: usize) -> Result<Segment, PrpError> {
     match in_page(iova, page) {
         0 => Ok(Segment { iova, len }),
@@ -187,8 +187,8 @@ mod tests {
     }
 
     proptest! {
-        /// Builds lists as a driver does, starting anywhere in a page and chained
-        /// where they must be, and expects the pages back.
+        /// Builds lists as a driver does, starting anywhere in a page and chained where they must
+        /// be, and expects the pages back.
         #[test]
         fn lists_of_any_shape(
             offset in (0usize..1024).prop_map(|d| d * 4),

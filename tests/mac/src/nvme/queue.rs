@@ -32,12 +32,12 @@ use std::{
     time::Duration, //
 };
 
-/// Why a queue's thread has nothing more to do.
+/// Reason for the end of a queue's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The queue is deleted, or the controller disabled.
     Asked,
-    /// Guest memory could not be reached.
+    /// Guest memory could not be accessed.
     Dma(DmaError),
 }
 
@@ -52,7 +52,7 @@ struct CqState {
     /// The next entry that the controller writes.
     tail: u32,
     phase: bool,
-    /// The next entry that the guest reads, as it last said.
+    /// The next entry that the guest reads, as of its last doorbell.
     head: u32,
 }
 
@@ -61,7 +61,7 @@ struct CqState {
 pub struct CompletionQueue {
     /// First entry.
     base: Iova,
-    /// Entries.
+    /// Number of entries.
     size: u32,
     /// The vector to raise.
     vector: Option<u16>,
@@ -70,7 +70,7 @@ pub struct CompletionQueue {
 }
 
 impl CompletionQueue {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new(base: Iova, size: u32, vector: Option<u16>) -> Self {
         Self {
             base,
@@ -85,7 +85,7 @@ impl CompletionQueue {
         }
     }
 
-    /// The guest has read up to `head`. Says whether that can be.
+    /// Sets the entry up to which the guest has read. Returns whether `head` is possible.
     pub fn set_head(&self, head: u32) -> bool {
         let mut state = lock(&self.state);
         let filled = (state.tail + self.size - state.head) % self.size;
@@ -121,7 +121,7 @@ impl CompletionQueue {
         let mut entry = [0; CQE_SIZE];
         entry[0..4].copy_from_slice(&result.to_le_bytes());
         entry[8..12].copy_from_slice(&ids.to_le_bytes());
-        // The guest polls the phase tag: the dword that holds it comes last.
+        // The guest polls the phase tag: the dword that contains it is written last.
         let at = self
             .base
             .0
@@ -146,7 +146,7 @@ impl CompletionQueue {
 struct SqState {
     /// The next entry that the controller reads.
     head: u32,
-    /// The next entry that the guest writes, as it last said.
+    /// The next entry that the guest writes, as of its last doorbell.
     tail: u32,
 }
 
@@ -155,7 +155,7 @@ struct SqState {
 pub struct SubmissionQueue {
     /// Its number; 0 is the admin queue.
     pub id: u16,
-    /// Where its completions go.
+    /// The queue of its completions.
     pub cq: Arc<CompletionQueue>,
     /// Number of that queue.
     pub cq_id: u16,
@@ -167,7 +167,7 @@ pub struct SubmissionQueue {
 }
 
 impl SubmissionQueue {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new(id: u16, base: Iova, size: u32, cq: Arc<CompletionQueue>, cq_id: u16) -> Self {
         Self {
             id,
@@ -181,7 +181,7 @@ impl SubmissionQueue {
         }
     }
 
-    /// The guest has written entries up to `tail`. Says whether that can be.
+    /// Sets the entry up to which the guest has written. Returns whether `tail` is possible.
     pub fn set_tail(&self, tail: u32) -> bool {
         if tail >= self.size {
             return false;
@@ -191,22 +191,22 @@ impl SubmissionQueue {
         true
     }
 
-    /// Asks the queue's thread to end as soon as it can.
+    /// Requests that the queue's thread ends as soon as possible.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Under the locks, so that nobody is between looking and waiting.
+        // Under the locks, so that no thread is between its check and its wait.
         drop(lock(&self.state));
         self.changed.notify_all();
         drop(lock(&self.cq.state));
         self.cq.room.notify_all();
     }
 
-    /// Whether the thread was asked to end.
+    /// Returns whether the thread was asked to end.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Waits for an entry and takes it.
+    /// Waits for an entry and returns it.
     pub fn next(&self, bus: &Bus) -> Result<Command, Stop> {
         let mut state = lock(&self.state);
         while state.head == state.tail {
@@ -232,7 +232,7 @@ impl SubmissionQueue {
         self.cq.post(bus, self, cid, result, status)
     }
 
-    /// Lets `time` pass, or less when the thread is asked to end.
+    /// Waits for `time`, or less if the thread is asked to end.
     pub fn pause(&self, time: Duration) {
         pause(&self.changed, &self.state, time, || self.stopped());
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers and layouts of the NVM Express base specification 1.4, and nothing
-//! that acts on them.
+//! Numbers and layouts of the NVM Express base specification 1.4, without behaviour.
 
 use crate::addr::Iova;
 
@@ -29,29 +28,29 @@ pub mod reg {
 pub const CC_EN: u32 = 1;
 /// CSTS.RDY.
 pub const CSTS_RDY: u32 = 1;
-/// CSTS.CFS: the controller is beyond help until it is reset.
+/// CSTS.CFS: a fatal status, until the controller is reset.
 pub const CSTS_CFS: u32 = 1 << 1;
 /// CSTS.SHST: shutdown is complete.
 pub const CSTS_SHST_DONE: u32 = 2 << 2;
 
-/// CC.SHN, not 0 when the guest asks for a shutdown.
+/// Returns CC.SHN, not 0 if the guest requests a shutdown.
 pub fn cc_shn(cc: u32) -> u32 {
     (cc >> 14) & 3
 }
 
-/// Bytes of a page under CC.MPS.
+/// Returns the bytes of a page under CC.MPS.
 pub fn cc_page(cc: u32) -> usize {
     4096 << ((cc >> 7) & 0xf)
 }
 
-/// CC.IOSQES and CC.IOCQES: logarithms of entry sizes of I/O queues.
+/// Returns CC.IOSQES and CC.IOCQES: logarithms of entry sizes of I/O queues.
 pub fn cc_entry_sizes(cc: u32) -> (u32, u32) {
     ((cc >> 16) & 0xf, (cc >> 20) & 0xf)
 }
 
 /// Largest CC.MPS: 64 KiB pages.
 pub const MPS_MAX: u32 = 4;
-/// Most entries of a queue.
+/// Maximum number of entries of a queue.
 pub const MAX_ENTRIES: u32 = 1024;
 /// Bytes of a submission queue entry.
 pub const SQE_SIZE: usize = 64;
@@ -103,7 +102,7 @@ pub mod feature {
 /// The namespace id that means all of them.
 pub const ALL_NAMESPACES: u32 = 0xffff_ffff;
 
-/// How a command ended: bits 10:8 are the status code type, 7:0 the code.
+/// Result of a command: bits 10:8 are the status code type, 7:0 the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(pub u16);
 
@@ -129,8 +128,8 @@ impl Status {
     pub const READ_ERROR: Self = Self(0x281);
     pub const COMPARE_FAILURE: Self = Self(0x285);
 
-    /// The status field of a completion without its phase tag. An error asks the
-    /// guest not to try again: it would fail again.
+    /// Returns the status field of a completion without its phase tag. Errors have the bit that
+    /// tells the guest not to retry: the command would fail again.
     pub fn field(self) -> u16 {
         match self {
             Self::SUCCESS => 0,
@@ -146,7 +145,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// Takes an entry apart.
+    /// Parses an entry.
     pub fn new(bytes: &[u8; SQE_SIZE]) -> Self {
         let mut dwords = [0; 16];
         for (dword, bytes) in dwords.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -155,43 +154,43 @@ impl Command {
         Self { dwords }
     }
 
-    /// What to do.
+    /// Returns the opcode.
     pub fn opcode(&self) -> u8 {
         self.dwords[0] as u8
     }
 
-    /// The guest's name for the command.
+    /// Returns the guest's identifier of the command.
     pub fn cid(&self) -> u16 {
         (self.dwords[0] >> 16) as u16
     }
 
-    /// Whether it is half of a fused pair, or describes its data with SGLs. The
-    /// controller offers neither.
+    /// Returns whether the command is half of a fused pair, or describes its data with SGLs. The
+    /// controller supports neither.
     pub fn fused_or_sgl(&self) -> bool {
         self.dwords[0] & 0xc300 != 0
     }
 
-    /// The namespace.
+    /// Returns the namespace.
     pub fn nsid(&self) -> u32 {
         self.dwords[1]
     }
 
-    /// First PRP entry.
+    /// Returns the first PRP entry.
     pub fn prp1(&self) -> Iova {
         Iova(self.qword(6))
     }
 
-    /// Second PRP entry, or the list.
+    /// Returns the second PRP entry, or the list.
     pub fn prp2(&self) -> Iova {
         Iova(self.qword(8))
     }
 
-    /// CDW10 to CDW15.
+    /// Returns CDW10 to CDW15.
     pub fn cdw(&self, n: usize) -> u32 {
         self.dwords[n]
     }
 
-    /// Two dwords from `n` on.
+    /// Returns the two dwords from `n` on.
     pub fn qword(&self, n: usize) -> u64 {
         u64::from(self.dwords[n]) | (u64::from(self.dwords[n + 1]) << 32)
     }

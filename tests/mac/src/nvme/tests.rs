@@ -37,7 +37,7 @@ use std::{
     },
 };
 
-/// Where the guest keeps things, as offsets in RAM.
+/// The guest's structures, as offsets in RAM.
 const ASQ: u64 = 0;
 const ACQ: u64 = 0x1000;
 const PAGE: u64 = 0x2000;
@@ -71,7 +71,7 @@ struct Guest {
     controller: Controller,
     bus: Arc<Bus>,
     image: PathBuf,
-    /// What an IOVA is more than the offset in RAM.
+    /// Difference between an IOVA and the offset in RAM.
     base: u64,
     next_cid: u16,
 }
@@ -161,7 +161,7 @@ impl Guest {
         self.controller.write(0, at, &value.to_le_bytes());
     }
 
-    /// Puts a command into a ring without telling. Returns its identifier.
+    /// Writes a command into a ring without a doorbell. Returns its identifier.
     fn push(&mut self, ring: &mut Ring, opcode: u8, fill: impl FnOnce(&mut [u32; 16])) -> u16 {
         let cid = self.next_cid;
         self.next_cid += 1;
@@ -178,7 +178,7 @@ impl Guest {
         self.set(reg::DOORBELLS + 8 * u64::from(ring.id), ring.tail);
     }
 
-    /// The next completion, when there is one.
+    /// Returns the next completion, if there is one.
     fn poll(&self, ring: &mut Ring) -> Option<Completion> {
         let entry = self.peek(ring.cq + u64::from(ring.head) * 16, 16);
         let dword = |n: usize| u32::from_le_bytes(entry[4 * n..4 * n + 4].try_into().unwrap());
@@ -215,7 +215,7 @@ impl Guest {
         self.set(reg::DOORBELLS + 8 * u64::from(ring.id) + 4, ring.head);
     }
 
-    /// One command from beginning to end.
+    /// Runs one command from start to completion.
     fn run(
         &mut self,
         ring: &mut Ring,
@@ -262,7 +262,7 @@ impl Guest {
         ring
     }
 
-    /// An identify structure.
+    /// Returns an identify structure.
     fn identify(&mut self, admin: &mut Ring, cns: u32, nsid: u32) -> Result<Vec<u8>, Status> {
         let at = self.iova(PAGE);
         self.poke(PAGE, &[0xee; 4096]);
@@ -292,7 +292,7 @@ fn prp(d: &mut [u32; 16], prp1: u64, prp2: u64) {
     d[9] = (prp2 >> 32) as u32;
 }
 
-/// Namespace 1, `count` blocks from `lba` on.
+/// Sets the fields for namespace 1, `count` blocks from `lba` on.
 fn rw(d: &mut [u32; 16], lba: u64, count: u32) {
     d[1] = 1;
     d[10] = lba as u32;
@@ -318,7 +318,7 @@ fn comes_up_and_goes_down() {
     assert_eq!(g.get(reg::CSTS), CSTS_RDY | CSTS_SHST_DONE);
     g.set(reg::CC, 0x0046_0000);
     assert_eq!(g.get(reg::CSTS), 0);
-    // What the guest set survives.
+    // The guest's settings survive.
     assert_eq!(g.get(reg::ASQ), g.iova(ASQ) as u32);
     g.enable();
     g.controller.reset();
@@ -521,7 +521,7 @@ fn async_events_are_held_and_limited() {
     assert_eq!(c.sq_head, 5);
     let c = g.run(&mut admin, admin::ABORT, |_| ());
     assert_eq!((c.status, c.result), (Status::SUCCESS, 1));
-    // Another enable begins at 0.
+    // Another enable starts at 0.
     g.set(reg::CC, 0);
     let mut admin = g.enable();
     g.push(&mut admin, admin::ASYNC_EVENT, |_| ());
@@ -538,7 +538,7 @@ fn reads_and_writes_through_a_list() {
         let mut g = guest_with(params, Duration::ZERO);
         let mut admin = g.enable();
         let mut q = g.create(&mut admin, 1);
-        // 64 KiB beginning in the middle of a page: 17 pages, every other one used.
+        // 64 KiB from the middle of a page on: 17 pages, every other one used.
         let len = 64 << 10;
         let data = noise(len, shift);
         let page = |i: u64| DATA + i * 0x2000;
@@ -675,7 +675,7 @@ fn a_fault_in_data_fails_the_command_only() {
     for op in [io::READ, io::WRITE] {
         assert_eq!(g.status(&mut q, op, fill), Status::DATA_TRANSFER_ERROR);
     }
-    // What could be written was, and the disk is as before.
+    // Possible writes were made, and the disk is otherwise as before.
     assert_eq!(g.peek(DATA, 4096), [7; 4096]);
     assert_eq!(g.on_disk(0, 8192), [7; 8192]);
     let s = g.bus.counters.snapshot();
@@ -739,7 +739,7 @@ fn a_full_completion_queue_waits_and_phases_alternate() {
             g.push(&mut q, io::FLUSH, |d| d[1] = 1);
         }
         g.ring(&q);
-        // The entries are taken one by one, so the ring may not be filled again before.
+        // The entries are taken one by one, so the ring must not be filled again before.
         let mut seen = 0;
         while seen < DEPTH - 1 {
             let c = g.wait(&mut q);
