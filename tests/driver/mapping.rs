@@ -12,7 +12,7 @@ use crate::failure::{
     Reason, //
 };
 use crate::land::Place;
-use crate::ram::Piece;
+use crate::ram::Region;
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop, //
@@ -119,24 +119,24 @@ impl<'a> Mapping<'a> {
         })
     }
 
-    /// Maps `piece` for `dev`.
+    /// Maps `region` for `dev`.
     pub(crate) fn of_ram(
         dev: &'a Device<Bound>,
-        piece: &Piece<'a>,
+        region: &Region<'a>,
         function: Function,
         direction: DataDirection,
     ) -> Result<Self, Failure> {
-        let (page, offset) = piece.page();
-        let len = piece.len();
+        let (page, offset) = region.page();
+        let len = region.len();
         let dev_raw = raw(dev);
 
         let iova = match function {
-            // SAFETY: `dev` is bound, and `piece` is memory of the linear mapping that outlives
+            // SAFETY: `dev` is bound, and `region` is memory of the linear mapping that outlives
             // the mapping.
             Function::Single => unsafe {
                 helpers::dma_test_map_single_attrs(
                     dev_raw,
-                    piece.as_ptr(),
+                    region.as_ptr(),
                     len,
                     direction.into(),
                     0,
@@ -148,7 +148,7 @@ impl<'a> Mapping<'a> {
             },
             // SAFETY: As above.
             Function::Phys => unsafe {
-                bindings::dma_map_phys(dev_raw, piece.phys(), len, direction.into(), 0)
+                bindings::dma_map_phys(dev_raw, region.phys(), len, direction.into(), 0)
             },
         };
         let iova = check(dev, iova, "mapping")?;

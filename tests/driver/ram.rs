@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest RAM, whatever it is used for: the blocks of RAM, and pieces at their very ends.
+//! Guest RAM, whatever it is used for: the blocks of RAM, and regions at their very ends.
 //!
 //! Memory of others is only read. The first and the last pages of a block may be allocated as well,
 //! by a request for exactly these pages.
@@ -40,13 +40,13 @@ impl End {
 ///
 /// All `len` bytes from `phys` on are RAM for `'a`.
 #[derive(Clone, Copy)]
-pub(crate) struct Piece<'a> {
+pub(crate) struct Region<'a> {
     phys: phys_addr_t,
     len: usize,
     _memory: PhantomData<&'a ()>,
 }
 
-impl Piece<'_> {
+impl Region<'_> {
     /// Returns the physical address of the first byte.
     pub(crate) fn phys(&self) -> phys_addr_t {
         self.phys
@@ -116,7 +116,7 @@ impl Piece<'_> {
 
 /// Returns the blocks of RAM, in the order of their addresses, for as long as none is unplugged.
 /// May sleep.
-pub(crate) fn blocks() -> Result<KVec<Piece<'static>>> {
+pub(crate) fn blocks() -> Result<KVec<Region<'static>>> {
     let mut blocks = KVec::new();
 
     for index in 0.. {
@@ -129,7 +129,7 @@ pub(crate) fn blocks() -> Result<KVec<Piece<'static>>> {
         }
 
         // INVARIANT: The kernel says that this is RAM.
-        let block = Piece {
+        let block = Region {
             phys: start,
             len: usize::try_from(end.saturating_sub(start))?,
             _memory: PhantomData,
@@ -157,29 +157,29 @@ unsafe impl Send for Claim {}
 impl Claim {
     /// Allocates the `pages` pages at the end `end` of `block`, unless they hold data that cannot
     /// be moved. May sleep.
-    pub(crate) fn new(block: &Piece<'_>, end: End, pages: usize) -> Result<Self> {
+    pub(crate) fn new(block: &Region<'_>, end: End, pages: usize) -> Result<Self> {
         let len = pages.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
-        let piece = block.at(end, 0, len);
+        let region = block.at(end, 0, len);
         // CAST: The rest is less than a page.
-        if piece.len() != len || (piece.phys() as usize) % PAGE_SIZE != 0 {
+        if region.len() != len || (region.phys() as usize) % PAGE_SIZE != 0 {
             return Err(EINVAL);
         }
-        let base = NonNull::new(piece.as_ptr().cast()).ok_or(EINVAL)?;
+        let base = NonNull::new(region.as_ptr().cast()).ok_or(EINVAL)?;
 
         // SAFETY: These are pages of RAM.
-        to_result(unsafe { helpers::dma_test_claim(piece.phys(), pages as c_ulong) })?;
+        to_result(unsafe { helpers::dma_test_claim(region.phys(), pages as c_ulong) })?;
         // INVARIANT: Just allocated; the page allocator's pages are in the linear mapping.
         Ok(Self {
-            phys: piece.phys(),
+            phys: region.phys(),
             base,
             pages,
         })
     }
 
     /// Returns the RAM of the claim.
-    pub(crate) fn piece(&self) -> Piece<'_> {
+    pub(crate) fn region(&self) -> Region<'_> {
         // INVARIANT: By the type's invariant, the pages are there as long as `self`.
-        Piece {
+        Region {
             phys: self.phys,
             len: self.len(),
             _memory: PhantomData,

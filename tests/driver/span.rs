@@ -35,7 +35,7 @@ unsafe impl Send for Span<'_> {}
 unsafe impl Sync for Span<'_> {}
 
 /// One access of a walk over a span.
-enum Piece {
+enum Access {
     /// The byte at this index.
     Byte(usize),
     /// The eight bytes at this index, naturally aligned.
@@ -81,28 +81,30 @@ impl<'a> Span<'a> {
     }
 
     /// Returns the accesses that see every byte once, in order.
-    fn pieces(&self) -> impl Iterator<Item = Piece> {
+    fn accesses(&self) -> impl Iterator<Item = Access> {
         let head = self.ptr.as_ptr().align_offset(8).min(self.len);
         let words = self.len.saturating_sub(head) / 8;
         let tail = head.saturating_add(words.saturating_mul(8));
 
         (0..head)
-            .map(Piece::Byte)
-            .chain((0..words).map(move |word| Piece::Word(head.wrapping_add(word.wrapping_mul(8)))))
-            .chain((tail..self.len).map(Piece::Byte))
+            .map(Access::Byte)
+            .chain(
+                (0..words).map(move |word| Access::Word(head.wrapping_add(word.wrapping_mul(8)))),
+            )
+            .chain((tail..self.len).map(Access::Byte))
     }
 
     /// Writes the bytes of `pattern` from its byte `first` on.
     pub(crate) fn fill(&self, pattern: Pattern, first: usize) {
-        self.pieces().for_each(|piece| match piece {
-            Piece::Byte(at) => {
+        self.accesses().for_each(|access| match access {
+            Access::Byte(at) => {
                 let byte = pattern.byte(first.wrapping_add(at));
-                // SAFETY: `pieces` stays within the span.
+                // SAFETY: `accesses` stays within the span.
                 unsafe { self.ptr.as_ptr().add(at).write_volatile(byte) };
             }
-            Piece::Word(at) => {
+            Access::Word(at) => {
                 let word = pattern.word(first.wrapping_add(at)).to_le();
-                // SAFETY: `pieces` stays within the span, and its words are aligned.
+                // SAFETY: `accesses` stays within the span, and its words are aligned.
                 unsafe { self.ptr.as_ptr().add(at).cast::<u64>().write_volatile(word) };
             }
         });
@@ -117,15 +119,15 @@ impl<'a> Span<'a> {
         pattern: Pattern,
         first: usize,
     ) -> Result<(), Failure> {
-        self.pieces().try_for_each(|piece| match piece {
-            Piece::Byte(at) => {
-                // SAFETY: `pieces` stays within the span.
+        self.accesses().try_for_each(|access| match access {
+            Access::Byte(at) => {
+                // SAFETY: `accesses` stays within the span.
                 let found = unsafe { self.ptr.as_ptr().add(at).read_volatile() };
                 compare(what, first.wrapping_add(at), pattern, found)
             }
-            Piece::Word(at) => {
+            Access::Word(at) => {
                 let index = first.wrapping_add(at);
-                // SAFETY: `pieces` stays within the span, and its words are aligned.
+                // SAFETY: `accesses` stays within the span, and its words are aligned.
                 let found = unsafe { self.ptr.as_ptr().add(at).cast::<u64>().read_volatile() };
 
                 if u64::from_le(found) == pattern.word(index) {
@@ -144,15 +146,15 @@ impl<'a> Span<'a> {
 
     /// Checks that every byte is zero.
     pub(crate) fn check_zero(&self) -> Result<(), Failure> {
-        self.pieces().try_for_each(|piece| {
-            let (index, found) = match piece {
-                Piece::Byte(at) => {
-                    // SAFETY: `pieces` stays within the span.
+        self.accesses().try_for_each(|access| {
+            let (index, found) = match access {
+                Access::Byte(at) => {
+                    // SAFETY: `accesses` stays within the span.
                     let found = unsafe { self.ptr.as_ptr().add(at).read_volatile() };
                     (at, u64::from(found))
                 }
-                Piece::Word(at) => {
-                    // SAFETY: `pieces` stays within the span, and its words are aligned.
+                Access::Word(at) => {
+                    // SAFETY: `accesses` stays within the span, and its words are aligned.
                     let found = unsafe { self.ptr.as_ptr().add(at).cast::<u64>().read_volatile() };
                     (at, found)
                 }

@@ -4,20 +4,20 @@
 //! mappings, usage of the host, and replays with other parameters. `report` formats the result.
 
 use crate::calls::calls;
+use crate::debugfs::{
+    number,
+    Numbers, //
+};
 use crate::event::{
     Event,
     EventKind,
     MapPath, //
 };
-use crate::pages::{
-    number,
-    Numbers, //
-};
 use crate::recording::{
     Recording,
     Snapshot, //
 };
-use crate::whatif::Past;
+use crate::whatif::Replayer;
 use anyhow::Result;
 use apple_dma_replay::{
     Counters,
@@ -235,7 +235,7 @@ pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Ana
         let mut after = recording.end.after.iter();
         let after = after.find(|after| after.companion.companion == *name);
         progress(&format!("{name}: looking at {} events", events.len()));
-        let mut analysis = look(before, &events);
+        let mut analysis = analyse_events(before, &events);
         analysis.counted = counted(before, after);
         replay(&mut analysis, recording, before, &events, |variant| {
             progress(&format!(
@@ -249,7 +249,7 @@ pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Ana
 }
 
 /// Analyses everything but replays.
-fn look(before: &Snapshot, events: &[&Event]) -> Analysis {
+fn analyse_events(before: &Snapshot, events: &[&Event]) -> Analysis {
     let mut mappings = Vec::new();
     let mut calls: BTreeMap<MapPath, Vec<u64>> = BTreeMap::new();
     let mut since: HashMap<(u64, u64), Vec<u64>> = HashMap::new();
@@ -361,12 +361,12 @@ fn replay(
     mut progress: impl FnMut(&str),
 ) {
     let calls = calls(events.iter().copied());
-    let past = Past::new(before, &recording.header.ram, calls, events);
+    let replayer = Replayer::new(before, &recording.header.ram, calls, events);
     let name = "as it was";
     progress(name);
-    let parameters = past.parameters();
+    let parameters = replayer.parameters();
     let took = match &parameters {
-        Ok(parameters) => past.replay(parameters, true),
+        Ok(parameters) => replayer.replay(parameters, true),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
     analysis.replay = Outcome::new(name, &took);
@@ -377,9 +377,9 @@ fn replay(
         analysis.differs = differs.map(|name| (*name).to_owned()).collect();
     }
     if let (Ok(parameters), Ok(took)) = (parameters, took) {
-        for variant in past.variants(&parameters, &took) {
+        for variant in replayer.variants(&parameters, &took) {
             progress(&variant.name);
-            let outcome = past.replay(&variant.parameters, false);
+            let outcome = replayer.replay(&variant.parameters, false);
             analysis
                 .variants
                 .push(Outcome::new(&variant.name, &outcome));

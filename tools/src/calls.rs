@@ -28,9 +28,9 @@ pub enum Call {
 
 /// Incomplete lists of one CPU: an interrupt may come between the events of a list.
 #[derive(Default)]
-struct Open(Vec<(bool, u32, Vec<Mapping>)>);
+struct OpenLists(Vec<(bool, u32, Vec<Mapping>)>);
 
-impl Open {
+impl OpenLists {
     /// Adds an entry; returns the list when it is complete.
     fn add(&mut self, is_map: bool, entry: u32, entries: u32, mapping: Mapping) -> Option<Call> {
         let whole = |is_map, list| {
@@ -69,7 +69,7 @@ fn might_be_served(cause: &str) -> bool {
 
 /// Returns the calls among `events`, with the time of their last event.
 pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)> {
-    let mut open: HashMap<u32, Open> = HashMap::new();
+    let mut open: HashMap<u32, OpenLists> = HashMap::new();
     let mut calls = Vec::new();
     for event in events {
         let open = open.entry(event.cpu).or_default();

@@ -3,7 +3,7 @@
 //! The module's events, described in docs/ABI/testing/tracefs-driver-apple-dma-pci, parsed from
 //! lines of trace_pipe. This file parses text and reads no files.
 
-use crate::pages::c_number;
+use crate::debugfs::c_number;
 use serde::{
     Deserialize,
     Serialize, //

@@ -3,11 +3,11 @@
 //! The host's mappings over time, and the part of them that drivers used: a recording's events are
 //! applied, one after the other, to the windows at the start.
 
+use crate::debugfs::WindowStatus;
 use crate::event::{
     Event,
     EventKind, //
 };
-use crate::pages::State;
 use crate::recording::Snapshot;
 use apple_dma_replay::GRANULE;
 use std::collections::BTreeMap;
@@ -29,23 +29,23 @@ pub struct Moment {
 
 /// A region of RAM that the host has mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct Region {
     pub gpa: u64,
     pub bytes: u64,
-    pub state: State,
+    pub state: WindowStatus,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Window {
-    piece: Piece,
+    region: Region,
     users: u64,
 }
 
 impl Window {
     /// Returns the bytes that count against the limit.
     fn cost(&self) -> u64 {
-        let end = (self.piece.gpa + self.piece.bytes).div_ceil(GRANULE);
-        (end - self.piece.gpa / GRANULE) * GRANULE
+        let end = (self.region.gpa + self.region.bytes).div_ceil(GRANULE);
+        (end - self.region.gpa / GRANULE) * GRANULE
     }
 }
 
@@ -66,13 +66,13 @@ impl History {
             now: Moment::default(),
         };
         for window in &before.windows {
-            let piece = Piece {
+            let region = Region {
                 gpa: window.gpa,
                 bytes: window.bytes,
                 state: window.state,
             };
             let users = u64::from(window.users);
-            history.add(window.dma, Window { piece, users });
+            history.add(window.dma, Window { region, users });
         }
         history
     }
@@ -103,16 +103,16 @@ impl History {
     fn change_users(&mut self, dma: u64, change: impl Fn(u64) -> u64) {
         let window = self.windows.range(..=dma).next_back();
         let window = window.filter(|(start, window)| {
-            dma - *start < window.piece.bytes && window.piece.state != State::Fixed
+            dma - *start < window.region.bytes && window.region.state != WindowStatus::Fixed
         });
         let Some((start, mut window)) = window.map(|(start, window)| (*start, *window)) else {
             return;
         };
         window.users = change(window.users);
-        window.piece.state = if window.users == 0 {
-            State::Idle
+        window.region.state = if window.users == 0 {
+            WindowStatus::Idle
         } else {
-            State::Live
+            WindowStatus::Live
         };
         self.add(start, window);
     }
@@ -121,12 +121,12 @@ impl History {
     pub fn step(&mut self, event: &Event) -> Moment {
         match event.kind {
             EventKind::WindowCreated { gpa, dma, size, .. } => {
-                let piece = Piece {
+                let region = Region {
                     gpa,
                     bytes: size,
-                    state: State::Idle,
+                    state: WindowStatus::Idle,
                 };
-                self.add(dma, Window { piece, users: 0 });
+                self.add(dma, Window { region, users: 0 });
             }
             EventKind::WindowReturned { dma, .. } => self.remove(dma),
             EventKind::Map { dma, .. } => self.change_users(dma, |users| users + 1),
@@ -144,14 +144,14 @@ impl History {
     }
 
     /// Returns the regions that the host has mapped now.
-    pub fn pieces(&self) -> Vec<Piece> {
-        self.windows.values().map(|window| window.piece).collect()
+    pub fn regions(&self) -> Vec<Region> {
+        self.windows.values().map(|window| window.region).collect()
     }
 }
 
 /// Returns all moments of a recording, and the regions at the time when the most bytes were mapped,
 /// and among such times the most of them in use.
-pub fn of(before: &Snapshot, events: &[&Event]) -> (Vec<Moment>, Vec<Piece>) {
+pub fn of(before: &Snapshot, events: &[&Event]) -> (Vec<Moment>, Vec<Region>) {
     let mut history = History::new(before);
     let mut moments = vec![history.now()];
     moments.extend(events.iter().map(|event| history.step(event)));
@@ -162,7 +162,7 @@ pub fn of(before: &Snapshot, events: &[&Event]) -> (Vec<Moment>, Vec<Piece>) {
     for event in events.iter().take(peak.unwrap_or(0)) {
         history.step(event);
     }
-    (moments, history.pieces())
+    (moments, history.regions())
 }
 
 /// Returns about `points` of `moments` at most, with the largest ones.
@@ -197,14 +197,16 @@ mod tests {
         let mut before = recording.header.before[0].clone();
         before.windows.clear();
         let events: Vec<_> = recording.events.iter().collect();
-        let (moments, pieces) = of(&before, &events);
+        let (moments, regions) = of(&before, &events);
         let after = &recording.end.after[0].companion;
         let last = moments.last().unwrap();
         assert_eq!((last.bytes, last.entries), (after.bytes, after.entries));
         assert_eq!((last.live_bytes, last.live_entries), (0, 0));
         assert!(moments.iter().any(|moment| moment.live_entries > 1));
-        assert_eq!(pieces.len() as u64, after.entries);
-        assert!(pieces.iter().any(|piece| piece.state == State::Live));
+        assert_eq!(regions.len() as u64, after.entries);
+        assert!(regions
+            .iter()
+            .any(|region| region.state == WindowStatus::Live));
         assert!(moments
             .windows(2)
             .all(|pair| pair[0].seconds <= pair[1].seconds));

@@ -5,10 +5,10 @@
 
 mod analysis;
 mod calls;
+mod debugfs;
 mod doctor;
 mod event;
 mod history;
-mod pages;
 mod plot;
 mod progress;
 mod record;

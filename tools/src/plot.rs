@@ -48,7 +48,7 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     };
     let recording = report::read(&options.file)?;
     let mut progress = Progress::new();
-    progress.say(|| "drawing".to_owned());
+    progress.show(|| "drawing".to_owned());
     let mut text = picture::draw(&recording)?;
     drop(progress);
     if is_html {

@@ -35,7 +35,7 @@ impl Progress {
     }
 
     /// Prints `text`, if it is time.
-    pub fn say(&mut self, text: impl FnOnce() -> String) {
+    pub fn show(&mut self, text: impl FnOnce() -> String) {
         if self.is_on && Instant::now() >= self.next {
             self.next = Instant::now() + EVERY;
             self.is_said = true;

@@ -162,7 +162,7 @@ fn record(
             status = child.try_wait()?;
         }
         let time = began.elapsed();
-        progress.say(|| {
+        progress.show(|| {
             let (events, lost) = writer.counts();
             format!(
                 "{:.0} s, {events} events, {lost} lost; Ctrl-C ends it",

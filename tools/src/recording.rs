@@ -4,8 +4,8 @@
 //! events in the order of the kernel with notes of lost ones, and an [`End`], without which the
 //! recording is not complete. Numbers are of 64 bits.
 
+use crate::debugfs::Window;
 use crate::event::Event;
-use crate::pages::Window;
 use crate::system::{
     Companion,
     System, //

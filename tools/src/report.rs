@@ -8,11 +8,11 @@ use crate::analysis::{
     Histogram,
     Spread, //
 };
-use crate::event::MapPath;
-use crate::pages::{
+use crate::debugfs::{
     number,
     Numbers, //
 };
+use crate::event::MapPath;
 use crate::progress::Progress;
 use crate::recording::Recording;
 use crate::text::{
@@ -58,7 +58,7 @@ struct Report<'a> {
 pub fn read(path: &Path) -> Result<Recording> {
     let mut progress = Progress::new();
     Recording::read(path, |done, all| {
-        progress.say(|| {
+        progress.show(|| {
             let part = text::part(done, all) * 100.0;
             format!("reading {}: {part:.0} %", path.display())
         });
@@ -68,7 +68,7 @@ pub fn read(path: &Path) -> Result<Recording> {
 pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let recording = read(&options.file)?;
     let mut progress = Progress::new();
-    let companions = analyse(&recording, |what| progress.say(|| what.to_owned()));
+    let companions = analyse(&recording, |what| progress.show(|| what.to_owned()));
     drop(progress);
     let report = Report {
         kernel: &recording.header.kernel,

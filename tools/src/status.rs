@@ -5,8 +5,8 @@
 use crate::system::System;
 use crate::text;
 use crate::view::{
+    CompanionView,
     Sampler,
-    Seen,
     View, //
 };
 use anyhow::Result;
@@ -37,10 +37,10 @@ pub fn interval(text: &str) -> Result<Duration, String> {
 
 pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let mut sampler = Sampler::new(System::new());
-    let mut view = sampler.look()?;
+    let mut view = sampler.sample()?;
     if view.missing.is_none() && !options.interval.is_zero() {
         thread::sleep(options.interval);
-        view = sampler.look()?;
+        view = sampler.sample()?;
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&view)?);
@@ -51,8 +51,8 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
 }
 
 /// Returns the title of a companion, in a line.
-pub fn title(seen: &Seen) -> String {
-    let now = &seen.now;
+pub fn title(companion: &CompanionView) -> String {
+    let now = &companion.now;
     let driver = match (&now.driver, now.present) {
         (Some(driver), _) => format!("driver {driver}"),
         (None, true) => "no driver".to_owned(),
@@ -73,8 +73,8 @@ pub fn title(seen: &Seen) -> String {
 }
 
 /// Returns the usage of the limits: name, part, and numbers in words.
-pub fn budgets(seen: &Seen) -> [(&'static str, f64, String); 2] {
-    let now = &seen.now;
+pub fn budgets(companion: &CompanionView) -> [(&'static str, f64, String); 2] {
+    let now = &companion.now;
     let peak = |name: &str, show: &dyn Fn(u64) -> String| {
         let details = now.details.as_ref();
         let peak = details.and_then(|details| details.status_number(name));
@@ -105,14 +105,14 @@ pub fn budgets(seen: &Seen) -> [(&'static str, f64, String); 2] {
 }
 
 /// Returns further facts: a name, and the rest of the line.
-pub fn facts(seen: &Seen) -> Vec<(&'static str, String)> {
+pub fn facts(companion: &CompanionView) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
-    if let Some(details) = &seen.now.details {
+    if let Some(details) = &companion.now.details {
         let windows = ["live", "idle", "fixed", "lost"];
         let windows = windows.map(|state| format!("{state} {}", details.windows(state)));
         facts.push(("windows", windows.join(", ")));
     }
-    if let Some(rates) = &seen.rates {
+    if let Some(rates) = &companion.rates {
         let hits = rates.hit_part;
         let hits = hits.map_or(String::new(), |part| {
             format!(", hits {:.1} %", part * 100.0)
@@ -143,10 +143,10 @@ pub fn facts(seen: &Seen) -> Vec<(&'static str, String)> {
 /// Returns the whole screen.
 pub fn screen(view: &View) -> String {
     let mut screen = String::new();
-    for seen in &view.companions {
-        screen.push_str(&title(seen));
+    for companion in &view.companions {
+        screen.push_str(&title(companion));
         screen.push('\n');
-        for (name, part, numbers) in budgets(seen) {
+        for (name, part, numbers) in budgets(companion) {
             let _ = writeln!(
                 screen,
                 "  {name:<9}{} {:>3.0} %  {numbers}",
@@ -154,13 +154,13 @@ pub fn screen(view: &View) -> String {
                 part * 100.0
             );
         }
-        for (name, fact) in facts(seen) {
+        for (name, fact) in facts(companion) {
             let _ = writeln!(screen, "  {name:<9}{fact}");
         }
         for need in view
             .attention
             .iter()
-            .filter(|need| need.companion == seen.now.companion)
+            .filter(|need| need.companion == companion.now.companion)
         {
             let _ = writeln!(screen, "  ! {}", need.text);
         }
@@ -182,8 +182,8 @@ mod tests {
     fn a_screen_has_all() {
         let (_dir, system) = system::tests::fixture();
         let mut sampler = Sampler::new(system);
-        sampler.look().unwrap();
-        let screen = screen(&sampler.look().unwrap());
+        sampler.sample().unwrap();
+        let screen = screen(&sampler.sample().unwrap());
         for part in [
             "0000:00:10.0 manages 0000:00:06.0 (driver apple_dma_test), lazy mode, host ready",
             "bytes    [#",
@@ -202,7 +202,7 @@ mod tests {
     fn everyone_sees_limits_and_what_root_would() {
         let (dir, system) = system::tests::fixture();
         std::fs::remove_dir_all(dir.path().join("sys/kernel/debug")).unwrap();
-        let screen = screen(&Sampler::new(system).look().unwrap());
+        let screen = screen(&Sampler::new(system).sample().unwrap());
         assert!(screen.contains("lazy mode\n  bytes    [#"), "{screen}");
         assert!(screen.contains("cannot be seen"), "{screen}");
         assert!(!screen.contains("windows"), "{screen}");

@@ -3,7 +3,7 @@
 //! Access to the module's interfaces: companions in sysfs, their files in debugfs, and tracefs.
 //! Reads them; an error tells in a sentence why one cannot be read.
 
-use crate::pages::{
+use crate::debugfs::{
     self,
     Numbers,
     Window,
@@ -80,7 +80,7 @@ impl Details {
 
     /// Returns the number of windows in `state`.
     pub fn windows(&self, state: &str) -> u64 {
-        pages::below(&self.sizes, state)
+        debugfs::below(&self.sizes, state)
             .map(|(_, count)| count)
             .sum()
     }
@@ -118,7 +118,7 @@ impl System {
     }
 
     /// Returns the directory of the files of `companion`.
-    fn pages(&self, companion: &str) -> PathBuf {
+    fn directory(&self, companion: &str) -> PathBuf {
         self.debugfs().join(MODULE).join(companion)
     }
 
@@ -149,7 +149,7 @@ impl System {
     /// root may read are missing for others.
     pub fn companion(&self, companion: &str) -> Result<Option<Companion>> {
         match self.read_companion(companion) {
-            Ok(seen) => Ok(Some(seen)),
+            Ok(companion) => Ok(Some(companion)),
             Err(error) => {
                 let gone = error.downcast_ref::<io::Error>().is_some_and(|error| {
                     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV)
@@ -214,24 +214,29 @@ impl System {
         }
     }
 
-    fn page<T>(&self, companion: &str, name: &str, parse: impl Fn(&str) -> Result<T>) -> Result<T> {
-        let path = self.pages(companion).join(name);
+    fn parse_file<T>(
+        &self,
+        companion: &str,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T>,
+    ) -> Result<T> {
+        let path = self.directory(companion).join(name);
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         parse(&text).with_context(|| path.display().to_string())
     }
 
     fn details(&self, companion: &str) -> Result<Details> {
         Ok(Details {
-            status: self.page(companion, "status", pages::words)?,
-            counters: self.page(companion, "counters", pages::numbers)?,
-            doorbells: self.page(companion, "doorbells", pages::numbers)?,
-            sizes: self.page(companion, "sizes", pages::numbers)?,
+            status: self.parse_file(companion, "status", debugfs::words)?,
+            counters: self.parse_file(companion, "counters", debugfs::numbers)?,
+            doorbells: self.parse_file(companion, "doorbells", debugfs::numbers)?,
+            sizes: self.parse_file(companion, "sizes", debugfs::numbers)?,
         })
     }
 
     /// Returns the windows of `companion`.
     pub fn windows(&self, companion: &str) -> Result<Vec<Window>> {
-        self.page(companion, "windows", pages::windows)
+        self.parse_file(companion, "windows", debugfs::windows)
     }
 
     /// Returns the release of the kernel.
@@ -316,7 +321,7 @@ pub mod tests {
         let companion = "sys/bus/pci/devices/0000:00:10.0/apple_dma_pci";
         put("sys/module/apple_dma_pci/version", "0.1.0\n");
         let status = include_str!("fixtures/status");
-        let words = pages::words(status).unwrap();
+        let words = debugfs::words(status).unwrap();
         for name in [
             "managed",
             "mode",
@@ -336,19 +341,22 @@ pub mod tests {
             dir.path().join("sys/bus/pci/devices/0000:00:06.0/driver"),
         )
         .unwrap();
-        let pages = "sys/kernel/debug/apple_dma_pci/0000:00:10.0";
-        put(&format!("{pages}/status"), status);
+        let directory = "sys/kernel/debug/apple_dma_pci/0000:00:10.0";
+        put(&format!("{directory}/status"), status);
         put(
-            &format!("{pages}/counters"),
+            &format!("{directory}/counters"),
             include_str!("fixtures/counters"),
         );
         put(
-            &format!("{pages}/doorbells"),
+            &format!("{directory}/doorbells"),
             include_str!("fixtures/doorbells"),
         );
-        put(&format!("{pages}/sizes"), include_str!("fixtures/sizes"));
         put(
-            &format!("{pages}/windows"),
+            &format!("{directory}/sizes"),
+            include_str!("fixtures/sizes"),
+        );
+        put(
+            &format!("{directory}/windows"),
             include_str!("fixtures/windows"),
         );
         let system = System::at(dir.path());
@@ -359,16 +367,16 @@ pub mod tests {
     fn a_companion_is_read() {
         let (_dir, system) = fixture();
         assert_eq!(system.companions().unwrap(), ["0000:00:10.0"]);
-        let seen = system.companion("0000:00:10.0").unwrap().unwrap();
-        assert_eq!(seen.device, "0000:00:06.0");
-        assert_eq!(seen.driver.as_deref(), Some("apple_dma_test"));
-        let details = seen.details.unwrap();
-        assert_eq!(details.status_number("entries"), Some(seen.entries));
+        let companion = system.companion("0000:00:10.0").unwrap().unwrap();
+        assert_eq!(companion.device, "0000:00:06.0");
+        assert_eq!(companion.driver.as_deref(), Some("apple_dma_test"));
+        let details = companion.details.unwrap();
+        assert_eq!(details.status_number("entries"), Some(companion.entries));
         let windows = system.windows("0000:00:10.0").unwrap();
-        assert_eq!(windows.len() as u64, seen.entries);
+        assert_eq!(windows.len() as u64, companion.entries);
         assert_eq!(
             details.windows("live") + details.windows("idle"),
-            seen.entries
+            companion.entries
         );
     }
 

@@ -75,7 +75,7 @@ pub struct Options {
 pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let mut sampler = Sampler::new(System::new());
     // Errors are printed before the terminal changes.
-    let first = sampler.look()?;
+    let first = sampler.sample()?;
     if json || options.batch || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         batch(options, json, &mut sampler)?;
     } else {
@@ -93,7 +93,7 @@ fn batch(options: &Options, json: bool, sampler: &mut Sampler) -> Result<()> {
     let mut left = options.iterations;
     while left != Some(0) {
         thread::sleep(options.interval);
-        let view = sampler.look()?;
+        let view = sampler.sample()?;
         let text = match json {
             true => format!("{}\n", serde_json::to_string(&view)?),
             false => format!("{}\n", screen(&view)),
@@ -137,7 +137,7 @@ fn live(
                 _ => {}
             }
         }
-        view = sampler.look()?;
+        view = sampler.sample()?;
         left = left.map(|left| left - 1);
     }
     Ok(())
@@ -170,9 +170,9 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
     };
     let head = format!("apple-dma-pci, every {:.1} s; q ends it", view.interval);
     frame.render_widget(Line::from(head).dim(), line(1));
-    for seen in &view.companions {
-        frame.render_widget(Line::from(title(seen)).bold(), line(1));
-        for (name, part, numbers) in budgets(seen) {
+    for companion in &view.companions {
+        frame.render_widget(Line::from(title(companion)).bold(), line(1));
+        for (name, part, numbers) in budgets(companion) {
             let area = row(frame, line(1), name);
             let colour = if part >= HIGH {
                 Color::Red
@@ -186,14 +186,14 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
                 .use_unicode(true);
             frame.render_widget(gauge, area);
         }
-        for (name, fact) in facts(seen) {
+        for (name, fact) in facts(companion) {
             let area = row(frame, line(1), name);
             frame.render_widget(Line::from(fact), area);
         }
         for need in view
             .attention
             .iter()
-            .filter(|need| need.companion == seen.now.companion)
+            .filter(|need| need.companion == companion.now.companion)
         {
             let text = format!("  ! {}", need.text);
             let width = usize::from(frame.area().width.max(1));
@@ -223,8 +223,8 @@ mod tests {
     fn text(width: u16, height: u16) -> String {
         let (_dir, system) = system::tests::fixture();
         let mut sampler = Sampler::new(system);
-        sampler.look().unwrap();
-        let view = sampler.look().unwrap();
+        sampler.sample().unwrap();
+        let view = sampler.sample().unwrap();
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, &view)).unwrap();
         terminal.backend().to_string()

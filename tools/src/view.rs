@@ -3,7 +3,7 @@
 //! The state of all companions, their rates since the previous state, and warnings. `status` and
 //! `top` format it.
 
-use crate::pages::{
+use crate::debugfs::{
     below,
     number,
     Numbers, //
@@ -96,7 +96,7 @@ pub struct Attention {
 
 /// A companion with its rates.
 #[derive(Clone, Debug, Serialize)]
-pub struct Seen {
+pub struct CompanionView {
     /// The companion's state.
     #[serde(flatten)]
     pub now: Companion,
@@ -110,7 +110,7 @@ pub struct View {
     /// Seconds over which rates are measured.
     pub interval: f64,
     /// All companions.
-    pub companions: Vec<Seen>,
+    pub companions: Vec<CompanionView>,
     /// The warnings.
     pub attention: Vec<Attention>,
     /// Reason why details are missing, with advice.
@@ -134,11 +134,11 @@ impl Sampler {
     }
 
     /// Takes a view; fails if there is no companion.
-    pub fn look(&mut self) -> Result<View> {
+    pub fn sample(&mut self) -> Result<View> {
         let mut now = BTreeMap::new();
         for companion in self.system.companions()? {
-            if let Some(seen) = self.system.companion(&companion)? {
-                now.insert(companion, seen);
+            if let Some(state) = self.system.companion(&companion)? {
+                now.insert(companion, state);
             }
         }
         if now.is_empty() {
@@ -152,7 +152,7 @@ impl Sampler {
             attention.extend(needs(companion, before));
             let details = before.and_then(|before| before.details.as_ref());
             let rates = details.zip(companion.details.as_ref());
-            Seen {
+            CompanionView {
                 rates: rates.map(|(before, now)| Rates::new(before, now, time)),
                 now: companion.clone(),
             }

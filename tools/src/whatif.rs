@@ -4,11 +4,11 @@
 //! with others. The simulated host grants every request, and calls are sequential.
 
 use crate::calls::Call;
+use crate::debugfs::WindowStatus;
 use crate::event::{
     Event,
     EventKind, //
 };
-use crate::pages::State;
 use crate::recording::Snapshot;
 use crate::text;
 use anyhow::{
@@ -32,7 +32,7 @@ const LEAST_BYTES: u64 = 1 << 20;
 const LEAST_ENTRIES: u32 = 16;
 
 /// The input of replays.
-pub struct Past<'a> {
+pub struct Replayer<'a> {
     /// The companion's state at the start.
     before: &'a Snapshot,
     /// Calls of drivers, with microseconds.
@@ -49,7 +49,7 @@ pub struct Variant {
     pub parameters: Parameters,
 }
 
-impl<'a> Past<'a> {
+impl<'a> Replayer<'a> {
     /// Returns the input; `events` are those of the companion of `before`.
     pub fn new(
         before: &'a Snapshot,
@@ -105,9 +105,9 @@ impl<'a> Past<'a> {
             .windows
             .iter()
             .filter(|window| match window.state {
-                State::Live => true,
-                State::Idle => as_it_was,
-                State::Fixed | State::Lost | State::Returning => false,
+                WindowStatus::Live => true,
+                WindowStatus::Idle => as_it_was,
+                WindowStatus::Fixed | WindowStatus::Lost | WindowStatus::Returning => false,
             });
         let windows: Vec<_> = windows
             .map(|window| Window {
@@ -209,7 +209,7 @@ impl<'a> Past<'a> {
 mod tests {
     use super::*;
     use crate::calls::calls;
-    use crate::pages::number;
+    use crate::debugfs::number;
     use crate::recording::{
         self,
         Recording, //
@@ -224,9 +224,9 @@ mod tests {
         let mut before = recording.header.before[0].clone();
         before.windows.clear();
         let ram = &recording.header.ram;
-        let past = Past::new(&before, ram, calls(&recording.events), &events);
-        let parameters = past.parameters().unwrap();
-        let counters = past.replay(&parameters, true).unwrap();
+        let replayer = Replayer::new(&before, ram, calls(&recording.events), &events);
+        let parameters = replayer.parameters().unwrap();
+        let counters = replayer.replay(&parameters, true).unwrap();
         let after = &recording.end.after[0].companion;
         let guest = &after.details.as_ref().unwrap().counters;
         for (name, count) in [
@@ -251,7 +251,7 @@ mod tests {
             window_shift: 14,
             ..parameters
         };
-        let small = past.replay(&small, false).unwrap();
+        let small = replayer.replay(&small, false).unwrap();
         assert!(small.windows_created > counters.windows_created);
         assert!(small.peak_bytes < counters.peak_bytes);
     }

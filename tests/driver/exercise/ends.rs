@@ -16,7 +16,7 @@ use crate::ram::{
     self,
     Claim,
     End,
-    Piece, //
+    Region, //
 };
 use crate::span::Span;
 use kernel::fmt;
@@ -34,7 +34,7 @@ const TRIES: usize = 16;
 
 /// The blocks, and the pages at their ends that could be allocated.
 pub(crate) struct Ends {
-    blocks: KVec<Piece<'static>>,
+    blocks: KVec<Region<'static>>,
     claims: KVec<(Claim, End)>,
     /// Compared ranges of others, and how many of them did not change as a whole.
     ranges: usize,
@@ -62,9 +62,9 @@ impl Exercise<'_> for Ends {
         for block in &self.blocks {
             for end in End::BOTH {
                 let len = turn.rng.within(turn.spec.len);
-                let piece = block.at(end, turn.rng.within(turn.spec.offset), len);
+                let region = block.at(end, turn.rng.within(turn.spec.offset), len);
 
-                let still = read(&piece, end, turn)?;
+                let still = read(&region, end, turn)?;
                 self.ranges = self.ranges.saturating_add(1);
                 self.still = self.still.saturating_add(usize::from(still));
             }
@@ -113,38 +113,38 @@ impl Ends {
     }
 }
 
-fn place(piece: &Piece<'_>, direction: DataDirection, mapping: Option<&Mapping<'_>>) -> Place {
+fn place(region: &Region<'_>, direction: DataDirection, mapping: Option<&Mapping<'_>>) -> Place {
     Place {
-        len: piece.len(),
-        offset: piece.page().1,
+        len: region.len(),
+        offset: region.page().1,
         direction,
         iova: mapping.map(Mapping::iova),
     }
 }
 
-/// Lets the engine read `piece`. Returns whether the memory did not change meanwhile.
-fn read(piece: &Piece<'static>, end: End, turn: &mut Turn<'_, '_, '_>) -> Result<bool, Failure> {
+/// Lets the engine read `region`. Returns whether the memory did not change meanwhile.
+fn read(region: &Region<'static>, end: End, turn: &mut Turn<'_, '_, '_>) -> Result<bool, Failure> {
     let direction = DataDirection::ToDevice;
     let function = turn.rng.choose(&FUNCTIONS).unwrap_or(Function::Phys);
-    let mapping = Mapping::of_ram(turn.dev, piece, function, direction)
-        .at(|| place(piece, direction, None))?;
-    let mut len = piece.len();
+    let mapping = Mapping::of_ram(turn.dev, region, function, direction)
+        .at(|| place(region, direction, None))?;
+    let mut len = region.len();
 
-    // A piece that changes all the time is halved, towards the end, until one does not.
+    // A region that changes all the time is halved, towards the end, until one does not.
     while len != 0 {
-        let part = piece.at(end, 0, len);
-        // CAST: The part is within the piece.
-        let offset = part.phys().wrapping_sub(piece.phys()) as usize;
+        let part = region.at(end, 0, len);
+        // CAST: The part is within the region.
+        let offset = part.phys().wrapping_sub(region.phys()) as usize;
 
         for _ in 0..TRIES {
             let expected = part.crc32().doing("reading RAM")?;
             let engine = turn
                 .channel
                 .checksum(mapping.iova().add(offset), len, expected)
-                .at(|| place(piece, direction, Some(&mapping)));
+                .at(|| place(region, direction, Some(&mapping)));
 
             if part.crc32().doing("reading RAM")? == expected {
-                return engine.map(|()| len == piece.len());
+                return engine.map(|()| len == region.len());
             }
             if engine.is_err_and(|failure| !failure.is_of_data()) {
                 return engine.map(|()| false);
@@ -153,7 +153,7 @@ fn read(piece: &Piece<'static>, end: End, turn: &mut Turn<'_, '_, '_>) -> Result
         len /= 2;
     }
     Err(Failure::call("waiting for RAM to hold still", EAGAIN))
-        .at(|| place(piece, direction, Some(&mapping)))
+        .at(|| place(region, direction, Some(&mapping)))
 }
 
 /// Passes data both ways through memory at that end of the claim which is the end of the block.
@@ -163,12 +163,12 @@ fn write(claim: &Claim, end: End, turn: &mut Turn<'_, '_, '_>) -> Result<(), Fai
         .choose(&DIRECTIONS)
         .unwrap_or(DataDirection::Bidirectional);
     let function = turn.rng.choose(&FUNCTIONS).unwrap_or(Function::Phys);
-    let whole = claim.piece();
+    let whole = claim.region();
     let offset = turn.rng.within(turn.spec.offset);
-    let piece = whole.at(end, offset, turn.rng.within(turn.spec.len));
-    // CAST: The piece is within the claim.
-    let start = piece.phys().wrapping_sub(whole.phys()) as usize;
-    let len = piece.len();
+    let region = whole.at(end, offset, turn.rng.within(turn.spec.len));
+    // CAST: The region is within the claim.
+    let start = region.phys().wrapping_sub(whole.phys()) as usize;
+    let len = region.len();
     let stop = start.saturating_add(len);
 
     let memory = claim
@@ -186,8 +186,8 @@ fn write(claim: &Claim, end: End, turn: &mut Turn<'_, '_, '_>) -> Result<(), Fai
     guards().for_each(|guard: &Span<'_>| guard.fill(Pattern::new(GUARD_SEED), 0));
     exchange.stage();
     {
-        let mapping = Mapping::of_ram(turn.dev, &piece, function, direction)
-            .at(|| place(&piece, direction, None))?;
+        let mapping = Mapping::of_ram(turn.dev, &region, function, direction)
+            .at(|| place(&region, direction, None))?;
         let segment = Segment {
             iova: mapping.iova(),
             len,
@@ -195,7 +195,7 @@ fn write(claim: &Claim, end: End, turn: &mut Turn<'_, '_, '_>) -> Result<(), Fai
 
         exchange
             .engine(turn.channel, once(segment))
-            .at(|| place(&piece, direction, Some(&mapping)))?;
+            .at(|| place(&region, direction, Some(&mapping)))?;
     }
     exchange
         .verify(turn.channel, once(len))
@@ -208,5 +208,5 @@ fn write(claim: &Claim, end: End, turn: &mut Turn<'_, '_, '_>) -> Result<(), Fai
                 )
             })
         })
-        .at(|| place(&piece, direction, None))
+        .at(|| place(&region, direction, None))
 }

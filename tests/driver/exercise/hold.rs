@@ -11,7 +11,7 @@ use crate::mapping::{
 use crate::span::Span;
 
 /// A place in a buffer of its own.
-struct Piece {
+struct BufferRange {
     buffer: Buffer,
     offset: usize,
     len: usize,
@@ -20,7 +20,7 @@ struct Piece {
 
 /// Buffers, one for every mapping.
 pub(crate) struct Hold {
-    pieces: KVVec<Piece>,
+    ranges: KVVec<BufferRange>,
 }
 
 impl Exercise<'_> for Hold {
@@ -46,14 +46,14 @@ impl Exercise<'_> for Hold {
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let direction = turn.direction();
         let mut mappings =
-            KVVec::with_capacity(self.pieces.len(), GFP_KERNEL).doing("listing the mappings")?;
+            KVVec::with_capacity(self.ranges.len(), GFP_KERNEL).doing("listing the mappings")?;
 
-        for piece in self.pieces.iter_mut() {
-            piece.seed = turn.rng.next();
+        for range in self.ranges.iter_mut() {
+            range.seed = turn.rng.next();
         }
-        for piece in self.pieces.iter() {
-            piece.exchange(direction).stage();
-            let mapping = piece.map(turn.dev, direction)?;
+        for range in self.ranges.iter() {
+            range.exchange(direction).stage();
+            let mapping = range.map(turn.dev, direction)?;
 
             mappings
                 .push(mapping, GFP_KERNEL)
@@ -61,30 +61,30 @@ impl Exercise<'_> for Hold {
         }
 
         let step = self
-            .pieces
+            .ranges
             .len()
             .checked_div(turn.spec.check)
             .unwrap_or(1)
             .max(1);
-        for (piece, mapping) in self.pieces.iter().zip(mappings.iter()).step_by(step) {
+        for (range, mapping) in self.ranges.iter().zip(mappings.iter()).step_by(step) {
             let segment = Segment {
                 iova: mapping.iova(),
-                len: piece.len,
+                len: range.len,
             };
 
-            piece
+            range
                 .exchange(direction)
                 .engine(turn.channel, once(segment))
-                .at(|| piece.place(mapping))?;
+                .at(|| range.place(mapping))?;
         }
 
         turn.rng.shuffle(&mut mappings);
         drop(mappings);
 
-        for piece in self.pieces.iter().step_by(step) {
-            piece
+        for range in self.ranges.iter().step_by(step) {
+            range
                 .exchange(direction)
-                .verify(turn.channel, once(piece.len))?;
+                .verify(turn.channel, once(range.len))?;
         }
         Ok(())
     }
@@ -94,14 +94,14 @@ impl Hold {
     fn allocate(spec: &Spec, rng: &mut Rng) -> Result<Self> {
         let size = spec.offset.high.saturating_add(spec.len.high);
         let count = rng.within(spec.count);
-        let mut pieces = KVVec::with_capacity(count, GFP_KERNEL)?;
-        // The gaps between the pieces are freed after all allocations, lest the pieces be
+        let mut ranges = KVVec::with_capacity(count, GFP_KERNEL)?;
+        // The gaps between the ranges are freed after all allocations, lest the ranges be
         // neighbours.
         let mut between = KVVec::new();
 
         for _ in 0..count {
-            pieces.push(
-                Piece {
+            ranges.push(
+                BufferRange {
                     buffer: Buffer::new(size)?,
                     offset: rng.within(spec.offset),
                     len: rng.within(spec.len),
@@ -113,11 +113,11 @@ impl Hold {
                 between.push(Buffer::new(size)?, GFP_KERNEL)?;
             }
         }
-        Ok(Self { pieces })
+        Ok(Self { ranges })
     }
 }
 
-impl Piece {
+impl BufferRange {
     fn request(&self, direction: DataDirection) -> Request {
         Request {
             function: Function::Page,

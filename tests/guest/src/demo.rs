@@ -23,21 +23,21 @@ use anyhow::{
 use std::process::ExitCode;
 
 /// A scenario of the demonstration.
-struct Act {
+struct Demonstration {
     scenario: &'static str,
     heading: &'static str,
     about: &'static str,
 }
 
-const ACTS: &[Act] = &[
-    Act {
+const DEMONSTRATIONS: &[Demonstration] = &[
+    Demonstration {
         scenario: "no-module",
         heading: "Without the module",
         about:
             "The disk's driver gives the device guest-physical addresses. The DART, which has\n   \
                 mapped nothing, refuses what the device does with them.",
     },
-    Act {
+    Demonstration {
         scenario: "demo",
         heading: "With the module",
         about: "Every address that the disk is given is one that the DART maps.",
@@ -45,9 +45,10 @@ const ACTS: &[Act] = &[
 ];
 
 /// Returns whether `case` is part of the demonstration.
-pub fn shows(case: &Case) -> bool {
-    let mut acts = ACTS.iter();
-    case.arch == Arch::Arm64 && acts.any(|act| act.scenario == case.scenario.name)
+pub fn is_shown(case: &Case) -> bool {
+    let mut demonstrations = DEMONSTRATIONS.iter();
+    case.arch == Arch::Arm64
+        && demonstrations.any(|demonstration| demonstration.scenario == case.scenario.name)
 }
 
 /// Runs both guests of `cases` and prints the results.
@@ -57,13 +58,16 @@ pub fn demo(assets: &Assets, cases: &[Case]) -> Result<ExitCode> {
     println!("Debian's arm64 kernel boots in QEMU; its disk is a passed-through device of a Mac,");
     println!("which is simulated.");
     println!();
-    for (number, act) in (1..).zip(ACTS) {
+    for (number, demonstration) in (1..).zip(DEMONSTRATIONS) {
         let case = cases
             .iter()
-            .find(|case| case.scenario.name == act.scenario)
-            .with_context(|| format!("no scenario '{}'", act.scenario))?;
-        println!("{}", style.bold(&format!("{number}. {}", act.heading)));
-        println!("   {}", act.about);
+            .find(|case| case.scenario.name == demonstration.scenario)
+            .with_context(|| format!("no scenario '{}'", demonstration.scenario))?;
+        println!(
+            "{}",
+            style.bold(&format!("{number}. {}", demonstration.heading))
+        );
+        println!("   {}", demonstration.about);
         println!();
         let outcome = run::run(assets, case, Console::File, |event| show(style, event))?;
         println!();

@@ -209,7 +209,7 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
         cases.retain_mut(|case| case.move_to(kernel));
     }
     cases.retain(|case| match command {
-        Command::Demo => demo::shows(case),
+        Command::Demo => demo::is_shown(case),
         Command::Check {
             filter,
             arch,

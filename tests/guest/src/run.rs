@@ -46,7 +46,7 @@ use std::{
 const POLL: Duration = Duration::from_millis(100);
 
 /// Seconds before the timeout at which the guest shows the states of its tasks.
-const LAST_WORDS: u64 = 10;
+const SHOW_TASKS_BEFORE_TIMEOUT: u64 = 10;
 
 /// The outcome of a guest.
 pub struct Outcome {
@@ -64,12 +64,12 @@ pub struct Outcome {
     pub run: PathBuf,
 }
 
-/// Boots the guest of `case` and waits for its end, calling `told` for each message of its scripts.
+/// Boots the guest of `case` and waits for its end, calling `on_event` for each message of its scripts.
 pub fn run(
     assets: &Assets,
     case: &Case,
     console: Console,
-    mut told: impl FnMut(&Event),
+    mut on_event: impl FnMut(&Event),
 ) -> Result<Outcome> {
     let start = Instant::now();
     let scenario = &case.scenario;
@@ -84,8 +84,8 @@ pub fn run(
     let kernel = match &scenario.installed {
         None => {
             let mut variables = case.variables();
-            let last_words = scenario.timeout.saturating_sub(LAST_WORDS);
-            variables.push(("LAST_WORDS".to_owned(), last_words.to_string()));
+            let show_tasks_after = scenario.timeout.saturating_sub(SHOW_TASKS_BEFORE_TIMEOUT);
+            variables.push(("SHOW_TASKS_AFTER".to_owned(), show_tasks_after.to_string()));
             assets.initrd(&initrd, case, &variables)?;
             assets.kernel(&case.system())
         }
@@ -142,7 +142,7 @@ pub fn run(
     let deadline = (console == Console::File).then(|| start + case.timeout());
     let mut events = Vec::new();
     let mut take = |event: Event| {
-        told(&event);
+        on_event(&event);
         events.push(event);
     };
     let status = loop {

@@ -13,10 +13,10 @@ use crate::dart::{
     Refusal, //
 };
 use crate::hostile::{
-    About,
     Hostile,
-    MapAnswer,
-    UnmapAnswer, //
+    MapReply,
+    Scope,
+    UnmapReply, //
 };
 use crate::memory::GuestRam;
 use crate::pci::{
@@ -99,19 +99,19 @@ impl Dialect {
     }
 
     /// Returns the bytes to write for a reply, and their offset in the response.
-    fn render(self, answer: MapAnswer) -> Option<(usize, Vec<u8>)> {
-        match (answer, self) {
-            (MapAnswer::Untouched, _) => None,
-            (MapAnswer::Failed(status), Self::U32) => {
+    fn render(self, reply: MapReply) -> Option<(usize, Vec<u8>)> {
+        match (reply, self) {
+            (MapReply::Untouched, _) => None,
+            (MapReply::Failed(status), Self::U32) => {
                 let at = offset_of!(apple_dma_pci_map_resp32, status);
                 Some((at, status.to_le_bytes().to_vec()))
             }
-            (MapAnswer::Failed(status), Self::U64) => {
+            (MapReply::Failed(status), Self::U64) => {
                 let at = offset_of!(apple_dma_pci_map_resp64, status);
                 Some((at, status.to_le_bytes().to_vec()))
             }
             (
-                MapAnswer::Full {
+                MapReply::Full {
                     id,
                     dma_addr,
                     dma_len,
@@ -128,7 +128,7 @@ impl Dialect {
                 Some((0, response.as_slice().to_vec()))
             }
             (
-                MapAnswer::Full {
+                MapReply::Full {
                     id,
                     dma_addr,
                     dma_len,
@@ -190,7 +190,7 @@ pub struct Settings {
     /// The way to falsify replies.
     pub hostile: Hostile,
     /// The batches whose replies are falsified.
-    pub hostile_about: About,
+    pub hostile_about: Scope,
     /// Number of replies to falsify; `None` for all.
     pub hostile_next: Option<u64>,
     /// Milliseconds after which late doorbells are handled.
@@ -281,7 +281,7 @@ impl Shared {
     }
 
     /// Counts a false reply.
-    fn lied(&self) {
+    fn count_false_reply(&self) {
         lock(&self.stats).lies += 1;
         let mut settings = lock(&self.settings);
         if let Some(left) = &mut settings.hostile_next {
@@ -387,7 +387,7 @@ impl Companion {
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
         let shared = &self.worker.shared;
         if shared.gone() {
-            shared.lied();
+            shared.count_false_reply();
             data.fill(0xff);
             return;
         }
@@ -415,7 +415,7 @@ impl Companion {
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         let shared = &self.worker.shared;
         if shared.gone() {
-            shared.lied();
+            shared.count_false_reply();
             return;
         }
         let value = data.try_into().map(u32::from_le_bytes).unwrap_or(0);
@@ -459,7 +459,7 @@ impl Companion {
         let cmd_gpa = self.cmd_gpa;
         let hostile = self.worker.shared.hostile(self.worker.command(cmd_gpa));
         if hostile == Hostile::NeverCompletes {
-            self.worker.shared.lied();
+            self.worker.shared.count_false_reply();
             return;
         }
         if self
@@ -485,7 +485,7 @@ impl Companion {
             return;
         }
         if !delay.is_zero() {
-            self.worker.shared.lied();
+            self.worker.shared.count_false_reply();
         }
         let (worker, flag) = (self.worker.clone(), done.clone());
         let thread = std::thread::spawn(move || {
@@ -528,8 +528,8 @@ impl Worker {
             }
         };
         self.set_status(status.unwrap_or_default());
-        if status != Some(APPLE_DMA_PCI_STATUS_INVAL) && hostile.twist_batch(&mut status) {
-            self.shared.lied();
+        if status != Some(APPLE_DMA_PCI_STATUS_INVAL) && hostile.falsify_batch(&mut status) {
+            self.shared.count_false_reply();
             if let Some(status) = status {
                 self.set_status(status);
             }
@@ -617,8 +617,8 @@ impl Worker {
                 .violation(format!("flags are {flags:#x} in a map request"));
         }
         let outcome = self.try_map(Gpa(gpa), len);
-        let mut answer = match outcome {
-            Ok(mapping) => MapAnswer::Full {
+        let mut reply = match outcome {
+            Ok(mapping) => MapReply::Full {
                 id: mapping.gpa.0,
                 dma_addr: mapping.iova.0,
                 dma_len: mapping.len,
@@ -627,26 +627,26 @@ impl Worker {
             Err(why) => {
                 log::debug!("{}: map {gpa:#x}+{len:#x}: {why}", self.shared.name);
                 lock(&self.shared.stats).refusals.add(why);
-                MapAnswer::Failed(APPLE_DMA_PCI_STATUS_IOERR)
+                MapReply::Failed(APPLE_DMA_PCI_STATUS_IOERR)
             }
         };
         let hostile = self.shared.hostile(APPLE_DMA_PCI_CMD_MAP);
         if hostile != Hostile::None {
             let dart = self.shared.dart.read().unwrap_or_else(|e| e.into_inner());
-            let lied = hostile.twist_map(&mut answer, &dart);
+            let falsified = hostile.falsify_map(&mut reply, &dart);
             drop(dart);
-            if lied {
-                self.shared.lied();
+            if falsified {
+                self.shared.count_false_reply();
             }
         }
         let layout = match hostile {
             Hostile::DialectChange if self.answered.load(Ordering::Relaxed) => {
-                self.shared.lied();
+                self.shared.count_false_reply();
                 dialect.other()
             }
             _ => dialect,
         };
-        if let Some((at, bytes)) = layout.render(answer) {
+        if let Some((at, bytes)) = layout.render(reply) {
             responses.write(&self.ram, i * layout.response_size() + at, &bytes);
         }
         outcome.is_err()
@@ -690,12 +690,12 @@ impl Worker {
                 APPLE_DMA_PCI_STATUS_IOERR
             }
         };
-        let mut answer: UnmapAnswer = Some((request.id, status));
+        let mut reply: UnmapReply = Some((request.id, status));
         let hostile = self.shared.hostile(APPLE_DMA_PCI_CMD_UNMAP);
-        if hostile.twist_unmap(&mut answer) {
-            self.shared.lied();
+        if hostile.falsify_unmap(&mut reply) {
+            self.shared.count_false_reply();
         }
-        if let Some((id, status)) = answer {
+        if let Some((id, status)) = reply {
             let response = apple_dma_pci_unmap_resp {
                 id,
                 status,

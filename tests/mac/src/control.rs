@@ -3,8 +3,8 @@
 //! The control socket: one JSON object per line in, one per line out.
 
 use crate::hostile::{
-    About,
-    Hostile, //
+    Hostile,
+    Scope, //
 };
 use crate::mac::{
     Mac,
@@ -58,7 +58,7 @@ struct Set {
     refuse_every: Option<u64>,
     hostile: Option<Hostile>,
     hostile_next: Option<u64>,
-    hostile_about: Option<About>,
+    hostile_about: Option<Scope>,
     late_ms: Option<u64>,
     reg_version: Option<u32>,
     reg_max_entries: Option<u32>,

@@ -78,7 +78,7 @@ pub enum Hostile {
 /// The batches whose replies are falsified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum About {
+pub enum Scope {
     /// Every batch.
     #[default]
     All,
@@ -88,7 +88,7 @@ pub enum About {
     Unmap,
 }
 
-impl About {
+impl Scope {
     /// Returns whether replies to batches of this command are falsified.
     pub fn covers(self, command: u32) -> bool {
         match self {
@@ -101,7 +101,7 @@ impl About {
 
 /// The reply to one MAP entry, as it will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapAnswer {
+pub enum MapReply {
     /// Nothing is written.
     Untouched,
     /// Only the status is written.
@@ -120,24 +120,24 @@ pub enum MapAnswer {
 }
 
 /// The reply to one UNMAP entry, as it will be written; `None` if nothing is written.
-pub type UnmapAnswer = Option<(u64, u32)>;
+pub type UnmapReply = Option<(u64, u32)>;
 
 impl Hostile {
     /// Falsifies a MAP reply. Returns whether it did. `dart` already contains the mapping, if there
     /// is one.
-    pub fn twist_map(self, answer: &mut MapAnswer, dart: &Dart) -> bool {
-        let before = *answer;
-        match (self, &mut *answer) {
-            (Self::UntouchedResponse, answer) => *answer = MapAnswer::Untouched,
-            (Self::FailedThoughDone, answer @ MapAnswer::Full { .. }) => {
-                *answer = MapAnswer::Failed(APPLE_DMA_PCI_STATUS_IOERR)
+    pub fn falsify_map(self, reply: &mut MapReply, dart: &Dart) -> bool {
+        let before = *reply;
+        match (self, &mut *reply) {
+            (Self::UntouchedResponse, reply) => *reply = MapReply::Untouched,
+            (Self::FailedThoughDone, reply @ MapReply::Full { .. }) => {
+                *reply = MapReply::Failed(APPLE_DMA_PCI_STATUS_IOERR)
             }
-            (Self::UnknownStatus, MapAnswer::Failed(status) | MapAnswer::Full { status, .. }) => {
+            (Self::UnknownStatus, MapReply::Failed(status) | MapReply::Full { status, .. }) => {
                 *status = UNKNOWN_STATUS
             }
             (
                 _,
-                MapAnswer::Full {
+                MapReply::Full {
                     id,
                     dma_addr,
                     dma_len,
@@ -160,24 +160,24 @@ impl Hostile {
             },
             _ => (),
         }
-        *answer != before
+        *reply != before
     }
 
     /// Falsifies an UNMAP reply. Returns whether it did.
-    pub fn twist_unmap(self, answer: &mut UnmapAnswer) -> bool {
-        let before = *answer;
-        match (self, &mut *answer) {
-            (Self::UntouchedResponse, answer) => *answer = None,
+    pub fn falsify_unmap(self, reply: &mut UnmapReply) -> bool {
+        let before = *reply;
+        match (self, &mut *reply) {
+            (Self::UntouchedResponse, reply) => *reply = None,
             (Self::UnknownStatus, Some((_, status))) => *status = UNKNOWN_STATUS,
             (Self::FailedThoughDone, Some((_, status))) => *status = APPLE_DMA_PCI_STATUS_IOERR,
             (Self::WrongId, Some((id, _))) => *id = id.wrapping_add(GRANULE),
             _ => (),
         }
-        *answer != before
+        *reply != before
     }
 
     /// Falsifies the status of a batch that was not INVAL. Returns whether it did.
-    pub fn twist_batch(self, status: &mut Option<u32>) -> bool {
+    pub fn falsify_batch(self, status: &mut Option<u32>) -> bool {
         let before = *status;
         match self {
             Self::UnknownBatchStatus => *status = Some(UNKNOWN_STATUS),
@@ -214,21 +214,21 @@ mod tests {
     use crate::bus::fixture;
     use crate::dart::Mode;
 
-    fn twist(kind: Hostile) -> Option<(u64, u64, u64, u32)> {
+    fn falsify(kind: Hostile) -> Option<(u64, u64, u64, u32)> {
         let bus = fixture::bus(Mode::Dext, 0);
         let gpa = fixture::RAM + 0x1040;
         let iova = fixture::map(&bus, gpa, 0x2000).0;
         fixture::map(&bus, fixture::RAM + 0x10_0000, 0x4000);
-        let mut answer = MapAnswer::Full {
+        let mut reply = MapReply::Full {
             id: gpa,
             dma_addr: iova,
             dma_len: 0x2000,
             status: 0,
         };
-        let lied = kind.twist_map(&mut answer, &bus.dart.read().unwrap());
-        assert!(lied, "{kind:?}");
-        match answer {
-            MapAnswer::Full {
+        let falsified = kind.falsify_map(&mut reply, &bus.dart.read().unwrap());
+        assert!(falsified, "{kind:?}");
+        match reply {
+            MapReply::Full {
                 id,
                 dma_addr,
                 dma_len,
@@ -246,28 +246,28 @@ mod tests {
     #[test]
     fn every_kind_changes_its_field() {
         let base = 0x8001_0000_1040u64;
-        assert_eq!(twist(Hostile::WrongId), Some((GRANULE, 0, 0x2000, 0)));
+        assert_eq!(falsify(Hostile::WrongId), Some((GRANULE, 0, 0x2000, 0)));
         let at = |addr: u64| Some((0, addr.wrapping_sub(base), 0x2000, 0));
-        assert_eq!(twist(Hostile::ZeroDmaAddr), at(0));
-        assert_eq!(twist(Hostile::WrongOffset), at(base ^ 0x1000));
-        assert_eq!(twist(Hostile::Beyond32), at(0x00ff_0000_0000_1040));
-        assert_eq!(twist(Hostile::Overlap), at(base + 2 * GRANULE));
-        assert_eq!(twist(Hostile::ShortLen), Some((0, 0, 0x1fff, 0)));
-        assert_eq!(twist(Hostile::LongLen), Some((0, 0, 0x6000, 0)));
+        assert_eq!(falsify(Hostile::ZeroDmaAddr), at(0));
+        assert_eq!(falsify(Hostile::WrongOffset), at(base ^ 0x1000));
+        assert_eq!(falsify(Hostile::Beyond32), at(0x00ff_0000_0000_1040));
+        assert_eq!(falsify(Hostile::Overlap), at(base + 2 * GRANULE));
+        assert_eq!(falsify(Hostile::ShortLen), Some((0, 0, 0x1fff, 0)));
+        assert_eq!(falsify(Hostile::LongLen), Some((0, 0, 0x6000, 0)));
         assert_eq!(
-            twist(Hostile::UnknownStatus),
+            falsify(Hostile::UnknownStatus),
             Some((0, 0, 0x2000, UNKNOWN_STATUS))
         );
-        assert_eq!(twist(Hostile::UntouchedResponse), None);
-        assert_eq!(twist(Hostile::FailedThoughDone), None);
+        assert_eq!(falsify(Hostile::UntouchedResponse), None);
+        assert_eq!(falsify(Hostile::FailedThoughDone), None);
     }
 
     #[test]
-    fn lies_are_about_some_commands() {
+    fn false_replies_are_about_some_commands() {
         for (about, map, unmap) in [
-            (About::All, true, true),
-            (About::Map, true, false),
-            (About::Unmap, false, true),
+            (Scope::All, true, true),
+            (Scope::Map, true, false),
+            (Scope::Unmap, false, true),
         ] {
             assert_eq!(about.covers(APPLE_DMA_PCI_CMD_MAP), map);
             assert_eq!(about.covers(APPLE_DMA_PCI_CMD_UNMAP), unmap);
@@ -285,23 +285,23 @@ mod tests {
     #[test]
     fn batches_and_unmaps() {
         let mut status = Some(APPLE_DMA_PCI_STATUS_OK);
-        assert!(!Hostile::OkThoughFailed.twist_batch(&mut status));
+        assert!(!Hostile::OkThoughFailed.falsify_batch(&mut status));
         status = Some(APPLE_DMA_PCI_STATUS_IOERR);
-        assert!(Hostile::OkThoughFailed.twist_batch(&mut status));
+        assert!(Hostile::OkThoughFailed.falsify_batch(&mut status));
         assert_eq!(status, Some(APPLE_DMA_PCI_STATUS_OK));
-        assert!(Hostile::FailedThoughDone.twist_batch(&mut status));
+        assert!(Hostile::FailedThoughDone.falsify_batch(&mut status));
         assert_eq!(status, Some(APPLE_DMA_PCI_STATUS_IOERR));
-        assert!(Hostile::InvalThoughDone.twist_batch(&mut status));
+        assert!(Hostile::InvalThoughDone.falsify_batch(&mut status));
         assert_eq!(status, Some(APPLE_DMA_PCI_STATUS_INVAL));
-        assert!(Hostile::UntouchedBatchStatus.twist_batch(&mut status));
+        assert!(Hostile::UntouchedBatchStatus.falsify_batch(&mut status));
         assert_eq!(status, None);
 
-        let mut answer = Some((5, 0));
-        assert!(!Hostile::None.twist_unmap(&mut answer));
-        assert!(Hostile::FailedThoughDone.twist_unmap(&mut answer));
-        assert_eq!(answer, Some((5, APPLE_DMA_PCI_STATUS_IOERR)));
-        assert!(Hostile::WrongId.twist_unmap(&mut answer));
-        assert!(Hostile::UnknownStatus.twist_unmap(&mut answer));
-        assert_eq!(answer, Some((5 + GRANULE, UNKNOWN_STATUS)));
+        let mut reply = Some((5, 0));
+        assert!(!Hostile::None.falsify_unmap(&mut reply));
+        assert!(Hostile::FailedThoughDone.falsify_unmap(&mut reply));
+        assert_eq!(reply, Some((5, APPLE_DMA_PCI_STATUS_IOERR)));
+        assert!(Hostile::WrongId.falsify_unmap(&mut reply));
+        assert!(Hostile::UnknownStatus.falsify_unmap(&mut reply));
+        assert_eq!(reply, Some((5 + GRANULE, UNKNOWN_STATUS)));
     }
 }

@@ -23,9 +23,9 @@ use regex_lite::Regex;
 const FILES: &[&str] = &["/var/log/kern.log", "/var/log/dmesg"];
 
 /// A message from the log, with its values.
-struct Said {
+struct LogEntry {
     /// Source of the message: a companion's address, or the module.
-    who: String,
+    source: String,
     text: String,
     message: &'static Message,
     advice: &'static str,
@@ -73,7 +73,7 @@ fn advice(message: &'static Message, values: &[&str], causes: &Known) -> &'stati
 }
 
 /// Returns the module's messages in the log that still apply.
-fn said(text: &str, is_loaded: bool) -> Vec<Said> {
+fn entries(text: &str, is_loaded: bool) -> Vec<LogEntry> {
     let known = Known::new(&[MESSAGES, KERNEL]);
     let causes = Known::new(&[CAUSES]);
     let loading = Known::new(&[LOADING]);
@@ -82,10 +82,10 @@ fn said(text: &str, is_loaded: bool) -> Vec<Said> {
     else {
         return Vec::new();
     };
-    let mut said: Vec<Said> = Vec::new();
+    let mut entries: Vec<LogEntry> = Vec::new();
     for line in text.lines() {
         let line = line.trim_end();
-        let (who, text, found) = if let Some(captures) = ours.captures(line) {
+        let (source, text, found) = if let Some(captures) = ours.captures(line) {
             let part = |index| captures.get(index).map_or("", |part| part.as_str());
             (part(1), part(2), known.find(part(2)))
         } else if is_loaded {
@@ -102,32 +102,34 @@ fn said(text: &str, is_loaded: bool) -> Vec<Said> {
         if message.format == MANAGES {
             // Earlier problems no longer apply; nor do problems of loading the module, which is
             // loaded now.
-            said.retain(|other| other.who != who && !other.who.is_empty());
+            entries.retain(|other| other.source != source && !other.source.is_empty());
         }
         for (end, ended) in ENDS {
             if message.format == *end {
-                said.retain(|other| other.who != who || !ended.contains(&other.message.format));
+                entries.retain(|other| {
+                    other.source != source || !ended.contains(&other.message.format)
+                });
             }
         }
-        let same = |other: &&mut Said| {
-            other.who == who
+        let same = |other: &&mut LogEntry| {
+            other.source == source
                 && std::ptr::eq(other.message, message)
                 && other.advice == advice(message, &values, &causes)
         };
-        if let Some(other) = said.iter_mut().find(same) {
+        if let Some(other) = entries.iter_mut().find(same) {
             other.count += 1;
             text.clone_into(&mut other.text);
             continue;
         }
-        said.push(Said {
-            who: who.to_owned(),
+        entries.push(LogEntry {
+            source: source.to_owned(),
             text: text.to_owned(),
             message,
             advice: advice(message, &values, &causes),
             count: 1,
         });
     }
-    said
+    entries
 }
 
 /// `log`
@@ -136,24 +138,24 @@ pub fn log(guest: &Guest) -> Vec<Finding> {
         Ok(text) => text,
         Err(finding) => return vec![finding],
     };
-    let said = said(&text, guest.is_loaded());
-    let total: usize = said.iter().map(|said| said.count).sum();
-    let mut found: Vec<_> = said
+    let entries = entries(&text, guest.is_loaded());
+    let total: usize = entries.iter().map(|entry| entry.count).sum();
+    let mut found: Vec<_> = entries
         .iter()
-        .filter(|said| said.message.severity != Severity::Ok)
-        .map(|said| {
-            let who = match &*said.who {
+        .filter(|entry| entry.message.severity != Severity::Ok)
+        .map(|entry| {
+            let source = match &*entry.source {
                 "" => String::new(),
-                who => format!("{who}: "),
+                source => format!("{source}: "),
             };
-            let times = match said.count {
+            let times = match entry.count {
                 1 => String::new(),
                 count => format!(", {count} times"),
             };
             Finding {
-                severity: said.message.severity,
-                found: format!("{who}'{}'{times}: {}", said.text, said.message.meaning),
-                advice: Some(said.advice.to_owned()),
+                severity: entry.message.severity,
+                found: format!("{source}'{}'{times}: {}", entry.text, entry.message.meaning),
+                advice: Some(entry.advice.to_owned()),
             }
         })
         .collect();

@@ -143,7 +143,7 @@ fn companion(
         .map_err(wrong)?;
     let (first, area) = area.split_vertically(ROW);
     let (second, below) = area.split_vertically(ROW);
-    let (moments, pieces) = history::of(before, events);
+    let (moments, regions) = history::of(before, events);
     let moments = history::thin(&moments, POINTS);
     let (left, right) = first.split_horizontally(WIDTH / 2);
     // An axis in round numbers of its unit.
@@ -191,7 +191,7 @@ fn companion(
         &series,
         text::ns,
     )?;
-    ram::draw(&below, &recording.header.ram, &pieces)
+    ram::draw(&below, &recording.header.ram, &regions)
 }
 
 /// A diagram of values over time.

@@ -13,8 +13,8 @@ use super::picture::{
     PALE,
     VERMILION, //
 };
-use crate::history::Piece;
-use crate::pages::State;
+use crate::debugfs::WindowStatus;
+use crate::history::Region;
 use crate::text;
 use anyhow::Result;
 use apple_dma_replay::GRANULE;
@@ -60,28 +60,28 @@ pub fn height(ram: &[(u64, u64)], width: u32) -> u32 {
     HEAD + rows as u32 * CELL + 2 * MARGIN
 }
 
-fn colour(state: Option<State>) -> RGBColor {
+fn colour(state: Option<WindowStatus>) -> RGBColor {
     match state {
-        Some(State::Live) => BLUE,
-        Some(State::Idle | State::Returning) => ORANGE,
-        Some(State::Fixed) => GREEN,
-        Some(State::Lost) => VERMILION,
+        Some(WindowStatus::Live) => BLUE,
+        Some(WindowStatus::Idle | WindowStatus::Returning) => ORANGE,
+        Some(WindowStatus::Fixed) => GREEN,
+        Some(WindowStatus::Lost) => VERMILION,
         None => PALE,
     }
 }
 
 /// Returns the rank of a status: the highest one in a cell colours the cell.
-fn rank(state: State) -> u8 {
+fn rank(state: WindowStatus) -> u8 {
     match state {
-        State::Lost => 3,
-        State::Live => 2,
-        State::Idle | State::Returning => 1,
-        State::Fixed => 0,
+        WindowStatus::Lost => 3,
+        WindowStatus::Live => 2,
+        WindowStatus::Idle | WindowStatus::Returning => 1,
+        WindowStatus::Fixed => 0,
     }
 }
 
 /// Draws the map.
-pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], pieces: &[Piece]) -> Result<()> {
+pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], regions: &[Region]) -> Result<()> {
     let (width, _) = area.dim_in_pixel();
     let (cell, columns) = scale(ram, width);
     let title = format!(
@@ -91,13 +91,13 @@ pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], pieces: &[Piece]) -> Result<()>
     );
     area.draw(&Text::new(title, (20, 10), font(18)))
         .map_err(wrong)?;
-    let mut states: Vec<_> = pieces.iter().map(|piece| Some(piece.state)).collect();
+    let mut states: Vec<_> = regions.iter().map(|region| Some(region.state)).collect();
     states.push(None);
     let colours: Vec<_> = [
-        (Some(State::Live), "in use"),
-        (Some(State::Idle), "idle"),
-        (Some(State::Fixed), "mapped for good"),
-        (Some(State::Lost), "lost"),
+        (Some(WindowStatus::Live), "in use"),
+        (Some(WindowStatus::Idle), "idle"),
+        (Some(WindowStatus::Fixed), "mapped for good"),
+        (Some(WindowStatus::Lost), "lost"),
         (None, "not mapped"),
     ]
     .into_iter()
@@ -107,7 +107,7 @@ pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], pieces: &[Piece]) -> Result<()>
     keys(area, (LEFT as i32, 40), &colours)?;
     let mut row = 0;
     for (start, bytes) in ram {
-        block(area, (*start, *bytes), pieces, (cell, columns), &mut row)?;
+        block(area, (*start, *bytes), regions, (cell, columns), &mut row)?;
     }
     Ok(())
 }
@@ -116,22 +116,22 @@ pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], pieces: &[Piece]) -> Result<()>
 fn block(
     area: &Area<'_>,
     (start, bytes): (u64, u64),
-    pieces: &[Piece],
+    regions: &[Region],
     (cell, columns): (u64, u64),
     row: &mut u64,
 ) -> Result<()> {
     let cells = bytes.div_ceil(cell) as usize;
-    let mut states: Vec<Option<State>> = vec![None; cells];
-    for piece in pieces {
-        let end = (piece.gpa + piece.bytes).min(start + bytes);
-        let begin = piece.gpa.max(start);
+    let mut states: Vec<Option<WindowStatus>> = vec![None; cells];
+    for region in regions {
+        let end = (region.gpa + region.bytes).min(start + bytes);
+        let begin = region.gpa.max(start);
         if begin >= end {
             continue;
         }
         let covered = (begin - start) / cell..(end - start).div_ceil(cell);
         for state in &mut states[covered.start as usize..covered.end as usize] {
-            if state.is_none_or(|state| rank(state) < rank(piece.state)) {
-                *state = Some(piece.state);
+            if state.is_none_or(|state| rank(state) < rank(region.state)) {
+                *state = Some(region.state);
             }
         }
     }

@@ -132,7 +132,7 @@ fn calls(figure: Option<&Figure>) -> String {
 }
 
 /// Formats the doorbells per pair of calls; none as a plain 0.
-fn bells(figure: Option<&Figure>) -> String {
+fn doorbells(figure: Option<&Figure>) -> String {
     match figure.and_then(|f| f.value("doorbells")) {
         Some(0.0) => "0".to_owned(),
         value => number(value, 3),
@@ -195,7 +195,7 @@ fn again(figures: &Figures) -> String {
                 row.extend([
                     calls(figure),
                     number(ratio(pairs.0, pairs.1), 2),
-                    bells(figure),
+                    doorbells(figure),
                 ]);
             }
         }
@@ -222,7 +222,7 @@ fn fresh(figures: &Figures) -> String {
         for mode in ["miss", "strict"] {
             let figure = figures.one("calls", mode, case);
             let mean = figure.and_then(|f| Some(f.call("map_mean")? + f.call("unmap_mean")?));
-            row.extend([calls(figure), number(mean, 0), bells(figure)]);
+            row.extend([calls(figure), number(mean, 0), doorbells(figure)]);
         }
         table.row(row);
     }
@@ -321,7 +321,7 @@ fn io(figures: &Figures) -> String {
         let mut row = vec![name.to_owned()];
         for (mode, _) in MODES {
             row.push(number(targets::throughput(figures, mode, case), 2));
-            row.push(number(targets::bells_per_io(figures, mode, case), 4));
+            row.push(number(targets::doorbells_per_io(figures, mode, case), 4));
         }
         table.row(row);
     }

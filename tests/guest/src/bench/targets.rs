@@ -63,7 +63,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
     let calls = |mode: &str, case: &str| figures.one("calls", mode, case).and_then(Figure::pair);
     let hits = LIVE.map(|live| calls("hit", &format!("page-{live}")));
     let spread = highest(&hits).and_then(|most| Some(most / lowest(&hits)? - 1.0));
-    let bells = figures
+    let doorbells = figures
         .figures
         .iter()
         .filter(|f| f.group == "calls" && ["hit", "whole", "ranges"].contains(&f.mode.as_str()))
@@ -79,9 +79,9 @@ pub fn all(figures: &Figures) -> Vec<Target> {
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect();
-    let disk_bells: Vec<_> = io
+    let disk_doorbells: Vec<_> = io
         .iter()
-        .map(|(mode, case)| bells_per_io(figures, mode, case))
+        .map(|(mode, case)| doorbells_per_io(figures, mode, case))
         .collect();
     let throughput: Vec<_> = io
         .iter()
@@ -103,13 +103,13 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             "doorbells per call in steady state",
             Ceiling,
             0.0,
-            highest(&bells),
+            highest(&doorbells),
         ),
         target(
             "doorbells per NVMe I/O after warm-up",
             Ceiling,
             0.001,
-            highest(&disk_bells),
+            highest(&disk_doorbells),
         ),
         target(
             "hit path, map and unmap, to direct mapping",
@@ -157,7 +157,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
 }
 
 /// Returns the doorbells per I/O of a busy disk.
-pub fn bells_per_io(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
+pub fn doorbells_per_io(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
     let sum = |key| figures.sum("io", mode, case, key);
     ratio(sum("doorbells"), sum("ours"))
 }

@@ -429,7 +429,7 @@ fn hostile(g: &Guest, hostile: Hostile) {
 }
 
 #[test]
-fn lies_leave_the_dart_truthful() {
+fn false_replies_leave_the_dart_truthful() {
     for dialect in [Dialect::U32, Dialect::U64] {
         let mut g = guest(dialect);
         hostile(&g, Hostile::WrongOffset);
@@ -447,7 +447,7 @@ fn lies_leave_the_dart_truthful() {
 }
 
 #[test]
-fn lies_about_batches() {
+fn false_replies_about_batches() {
     let mut g = guest(Dialect::U32);
     hostile(&g, Hostile::NeverCompletes);
     let (status, r) = g.map(&[(DATA, 1)]);
@@ -490,7 +490,7 @@ fn the_dialect_changes_only_after_the_first_batch() {
 }
 
 #[test]
-fn lies_end_when_told_so() {
+fn false_replies_end_when_told_so() {
     let mut g = guest(Dialect::U32);
     lock(&g.shared.settings).hostile_next = Some(2);
     hostile(&g, Hostile::ZeroDmaAddr);
@@ -511,7 +511,7 @@ fn latency_is_counted() {
 }
 
 #[test]
-fn lies_about_what_was_done() {
+fn false_replies_about_what_was_done() {
     let mut g = guest(Dialect::U64);
     hostile(&g, Hostile::FailedThoughDone);
     let (status, r) = g.map(&[(DATA, 0x1000)]);
@@ -525,8 +525,8 @@ fn lies_about_what_was_done() {
     let (status, _) = g.map(&[(DATA, 0x1000)]);
     assert_eq!(status, APPLE_DMA_PCI_STATUS_INVAL);
     assert_eq!(g.shared.snapshot().live_mappings, 1);
-    // About one command only.
-    lock(&g.shared.settings).hostile_about = About::Map;
+    // Scope one command only.
+    lock(&g.shared.settings).hostile_about = Scope::Map;
     assert_eq!(g.unmap(&[(DATA, 0x1000)]).0, 0);
 }
 

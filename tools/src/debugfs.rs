@@ -59,7 +59,7 @@ pub fn below<'a>(numbers: &'a Numbers, prefix: &'a str) -> impl Iterator<Item = 
 /// Status of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum WindowStatus {
     /// In use.
     Live,
     /// Not in use, and to be used again or unmapped.
@@ -86,7 +86,7 @@ pub struct Window {
     /// Mappings of drivers that used it so far, modulo 2^32.
     pub uses: u32,
     /// Status.
-    pub state: State,
+    pub state: WindowStatus,
 }
 
 /// Parses a number in C's form: hexadecimal with 0x, else decimal.
@@ -111,11 +111,11 @@ pub fn windows(text: &str) -> Result<Vec<Window>> {
             users: users.parse().ok()?,
             uses: uses.parse().ok()?,
             state: match state {
-                "live" => State::Live,
-                "idle" => State::Idle,
-                "fixed" => State::Fixed,
-                "lost" => State::Lost,
-                "returning" => State::Returning,
+                "live" => WindowStatus::Live,
+                "idle" => WindowStatus::Idle,
+                "fixed" => WindowStatus::Fixed,
+                "lost" => WindowStatus::Lost,
+                "returning" => WindowStatus::Returning,
                 _ => return None,
             },
         })
@@ -194,7 +194,7 @@ mod tests {
             )
         ) {
             let names = ["live", "idle", "fixed", "lost", "returning"];
-            let states = [State::Live, State::Idle, State::Fixed, State::Lost, State::Returning];
+            let states = [WindowStatus::Live, WindowStatus::Idle, WindowStatus::Fixed, WindowStatus::Lost, WindowStatus::Returning];
             let mut text = String::new();
             for (gpa, dma, bytes, users, uses, state) in &list {
                 let state = names[*state];
