@@ -234,7 +234,7 @@ pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Ana
         let events: Vec<_> = events.filter(|event| event.companion == *name).collect();
         let mut after = recording.end.after.iter();
         let after = after.find(|after| after.companion.companion == *name);
-        progress(&format!("{name}: looking at {} events", events.len()));
+        progress(&format!("{name}: analysing {} events", events.len()));
         let mut analysis = analyse_events(before, &events);
         analysis.counted = counted(before, after);
         replay(&mut analysis, recording, before, &events, |variant| {

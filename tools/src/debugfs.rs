@@ -194,7 +194,8 @@ mod tests {
             )
         ) {
             let names = ["live", "idle", "fixed", "lost", "returning"];
-            let states = [WindowStatus::Live, WindowStatus::Idle, WindowStatus::Fixed, WindowStatus::Lost, WindowStatus::Returning];
+            use WindowStatus::*;
+            let states = [Live, Idle, Fixed, Lost, Returning];
             let mut text = String::new();
             for (gpa, dma, bytes, users, uses, state) in &list {
                 let state = names[*state];

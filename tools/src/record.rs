@@ -165,7 +165,7 @@ fn record(
         progress.show(|| {
             let (events, lost) = writer.counts();
             format!(
-                "{:.0} s, {events} events, {lost} lost; Ctrl-C ends it",
+                "{:.0} s, {events} events, {lost} lost; Ctrl-C ends the recording",
                 time.as_secs_f64()
             )
         });

@@ -100,10 +100,7 @@ fn page(report: &Report<'_>) -> String {
     page.push('\n');
     if report.lost != 0 {
         let lost = text::count(report.lost, "event was", "events were");
-        let _ = writeln!(
-            page,
-            "{lost} lost, so all of the following is less than there was"
-        );
+        let _ = writeln!(page, "{lost} lost: the following numbers are too low");
     }
     for analysis in report.companions {
         page.push('\n');
@@ -172,7 +169,7 @@ fn companion(page: &mut String, analysis: &Analysis, seconds: f64) {
         let lifetimes = &analysis.lifetimes;
         let _ = writeln!(
             page,
-            "lifetimes: {}; {} not given up",
+            "lifetimes: {}; {} not unmapped",
             spread(lifetimes, us),
             analysis.held
         );
@@ -182,19 +179,19 @@ fn companion(page: &mut String, analysis: &Analysis, seconds: f64) {
     }
     doorbells(page, analysis);
     causes(page, "refused", &analysis.refusals);
-    causes(page, "wrong answers of the host", &analysis.host_errors);
+    causes(page, "rejected replies of the host", &analysis.host_errors);
     if analysis.misuses != 0 {
-        let _ = writeln!(page, "given up without having it: {}", analysis.misuses);
+        let _ = writeln!(page, "unmapped without being mapped: {}", analysis.misuses);
     }
     replays(page, analysis);
 }
 
 fn calls(page: &mut String, analysis: &Analysis) {
-    page.push_str("calls that made them\n");
+    page.push_str("map calls\n");
     let name = |source: &MapPath| match source {
-        MapPath::Whole => "all of RAM is mapped",
-        MapPath::Window => "a window was there",
-        MapPath::Host => "a window was made, or looked for",
+        MapPath::Whole => "by the map of all of RAM",
+        MapPath::Window => "by an existing window",
+        MapPath::Host => "by a new window, or one found under the lock",
     };
     let rows: Vec<_> = analysis
         .calls
@@ -225,7 +222,7 @@ fn clusters(page: &mut String, analysis: &Analysis) {
 }
 
 fn tasks(page: &mut String, analysis: &Analysis) {
-    page.push_str("what ran when they were made\n");
+    page.push_str("tasks that mapped\n");
     let row = |task: &crate::analysis::Task| {
         vec![
             format!("{} ({})", task.task, task.pid),
@@ -242,22 +239,22 @@ fn tasks(page: &mut String, analysis: &Analysis) {
 }
 
 fn doorbells(page: &mut String, analysis: &Analysis) {
-    for (command, bells) in &analysis.doorbells {
+    for (command, doorbells) in &analysis.doorbells {
         let _ = writeln!(
             page,
-            "the host was asked to {command} {} with {} each: {}",
-            text::count(bells.ns.count, "time", "times"),
-            bells
+            "doorbells to {command}: {}, with {} entries each: {}",
+            doorbells.ns.count,
+            doorbells
                 .entries
                 .mean()
                 .map_or(String::new(), |mean| format!("{mean:.1}")),
-            spread(&bells.ns, text::ns)
+            spread(&doorbells.ns, text::ns)
         );
-        histogram(page, &bells.ns.histogram, text::ns);
+        histogram(page, &doorbells.ns.histogram, text::ns);
     }
     let _ = writeln!(
         page,
-        "windows: {} made, {} used again, {} taken back",
+        "windows: {} created, {} reused, {} unmapped",
         analysis.windows_created, analysis.windows_reused, analysis.windows_returned
     );
 }
@@ -265,12 +262,14 @@ fn doorbells(page: &mut String, analysis: &Analysis) {
 fn replays(page: &mut String, analysis: &Analysis) {
     let replay = &analysis.replay;
     if let Some(error) = &replay.error {
-        let _ = writeln!(page, "nothing is replayed: {error}");
+        let _ = writeln!(page, "no replay is possible: {error}");
         return;
     }
     match (&analysis.counted, analysis.differs.as_slice()) {
-        (None, _) => page.push_str("the companion went, so replays cannot be compared\n"),
-        (Some(_), []) => page.push_str("replayed as it was, all counters are the guest's\n"),
+        (None, _) => page.push_str("the companion was removed, so replays cannot be compared\n"),
+        (Some(_), []) => {
+            page.push_str("replayed with the guest's parameters, all counters are the same\n")
+        }
         (Some(counted), differs) => {
             let replayed = replay.counters.as_ref();
             let differ = |name: &String| {
@@ -280,20 +279,14 @@ fn replays(page: &mut String, analysis: &Analysis) {
             let differs: Vec<_> = differs.iter().map(differ).collect();
             let _ = writeln!(
                 page,
-                "replayed as it was, as CPUs take turns and idle windows age otherwise: {}",
+                "replayed with the guest's parameters, but CPUs in turn and other ages: {}",
                 differs.join("; ")
             );
         }
     }
-    let _ = writeln!(page, "what it would have taken with");
+    let _ = writeln!(page, "replays");
     let heads = [
-        "",
-        "bytes",
-        "entries",
-        "windows",
-        "taken back",
-        "hits",
-        "refused",
+        "", "bytes", "entries", "windows", "unmapped", "hits", "refused",
     ];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for outcome in std::iter::once(replay).chain(&analysis.variants) {
@@ -361,15 +354,15 @@ mod tests {
             "3 events were lost",
             "mappings: 63, 63 a second",
             "from 4 KiB",
-            "a window was there",
+            "by an existing window",
             "lifetimes: median ",
             "in pieces of 16 KiB: ",
             "in pieces of 256 KiB: ",
             "bash (",
-            "asked to map 16 times with 1.0 each",
-            "windows: 16 made",
-            "given up without having it: 1",
-            "replayed as it was, all counters are the guest's",
+            "doorbells to map: 16, with 1.0 entries each",
+            "windows: 16 created",
+            "unmapped without being mapped: 1",
+            "replayed with the guest's parameters, all counters are the same",
             "windows of up to 1 MiB",
             "strict=1",
             "all of RAM",

@@ -58,8 +58,8 @@ fn page(mut command: Command) -> Result<Vec<u8>> {
         page.extend_from_slice(part.as_bytes());
     }
     page.extend_from_slice(
-        b".SH \"EXIT STATUS\"\n0: success. 1: doctor found problems. 2: failure, with the reason in \
-          one line on the standard error. record exits with the status of its command.\n",
+        b".SH \"EXIT STATUS\"\n0: success. 1: doctor found problems. 2: failure, with the reason \
+          in one line on the standard error. record exits with the status of its command.\n",
     );
     Ok(page)
 }

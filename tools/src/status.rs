@@ -56,7 +56,7 @@ pub fn title(companion: &CompanionView) -> String {
     let driver = match (&now.driver, now.present) {
         (Some(driver), _) => format!("driver {driver}"),
         (None, true) => "no driver".to_owned(),
-        (None, false) => "not there".to_owned(),
+        (None, false) => "not present".to_owned(),
     };
     let mut title = format!(
         "{} manages {} ({driver}), {} mode",
@@ -120,7 +120,7 @@ pub fn facts(companion: &CompanionView) -> Vec<(&'static str, String)> {
         facts.push((
             "mappings",
             format!(
-                "made {}, given up {}{hits}",
+                "created {}, unmapped {}{hits}",
                 text::rate(rates.maps),
                 text::rate(rates.unmaps)
             ),
@@ -130,7 +130,7 @@ pub fn facts(companion: &CompanionView) -> Vec<(&'static str, String)> {
         facts.push((
             "host",
             format!(
-                "asked {}{each}, windows made {}, taken back {}",
+                "doorbells {}{each}, windows created {}, unmapped {}",
                 text::rate(rates.doorbells),
                 text::rate(rates.windows_created),
                 text::rate(rates.windows_returned)
@@ -168,7 +168,7 @@ pub fn screen(view: &View) -> String {
     if let Some(missing) = view.missing {
         let _ = writeln!(screen, "{missing}");
     } else if view.attention.is_empty() {
-        screen.push_str("nothing needs attention\n");
+        screen.push_str("no warnings\n");
     }
     screen
 }
@@ -191,8 +191,8 @@ mod tests {
             "entries  [#",
             "of 61440, peak ",
             "windows  live ",
-            "made 0/s",
-            "! the driver gave up what it had not, 1 time: a bug of it",
+            "created 0/s",
+            "! driver bug: it unmapped 1 time memory that was not mapped",
         ] {
             assert!(screen.contains(part), "{part}\n{screen}");
         }

@@ -168,7 +168,7 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
         rest.height -= lines;
         area
     };
-    let head = format!("apple-dma-pci, every {:.1} s; q ends it", view.interval);
+    let head = format!("apple-dma-pci, every {:.1} s; q quits", view.interval);
     frame.render_widget(Line::from(head).dim(), line(1));
     for companion in &view.companions {
         frame.render_widget(Line::from(title(companion)).bold(), line(1));
@@ -205,7 +205,7 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
     }
     let last = match view.missing {
         Some(missing) => missing,
-        None if view.attention.is_empty() => "nothing needs attention",
+        None if view.attention.is_empty() => "no warnings",
         None => "",
     };
     frame.render_widget(Paragraph::new(last).wrap(Wrap { trim: false }), line(3));
@@ -234,12 +234,12 @@ mod tests {
     fn a_terminal_shows_all() {
         let text = text(100, 30);
         for part in [
-            "q ends it",
+            "q quits",
             "0000:00:10.0 manages 0000:00:06.0",
             "bytes",
             "of 61440, peak 16",
             "windows  live 0, idle 16",
-            "! the driver gave up what it had not, 1 time",
+            "! driver bug: it unmapped 1 time memory",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

@@ -252,18 +252,15 @@ fn needs(now: &Companion, before: Option<&Companion>) -> Vec<Attention> {
     let (count, new) = counted(of_counters, "host_errors");
     if count != 0 {
         let causes = causes(&details.counters, "host_errors");
-        let answers = text::count(count, "answer", "answers");
-        add(
-            "host-errors",
-            format!("{answers} of the host did not do{new}: {causes}"),
-        );
+        let replies = text::count(count, "reply of the host was", "replies of the host were");
+        add("host-errors", format!("{replies} rejected{new}: {causes}"));
     }
     let (count, new) = counted(of_counters, "misuses");
     if count != 0 {
         let times = text::count(count, "time", "times");
         add(
             "misuses",
-            format!("the driver gave up what it had not, {times}{new}: a bug of it"),
+            format!("driver bug: it unmapped {times} memory that was not mapped{new}"),
         );
     }
     let recovered = number(&details.counters, "windows_recovered");
@@ -272,18 +269,18 @@ fn needs(now: &Companion, before: Option<&Companion>) -> Vec<Attention> {
         let windows = text::count(lost, "window", "windows");
         add(
             "lost",
-            format!("the host did not take back {windows}: it is asked again, and they count"),
+            format!("the host failed to unmap {windows}: retrying; they count against the limits"),
         );
     }
     for (status, what) in [
-        ("invalid", "took for invalid"),
-        ("unfinished", "did not finish in time"),
-        ("unknown", "gave an unknown status"),
+        ("invalid", "rejected by the host as invalid"),
+        ("unfinished", "not finished by the host in time"),
+        ("unknown", "ended by the host with an unknown status"),
     ] {
         let (count, new) = counted(of_doorbells, &format!("status_{status}"));
         if count != 0 {
             let batches = text::count(count, "batch", "batches");
-            add("doorbells", format!("the host {what} {batches}{new}"));
+            add("doorbells", format!("{batches} {what}{new}"));
         }
     }
     list
@@ -354,7 +351,7 @@ pub mod tests {
         );
         only(
             "host-errors",
-            "1 answer of the host did not do, 1 just now: id 1",
+            "1 reply of the host was rejected, 1 just now: id 1",
             &|now| {
                 set(counters(now), "host_errors", 1);
                 set(counters(now), "host_errors_id", 1);
@@ -367,10 +364,14 @@ pub mod tests {
             set(counters(now), "windows_lost", 3);
             set(counters(now), "windows_recovered", 2);
         });
-        only("doorbells", "did not finish in time 1 batch", &|now| {
-            let details = now.details.as_mut().unwrap();
-            set(&mut details.doorbells, "status_unfinished", 1);
-        });
+        only(
+            "doorbells",
+            "1 batch not finished by the host in time",
+            &|now| {
+                let details = now.details.as_mut().unwrap();
+                set(&mut details.doorbells, "status_unfinished", 1);
+            },
+        );
     }
 
     #[test]

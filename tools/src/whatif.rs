@@ -78,7 +78,7 @@ impl<'a> Replayer<'a> {
             "lazy" => Mode::Lazy,
             "strict" => Mode::Strict,
             "whole-RAM" => Mode::StaticMap,
-            mode => bail!("in mode {mode} nothing is the module's to map"),
+            mode => bail!("in mode {mode} the module maps nothing"),
         };
         let batch_max = details.status_number("batch_max").context("no batch_max")?;
         Ok(Parameters {

@@ -47,7 +47,7 @@ pub fn order(guest: &Guest) -> Vec<Finding> {
     let ordered = ordered(guest);
     if ordered.is_empty() {
         return vec![Finding::warning(
-            "modprobe.d has no order for the module: drivers may try their devices before it",
+            "modprobe.d has no order for the module: drivers may probe their devices before it",
             "install the package apple-dma-pci-dkms again, or run 'make install': both bring \
              apple-dma-pci.conf; then make the initial root file system anew",
         )];
@@ -57,7 +57,7 @@ pub fn order(guest: &Guest) -> Vec<Finding> {
         .filter(|driver| !guest.is_built_in(driver))
         .map(|driver| {
             Finding::warning(
-                format!("modprobe.d does not say that the module comes before {driver}"),
+                format!("modprobe.d has no order of the module before {driver}"),
                 format!(
                     "echo 'softdep {driver} pre: apple_dma_pci' \
                      >/etc/modprobe.d/{driver}-dma.conf, then make the initial root file system \
@@ -67,7 +67,9 @@ pub fn order(guest: &Guest) -> Vec<Finding> {
         })
         .collect();
     if found.is_empty() {
-        return vec![Finding::ok("the module comes before its devices' drivers")];
+        return vec![Finding::ok(
+            "the module is loaded before its devices' drivers",
+        )];
     }
     found
 }
@@ -79,13 +81,13 @@ pub fn built_in(guest: &Guest) -> Vec<Finding> {
         .filter(|driver| guest.is_built_in(driver))
         .map(|driver| {
             let patience = if driver == "nvme" {
-                "; nvme_core.admin_timeout=5 on the kernel's command line makes it give up sooner"
+                "; nvme_core.admin_timeout=5 on the kernel's command line shortens its timeout"
             } else {
                 ""
             };
             Finding::warning(
                 format!(
-                    "{driver} is built into the kernel: it tries its device before the module \
+                    "{driver} is built into the kernel: it probes its device before the module \
                      is there, and again when it is"
                 ),
                 format!("boot a kernel that has {driver} as a module{patience}"),
@@ -139,7 +141,7 @@ pub fn initramfs(guest: &Guest) -> Vec<Finding> {
         .find(|output| output.success);
     let Some(listed) = listed else {
         return vec![Finding::unknown(
-            format!("{image} cannot be looked into"),
+            format!("{image} cannot be inspected"),
             "run this as root, in the system itself, with lsinitramfs or lsinitrd",
         )];
     };
@@ -166,7 +168,7 @@ pub fn initramfs(guest: &Guest) -> Vec<Finding> {
             }
         } else if file.and_then(|file| changed(&file)) > changed(image) {
             Finding::warning(
-                format!("{image} was made before the module was installed: it has an older one"),
+                format!("{image} is older than the installed module: it has an older one"),
                 again,
             )
         } else {
@@ -194,7 +196,7 @@ mod tests {
         fixture.write(CONF, "softdep nvme pre: other apple-dma-pci post: x\n");
         Fixture::is_ok(&order(&fixture.guest()));
         fixture.write(CONF, "softdep igb pre: apple_dma_pci\n");
-        Fixture::is_warning(&order(&fixture.guest()), "comes before nvme");
+        Fixture::is_warning(&order(&fixture.guest()), "order of the module before nvme");
         fixture.remove(CONF);
         Fixture::is_warning(&order(&fixture.guest()), "no order for the module");
     }
@@ -205,7 +207,7 @@ mod tests {
         fixture.remove(&fixture.managed("driver"));
         Fixture::is_ok(&order(&fixture.guest()));
         fixture.write(CONF, "softdep igb pre: apple_dma_pci\n");
-        Fixture::is_warning(&order(&fixture.guest()), "comes before nvme");
+        Fixture::is_warning(&order(&fixture.guest()), "order of the module before nvme");
     }
 
     #[test]
@@ -254,7 +256,7 @@ mod tests {
         );
 
         fixture.prints(&format!("lsinitramfs {image}"), "");
-        Fixture::is_unknown(&initramfs(&fixture.guest()), "cannot be looked into");
+        Fixture::is_unknown(&initramfs(&fixture.guest()), "cannot be inspected");
         fixture.prints(
             &format!("lsinitrd {image}"),
             "-rw-r--r-- 1 root root 9 Jan 1 1970 usr/lib/modules/x/apple_dma_pci.ko.xz\n",
@@ -265,6 +267,6 @@ mod tests {
         fixture.remove(&image[1..]);
         Fixture::is_unknown(&initramfs(&fixture.guest()), "there is no initial root");
         fixture.write(&format!("boot/initramfs-{RELEASE}.img"), "");
-        Fixture::is_unknown(&initramfs(&fixture.guest()), "cannot be looked into");
+        Fixture::is_unknown(&initramfs(&fixture.guest()), "cannot be inspected");
     }
 }

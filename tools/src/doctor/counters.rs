@@ -18,29 +18,29 @@ const DEBUGFS: &str = "/sys/kernel/debug/apple_dma_pci";
 const REFUSALS: &[(&str, &str, &str)] = &[
     (
         "invalid",
-        "its driver asked for what is empty, or no plain memory",
-        "report it to those who wrote the driver",
+        "its driver requested an empty range, or one outside of system RAM",
+        "report it to the driver's developers",
     ),
     (
         "mmio",
-        "its driver asked for DMA to another device's memory",
-        "switch peer-to-peer DMA off in that driver, if it can be",
+        "its driver requested DMA to another device's memory",
+        "disable peer-to-peer DMA in that driver, if possible",
     ),
     (
         "max_bytes",
         "there was no room in max_bytes",
-        "give the device less to do, or raise max_bytes if the platform has room: it holds about \
+        "reduce the device's load, or raise max_bytes if the platform has room: it holds about \
          1.5 GiB",
     ),
     (
         "max_entries",
         "there was no room in max_entries",
-        "give the device less to do, or raise max_entries if the platform has room: it holds 65536",
+        "reduce the device's load, or raise max_entries if the platform has room: it holds 65536",
     ),
     (
         "unreachable",
         "the DART's addresses are beyond the device's DMA mask",
-        "nothing in the guest helps; on the Mac, try the device in another slot or port",
+        "no setting of the guest helps; on the Mac, try the device in another slot or port",
     ),
     (
         "host_refused",
@@ -49,39 +49,39 @@ const REFUSALS: &[(&str, &str, &str)] = &[
     ),
     (
         "host_rejected",
-        "the host's answers were not believed",
+        "the host's replies were rejected",
         "use another version of QEMU: its companion does not do what docs/protocol.md says",
     ),
     (
         "host_silent",
-        "the host did not answer",
-        "if it stays so, start QEMU anew",
+        "the host did not reply",
+        "if it persists, restart QEMU",
     ),
     (
         "no_memory",
         "the guest was out of memory",
-        "give the guest more RAM, or less to do",
+        "add RAM to the guest, or reduce its load",
     ),
     (
         "no_key",
-        "mappings that the host did not take back are in the way",
-        "start QEMU anew",
+        "mappings that the host failed to unmap block it",
+        "restart QEMU",
     ),
 ];
 
 /// Errors of the host, each with its meaning.
 const HOST_ERRORS: &[(&str, &str)] = &[
     ("refused", "refused"),
-    ("silent", "did not answer"),
-    ("status", "gave a status that there is not"),
-    ("id", "answered another request"),
+    ("silent", "did not reply"),
+    ("status", "returned an unknown status"),
+    ("id", "replied to another request"),
     ("length", "mapped another length"),
     (
         "offset",
-        "gave an address with another offset in the granule",
+        "returned an address with another offset in the granule",
     ),
-    ("range", "gave addresses that wrap around"),
-    ("overlap", "gave addresses that are in use"),
+    ("range", "returned addresses that wrap around"),
+    ("overlap", "returned addresses that are in use"),
 ];
 
 type Values = BTreeMap<String, String>;
@@ -132,7 +132,7 @@ fn of(guest: &Guest, companion: &Companion) -> Vec<Finding> {
     if status.get("host").is_some_and(|host| host == "silent") {
         found.push(Finding::problem(
             format!("the host is silent: nothing new is mapped for {device}"),
-            "it is tried every few seconds; if it stays so, start QEMU anew",
+            "the module retries every few seconds; if it persists, restart QEMU",
         ));
     }
     for (cause, what, advice) in REFUSALS {
@@ -149,24 +149,26 @@ fn of(guest: &Guest, companion: &Companion) -> Vec<Finding> {
         if count != 0 {
             found.push(Finding::problem(
                 format!("{device}: the host {what}, {count} times"),
-                "nothing was lost in the guest; see log for when, and the logs of QEMU and of the \
-                 Mac for why",
+                "no data were lost in the guest; see log for the time, and the logs of QEMU and of \
+                 the Mac for the reason",
             ));
         }
     }
     let misuses = number(&counters, "misuses");
     if misuses != 0 {
         found.push(Finding::problem(
-            format!("{device}: its driver unmapped what was not mapped, {misuses} times"),
-            "report it to those who wrote the driver; CONFIG_DMA_API_DEBUG finds out where it is",
+            format!("{device}: its driver unmapped memory that was not mapped, {misuses} times"),
+            "report it to the driver's developers; CONFIG_DMA_API_DEBUG finds the place",
         ));
     }
     let lost = number(&counters, "windows_lost");
     let lost = lost.saturating_sub(number(&counters, "windows_recovered"));
     if lost != 0 {
         found.push(Finding::warning(
-            format!("{device}: the host did not take back {lost} windows, which take room"),
-            "nothing, if it takes them back, which it is asked for; else load the module anew",
+            format!(
+                "{device}: the host failed to unmap {lost} windows, which count against the limits"
+            ),
+            "none while the retries succeed; else reload the module",
         ));
     }
     if found.is_empty() {
@@ -200,13 +202,13 @@ mod tests {
             ),
             (
                 "refusals_host_silent",
-                "7 calls to map failed: the host did not answer",
+                "7 calls to map failed: the host did not reply",
             ),
             (
                 "host_errors_overlap",
-                "gave addresses that are in use, 7 times",
+                "returned addresses that are in use, 7 times",
             ),
-            ("misuses", "unmapped what was not mapped, 7 times"),
+            ("misuses", "unmapped memory that was not mapped, 7 times"),
         ] {
             let fixture = Fixture::healthy();
             let path = format!("{FILES}/counters");
@@ -222,7 +224,7 @@ mod tests {
         let fixture = Fixture::healthy();
         let path = format!("{FILES}/counters");
         fixture.write(&path, "windows_lost 5\nwindows_recovered 3\n");
-        Fixture::is_warning(&counters(&fixture.guest()), "did not take back 2 windows");
+        Fixture::is_warning(&counters(&fixture.guest()), "failed to unmap 2 windows");
         fixture.write(&path, "windows_lost 5\nwindows_recovered 5\n");
         Fixture::is_ok(&counters(&fixture.guest()));
     }

@@ -54,7 +54,7 @@ pub fn companion(guest: &Guest) -> Vec<Finding> {
              if it did, see bus-numbers",
         )
     } else {
-        Finding::ok(format!("companions are there: {}", all.join(", ")))
+        Finding::ok(format!("companions are present: {}", all.join(", ")))
     }]
 }
 
@@ -79,13 +79,13 @@ pub fn companion_driver(guest: &Guest) -> Vec<Finding> {
                     ),
                 ),
                 (None, Some(chosen)) if underscores(&chosen) != MODULE => Finding::problem(
-                    format!("companion {address} has no driver, and is kept for {chosen}"),
+                    format!("companion {address} has no driver, and is reserved for {chosen}"),
                     format!("echo >/sys/bus/pci/devices/{address}/driver_override, then bind it"),
                 ),
                 (None, _) if guest.is_loaded() => Finding::problem(
                     format!("companion {address} has no driver, though the module is loaded"),
                     format!(
-                        "see log for why; if nobody took it away by hand: echo {address} \
+                        "see log for the reason; if it was not unbound by hand: echo {address} \
                          >{DRIVERS}/{MODULE}/bind says it again"
                     ),
                 ),
@@ -113,7 +113,7 @@ pub fn managed(guest: &Guest) -> Vec<Finding> {
         }
         found.push(match guest.driver(managed) {
             Some(driver) if ["vfio-pci", "pci-stub"].contains(&&*driver) => Finding::warning(
-                format!("managed device {managed} has the driver {driver}, which keeps others off"),
+                format!("managed device {managed} has the driver {driver}, which excludes others"),
                 format!("echo {managed} >{DRIVERS}/{driver}/unbind, unless that is wanted"),
             ),
             Some(driver) => {
@@ -141,12 +141,13 @@ fn without_driver(guest: &Guest, managed: &str) -> Finding {
                 "{found}, and no module of kernel {} is for it",
                 guest.release
             ),
-            format!("lspci -nn -s {managed} says what it is; install its driver"),
+            format!("lspci -nn -s {managed} identifies it; install its driver"),
         ),
         (_, Some(driver)) => Finding::problem(
-            format!("{found}: {driver} is loaded, and failed or was taken off"),
+            format!("{found}: {driver} is loaded, but failed or was unbound"),
             format!(
-                "dmesg | grep {managed} says why; then: echo {managed} >/sys/bus/pci/drivers_probe"
+                "dmesg | grep {managed} has the reason; then: \
+                 echo {managed} >/sys/bus/pci/drivers_probe"
             ),
         ),
         ([first, ..], None) => Finding::problem(
@@ -199,7 +200,7 @@ pub fn iommu(guest: &Guest) -> Vec<Finding> {
         }
     }
     if found.is_empty() && !guest.companions.is_empty() {
-        found.push(Finding::ok("the guest has no IOMMU that is in the way"));
+        found.push(Finding::ok("the guest has no IOMMU for a companion"));
     }
     found
 }
@@ -214,7 +215,7 @@ pub fn bus_numbers(guest: &Guest) -> Vec<Finding> {
     let mut found = Vec::new();
     for bridge in unnumbered(guest) {
         found.push(Finding::problem(
-            format!("bridge {bridge} has no bus number: what is behind it is not seen"),
+            format!("bridge {bridge} has no bus number: devices behind it are not found"),
             "start the guest by firmware that numbers buses, as UEFI does, or with \
              pci=assign-busses on the kernel's command line",
         ));
@@ -225,8 +226,8 @@ pub fn bus_numbers(guest: &Guest) -> Vec<Finding> {
     });
     if renumbered {
         found.push(Finding::warning(
-            "pci=assign-busses: the kernel numbers buses anew, and not as firmware and QEMU do",
-            "nothing, if devices are there: the module looks on the companion's own bus; else \
+            "pci=assign-busses: the kernel numbers buses again, unlike firmware and QEMU",
+            "none if the devices are present: the module searches the companion's own bus; else \
              leave it out",
         ));
     }
@@ -297,7 +298,10 @@ mod tests {
             "though the module is loaded",
         );
         fixture.write(&chosen, "vfio-pci\n");
-        Fixture::is_problem(&companion_driver(&fixture.guest()), "is kept for vfio-pci");
+        Fixture::is_problem(
+            &companion_driver(&fixture.guest()),
+            "is reserved for vfio-pci",
+        );
         fixture.link(&driver, "../../../bus/pci/drivers/vfio-pci");
         Fixture::is_problem(
             &companion_driver(&fixture.guest()),
@@ -321,7 +325,7 @@ mod tests {
         fixture.link(&driver, "../../../bus/pci/drivers/vfio-pci");
         Fixture::is_warning(&managed(&fixture.guest()), "vfio-pci");
         fixture.remove(&driver);
-        Fixture::is_problem(&managed(&fixture.guest()), "nvme is loaded, and failed");
+        Fixture::is_problem(&managed(&fixture.guest()), "nvme is loaded, but failed");
         fixture.remove("sys/module/nvme");
         Fixture::is_problem(&managed(&fixture.guest()), "nvme is not loaded");
         let aliases = format!("lib/modules/{RELEASE}/modules.alias");
@@ -367,7 +371,7 @@ mod tests {
         );
         fixture.remove(bridge);
         fixture.write("proc/cmdline", "ro pci=noacpi,assign-busses\n");
-        Fixture::is_warning(&bus_numbers(&fixture.guest()), "numbers buses anew");
+        Fixture::is_warning(&bus_numbers(&fixture.guest()), "numbers buses again");
         fixture.write("proc/cmdline", "ro\n");
         fixture.write(
             &fixture.companion("apple_dma_pci/managed"),

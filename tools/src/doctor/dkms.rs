@@ -81,7 +81,7 @@ impl Failure {
 
     fn advice(&self) -> String {
         let Failure { release, log, .. } = self;
-        format!("{log} has all of it; when that is mended: dkms autoinstall --kernelver {release}")
+        format!("{log} is the log; after the repair: dkms autoinstall --kernelver {release}")
     }
 }
 
@@ -152,14 +152,14 @@ fn missing(guest: &Guest, version: &str) -> Finding {
     let found = format!("DKMS has version {version}, but not for kernel {release}");
     if !has(&guest.modules("build/.config")) {
         return Finding::problem(
-            format!("{found}, whose headers are not there"),
+            format!("{found}, whose headers are not installed"),
             format!("apt install linux-headers-{release}"),
         );
     }
     if has(&kept) {
         return Finding::problem(
             format!("{found}: its Rust metadata could not be made"),
-            format!("{kept} says why; then: dkms autoinstall --kernelver {release}"),
+            format!("{kept} has the reason; then: dkms autoinstall --kernelver {release}"),
         );
     }
     if let Some(failure) = failure(guest, version).filter(|failure| failure.release == *release) {
@@ -205,7 +205,7 @@ mod tests {
         Fixture::is_problem(&state(&fixture.guest()), "did not install it");
 
         fixture.remove(&format!("{DKMS}/0.1.0/{RELEASE}"));
-        Fixture::is_problem(&state(&fixture.guest()), "headers are not there");
+        Fixture::is_problem(&state(&fixture.guest()), "headers are not installed");
 
         fixture.write(&format!("lib/modules/{RELEASE}/build/.config"), "");
         Fixture::is_problem(&state(&fixture.guest()), "but not for kernel");
@@ -242,7 +242,10 @@ mod tests {
         let findings = after(RELEASE, missing);
         Fixture::is_problem(&findings, &format!("{failed}install the packages rust-src"));
         let advice = findings[0].advice.as_ref().unwrap();
-        assert!(advice.contains("/0.1.0/build/make.log has all"), "{advice}");
+        assert!(
+            advice.contains("/0.1.0/build/make.log is the log"),
+            "{advice}"
+        );
         assert!(advice.ends_with(&format!("dkms autoinstall --kernelver {RELEASE}")));
 
         let wrong = "error: unused\n# exit code: 0\n---\n\nBuilding module(s)\n# command: make\n\

@@ -75,7 +75,7 @@ impl Guest {
     pub fn new(system: System) -> Result<Self> {
         let release = system
             .text("/proc/sys/kernel/osrelease")
-            .context("proc/sys/kernel/osrelease: no system that runs")?
+            .context("proc/sys/kernel/osrelease: no running system")?
             .trim()
             .to_owned();
         Ok(Guest {

@@ -34,7 +34,7 @@ pub fn version(guest: &Guest) -> Vec<Finding> {
     let release = &guest.release;
     let Some(version) = numbers(release) else {
         return vec![Finding::unknown(
-            format!("the kernel calls itself {release}, which says no version"),
+            format!("the kernel's release {release} has no version"),
             format!("it should be Linux {}.{} or newer", OLDEST.0, OLDEST.1),
         )];
     };
@@ -49,7 +49,7 @@ pub fn version(guest: &Guest) -> Vec<Finding> {
     } else if version > NEWEST {
         Finding::warning(
             format!(
-                "Linux {release} is newer than what the module was made for, {}.{} to {}.{}",
+                "Linux {release} is newer than the supported ones, {}.{} to {}.{}",
                 OLDEST.0, OLDEST.1, NEWEST.0, NEWEST.1
             ),
             "if the module does not build, update it, or boot the kernel before",
@@ -63,7 +63,10 @@ pub fn version(guest: &Guest) -> Vec<Finding> {
 pub fn options(guest: &Guest) -> Vec<Finding> {
     let Some(config) = &guest.config else {
         return vec![Finding::unknown(
-            format!("the configuration of kernel {} is nowhere", guest.release),
+            format!(
+                "the configuration of kernel {} cannot be found",
+                guest.release
+            ),
             format!(
                 "have it in /boot/config-{}, or build kernels with CONFIG_IKCONFIG_PROC",
                 guest.release
@@ -101,12 +104,12 @@ pub fn options(guest: &Guest) -> Vec<Finding> {
     }
     if !is_on("CONFIG_DEBUG_FS") {
         found.push(Finding::warning(
-            "the kernel was built without CONFIG_DEBUG_FS: nobody sees the module's counters",
-            "boot one that has it to look for what fails; the module does without",
+            "the kernel was built without CONFIG_DEBUG_FS: the module's counters cannot be read",
+            "boot one that has it for debugging; the module does not need it",
         ));
     }
     if found.is_empty() {
-        found.push(Finding::ok("the kernel has all options that matter"));
+        found.push(Finding::ok("the kernel has all necessary options"));
     }
     found
 }
@@ -176,7 +179,7 @@ mod tests {
         let path = format!("boot/config-{RELEASE}");
         let text = fixture.read(&path);
         fixture.remove(&path);
-        Fixture::is_unknown(&options(&fixture.guest()), "nowhere");
+        Fixture::is_unknown(&options(&fixture.guest()), "cannot be found");
         fixture.write(&format!("lib/modules/{RELEASE}/build/.config"), &text);
         Fixture::is_ok(&options(&fixture.guest()));
         fixture.remove(&format!("lib/modules/{RELEASE}/build/.config"));

@@ -49,8 +49,8 @@ fn text(guest: &Guest) -> Result<String, Finding> {
         .collect();
     if texts.is_empty() {
         return Err(Finding::unknown(
-            "there is no log of the kernel here",
-            format!("put what dmesg says into {}", FILES[FILES.len() - 1]),
+            "there is no kernel log",
+            format!("put the output of dmesg into {}", FILES[FILES.len() - 1]),
         ));
     }
     Ok(texts.concat())
@@ -161,9 +161,9 @@ pub fn log(guest: &Guest) -> Vec<Finding> {
         .collect();
     if found.is_empty() {
         found.push(Finding::ok(match total {
-            0 => "the kernel's log has nothing of the module".to_owned(),
+            0 => "the kernel's log has no message of the module".to_owned(),
             total => {
-                format!("the kernel's log has {total} messages about the module, none of trouble")
+                format!("the kernel's log has {total} messages about the module, none of a problem")
             }
         }));
     }
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn logs_of_systems_that_do_not_run() {
         let fixture = Fixture::healthy();
-        Fixture::is_unknown(&log(&fixture.guest_at_rest()), "no log of the kernel here");
+        Fixture::is_unknown(&log(&fixture.guest_at_rest()), "no kernel log");
         let line = format!(
             "Nov 21 12:00:00 host kernel: {}\n",
             says("BAR 0 has 1 bytes, not 2")

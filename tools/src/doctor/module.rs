@@ -115,7 +115,7 @@ pub fn installed(guest: &Guest) -> Vec<Finding> {
     let Some(file) = files.first() else {
         if let Some(path) = known.first() {
             return vec![Finding::problem(
-                format!("modules.dep has {path} of kernel {release}, but it is not there"),
+                format!("modules.dep has {path} of kernel {release}, but it does not exist"),
                 format!("{INSTALL}, then: depmod {release}"),
             )];
         }
@@ -154,7 +154,10 @@ pub fn installed(guest: &Guest) -> Vec<Finding> {
     if let [first, others @ ..] = &*files {
         if !others.is_empty() {
             found.push(Finding::warning(
-                format!("the module is there more than once: {}", files.join(", ")),
+                format!(
+                    "the module is installed more than once: {}",
+                    files.join(", ")
+                ),
                 format!("remove all but one, then: depmod {release}; now {first} is loaded"),
             ));
         }
@@ -202,7 +205,7 @@ pub fn loaded(guest: &Guest) -> Vec<Finding> {
     if guest.is_loaded() {
         return vec![match forbidden {
             Some(why) => Finding::warning(
-                format!("the module is loaded, but will not be by itself: {why}"),
+                format!("the module is loaded, but not automatically: {why}"),
                 "remove that",
             ),
             None => Finding::ok("the module is loaded"),
@@ -232,13 +235,13 @@ pub fn version(guest: &Guest) -> Vec<Finding> {
     }
     let Some(file) = file(guest) else {
         return vec![Finding::warning(
-            "the module is loaded, but is not installed: not after the next boot",
+            "the module is loaded, but is not installed: it will not be after the next boot",
             INSTALL,
         )];
     };
     let Some(info) = info(guest, &file) else {
         return vec![Finding::unknown(
-            format!("{file} cannot be looked into"),
+            format!("{file} cannot be inspected"),
             "run this as root, in the system itself",
         )];
     };
@@ -256,14 +259,12 @@ pub fn version(guest: &Guest) -> Vec<Finding> {
         )
     } else if differs("srcversion").is_some() {
         Finding::warning(
-            "the module that is loaded was built from other sources than the one that is installed",
+            "the loaded module was built from other sources than the installed one",
             advice,
         )
     } else {
         let version = of("version").unwrap_or_default();
-        Finding::ok(format!(
-            "version {version} is loaded, and is the one that is installed"
-        ))
+        Finding::ok(format!("version {version} is loaded, as installed"))
     }]
 }
 
@@ -350,7 +351,7 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
     for (name, value, place) in &given {
         let Some(parameter) = PARAMETERS.iter().find(|other| other.name == name) else {
             found.push(Finding::warning(
-                format!("{place} has a parameter that the module does not: {name}"),
+                format!("{place} has a parameter that the module does not have: {name}"),
                 "correct its name: the README has a table of them",
             ));
             continue;
@@ -368,11 +369,11 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
         if number > most {
             found.push(Finding::warning(
                 format!("{place} has {name}={value}, more than the platform holds"),
-                format!("give it {most} at most: asking for more can bring the Mac down"),
+                format!("give it {most} at most: more can crash the Mac"),
             ));
         } else if number < least {
             found.push(Finding::warning(
-                format!("{place} has {name}={value}, which is little: mappings may be refused"),
+                format!("{place} has {name}={value}, which is low: mappings may be refused"),
                 format!("give it {least} or more, or leave it out"),
             ));
         }
@@ -386,7 +387,7 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
         found.push(Finding::ok(if given.is_empty() {
             "no parameter is unusual".to_owned()
         } else {
-            format!("parameters are as they may be: {}", given.join(" "))
+            format!("parameters are valid: {}", given.join(" "))
         }));
     }
     found
@@ -429,7 +430,7 @@ mod tests {
 
         fixture.remove(&path("updates/apple-dma-pci.ko.xz"));
         fixture.remove(&path(FILE));
-        Fixture::is_problem(&installed(&fixture.guest()), "is not there");
+        Fixture::is_problem(&installed(&fixture.guest()), "does not exist");
 
         fixture.write(&path("modules.dep"), "");
         let advice = || {
@@ -489,7 +490,7 @@ mod tests {
         fixture.write("sys/module/apple_dma_pci/srcversion", "0000\n");
         Fixture::is_warning(&version(&fixture.guest()), "other sources");
         fixture.write_bytes(&path(FILE), b"rubbish");
-        Fixture::is_unknown(&version(&fixture.guest()), "cannot be looked into");
+        Fixture::is_unknown(&version(&fixture.guest()), "cannot be inspected");
         fixture.remove(&path(FILE));
         Fixture::is_warning(&version(&fixture.guest()), "is not installed");
         fixture.unload();
@@ -502,7 +503,7 @@ mod tests {
         fixture.remove(&path(FILE));
         fixture.write(&path("modules.dep"), &format!("{FILE}.xz:\n"));
         fixture.write(&path(&format!("{FILE}.xz")), "");
-        Fixture::is_unknown(&version(&fixture.guest()), "cannot be looked into");
+        Fixture::is_unknown(&version(&fixture.guest()), "cannot be inspected");
         let path = path(FILE);
         fixture.prints(
             &format!("modinfo /{path}.xz"),
@@ -540,7 +541,7 @@ mod tests {
         Fixture::is_problem(&check("apple_dma_pci.max_idle=86401", ""), "max_idle=86401");
         Fixture::is_warning(
             &check("apple_dma_pci.max_bites=1", ""),
-            "does not: max_bites",
+            "does not have: max_bites",
         );
         Fixture::is_warning(
             &check("apple_dma_pci.max_bytes=1610612737", ""),
@@ -550,10 +551,10 @@ mod tests {
             &check("apple_dma_pci.max_entries=65537", ""),
             "than the platform",
         );
-        Fixture::is_warning(&check("apple_dma_pci.max_entries=16", ""), "is little");
+        Fixture::is_warning(&check("apple_dma_pci.max_entries=16", ""), "is low");
         Fixture::is_warning(
             &check("", "options apple_dma_pci max_bytes=1048576"),
-            "is little",
+            "is low",
         );
     }
 

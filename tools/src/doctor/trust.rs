@@ -65,12 +65,12 @@ pub fn secure_boot(guest: &Guest) -> Vec<Finding> {
     };
     let Some(why) = enforced(guest) else {
         return vec![Finding::ok(format!(
-            "{state}, and the kernel takes modules that are not signed"
+            "{state}, and the kernel accepts unsigned modules"
         ))];
     };
     if guest.is_loaded() {
         return vec![Finding::ok(format!(
-            "{state}, {why}, and the module was taken"
+            "{state}, {why}, and the module was accepted"
         ))];
     }
     let Some(file) = module::file(guest) else {
@@ -81,7 +81,7 @@ pub fn secure_boot(guest: &Guest) -> Vec<Finding> {
     };
     let Some(info) = module::info(guest, &file) else {
         return vec![Finding::unknown(
-            format!("{state}, {why}, and {file} cannot be looked into"),
+            format!("{state}, {why}, and {file} cannot be inspected"),
             "run this as root, in the system itself",
         )];
     };
@@ -97,17 +97,21 @@ pub fn secure_boot(guest: &Guest) -> Vec<Finding> {
     let keys = guest.system.text("/proc/keys").unwrap_or_default();
     let in_kernel = !signer.is_empty() && keys.contains(signer);
     vec![if in_kernel || owner_trusts_dkms(guest) == Some(true) {
-        Finding::ok(format!("{state}, {why}, and trusts who signed the module"))
+        Finding::ok(format!("{state}, {why}, and trusts the module's signer"))
     } else if owner_trusts_dkms(guest) == Some(false) {
         Finding::problem(
-            format!("{state}, {why}, and nobody enrolled the key that DKMS signs by"),
+            format!("{state}, {why}, and the key of DKMS is not enrolled"),
             ENROLL,
         )
     } else {
-        let signer = if signer.is_empty() { "who did" } else { signer };
+        let signer = if signer.is_empty() {
+            "its signer"
+        } else {
+            signer
+        };
         Finding::problem(
             format!("{state}, {why}; the module is signed, but {signer} may not be trusted"),
-            format!("enroll the key that it was signed by; with DKMS: {ENROLL}"),
+            format!("enroll the key of the signature; with DKMS: {ENROLL}"),
         )
     }]
 }
@@ -183,10 +187,10 @@ mod tests {
         Fixture::is_problem(&secure_boot(&fixture.guest()), "may not be trusted");
 
         fixture.write_bytes(&DKMS_KEY[1..], b"certificate");
-        Fixture::is_problem(&secure_boot(&fixture.guest()), "nobody enrolled");
+        Fixture::is_problem(&secure_boot(&fixture.guest()), "is not enrolled");
         let list = "sys/firmware/efi/efivars/MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23";
         fixture.write_bytes(list, b"\x06\0\0\0list certificat list");
-        Fixture::is_problem(&secure_boot(&fixture.guest()), "nobody enrolled");
+        Fixture::is_problem(&secure_boot(&fixture.guest()), "is not enrolled");
         fixture.write_bytes(list, b"\x06\0\0\0list certificate list");
         Fixture::is_ok(&secure_boot(&fixture.guest()));
         fixture.remove(list);
@@ -197,7 +201,7 @@ mod tests {
         Fixture::is_ok(&secure_boot(&fixture.guest()));
 
         fixture.write_bytes(&file(), b"rubbish");
-        Fixture::is_unknown(&secure_boot(&fixture.guest()), "cannot be looked into");
+        Fixture::is_unknown(&secure_boot(&fixture.guest()), "cannot be inspected");
         fixture.remove(&file());
         Fixture::is_unknown(&secure_boot(&fixture.guest()), "there is no module");
     }

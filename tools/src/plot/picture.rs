@@ -186,7 +186,7 @@ fn companion(
     let series = [("map", took("map"), BLUE), ("unmap", took("unmap"), ORANGE)];
     bars(
         &right,
-        "Doorbells: how long the host took",
+        "Doorbells: time of the host",
         "doorbells",
         &series,
         text::ns,

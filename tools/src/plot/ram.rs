@@ -96,7 +96,7 @@ pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], regions: &[Region]) -> Result<(
     let colours: Vec<_> = [
         (Some(WindowStatus::Live), "in use"),
         (Some(WindowStatus::Idle), "idle"),
-        (Some(WindowStatus::Fixed), "mapped for good"),
+        (Some(WindowStatus::Fixed), "permanently mapped"),
         (Some(WindowStatus::Lost), "lost"),
         (None, "not mapped"),
     ]
