@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What differs between the kernels that the modules can be built for: nothing else depends on a
-//! version. `kernel.mk` says which there are, and configures `since_linux_*`.
+//! The differences between the kernel series that the modules can be built for; no other file
+//! depends on a version. `kernel.mk` lists the series and configures `since_linux_*`.
 
-// The module uses a part of it, its test driver another.
+// The module uses one part of this file, its test driver another.
 #![allow(dead_code)]
 
 use kernel::{
@@ -19,14 +19,14 @@ use kernel::{
     pci, //
 };
 
-/// What a PCI driver's probe is told of the entry of its table that the device fits.
+/// The data of the matching entry of the device table, as a PCI driver's probe receives it.
 #[cfg(not(since_linux_7_3))]
 pub(crate) type IdInfo<'a, T> = &'a T;
 #[cfg(since_linux_7_3)]
 pub(crate) type IdInfo<'a, T> = Option<&'a T>;
 
-/// Makes the table of a PCI driver: its name, the type that goes with every ID, and an array of
-/// pairs of both.
+/// Defines the device table of a PCI driver from its name, the type of the data of an ID, and an
+/// array of pairs of an ID and its data.
 macro_rules! pci_device_table {
     ($table:ident, $info:ty, $entries:tt) => {
         #[cfg(not(since_linux_7_3))]
@@ -37,19 +37,19 @@ macro_rules! pci_device_table {
 }
 pub(crate) use pci_device_table;
 
-/// A mapped BAR that goes when its device is unbound, at the latest.
+/// A mapped BAR, which is unmapped when its device is unbound at the latest.
 #[cfg(not(since_linux_7_3))]
 pub(crate) type DevresBar<const SIZE: usize> = kernel::devres::Devres<pci::Bar<'static, SIZE>>;
 #[cfg(since_linux_7_3)]
 pub(crate) type DevresBar<const SIZE: usize> = pci::DevresBar<SIZE>;
 
-/// What the handler of an interrupt returns that was its.
+/// The return value of an interrupt handler whose device raised the interrupt.
 #[cfg(not(since_linux_7_3))]
 pub(crate) const IRQ_HANDLED: bindings::irqreturn_t = bindings::irqreturn_IRQ_HANDLED;
 #[cfg(since_linux_7_3)]
 pub(crate) const IRQ_HANDLED: bindings::irqreturn_t = bindings::irqreturn::IRQ_HANDLED;
 
-/// Where a device finds `words`.
+/// Returns the DMA address of `words`.
 pub(crate) fn dma_address(words: &Coherent<[u32]>) -> DmaAddress {
     #[cfg(not(since_linux_7_3))]
     return words.dma_handle();
@@ -57,7 +57,7 @@ pub(crate) fn dma_address(words: &Coherent<[u32]>) -> DmaAddress {
     words.dma_address()
 }
 
-/// The value of a module's parameter.
+/// Returns the value of a module's parameter.
 pub(crate) fn value<T: ModuleParam>(param: &ModuleParamAccess<T>) -> T {
     #[cfg(not(since_linux_7_3))]
     return *param.value();

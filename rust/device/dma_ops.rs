@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `struct dma_map_ops`: what the DMA API calls for the managed device.
+//! `struct dma_map_ops`: the DMA API's callbacks for the managed device.
 //!
-//! The callbacks translate between the C interface and the [`Instance`], and do nothing else. The
-//! operations are a member of the instance, so a callback finds its instance by where they are.
+//! The callbacks convert between the C interface and the methods of [`Instance`], and do nothing
+//! else. The operations are a member of the instance, so a callback finds its instance by their
+//! address.
 //!
-//! All of them may be called in any context, except where `struct dma_map_ops`' users say
-//! otherwise: `alloc` and `alloc_pages_op` sleep if their flags allow it, `mmap` and `get_sgtable`
-//! may sleep. Hooks for syncing are left out, since DMA is coherent: the core skips them then. So
-//! are `opt_mapping_size`, since no size is better than another, and `get_merge_boundary`, since
-//! entries of a scatterlist are never merged.
+//! Context: any, except that `alloc` and `alloc_pages_op` sleep if their flags allow it, and that
+//! `mmap` and `get_sgtable` may sleep. Hooks for syncing are left out, since DMA is coherent: the
+//! core skips them then. So are `opt_mapping_size`, since no length is better than another, and
+//! `get_merge_boundary`, since entries of a scatterlist are never merged.
 
-use crate::addr::{Address, Gpa, GpaSpan};
+use super::scatterlist::Entries;
+use super::Instance;
+use crate::addr::{
+    Address,
+    Gpa, //
+};
 use crate::bindings;
-use crate::device::scatterlist::Entries;
-use crate::device::Instance;
 use crate::engine::MapError;
 use core::ptr;
 use kernel::{
@@ -39,16 +42,16 @@ use kernel::{
 };
 
 /// The operations of an instance.
-pub(crate) type Ops = Opaque<bindings::dma_map_ops>;
+pub(super) type Ops = Opaque<bindings::dma_map_ops>;
 
-/// The attribute that says that a mapping is not of RAM.
-// CAST: It is a bit of an `unsigned long`.
+/// The attribute of a mapping that is not of RAM.
+// CAST: The attribute is a bit of an `unsigned long`.
 const MMIO: c_ulong = kernel::bindings::DMA_ATTR_MMIO as c_ulong;
 
 type Direction = kernel::bindings::dma_data_direction;
 
-/// The table that every instance's operations are a copy of.
-pub(crate) const OPS: bindings::dma_map_ops = bindings::dma_map_ops {
+/// The template of every instance's operations.
+pub(super) const OPS: bindings::dma_map_ops = bindings::dma_map_ops {
     alloc: Some(alloc),
     free: Some(free),
     alloc_pages_op: Some(alloc_pages),
@@ -71,7 +74,7 @@ pub(crate) const OPS: bindings::dma_map_ops = bindings::dma_map_ops {
     get_merge_boundary: None,
 };
 
-/// The instance that manages `dev`.
+/// Returns the instance that manages `dev`.
 ///
 /// # Safety
 ///
@@ -87,6 +90,8 @@ unsafe fn instance<'a>(dev: *mut device) -> &'a Instance<'a> {
     }
 }
 
+/// Returns the DMA operations of `dev`.
+///
 /// # Safety
 ///
 /// `dev` is a valid device.
@@ -101,13 +106,13 @@ unsafe fn dma_ops(dev: *mut device) -> *mut Ops {
     ops.cast()
 }
 
-/// The highest address that `dev` reaches, with the mask `mask`.
+/// Returns the highest address that `dev` reaches with the mask `mask`.
 ///
 /// # Safety
 ///
 /// `dev` is a valid device.
 #[inline]
-unsafe fn limit(dev: *mut device, mask: u64) -> u64 {
+unsafe fn dma_limit(dev: *mut device, mask: u64) -> u64 {
     // SAFETY: By the safety requirements.
     match unsafe { (*dev).bus_dma_limit } {
         0 => mask,
@@ -115,77 +120,93 @@ unsafe fn limit(dev: *mut device, mask: u64) -> u64 {
     }
 }
 
-/// The highest address that `dev` reaches with streaming mappings.
+/// Returns the highest address that `dev` reaches with streaming mappings.
 ///
 /// # Safety
 ///
-/// `dev` is a valid device with a streaming mask, which the DMA API made sure of.
+/// `dev` is a valid device with a streaming mask, which the DMA API has checked.
 #[inline]
 unsafe fn streaming_limit(dev: *mut device) -> u64 {
     // SAFETY: By the safety requirements.
-    unsafe { limit(dev, *(*dev).dma_mask) }
+    unsafe { dma_limit(dev, *(*dev).dma_mask) }
 }
 
-/// The highest address that `dev` reaches with coherent memory.
+/// Returns the highest address that `dev` reaches with coherent memory.
 ///
 /// # Safety
 ///
 /// `dev` is a valid device.
 unsafe fn coherent_limit(dev: *mut device) -> u64 {
     // SAFETY: By the safety requirements.
-    unsafe { limit(dev, (*dev).coherent_dma_mask) }
+    unsafe { dma_limit(dev, (*dev).coherent_dma_mask) }
+}
+
+/// Maps memory that was allocated at `gpa` for `dev`, writes the address to `dma_handle`, and
+/// returns whether that succeeded.
+///
+/// # Safety
+///
+/// As [`instance`], for the instance `this`; `dma_handle` is valid for a write.
+unsafe fn map_allocation(
+    this: &Instance<'_>,
+    dev: *mut device,
+    gpa: u64,
+    size: usize,
+    dma_handle: *mut dma_addr_t,
+) -> bool {
+    // SAFETY: By the safety requirements.
+    let dma_limit = unsafe { coherent_limit(dev) };
+    let result = this.map(gpa, size, dma_limit);
+    if let Ok(iova) = result {
+        // SAFETY: By the safety requirements.
+        unsafe { *dma_handle = iova.raw() };
+    }
+    result.is_ok()
 }
 
 /// # Safety
 ///
-/// As [`instance`]; `handle` is valid for a write.
+/// As [`instance`]; `dma_handle` is valid for a write.
 unsafe extern "C" fn alloc(
     dev: *mut device,
     size: usize,
-    handle: *mut dma_addr_t,
+    dma_handle: *mut dma_addr_t,
     gfp: gfp_t,
     attrs: c_ulong,
 ) -> *mut c_void {
     // SAFETY: By the safety requirements.
-    let (this, limit) = unsafe { (instance(dev), coherent_limit(dev)) };
+    let this = unsafe { instance(dev) };
     let companion = this.companion();
     let mut gpa = 0;
     // SAFETY: The companion is a valid device with no operations of its own.
     let cpu = unsafe { kernel::bindings::dma_alloc_attrs(companion, size, &mut gpa, gfp, attrs) };
-    if cpu.is_null() {
+    // SAFETY: By the safety requirements.
+    if cpu.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle) } {
         return cpu;
     }
-    match this.map(gpa, size, limit) {
-        Ok(iova) => {
-            // SAFETY: By the safety requirements.
-            unsafe { *handle = iova.raw() };
-            cpu
-        }
-        Err(_) => {
-            // SAFETY: This is what was allocated above. The companion is coherent, its addresses
-            // are guest-physical ones, and its instance flushes before it goes.
-            unsafe { bindings::apple_dma_deferred_free(companion, size, cpu, gpa, attrs) };
-            ptr::null_mut()
-        }
-    }
+    // SAFETY: This memory was allocated above. The companion is coherent, its addresses are
+    // guest-physical, and its instance flushes the queue before the companion is unbound.
+    unsafe { bindings::apple_dma_deferred_free(companion, size, cpu, gpa, attrs) };
+    ptr::null_mut()
 }
 
 /// # Safety
 ///
-/// As [`instance`]; `cpu` and `handle` are what [`alloc`] returned for `size` and `attrs`.
+/// As [`instance`]; `cpu` and `dma_handle` are the results of [`alloc`] for `size` and `attrs`.
 unsafe extern "C" fn free(
     dev: *mut device,
     size: usize,
     cpu: *mut c_void,
-    handle: dma_addr_t,
+    dma_handle: dma_addr_t,
     attrs: c_ulong,
 ) {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
-    // SAFETY: `cpu` is what an allocation returned.
+    // SAFETY: `cpu` is the result of an allocation.
     let is_at = |gpa: Gpa| unsafe { bindings::apple_dma_helper_is_at(cpu, gpa.raw(), attrs) };
-    // The memory of a handle that is not ours, or another one's, is leaked rather than guessed at.
-    if let Some(gpa) = this.unmap(handle, size, is_at) {
+    // Memory whose address is not mapped, or belongs to another allocation, is leaked rather than
+    // freed on a guess.
+    if let Some(gpa) = this.unmap_allocation(dma_handle, size, is_at) {
         // SAFETY: By the safety requirements `cpu` was allocated like this, at `gpa`.
         unsafe {
             kernel::bindings::dma_free_attrs(this.companion(), size, cpu, gpa.raw(), attrs);
@@ -195,52 +216,45 @@ unsafe extern "C" fn free(
 
 /// # Safety
 ///
-/// As [`instance`]; `handle` is valid for a write.
+/// As [`instance`]; `dma_handle` is valid for a write.
 unsafe extern "C" fn alloc_pages(
     dev: *mut device,
     size: usize,
-    handle: *mut dma_addr_t,
+    dma_handle: *mut dma_addr_t,
     dir: Direction,
     gfp: gfp_t,
 ) -> *mut page {
     // SAFETY: By the safety requirements.
-    let (this, limit) = unsafe { (instance(dev), coherent_limit(dev)) };
+    let this = unsafe { instance(dev) };
     let companion = this.companion();
     let mut gpa = 0;
     // SAFETY: The companion is a valid device with no operations of its own.
     let pages = unsafe { kernel::bindings::dma_alloc_pages(companion, size, &mut gpa, dir, gfp) };
-    if pages.is_null() {
+    // SAFETY: By the safety requirements.
+    if pages.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle) } {
         return pages;
     }
-    match this.map(gpa, size, limit) {
-        Ok(iova) => {
-            // SAFETY: By the safety requirements.
-            unsafe { *handle = iova.raw() };
-            pages
-        }
-        Err(_) => {
-            // SAFETY: This is what was allocated above.
-            unsafe { kernel::bindings::dma_free_pages(companion, size, pages, gpa, dir) };
-            ptr::null_mut()
-        }
-    }
+    // SAFETY: These pages were allocated above.
+    unsafe { kernel::bindings::dma_free_pages(companion, size, pages, gpa, dir) };
+    ptr::null_mut()
 }
 
 /// # Safety
 ///
-/// As [`instance`]; `pages` and `handle` are what [`alloc_pages`] returned for `size` and `dir`.
+/// As [`instance`]; `pages` and `dma_handle` are the results of [`alloc_pages`] for `size` and
+/// `dir`.
 unsafe extern "C" fn free_pages(
     dev: *mut device,
     size: usize,
     pages: *mut page,
-    handle: dma_addr_t,
+    dma_handle: dma_addr_t,
     dir: Direction,
 ) {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
-    // SAFETY: The pages are not looked at.
+    // SAFETY: The helper compares the address of the pages, and does not access them.
     let is_at = |gpa: Gpa| unsafe { bindings::apple_dma_helper_page_is_at(pages, gpa.raw()) };
-    if let Some(gpa) = this.unmap(handle, size, is_at) {
+    if let Some(gpa) = this.unmap_allocation(dma_handle, size, is_at) {
         // SAFETY: By the safety requirements `pages` were allocated like this, at `gpa`.
         unsafe {
             kernel::bindings::dma_free_pages(this.companion(), size, pages, gpa.raw(), dir);
@@ -250,18 +264,18 @@ unsafe extern "C" fn free_pages(
 
 /// # Safety
 ///
-/// As [`instance`]; `vma` is valid, `cpu` and `handle` are what [`alloc`] returned.
+/// As [`instance`]; `vma` is valid, `cpu` and `dma_addr` are the results of [`alloc`].
 unsafe extern "C" fn mmap(
     dev: *mut device,
     vma: *mut vm_area_struct,
     cpu: *mut c_void,
-    handle: dma_addr_t,
+    dma_addr: dma_addr_t,
     size: usize,
     attrs: c_ulong,
 ) -> c_int {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
-    match this.translate(handle, size) {
+    match this.translate(dma_addr, size) {
         // SAFETY: By the safety requirements `cpu` was allocated for the companion, at `gpa`.
         Some(gpa) => unsafe {
             kernel::bindings::dma_mmap_attrs(this.companion(), vma, cpu, gpa.raw(), size, attrs)
@@ -272,18 +286,18 @@ unsafe extern "C" fn mmap(
 
 /// # Safety
 ///
-/// As [`instance`]; `sgt` is valid for a write, `cpu` and `handle` are what [`alloc`] returned.
+/// As [`instance`]; `sgt` is valid for a write, `cpu` and `dma_addr` are the results of [`alloc`].
 unsafe extern "C" fn get_sgtable(
     dev: *mut device,
     sgt: *mut sg_table,
     cpu: *mut c_void,
-    handle: dma_addr_t,
+    dma_addr: dma_addr_t,
     size: usize,
     attrs: c_ulong,
 ) -> c_int {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
-    match this.translate(handle, size) {
+    match this.translate(dma_addr, size) {
         // SAFETY: By the safety requirements `cpu` was allocated for the companion, at `gpa`.
         Some(gpa) => unsafe {
             kernel::bindings::dma_get_sgtable_attrs(
@@ -310,11 +324,11 @@ unsafe extern "C" fn map_phys(
     attrs: c_ulong,
 ) -> dma_addr_t {
     // SAFETY: By the safety requirements.
-    let (this, limit) = unsafe { (instance(dev), streaming_limit(dev)) };
+    let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
     if attrs & MMIO != 0 {
-        return this.refuse_mmio(phys, size, limit);
+        return this.reject_mmio(phys, size, dma_limit);
     }
-    this.map_streaming(phys, size, limit)
+    this.map_phys(phys, size, dma_limit)
 }
 
 /// # Safety
@@ -322,39 +336,39 @@ unsafe extern "C" fn map_phys(
 /// As [`instance`].
 unsafe extern "C" fn unmap_phys(
     dev: *mut device,
-    handle: dma_addr_t,
+    dma_handle: dma_addr_t,
     size: usize,
     _dir: Direction,
     _attrs: c_ulong,
 ) {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
-    this.unmap_streaming(handle, size);
+    this.unmap_phys(dma_handle, size);
 }
 
 /// # Safety
 ///
-/// As [`instance`]; `list` is a valid scatterlist of `len` entries, to be mapped.
+/// As [`instance`]; `list` is a valid scatterlist of `nents` entries, to be mapped.
 unsafe extern "C" fn map_sg(
     dev: *mut device,
     list: *mut scatterlist,
-    len: c_int,
+    nents: c_int,
     _dir: Direction,
     attrs: c_ulong,
 ) -> c_int {
     // SAFETY: By the safety requirements.
-    let (this, limit) = unsafe { (instance(dev), streaming_limit(dev)) };
+    let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
     if attrs & MMIO != 0 {
         return EINVAL.to_errno();
     }
-    let Ok(count) = usize::try_from(len) else {
+    let Ok(count) = usize::try_from(nents) else {
         return EINVAL.to_errno();
     };
-    // SAFETY: By the safety requirements; the list's DMA fields are ours to fill in.
+    // SAFETY: By the safety requirements; this callback may write the list's DMA fields.
     let entries = unsafe { Entries::new(list, count) };
-    match this.map_all(entries.clone(), limit) {
-        Ok(()) => len,
-        // What the DMA API documents for dma_map_sgtable().
+    match this.map_sg(entries.clone(), dma_limit) {
+        Ok(()) => nents,
+        // This error is documented for dma_map_sgtable().
         Err(MapError::Invalid) if entries.clone().any(|entry| entry.is_p2pdma()) => {
             -c_int::try_from(kernel::bindings::EREMOTEIO).unwrap_or(0)
         }
@@ -364,33 +378,34 @@ unsafe extern "C" fn map_sg(
 
 /// # Safety
 ///
-/// As [`instance`]; `list` was mapped by [`map_sg`] with the same `len`.
+/// As [`instance`]; `list` was mapped by [`map_sg`] with the same `nents`.
 unsafe extern "C" fn unmap_sg(
     dev: *mut device,
     list: *mut scatterlist,
-    len: c_int,
+    nents: c_int,
     _dir: Direction,
     _attrs: c_ulong,
 ) {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
-    if let Ok(count) = usize::try_from(len) {
-        // SAFETY: By the safety requirements; the list's DMA fields are ours until it is unmapped.
-        this.unmap_all(unsafe { Entries::new(list, count) });
+    if let Ok(count) = usize::try_from(nents) {
+        // SAFETY: By the safety requirements; the module owns the list's DMA fields until the list
+        // is unmapped.
+        this.unmap_sg(unsafe { Entries::new(list, count) });
     }
 }
 
 /// # Safety
 ///
-/// As [`instance`], or the operations are only just being used for the first time.
+/// As [`instance`], or the operations are being used for the first time.
 unsafe extern "C" fn dma_supported(dev: *mut device, mask: u64) -> c_int {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
     // SAFETY: By the safety requirements.
-    c_int::from(this.reaches(unsafe { limit(dev, mask) }))
+    c_int::from(this.reaches(unsafe { dma_limit(dev, mask) }))
 }
 
-/// The DART may place a mapping anywhere.
+/// Returns all-ones: the DART may place a mapping anywhere.
 ///
 /// # Safety
 ///
@@ -419,9 +434,4 @@ fn errno(error: MapError) -> c_int {
         | MapError::NoAnswer
         | MapError::NoKey => EIO.to_errno(),
     }
-}
-
-/// The guest memory that `size` bytes from `gpa` are.
-pub(crate) fn span(gpa: u64, size: usize) -> Option<GpaSpan> {
-    GpaSpan::new(Gpa::new(gpa), u64::try_from(size).ok()?)
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The managed device's `dma_range_map`: what the kernel's direct mapping makes DMA addresses with.
+//! The managed device's `dma_range_map`, by which the kernel's direct mapping translates addresses.
 //!
-//! Where all of RAM is mapped, direct mapping can do what our operations would, and does so for
-//! less and on every kernel. It looks at the first byte of a mapping only, so RAM that is in one
-//! piece must have DMA addresses that are.
+//! Where all of RAM is mapped, direct mapping can replace the module's DMA operations, at a lower
+//! cost and on every kernel. Direct mapping translates the first byte of a mapping only, so RAM
+//! that is contiguous must have contiguous DMA addresses.
 //!
-//! The driver core frees a device's map whenever a driver unbinds or could not be bound. So a copy
-//! of ours is put there each time a driver is about to be bound: after the core has applied what
-//! the firmware says of DMA and before the driver sees the device.
+//! The driver core frees a device's map whenever a driver unbinds or fails to bind. So a copy is
+//! installed each time a driver is about to be bound: after the core has applied the firmware's
+//! description of DMA, and before the driver's probe.
 
 use crate::abstractions::raw;
 use crate::addr::{
@@ -30,9 +30,9 @@ use kernel::{
     prelude::*, //
 };
 
-/// Why RAM cannot be left to direct mapping.
-pub(crate) enum RangeError {
-    /// RAM is in one piece at this address, and its DMA addresses are not.
+/// A reason why direct mapping cannot serve RAM.
+pub(super) enum RangeError {
+    /// RAM is contiguous at this address, and its DMA addresses are not.
     Discontiguous(Gpa),
     /// Out of memory.
     NoMemory,
@@ -48,12 +48,14 @@ impl From<AllocError> for RangeError {
 ///
 /// # Invariants
 ///
-/// The last one, and no other, has the size 0, which ends the map.
-pub(crate) struct DmaRangeMap(KVec<bus_dma_region>);
+/// The last range, and no other, has the size 0, which ends the map.
+pub(super) struct DmaRangeMap(KVec<bus_dma_region>);
 
 impl DmaRangeMap {
-    /// As few ranges as `whole` can be put in. May sleep.
-    pub(crate) fn new(whole: &StaticMap) -> Result<Self, RangeError> {
+    /// Creates the fewest ranges that describe `whole`.
+    ///
+    /// Context: process, may sleep.
+    pub(super) fn new(whole: &StaticMap) -> Result<Self, RangeError> {
         let mut ranges = KVec::new();
         let mut regions = whole.regions().iter();
         let mut last = regions.next().copied();
@@ -76,22 +78,25 @@ impl DmaRangeMap {
             size: 0,
         };
         ranges.push(end, GFP_KERNEL)?;
-        // INVARIANT: No piece is empty, and the last range was just added.
+        // INVARIANT: No region is empty, and the last range was just added.
         Ok(Self(ranges))
     }
 
-    /// Gives `dev` a copy of the ranges. May sleep.
+    /// Installs a copy of the ranges on `dev`.
+    ///
+    /// Context: process, may sleep.
     ///
     /// # Safety
     ///
-    /// The device has none. Its lock is held, and no driver has seen it yet that is or will be
-    /// bound.
-    pub(crate) unsafe fn install(&self, dev: &pci::Device) {
-        // SAFETY: The device is valid, and by the safety requirements nobody else looks at its map.
+    /// The device has no ranges. Its lock is held, and no driver that is or will be bound has
+    /// accessed the device yet.
+    pub(super) unsafe fn install(&self, dev: &pci::Device) {
+        // SAFETY: The device is valid, and by the safety requirements nothing else accesses its
+        // map.
         let map = unsafe { &mut (*raw::device(dev)).dma_range_map };
         let ranges = self.0.as_slice();
-        // SAFETY: The source is valid for its size. What comes back is as the driver core wants it,
-        // which frees it: it ends with a range of the size 0, and kfree() may be called on it.
+        // SAFETY: The source is valid for its size. The copy is as the driver core, which frees it,
+        // requires: its last range has the size 0, and kfree() may be called on it.
         *map = unsafe {
             bindings::apple_dma_helper_memdup_nofail(
                 ranges.as_ptr().cast(),
@@ -102,6 +107,7 @@ impl DmaRangeMap {
     }
 }
 
+/// Converts a region to a range.
 fn range(region: &Region) -> bus_dma_region {
     bus_dma_region {
         cpu_start: region.gpa().start().raw(),

@@ -2,8 +2,8 @@
 
 //! A scatterlist as a list of the engine's requests.
 //!
-//! The kernel crate's `scatterlist` module owns and maps tables for drivers; here is the other
-//! side, the one that fills in the addresses.
+//! The kernel crate's `scatterlist` module owns and maps tables on behalf of drivers; this file is
+//! the opposite side, which fills in the addresses.
 
 use crate::addr::{
     Address,
@@ -20,16 +20,16 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What the kernel calls `DMA_MAPPING_ERROR`.
-pub(crate) const DMA_MAPPING_ERROR: kernel::bindings::dma_addr_t = !0;
+/// The kernel's `DMA_MAPPING_ERROR`.
+pub(super) const DMA_MAPPING_ERROR: kernel::bindings::dma_addr_t = !0;
 
 /// One entry of a scatterlist that is being mapped or unmapped.
 #[repr(transparent)]
-pub(crate) struct Entry(Opaque<kernel::bindings::scatterlist>);
+pub(super) struct Entry(Opaque<kernel::bindings::scatterlist>);
 
 impl Entry {
-    /// Whether the entry is memory of another PCI device.
-    pub(crate) fn is_p2pdma(&self) -> bool {
+    /// Returns whether the entry is memory of another PCI device.
+    pub(super) fn is_p2pdma(&self) -> bool {
         // SAFETY: By the contract of `Entries` this is a valid entry with a page.
         unsafe { bindings::apple_dma_helper_sg_is_p2pdma(self.0.get()) }
     }
@@ -40,7 +40,8 @@ impl Request for Entry {
         let sg = self.0.get();
         // SAFETY: By the contract of `Entries` this is a valid entry with a page.
         let (phys, len) = unsafe { (bindings::apple_dma_helper_sg_ram(sg), (*sg).length) };
-        // Memory of another device has the highest address, so that the span wraps around.
+        // The helper returns the highest address for memory of another device: the span wraps
+        // around.
         GpaSpan::new(Gpa::new(phys), u64::from(len))
     }
 
@@ -63,8 +64,8 @@ impl Request for Entry {
 
     fn set_iova(&self, iova: Option<Iova>) {
         let sg = self.0.get();
-        // SAFETY: By the contract of `Entries` the entry is valid, and we are the only ones who use
-        // its DMA fields.
+        // SAFETY: By the contract of `Entries` the entry is valid, and its DMA fields are not
+        // accessed by others.
         unsafe {
             (*sg).dma_address = iova.map_or(DMA_MAPPING_ERROR, Iova::raw);
             #[cfg(CONFIG_NEED_SG_DMA_LENGTH)]
@@ -79,7 +80,8 @@ impl Request for Entry {
     }
 }
 
-/// The entry after `entry`: what `sg_next()` does, without a call for each of hundreds of entries.
+/// Returns the entry after `entry`, as `sg_next()` does, without a call for each of hundreds of
+/// entries.
 ///
 /// # Safety
 ///
@@ -92,8 +94,8 @@ unsafe fn successor(
     const SG_CHAIN: c_ulong = 1;
     const SG_PAGE_LINK_MASK: c_ulong = 3;
 
-    // SAFETY: By the safety requirements there is another entry behind this one, which may be a
-    // link to where the list goes on.
+    // SAFETY: By the safety requirements another entry follows, which may be a link to the next
+    // part of the list.
     let (next, link) = unsafe {
         let next = entry.add(1);
         (next, (*next).page_link)
@@ -106,25 +108,33 @@ unsafe fn successor(
     }
 }
 
-/// The entries of a scatterlist, one after the other.
+/// An iterator over the entries of a scatterlist.
 #[derive(Clone)]
-pub(crate) struct Entries<'a> {
+pub(super) struct Entries<'a> {
     next: *mut kernel::bindings::scatterlist,
     left: usize,
     _list: PhantomData<&'a Entry>,
 }
 
 impl<'a> Entries<'a> {
+    /// Creates an iterator over the first `nents` entries of `list`.
+    ///
     /// # Safety
     ///
-    /// For `'a`, `list` is a valid scatterlist of at least `len` entries with pages, maybe chained,
-    /// and nobody else uses its DMA fields.
-    pub(crate) unsafe fn new(list: *mut kernel::bindings::scatterlist, len: usize) -> Self {
+    /// For `'a`, `list` is a valid scatterlist of at least `nents` entries with pages, maybe
+    /// chained, and only the caller accesses its DMA fields.
+    pub(super) unsafe fn new(list: *mut kernel::bindings::scatterlist, nents: usize) -> Self {
         Self {
             next: list,
-            left: len,
+            left: nents,
             _list: PhantomData,
         }
+    }
+
+    /// Returns the number of entries that are left.
+    pub(super) fn nents(&self) -> u32 {
+        // CAST: A scatterlist has fewer than 2^32 entries.
+        self.left as u32
     }
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an instance shows of itself: the text of its files. `docs/ABI/testing/` says what it means,
-//! and must say what is here.
+//! The contents of an instance's files in debugfs and sysfs.
+//!
+//! `docs/ABI/testing/` documents the names that are printed here, and has to be changed with them.
 
 use super::Instance;
 use crate::engine::index::arena::Id;
@@ -26,10 +27,10 @@ use kernel::{
     seq_print, //
 };
 
-/// Room for a driver's name.
+/// The length of the buffer for a driver's name.
 const DRIVER: usize = 64;
 
-/// A line.
+/// Prints a line of a name and a value.
 fn line(file: &SeqFile, name: &str, value: impl fmt::Display) {
     seq_print!(file, "{} {}\n", name, value);
 }
@@ -41,7 +42,7 @@ fn counters(file: &SeqFile, counters: impl Iterator<Item = (&'static str, u64)>)
     }
 }
 
-/// Lines for what is not 0 of a histogram by powers of two.
+/// Prints a line for each count of a histogram by powers of two that is not 0.
 fn histogram(file: &SeqFile, name: impl fmt::Display, counts: &[u32]) {
     for (power, count) in counts.iter().enumerate().filter(|(_, count)| **count != 0) {
         // CAST: There are at most 64 places.
@@ -51,28 +52,30 @@ fn histogram(file: &SeqFile, name: impl fmt::Display, counts: &[u32]) {
 }
 
 impl Instance<'_> {
+    /// Prints the state of the instance and its limits.
     fn show_status(&self, file: &SeqFile) {
         let mut name = [0; DRIVER];
         let (usage, ram) = (self.engine.stats().usage, self.engine.ram_bytes());
         let is_ready = self.engine.with_host(Host::is_ready);
         line(file, "managed", self.managed);
         line(file, "driver", self.managed.driver(&mut name));
-        line(file, "mode", self.mode);
+        line(file, "mode", self.mode.name());
         line(file, "dialect", self.dialect.name());
         line(file, "host", if is_ready { "ready" } else { "silent" });
         line(file, "ram_bytes", ram);
         line(file, "bytes", usage.bytes);
         line(file, "peak_bytes", usage.peak_bytes);
-        line(file, "max_bytes", self.max_bytes);
+        line(file, "max_bytes", self.params.max_bytes);
         line(file, "padding_bytes", usage.padding);
         line(file, "entries", usage.entries);
         line(file, "peak_entries", usage.peak_entries);
-        line(file, "max_entries", self.max_entries);
+        line(file, "max_entries", self.params.max_entries);
         line(file, "batch_max", self.batch_max);
-        line(file, "max_idle", self.max_idle);
-        line(file, "congruent", u8::from(self.congruent));
+        line(file, "max_idle", self.params.max_idle);
+        line(file, "congruent", u8::from(self.params.congruent));
     }
 
+    /// Prints the counters of events.
     fn show_counters(&self, file: &SeqFile, snapshot: &Snapshot) {
         let stats = &snapshot.stats;
         line(file, "maps", snapshot.maps());
@@ -82,7 +85,7 @@ impl Instance<'_> {
         line(file, "misuses", self.misuses.load(Relaxed));
         counters(file, stats.counters.windows());
         let mut all: u64 = 0;
-        for (name, count) in MapError::NAMES.iter().zip(&self.refusals) {
+        for (name, count) in MapError::NAMES.iter().zip(&self.failures) {
             let count = count.load(Relaxed);
             all = all.saturating_add(count);
             seq_print!(file, "refusals_{} {}\n", *name, count);
@@ -100,6 +103,7 @@ impl Instance<'_> {
         line(file, "host_errors", all);
     }
 
+    /// Prints the statistics of the batches that were sent to the host.
     fn show_doorbells(&self, file: &SeqFile) {
         let doorbell_stats = self.engine.with_host(|host| host.doorbell_stats());
         for (command, stats) in doorbell_stats.commands() {
@@ -121,6 +125,7 @@ impl Instance<'_> {
         }
     }
 
+    /// Prints the number of windows by status and length.
     fn show_sizes(file: &SeqFile, snapshot: &Snapshot) {
         for (status, sizes) in WindowStatus::ALL.iter().zip(&snapshot.sizes) {
             if let Ok(name) = status.name().to_str() {
@@ -131,14 +136,14 @@ impl Instance<'_> {
 }
 
 impl Inspect for Instance<'_> {
-    fn show(&self, page: FileKind, file: &SeqFile) -> Result {
+    fn show(&self, kind: FileKind, file: &SeqFile) -> Result {
         let snapshot = || -> Result<KBox<Snapshot>> {
-            // It is too large for the stack.
+            // A snapshot is too large for the stack.
             let mut snapshot = KBox::new(Snapshot::new(), GFP_KERNEL)?;
             self.engine.snapshot(&mut snapshot);
             Ok(snapshot)
         };
-        match page {
+        match kind {
             FileKind::Status => self.show_status(file),
             FileKind::Doorbells => self.show_doorbells(file),
             FileKind::Counters => self.show_counters(file, &*snapshot()?),
@@ -154,10 +159,10 @@ impl Inspect for Instance<'_> {
     fn summary(&self) -> Summary<'_> {
         let usage = self.engine.stats().usage;
         Summary {
-            managed: self.origin.device(),
-            mode: self.mode,
-            bytes: (usage.bytes, self.max_bytes),
-            entries: (usage.entries, self.max_entries),
+            managed: self.source.device(),
+            mode: self.mode.name(),
+            bytes: (usage.bytes, self.params.max_bytes),
+            entries: (usage.entries, self.params.max_entries),
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::addr::{
     PAGE, //
 };
 use crate::bindings as uapi;
-use crate::device::attach::ManagedFunction;
+use crate::device::bdf::ManagedFunction;
 use crate::engine::{
     Command,
     Host,

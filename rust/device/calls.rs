@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The calls of the device driver: from the DMA API's callbacks into the engine, with tracing.
+//!
+//! Callbacks for streaming mappings try the engine's lock-free paths first; the slow variants trace
+//! the call and report a failure. Counters and messages of failures belong in `report.rs`.
+
+use super::report::Call;
+use super::scatterlist::{
+    Entries,
+    DMA_MAPPING_ERROR, //
+};
+use super::Instance;
+use crate::abstractions::raw;
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan,
+    Iova,
+    IovaSpan,
+    GRANULE, //
+};
+use crate::engine::window::NotHeld;
+use crate::engine::{
+    MapError,
+    MapPath,
+    Request, //
+};
+use crate::observe::trace::{
+    self,
+    TraceStart, //
+};
+
+impl Instance<'_> {
+    /// Returns `struct device` of the companion, whose own memory is plain guest memory.
+    pub(super) fn companion(&self) -> *mut kernel::bindings::device {
+        raw::device(self.dev)
+    }
+
+    /// Maps `len` bytes at `gpa` for a streaming mapping, and returns the address or
+    /// [`DMA_MAPPING_ERROR`].
+    ///
+    /// The part that is inlined needs no stack frame, which would be a large share of the cost.
+    ///
+    /// Context: any.
+    #[inline(always)]
+    pub(super) fn map_phys(&self, gpa: u64, len: usize, dma_limit: u64) -> u64 {
+        if trace::is_enabled() {
+            return self.map_phys_slow(gpa, len, dma_limit);
+        }
+        match span(gpa, len).and_then(|span| self.engine.map_at_once(&span, dma_limit)) {
+            Some(iova) => iova.raw(),
+            None => self.map_phys_window(gpa, len, dma_limit),
+        }
+    }
+
+    /// Continues [`Self::map_phys`] with an existing window.
+    #[inline(never)]
+    fn map_phys_window(&self, gpa: u64, len: usize, dma_limit: u64) -> u64 {
+        match span(gpa, len).and_then(|span| self.engine.map_hit(&span, dma_limit)) {
+            Some(iova) => iova.raw(),
+            None => self.map_phys_slow(gpa, len, dma_limit),
+        }
+    }
+
+    /// Continues [`Self::map_phys`] with everything that the engine can do.
+    #[cold]
+    #[inline(never)]
+    fn map_phys_slow(&self, gpa: u64, len: usize, dma_limit: u64) -> u64 {
+        self.map(gpa, len, dma_limit)
+            .map_or(DMA_MAPPING_ERROR, Iova::raw)
+    }
+
+    /// Reports a request to map MMIO, which the DART cannot reach, and returns
+    /// [`DMA_MAPPING_ERROR`].
+    ///
+    /// Context: any.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn reject_mmio(&self, phys: u64, len: usize, dma_limit: u64) -> u64 {
+        let call = Call::single(phys, len);
+        self.fail(MapError::Mmio, call, dma_limit, TraceStart::now());
+        DMA_MAPPING_ERROR
+    }
+
+    /// Maps `len` bytes at `gpa` for a device that reaches addresses up to `dma_limit`; traces the
+    /// call and reports a failure.
+    ///
+    /// Context: any.
+    pub(super) fn map(&self, gpa: u64, len: usize, dma_limit: u64) -> Result<Iova, MapError> {
+        let start = TraceStart::now();
+        let span = span(gpa, len);
+        let traced = span.filter(|_| start.is_enabled());
+        let path = traced.map(|span| self.engine.source(&span));
+        let result = match span {
+            Some(span) => self.engine.map(span, dma_limit),
+            None => Err(MapError::Invalid),
+        };
+        match result {
+            Ok(iova) => {
+                if let Some((span, path)) = traced.zip(path) {
+                    self.source.map(&span, iova, start, (0, 1), path);
+                }
+            }
+            Err(error) => self.fail(error, Call::single(gpa, len), dma_limit, start),
+        }
+        result
+    }
+
+    /// Maps all entries of a scatterlist or none.
+    ///
+    /// Context: any.
+    pub(super) fn map_sg(&self, entries: Entries<'_>, dma_limit: u64) -> Result<(), MapError> {
+        let start = TraceStart::now();
+        let path = start.is_enabled().then(|| self.sg_path(entries.clone()));
+        let result = self.engine.map_all(entries.clone(), dma_limit);
+        if let Some(path) = path.filter(|_| result.is_ok()) {
+            self.trace_map_sg(entries.clone(), start, path);
+        }
+        if let Err(error) = result {
+            self.fail(error, Call::scatterlist(entries), dma_limit, start);
+        }
+        result
+    }
+
+    /// Returns the slowest path by which an entry of a scatterlist would be mapped now.
+    #[cold]
+    fn sg_path(&self, entries: Entries<'_>) -> MapPath {
+        let spans = entries.filter_map(|entry| entry.span());
+        let paths = spans.map(|span| self.engine.source(&span));
+        // CAST: The discriminants are small.
+        let slowest = paths.max_by_key(|path| *path as u8);
+        slowest.unwrap_or(MapPath::Host)
+    }
+
+    /// Traces the mapping of a scatterlist, by one event per entry.
+    #[cold]
+    fn trace_map_sg(&self, entries: Entries<'_>, start: TraceStart, path: MapPath) {
+        let nents = entries.nents();
+        for (index, entry) in (0..nents).zip(entries) {
+            if let Some((span, iova)) = entry.span().zip(entry.iova()) {
+                self.source.map(&span, iova, start, (index, nents), path);
+            }
+        }
+    }
+
+    /// Unmaps a streaming mapping.
+    ///
+    /// Context: any.
+    #[inline(always)]
+    pub(super) fn unmap_phys(&self, iova: u64, len: usize) {
+        if trace::is_enabled() {
+            return self.unmap_phys_slow(iova, len);
+        }
+        // CAST: `usize` has at most 64 bits.
+        let span = IovaSpan::new(Iova::new(iova), len as u64);
+        if !span.is_some_and(|span| self.engine.is_whole(&span)) {
+            self.unmap_phys_window(iova, len);
+        }
+    }
+
+    /// Continues [`Self::unmap_phys`] with the window that is found without the engine's lock.
+    #[inline(never)]
+    fn unmap_phys_window(&self, iova: u64, len: usize) {
+        // CAST: `usize` has at most 64 bits.
+        let span = IovaSpan::new(Iova::new(iova), len as u64);
+        if !span.is_some_and(|span| self.engine.unmap_hit(&span)) {
+            self.unmap_phys_slow(iova, len);
+        }
+    }
+
+    /// Continues [`Self::unmap_phys`] for mappings that are hard to find or do not exist.
+    #[cold]
+    #[inline(never)]
+    fn unmap_phys_slow(&self, iova: u64, len: usize) {
+        // CAST: `usize` has at most 64 bits.
+        if self.unmap_traced(iova, len as u64).is_err() {
+            self.report_misuse(Call::single(iova, len));
+        }
+    }
+
+    /// Unmaps `len` bytes at `iova` and traces the call.
+    fn unmap_traced(&self, iova: u64, len: u64) -> Result<(), NotHeld> {
+        let start = TraceStart::now();
+        let gpa = start.is_enabled().then(|| self.gpa_for_trace(iova, len));
+        let result = self.engine.unmap(Iova::new(iova), len);
+        if let Some(gpa) = gpa {
+            self.source.unmap(gpa, iova, len, start, (0, 1));
+        }
+        result
+    }
+
+    /// Returns the guest-physical address behind `iova` for an event; all-ones if nothing is mapped
+    /// there.
+    fn gpa_for_trace(&self, iova: u64, len: u64) -> u64 {
+        let gpa = self.engine.translate(Iova::new(iova), len);
+        gpa.map_or(u64::MAX, Gpa::raw)
+    }
+
+    /// Unmaps memory that was allocated through the DMA API, if `is_right` confirms its address,
+    /// which is returned; otherwise reports the misuse.
+    ///
+    /// Context: any.
+    pub(super) fn unmap_allocation(
+        &self,
+        iova: u64,
+        len: usize,
+        is_right: impl FnOnce(Gpa) -> bool,
+    ) -> Option<Gpa> {
+        let gpa = self.translate(iova, len)?;
+        // CAST: `usize` has at most 64 bits.
+        if !is_right(gpa) || self.unmap_traced(iova, len as u64).is_err() {
+            self.report_misuse(Call::single(iova, len));
+            return None;
+        }
+        Some(gpa)
+    }
+
+    /// Unmaps the entries of a scatterlist.
+    ///
+    /// Context: any.
+    pub(super) fn unmap_sg(&self, entries: Entries<'_>) {
+        if trace::is_enabled() {
+            self.trace_unmap_sg(entries.clone());
+        }
+        if self.engine.unmap_all(entries.clone()).is_err() {
+            self.report_sg_misuse(entries);
+        }
+    }
+
+    /// Traces that a scatterlist is unmapped, by one event per entry.
+    #[cold]
+    fn trace_unmap_sg(&self, entries: Entries<'_>) {
+        let nents = entries.nents();
+        for (index, entry) in (0..nents).zip(entries) {
+            if let Some(span) = entry.mapped() {
+                let (iova, len) = (span.start().raw(), span.len());
+                let gpa = self.gpa_for_trace(iova, len);
+                self.source
+                    .unmap(gpa, iova, len, TraceStart::none(), (index, nents));
+            }
+        }
+    }
+
+    /// Returns the guest-physical address behind `iova`; reports a misuse if nothing is mapped
+    /// there.
+    ///
+    /// Context: any.
+    pub(super) fn translate(&self, iova: u64, len: usize) -> Option<Gpa> {
+        // CAST: `usize` has at most 64 bits.
+        let gpa = self.engine.translate(Iova::new(iova), len as u64);
+        if gpa.is_none() {
+            self.report_misuse(Call::single(iova, len));
+        }
+        gpa
+    }
+
+    /// Returns whether a device that reaches addresses up to `dma_limit` can be expected to work.
+    pub(super) fn reaches(&self, dma_limit: u64) -> bool {
+        dma_limit >= self.first_last
+    }
+
+    /// Returns the largest length of a single mapping, in bytes: a mapping that is not aligned
+    /// touches one granule more.
+    pub(super) fn max_mapping_size(&self) -> usize {
+        let max = self.params.max_bytes.min(self.dialect.max_len());
+        let bytes = max.saturating_sub(GRANULE) & !(GRANULE - 1);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+}
+
+/// Returns the guest memory of `len` bytes from `gpa`.
+fn span(gpa: u64, len: usize) -> Option<GpaSpan> {
+    GpaSpan::new(Gpa::new(gpa), u64::try_from(len).ok()?)
+}

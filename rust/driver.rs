@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The PCI driver of companions: its device table, its probe, and the module's parameters as the
+//! probe sees them.
+//!
+//! What a bound companion does is [`Binding`]'s responsibility. A device ID belongs here, and so
+//! does the conversion of a new parameter, which [`params`] checks.
+
+pub(crate) mod params;
+
+use self::params::{
+    Params,
+    RawParams, //
+};
+use crate::abstractions::pm;
+use crate::bindings;
+use crate::compat::{
+    self,
+    value,
+    IdInfo, //
+};
+use crate::device::Binding;
+use crate::module_parameters;
+use kernel::{
+    device::Core,
+    pci,
+    prelude::*, //
+};
+
+/// The driver of companions.
+pub(crate) struct CompanionDriver;
+
+compat::pci_device_table!(
+    PCI_TABLE,
+    <CompanionDriver as pci::Driver>::IdInfo,
+    [(
+        pci::DeviceId::from_id(pci::Vendor::REDHAT, bindings::APPLE_DMA_PCI_DEVICE_ID),
+        ()
+    )]
+);
+
+impl pci::Driver for CompanionDriver {
+    type IdInfo = ();
+    type Data<'bound> = Binding<'bound>;
+
+    const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
+
+    fn probe<'bound>(
+        dev: &'bound pci::Device<Core<'_>>,
+        _info: IdInfo<'bound, Self::IdInfo>,
+    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
+        // The scope runs when the memory for the binding exists: nothing can fail after the binding
+        // was made.
+        pin_init::pin_init_scope(move || {
+            // SAFETY: `dev` is being probed, and the driver's data is a `Binding`.
+            unsafe { pm::install_pm_ops::<Binding<'bound>>(dev) };
+            Ok(Binding::new(dev, &params()?))
+        })
+    }
+}
+
+/// Returns the checked parameters of the module; logs which one is wrong.
+pub(crate) fn params() -> Result<Params> {
+    Params::new(&RawParams {
+        strict: value(&module_parameters::strict),
+        whole_ram: value(&module_parameters::whole_ram),
+        max_bytes: value(&module_parameters::max_bytes),
+        max_entries: value(&module_parameters::max_entries),
+        max_idle: value(&module_parameters::max_idle),
+        congruent: value(&module_parameters::congruent),
+    })
+}
