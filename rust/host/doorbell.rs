@@ -115,11 +115,14 @@ impl<'a> Companion<'a> {
             return;
         }
         if gone {
-            dev_err!(self.dev, "registers read all-ones: the device is gone\n");
+            dev_err!(
+                self.dev,
+                "registers read all-ones: companion does not respond\n"
+            );
         } else {
             dev_err!(
                 self.dev,
-                "the host did not finish a batch in {} ms: nothing new is mapped\n",
+                "host timed out after {} ms; new mappings fail until it responds\n",
                 timeout.as_millis()
             );
         }
@@ -132,9 +135,9 @@ impl<'a> Companion<'a> {
         if self.log_limit.allows() {
             dev_info!(
                 self.dev,
-                "the host {} after {} ms: it is asked again\n",
-                how,
-                since.elapsed().as_millis()
+                "host is responding again after {} ms ({})\n",
+                since.elapsed().as_millis(),
+                how
             );
         }
     }
@@ -184,7 +187,7 @@ impl<'a> Companion<'a> {
         // SAFETY: The device is valid, and enabled as long as the companion is there.
         unsafe { kernel::bindings::pci_set_master(raw::pci_dev(self.dev)) };
         self.program();
-        self.mark_responsive(since, "was raw other memory");
+        self.mark_responsive(since, "new buffers");
         None
     }
 }

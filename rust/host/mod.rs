@@ -188,7 +188,7 @@ impl Host for Companion<'_> {
             return false;
         }
         // The responses come too late: the requests already count as not answered.
-        self.mark_responsive(since, "finished the batch");
+        self.mark_responsive(since, "batch finished");
         true
     }
 
@@ -233,7 +233,7 @@ impl Drop for Companion<'_> {
         if self.pending_since.is_some() && self.status() == BatchStatus::Pending {
             dev_warn!(
                 self.dev,
-                "memory that the host may still write to is not freed\n"
+                "command buffers are not freed: the host may still write to them\n"
             );
             return;
         }

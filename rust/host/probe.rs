@@ -96,13 +96,13 @@ impl Drop for EnabledDevice<'_> {
 fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<usize> {
     let version = registers.version();
     if version == PCI_ERROR_RESPONSE {
-        dev_err!(dev, "registers read all-ones: the device is gone\n");
+        dev_err!(dev, "registers read all-ones: companion does not respond\n");
         return Err(ENODEV);
     }
     if version != uapi::APPLE_DMA_PCI_VERSION {
         dev_err!(
             dev,
-            "protocol version {} is not supported, only {}\n",
+            "protocol version {} is not supported: expected {}\n",
             version,
             uapi::APPLE_DMA_PCI_VERSION
         );
@@ -112,7 +112,7 @@ fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<usize> {
     if max_entries == 0 || max_entries == PCI_ERROR_RESPONSE {
         dev_err!(
             dev,
-            "MAX_ENTRIES is {:#x}: no batch can be sent\n",
+            "MAX_ENTRIES: invalid value {:#x}: no batch can be sent\n",
             max_entries
         );
         return Err(ENODEV);
@@ -174,24 +174,24 @@ impl<'a> Companion<'a> {
             if outcome != MapOutcome::Refused || !self.probe_unmap(&span) {
                 break;
             }
-            dev_info!(dev, "gave back a mapping that an earlier kernel left\n");
+            dev_info!(dev, "unmapped a mapping that an earlier kernel left\n");
         }
         let result = match outcome {
             MapOutcome::Mapped(iova) => Ok(iova),
             MapOutcome::Refused => {
-                dev_err!(dev, "the host refuses to map a single page of guest RAM\n");
+                dev_err!(dev, "host refused to map a single page of guest RAM\n");
                 Err(EIO)
             }
             MapOutcome::Rejected(error) => {
                 dev_err!(
                     dev,
-                    "the host's first answer is wrong: {}\n",
+                    "invalid reply to the first request: {}\n",
                     error.as_str()
                 );
                 Err(EIO)
             }
             MapOutcome::Unknown => {
-                dev_err!(dev, "the host did not answer the first request\n");
+                dev_err!(dev, "no reply to the first request\n");
                 Err(EIO)
             }
         };
@@ -203,7 +203,7 @@ impl<'a> Companion<'a> {
             }
         });
         if outcome != MapOutcome::Refused && !self.probe_unmap(&span) {
-            dev_err!(dev, "the host would not take back the first mapping\n");
+            dev_err!(dev, "host failed to unmap the first mapping\n");
             return Err(EIO);
         }
         dart
@@ -234,7 +234,7 @@ impl<'a> Companion<'a> {
         match self.ring(Command::Map, 1) {
             BatchStatus::Answered => {}
             BatchStatus::Invalid => {
-                dev_err!(self.dev, "the host calls a batch of one request invalid\n");
+                dev_err!(self.dev, "host rejected the first request as malformed\n");
                 return Err(EIO);
             }
             BatchStatus::Pending | BatchStatus::Unknown => return Ok(MapOutcome::Unknown),

@@ -43,7 +43,7 @@ impl<'a> Registers<'a> {
         if len < BAR_SIZE as u64 {
             dev_err!(
                 dev,
-                "BAR {} has {:#x} bytes, not {:#x}\n",
+                "BAR {}: invalid size {:#x}: expected {:#x}\n",
                 BAR,
                 len,
                 BAR_SIZE

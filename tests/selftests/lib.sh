@@ -65,6 +65,19 @@ managed_devices() {
 	done
 }
 
+# The mode in which the engine's DMA is managed now.
+engine_mode() {
+	local companion
+
+	for companion in $(companions); do
+		if [ "$(cat "$PCI/$companion/apple_dma_pci/managed" 2>/dev/null)" = "$engine" ]; then
+			cat "$PCI/$companion/apple_dma_pci/mode"
+			return
+		fi
+	done
+	echo none
+}
+
 driver_of() { # ADDRESS
 	basename "$(readlink "$PCI/$1/driver")"
 }
@@ -152,20 +165,31 @@ log_since_mark() {
 }
 
 # Messages of the kernel and the module about errors.
-TROUBLE="WARNING:|BUG:|Oops|[Cc]all trace|rcu: INFO|blocked for more|answer is wrong"
-TROUBLE+="|left [0-9]+ windows|did not take back|unmaps what is not mapped"
+TROUBLE="WARNING:|BUG:|Oops|[Cc]all trace|rcu: INFO|blocked for more|invalid reply"
+TROUBLE+="|driver bug|failed to unmap"
+
+# Prints the counters of every companion that are not 0, where there is a debugfs.
+print_counters() {
+	local file
+
+	for file in "$DEBUGFS"/apple_dma_pci/*/counters; do
+		[ -r "$file" ] || continue
+		ktap_print_msg "$(basename "$(dirname "$file")"):" \
+			"$(awk '$2 != 0 { printf "%s=%s ", $1, $2 }' "$file")"
+	done
+}
 
 # Ends a mode. Unloading must find no mapping, and the log must have no error.
 leave_mode() { # MODE
 	local bad
 
 	if [ "$1" != "loaded" ]; then
+		print_counters
 		unload apple_dma_pci || return
-		if ! log_since_mark | grep -q "apple_dma_pci .*: released "; then
-			ktap_print_msg "no counters were printed"
+		if ! log_since_mark | grep -q "apple_dma_pci .*: released, "; then
+			ktap_print_msg "no device was released"
 			return 1
 		fi
-		log_since_mark | sed -n 's/.*\(apple_dma_pci .*: released .*\)/# \1/p'
 	fi
 	bad=$(log_since_mark | grep -E "$TROUBLE")
 	[ -z "$bad" ] && return

@@ -8,11 +8,12 @@
 . "$(dirname "$(readlink -f "$0")")"/lib.sh
 
 require_engine
-case $(is_loaded apple_dma_pci && cat /sys/module/apple_dma_pci/parameters/strict) in
-'') MODES=("strict=1") ;;
-1) ;;
-*) skip_all "apple_dma_pci is loaded, without strict=1" ;;
-esac
+# A module that is loaded already stays as it is.
+if ! is_loaded apple_dma_pci; then
+	MODES=("strict=1")
+elif [ "$(engine_mode)" != strict ]; then
+	skip_all "apple_dma_pci is loaded, and the engine's mode is '$(engine_mode)', not 'strict'"
+fi
 read_rows <<'END'
 after unmapping a byte: use_after_unmap len=1 off=0-4095 dir=any iter=50
 after unmapping up to 64 KiB: use_after_unmap len=1-64k off=0-4095 dir=any iter=50

@@ -198,7 +198,7 @@ mod tests {
         for (counter, text) in [
             (
                 "refusals_max_bytes",
-                "7 calls to map failed: there was no room in max_bytes",
+                "7 calls to map failed: max_bytes was reached",
             ),
             (
                 "refusals_host_silent",

@@ -204,7 +204,7 @@ mod tests {
             "apple_dma_pci: loading out-of-tree module taints kernel.",
             &says("enabling device (0000 -> 0002)"),
             &says(MANAGED),
-            &says("0000:00:05.0 is here now"),
+            &says("0000:00:05.0: managed device appeared"),
         ]);
         Fixture::is_ok(&findings);
         assert!(findings[0].found.contains("has 2 messages"));
@@ -238,7 +238,7 @@ mod tests {
             assert_eq!(findings[0].advice.as_deref(), Some(cause.advice));
         }
         let findings = check(&[
-            &says("0000:00:05.0: cannot map 8 bytes at 0x1000: the host refuses"),
+            &says("0000:00:05.0: cannot map 8 bytes at 0x1000: refused by the host"),
             &says("0000:00:05.0: cannot map 8 bytes at 0x1000: out of memory"),
         ]);
         assert_eq!(findings.len(), 2);
@@ -246,19 +246,19 @@ mod tests {
 
     #[test]
     fn what_is_over_is_not_said() {
-        let trouble = says("the host refuses to map a single page of guest RAM");
-        let parameter = "apple_dma_pci: strict=2 is neither 0 nor 1";
-        Fixture::is_problem(&check(&[&says(MANAGED), &trouble]), "refuses to map");
+        let trouble = says("host refused to map a single page of guest RAM");
+        let parameter = "apple_dma_pci: strict=2: invalid value: must be 0 or 1";
+        Fixture::is_problem(&check(&[&says(MANAGED), &trouble]), "refused to map");
         Fixture::is_problem(&check(&[parameter, &trouble]), "strict=2");
         Fixture::is_ok(&check(&[parameter, &trouble, &says(MANAGED)]));
         // The problems of other companions still apply.
-        let other = "apple_dma_pci 0000:00:11.0: protocol version 3 is not supported, only 2";
+        let other = "apple_dma_pci 0000:00:11.0: protocol version 3 is not supported: expected 2";
         Fixture::is_problem(&check(&[other, &says(MANAGED)]), "version 3");
-        let silent = says("the host did not finish a batch in 2000 ms: nothing new is mapped");
-        Fixture::is_problem(&check(&[&silent]), "did not finish");
-        let back = says("the host finished the batch after 3000 ms: it is asked again");
+        let silent = says("host timed out after 2000 ms; new mappings fail until it responds");
+        Fixture::is_problem(&check(&[&silent]), "timed out");
+        let back = says("host is responding again after 3000 ms (batch finished)");
         Fixture::is_ok(&check(&[&silent, &back]));
-        Fixture::is_problem(&check(&[&back, &silent]), "did not finish");
+        Fixture::is_problem(&check(&[&back, &silent]), "timed out");
     }
 
     #[test]
@@ -290,9 +290,9 @@ mod tests {
         Fixture::is_unknown(&log(&fixture.guest_at_rest()), "no kernel log");
         let line = format!(
             "Nov 21 12:00:00 host kernel: {}\n",
-            says("BAR 0 has 1 bytes, not 2")
+            says("BAR 0: invalid size 0x1: expected 0x2")
         );
         fixture.write("var/log/kern.log", &line);
-        Fixture::is_problem(&log(&fixture.guest_at_rest()), "BAR 0 has 1 bytes");
+        Fixture::is_problem(&log(&fixture.guest_at_rest()), "BAR 0: invalid size 0x1");
     }
 }

@@ -81,17 +81,19 @@ const fn remark(format: &'static str, meaning: &'static str) -> Message {
     message(Severity::Ok, format, meaning, "nothing to do")
 }
 
-const BROKEN: &str =
-    "use another version of QEMU: its companion does not do what docs/protocol.md \
-    says";
-const NO_IOMMU: &str = "start QEMU without a virtual IOMMU, or other things that translate \
-    addresses: the module cannot be put on top of them";
-const ALL_OF_RAM: &str = "leave out the parameter, give the guest less RAM, or raise max_bytes if \
-    the platform has room; or use a kernel with CONFIG_ARCH_HAS_DMA_OPS";
-const PARAMETER: &str = "correct the parameter where it is given, in modprobe.d or on the \
-    kernel's command line, and load the module again";
-const DRIVER_BUG: &str = "report it to those who wrote the driver; CONFIG_DMA_API_DEBUG finds \
-    out where it is";
+const BROKEN: &str = "use another version of QEMU: its companion does not follow docs/protocol.md";
+const NO_IOMMU: &str = "start QEMU without a virtual IOMMU and without anything else that \
+    translates addresses: the module cannot work on top of them";
+const ALL_OF_RAM: &str = "remove the parameter, reduce the guest's RAM, or raise max_bytes if the \
+    platform has room; or use a kernel with CONFIG_ARCH_HAS_DMA_OPS";
+const PARAMETER: &str =
+    "correct the parameter, in modprobe.d or on the kernel's command line, and \
+    load the module again";
+const DRIVER_BUG: &str = "report it to the authors of the driver; CONFIG_DMA_API_DEBUG locates it";
+const RETRIED: &str =
+    "the module retries every few seconds, and less often the longer the host is \
+    silent; if it stays silent, restart QEMU";
+const BAD_PARAMETER: &str = "the module was not loaded because of this parameter";
 
 /// The message of a module without problems: earlier messages no longer apply.
 pub const MANAGES: &str = "manages {device}: {mode} mode, {dialect} dialect, addresses like \
@@ -100,201 +102,203 @@ pub const MANAGES: &str = "manages {device}: {mode} mode, {dialect} dialect, add
 /// Messages, with the earlier messages that no longer apply after them.
 pub const ENDS: &[(&str, &[&str])] = &[
     (
-        "the host {how} after {n} ms: it is asked again",
+        "host is responding again after {n} ms ({how})",
         &[
-            "the host did not finish a batch in {n} ms: nothing new is mapped",
-            "registers read all-ones: the device is gone",
+            "host timed out after {n} ms; new mappings fail until it responds",
+            "registers read all-ones: companion does not respond",
         ],
     ),
     (
-        "{device} is here now",
-        &["there is no managed device at {device} yet"],
+        "{device}: managed device appeared",
+        &["{device}: managed device not present; waiting for it"],
     ),
     (
-        "the host took back {n} mappings when it was asked again",
-        &["the host did not take back {n} mappings: it is asked again"],
+        "host unmapped {n} mappings on retry",
+        &["host failed to unmap {n} mappings; retrying"],
     ),
 ];
 
 /// Messages of the module.
 pub const MESSAGES: &[Message] = &[
-    // When a companion gets its driver.
+    // Probing a companion.
     remark(
         MANAGES,
-        "all is well. MODE is whole-RAM, direct, lazy or strict, see the README's parameters, or \
+        "all is well. MODE is whole-RAM, direct, lazy or strict, see docs/parameters.md, or \
          identity: the host has no DART",
     ),
     remark(
-        "detached the driver that {device} had until its DMA is managed",
-        "the driver was there first; it comes back at once",
+        "{device}: detached its driver; it is re-probed with managed DMA",
+        "the driver was bound before the module was loaded; it is bound again at once",
     ),
     remark(
-        "{device} is here now",
-        "the device was removed, or was not there yet, and came",
+        "{device}: managed device appeared",
+        "the device was added, for the first time or after a removal",
     ),
     remark(
-        "gave back a mapping that an earlier kernel left",
+        "unmapped a mapping that an earlier kernel left",
         "the guest was not shut down in order",
     ),
     remark(
-        "MANAGED_BDF names bus {bus}; looking on the companion's own bus {bus}",
-        "the device is behind a bridge that the firmware had not numbered yet when QEMU made the \
-         companion",
+        "MANAGED_BDF: unexpected bus {bus}; using the companion's bus {bus}",
+        "the device is behind a bridge that the firmware had not numbered yet when QEMU created \
+         the companion",
     ),
     remark(
-        "cannot map all of RAM at once: {cause}",
-        "windows are used instead",
+        "cannot map all of RAM at once: {cause}; mapping on demand",
+        "the module uses lazy mode",
     ),
     warning(
-        "the host has no DART: addresses are guest-physical ones",
+        "host has no DART; DMA addresses are guest-physical",
         "a QEMU for development, without the DriverKit extension: nothing is mapped",
         "on a Mac with a passed-through device, have the DriverKit extension loaded and approved, \
-         and start QEMU anew",
+         and restart QEMU",
     ),
     problem(
-        "there is no managed device at {device} yet",
+        "{device}: managed device not present; waiting for it",
         "QEMU was started with the companion but without its device, or the device was removed",
-        "give the guest the device; it is managed as soon as it comes, at the latest after: echo 1 \
-         >/sys/bus/pci/rescan",
+        "add the device to the guest; the module manages it when it appears, at the latest after: \
+         echo 1 >/sys/bus/pci/rescan",
     ),
     problem(
-        "protocol version {n} is not supported, only {n}",
-        "QEMU and this module are too far apart in age",
+        "protocol version {n} is not supported: expected {n}",
+        "the versions of QEMU and of the module are too far apart",
         "update the older of the two",
     ),
     problem(
-        "MAX_ENTRIES is {n}: no batch can be sent",
+        "MAX_ENTRIES: invalid value {n}: no batch can be sent",
         "the companion is broken",
         BROKEN,
     ),
     problem(
-        "MANAGED_BDF is {n}: not an address of a device",
+        "MANAGED_BDF: invalid value {n}: not the address of a device",
         "the companion is broken",
         BROKEN,
     ),
     problem(
-        "MANAGED_BDF {n} is the companion's own address",
+        "MANAGED_BDF: invalid value {n}: the companion's own address",
         "the companion is broken",
         BROKEN,
     ),
     problem(
-        "BAR {n} has {n} bytes, not {n}",
+        "BAR {n}: invalid size {n}: expected {n}",
         "the companion is another device than this module knows",
         BROKEN,
     ),
     problem(
-        "DMA is not cache-coherent on this bus: not supported",
-        "the machine says that the CPU's caches and DMA do not agree by themselves",
-        "use QEMU's machine 'virt' on arm64 and 'q35' on amd64, which say otherwise",
+        "bus is not supported: DMA is not cache-coherent",
+        "the firmware says that the CPU's caches are not coherent with DMA",
+        "use QEMU's machine 'virt' on arm64 and 'q35' on amd64, whose DMA is coherent",
     ),
     problem(
-        "the guest has an IOMMU on this bus: not supported",
+        "bus is not supported: the guest has an IOMMU on it",
         "a virtual IOMMU assigns the device's addresses already",
         NO_IOMMU,
     ),
     problem(
-        "DMA addresses are translated on this bus: not supported",
-        "the firmware says that DMA addresses are not guest-physical ones",
+        "bus is not supported: DMA addresses are translated",
+        "the firmware says that DMA addresses are not guest-physical",
         NO_IOMMU,
     ),
     problem(
-        "cannot link {device} to the companion: out of memory?",
+        "{device}: failed to create a device link to the companion",
         "the driver core does not make the companion the device's supplier",
-        "look at what the kernel said before; something else may manage the device",
+        "see the kernel's messages before this one; something else may manage the device, or the \
+         guest is out of memory",
     ),
     problem(
-        "{device} has {what} of its own",
+        "{device}: cannot manage its DMA: it has {what} of its own",
         "something else in the guest manages the device's DMA",
-        "have that not loaded, or start QEMU without it",
+        "prevent that from being loaded, or start QEMU without it",
     ),
     problem(
-        "the host refuses to map a single page of guest RAM",
+        "host refused to map a single page of guest RAM",
         "the host is at its limits, or its DriverKit extension does not run",
-        "on the Mac, see that the extension is loaded and the device is free; end other guests, \
-         and start QEMU anew",
+        "on the Mac, check that the extension is loaded and the device is free; end other guests, \
+         and restart QEMU",
     ),
     problem(
-        "the host's first answer is wrong: {cause}",
-        "the companion does not do what it should",
+        "invalid reply to the first request: {cause}",
+        "the companion does not follow the protocol",
         BROKEN,
     ),
     problem(
-        "the host did not answer the first request",
-        "the companion does not do what it should, or QEMU hangs",
+        "no reply to the first request",
+        "the companion does not follow the protocol, or QEMU hangs",
         BROKEN,
     ),
     problem(
-        "the host would not take back the first mapping",
-        "the companion does not do what it should",
+        "host failed to unmap the first mapping",
+        "the companion does not follow the protocol",
         BROKEN,
     ),
     problem(
-        "the host calls a batch of one request invalid",
-        "the companion does not do what it should",
+        "host rejected the first request as malformed",
+        "the companion does not follow the protocol",
         BROKEN,
     ),
     problem(
-        "{because}: all of RAM must be mapped at once, which {parameter} forbids",
-        "the kernel or the parameters ask for two things that exclude each other",
+        "{because}: cannot map all of RAM at once: excluded by {parameter}",
+        "the kernel or the parameters require two things that exclude each other",
         ALL_OF_RAM,
     ),
     problem(
-        "{because}: all of RAM must be mapped at once, and its {n} MiB do not fit max_bytes={n} \
-         with an eighth to spare",
+        "{because}: cannot map all of RAM at once: {n} MiB do not fit max_bytes={n} with an \
+         eighth to spare",
         "the guest has more RAM than may be mapped",
         ALL_OF_RAM,
     ),
     problem(
-        "{because}: all of RAM must be mapped at once, and cannot be: {cause}",
+        "{because}: cannot map all of RAM at once: {cause}",
         "the host did not map it",
         ALL_OF_RAM,
     ),
     problem(
-        "{because}: RAM goes on at {address}, but its DMA addresses do not",
-        "the host has no room for RAM in one piece",
+        "{because}: cannot use direct mapping: RAM is contiguous at {address}, but its DMA \
+         addresses are not",
+        "the host has no contiguous range of addresses for RAM",
         ALL_OF_RAM,
     ),
     // Parameters.
     problem(
-        "{parameter}={n} is neither 0 nor 1",
-        "the module was not loaded because of this parameter",
+        "{parameter}={n}: invalid value: must be 0 or 1",
+        BAD_PARAMETER,
         PARAMETER,
     ),
     problem(
-        "whole_ram={n} is none of 0, 1 and 2",
-        "the module was not loaded because of this parameter",
+        "whole_ram={n}: invalid value: must be 0, 1 or 2",
+        BAD_PARAMETER,
         PARAMETER,
     ),
     problem(
-        "max_bytes={n} is not between 1 MiB and 1 PiB",
-        "the module was not loaded because of this parameter",
+        "max_bytes={n}: invalid value: must be between 1 MiB and 1 PiB",
+        BAD_PARAMETER,
         PARAMETER,
     ),
     problem(
-        "max_entries={n} is not between 16 and 1048576",
-        "the module was not loaded because of this parameter",
+        "max_entries={n}: invalid value: must be between 16 and 1048576",
+        BAD_PARAMETER,
         PARAMETER,
     ),
     problem(
-        "max_idle={n} is more than 86400",
-        "the module was not loaded because of this parameter",
+        "max_idle={n}: invalid value: must be at most 86400",
+        BAD_PARAMETER,
         PARAMETER,
     ),
-    // Mappings.
+    // Calls of the device's driver.
     problem(
         "{device}: cannot map {what} at {address}: {cause}: {n} of max_bytes={n}, {n} of \
          max_entries={n} used",
         "the device's driver has more mapped than the limits allow: its I/O fails or waits",
-        "give the device less to do, or raise the limit if the platform has room",
+        "reduce the device's load, or raise the limit if the platform has room",
     ),
     problem(
-        "{device}: cannot map {what} at {address}: {cause}: {address} is beyond {address}",
+        "{device}: cannot map {what} at {address}: {cause}: {address} > {address}",
         "the DART's addresses are beyond the device's DMA mask",
         "nothing in the guest helps; on the Mac, try the device in another slot or port",
     ),
     problem(
         "{device}: cannot map {what} at {address}: {cause}: {detail}",
-        "the host's answer was thrown away, and what it mapped given back",
+        "the host's reply was rejected, and what it may have mapped is unmapped",
         BROKEN,
     ),
     problem(
@@ -303,159 +307,149 @@ pub const MESSAGES: &[Message] = &[
         "see CAUSE below",
     ),
     problem(
-        "{device}: {n} bytes of MMIO at {address} cannot be mapped: the DART maps guest RAM only",
-        "the driver asked for DMA from device to device",
-        "switch peer-to-peer DMA off in that driver, if it can be",
-    ),
-    problem(
-        "{device}: its driver unmaps what is not mapped: {what} at {address}",
-        "a bug of that driver; nothing was done, and memory that was to be freed stays allocated",
+        "{device}: driver bug: unmapping {what} at {address}, which is not mapped",
+        "nothing was unmapped, and memory that was to be freed stays allocated",
         DRIVER_BUG,
     ),
     warning(
-        "the driver of {device} left {n} windows mapped; they were taken away",
-        "a bug of that driver",
+        "{device}: driver bug: {n} windows left mapped; unmapped them",
+        "the driver unbound without unmapping its memory",
         DRIVER_BUG,
     ),
     // The host.
     problem(
-        "registers read all-ones: the device is gone",
-        "the companion was removed, or does not answer",
-        "nothing new is mapped until it comes back, which is tried; if it does not, start QEMU \
-         anew",
+        "registers read all-ones: companion does not respond",
+        "the companion was removed, or does not respond",
+        "new mappings fail until it responds again, which is retried; if it does not, restart QEMU",
     ),
     problem(
-        "the host did not finish a batch in {n} ms: nothing new is mapped",
-        "QEMU or the DriverKit extension hangs or is very slow; what is mapped goes on to serve",
-        "it is tried every few seconds, and less often the longer it is silent; if it stays so, \
-         start QEMU anew",
+        "host timed out after {n} ms; new mappings fail until it responds",
+        "QEMU or the DriverKit extension hangs or is very slow; existing mappings stay usable",
+        RETRIED,
     ),
     remark(
-        "the host {how} after {n} ms: it is asked again",
-        "HOW is 'finished the batch', or 'was given other memory': after 32 times with other \
-         memory it is only asked again when the batch is finished, or the module is loaded anew",
+        "host is responding again after {n} ms ({how})",
+        "HOW is 'batch finished' or 'new buffers': after 32 times with new buffers the module \
+         only waits for the batch to be finished, until it is loaded again",
     ),
     warning(
-        "the host did not take back {n} mappings: it is asked again",
-        "they count against the limits until it does",
-        "nothing, if it takes them back; else load the module anew",
+        "host failed to unmap {n} mappings; retrying",
+        "they count against the limits until it unmaps them",
+        "nothing, if a retry succeeds; else reload the module",
     ),
-    remark(
-        "the host took back {n} mappings when it was asked again",
-        "all is well",
-    ),
+    remark("host unmapped {n} mappings on retry", "all is well"),
     warning(
-        "the host did not take back {n} mappings",
-        "they stay on the host until its QEMU ends",
+        "host failed to unmap {n} mappings; they remain until QEMU exits",
+        "they take room of the host's",
         "end QEMU rather than reboot the guest, if there are many",
     ),
     warning(
-        "memory that the host may still write to is not freed",
+        "command buffers are not freed: the host may still write to them",
         "a few pages are lost to the guest",
         "reboot the guest if it is short of memory",
     ),
     // Memory.
     remark(
-        "the {n} MiB of memory at {address} came after all of RAM was mapped; windows serve it",
-        "memory was plugged in; load the module anew to have it mapped at once, too",
+        "hotplug of {n} MiB at {address}: all of RAM was mapped before; mapping on demand",
+        "memory was added; reload the module to have it mapped at once, too",
     ),
     warning(
-        "the {n} MiB of memory at {address} cannot come: {device} would not know of it (load the \
-         module anew after it has)",
+        "rejecting hotplug of {n} MiB at {address}: {device} uses a fixed direct map; reload the \
+         module afterwards",
         "in direct mode memory cannot be added",
         "unload the module, add the memory, load it again",
     ),
     warning(
-        "the {n} MiB of memory at {address} cannot go: all of RAM is mapped (whole_ram=0 avoids \
-         that)",
+        "rejecting removal of {n} MiB at {address}: all of RAM is mapped; whole_ram=0 avoids that",
         "all of RAM stays mapped until the module is unloaded",
-        "to take memory out of the guest load the module with whole_ram=0",
+        "to remove memory from the guest, load the module with whole_ram=0",
     ),
     warning(
-        "the {n} MiB of memory at {address} went, but {device} has {n} windows mapped there",
-        "a bug of that driver",
+        "removal of {n} MiB at {address}: driver bug: {device} has {n} windows mapped there",
+        "the memory was removed while the driver had it mapped",
         DRIVER_BUG,
     ),
     warning(
-        "cannot see where memory is now: {error}",
-        "memory came or went, and the guest was out of memory at that moment",
-        "nothing, if mappings go on to work; else load the module anew",
+        "failed to read the memory layout: {error}",
+        "memory was added or removed, and the guest was out of memory at that moment",
+        "nothing, if mappings keep working; else reload the module",
     ),
-    // Sleep, and the end.
+    // Power management, and the end.
     warning(
-        "hibernation is not supported: what {device} has mapped would be lost",
+        "rejecting hibernation: the mappings of {device} would be lost",
         "the system was to hibernate, and did not",
         "suspend instead, or unload the module before",
     ),
     remark(
-        "gave all mappings of {device} back, since the system goes down",
+        "{device}: unmapped everything for shutdown",
         "a reboot, power-off or kexec with the module loaded",
     ),
     remark(
-        "released {device}: {n} doorbells, {n} windows mapped, {n} given back, {n} of them for \
-         age, {n} stale, {n} refused, {n} rejected, {n} unanswered, {n} lost, {n} of them found, \
-         {n} requests failed, {n} misuses, {n} shared, {n} of {n} large ones congruent, at most \
-         {n} KiB in {n} windows",
-        "what happened while it was managed, in numbers",
+        "{device}: released, {n} windows unmapped",
+        "the module does not manage the device any more; all other numbers were in debugfs until \
+         then",
     ),
 ];
 
 /// Texts for CAUSE and DETAIL.
 pub const CAUSES: &[Message] = &[
     problem(
-        "it is empty, or not plain memory",
+        "empty range or not system RAM",
         "the driver asked for something that cannot be mapped",
         DRIVER_BUG,
     ),
     problem(
-        "no room in max_bytes, and nothing is idle",
+        "device memory, which the DART does not map",
+        "the driver asked for DMA from device to device",
+        "disable peer-to-peer DMA in that driver, if possible",
+    ),
+    problem(
+        "max_bytes reached and no idle window to reclaim",
         "the driver has more bytes mapped than max_bytes allows",
-        "give the device less to do, or raise max_bytes if the platform has room: it holds about \
+        "reduce the device's load, or raise max_bytes if the platform has room: it can map about \
          1.5 GiB",
     ),
     problem(
-        "no room in max_entries, and nothing is idle",
-        "the driver has more mapped, piece by piece, than max_entries allows",
-        "give the device less to do, or raise max_entries if the platform has room: it holds \
-         65536",
+        "max_entries reached and no idle window to reclaim",
+        "the driver has more separate ranges mapped than max_entries allows",
+        "reduce the device's load, or raise max_entries if the platform has room: it can map 65536",
     ),
     problem(
-        "the device does not reach the address it got",
+        "the assigned address is beyond the device's DMA mask",
         "the DART's addresses are beyond the device's DMA mask",
         "nothing in the guest helps; on the Mac, try the device in another slot or port",
     ),
     problem(
-        "the host refuses",
+        "refused by the host",
         "the host is at its limits, or the memory is not guest RAM",
         "end other guests with passed-through devices, or lower max_bytes and max_entries, so \
-         that idle windows are given back before the host is full",
+         that idle windows are reclaimed before the host is full",
     ),
     problem(
-        "the host's answer is wrong",
-        "the answer was thrown away, and what it mapped given back; DETAIL says what is wrong",
+        "invalid reply from the host",
+        "the reply was rejected, and what it may have mapped is unmapped; DETAIL names the error",
         BROKEN,
     ),
     problem(
-        "the host does not answer",
-        "it owes the end of a batch, and is left alone for a while",
-        "it is tried every few seconds, and less often the longer it is silent; if it stays so, \
-         start QEMU anew",
+        "no reply from the host",
+        "the host has not finished a batch, and is not sent another for a while",
+        RETRIED,
     ),
     problem(
         "out of memory",
         "the guest is",
-        "give the guest more RAM, or less to do",
+        "increase the guest's RAM, or reduce its load",
     ),
     problem(
-        "all keys are taken",
-        "mappings that the host did not take back are in the way",
-        "start QEMU anew",
+        "no free key",
+        "mappings that the host failed to unmap are in the way",
+        "restart QEMU",
     ),
-    problem("unknown status", "of the answer", BROKEN),
-    problem("wrong id", "the answer is to another request", BROKEN),
+    problem("unknown status", "of the reply", BROKEN),
+    problem("wrong id", "the reply is to another request", BROKEN),
     problem(
         "wrong length",
-        "more or less was mapped than was asked for",
+        "the mapped length differs from the requested one",
         BROKEN,
     ),
     problem(
@@ -465,12 +459,12 @@ pub const CAUSES: &[Message] = &[
     ),
     problem(
         "address range wraps around",
-        "it ends beyond the last address",
+        "the range ends beyond the last address",
         BROKEN,
     ),
     problem(
         "address range already in use",
-        "it overlaps one that is mapped, or that the host did not take back",
+        "the range overlaps one that is mapped, or that the host failed to unmap",
         BROKEN,
     ),
 ];
@@ -488,13 +482,13 @@ pub const KERNEL: &[Message] = &[
     ),
     remark(
         "module verification failed: signature and/or required key missing - tainting kernel",
-        "the module is not signed by a key that the kernel trusts, which this kernel does not ask \
-         for",
+        "the module is not signed by a key that the kernel trusts, which this kernel does not \
+         require",
     ),
     warning(
         "unknown parameter '{parameter}' ignored",
         "the module has no such parameter",
-        "correct its name where it is given: the README has a table of them",
+        "correct its name: docs/parameters.md has a list of them",
     ),
     problem(
         "`{value}' invalid for parameter `{parameter}'",
@@ -518,12 +512,12 @@ pub const KERNEL: &[Message] = &[
     ),
     problem(
         "probe with driver apple_dma_pci failed with error {n}",
-        "the companion is not used; what the module said before says why",
-        "see what it said before; -12: the guest is out of memory",
+        "the companion is not used; the module's messages before this one say why",
+        "see the messages before; -12: the guest is out of memory",
     ),
     remark(
         "{n} callbacks suppressed",
-        "that many messages were not printed; more than ten of a kind in five seconds are not",
+        "that many messages were not printed; at most ten of a kind are in five seconds",
     ),
 ];
 
@@ -531,18 +525,18 @@ pub const KERNEL: &[Message] = &[
 pub const LOADING: &[Message] = &[
     problem(
         "Loading of module with unavailable key is rejected",
-        "the kernel takes signed modules only, and does not trust the key",
-        "have the key enrolled: mokutil --import /var/lib/dkms/mok.pub, then reboot; README, \
+        "the kernel accepts signed modules only, and does not trust the key",
+        "enroll the key: mokutil --import /var/lib/dkms/mok.pub, then reboot; README, \
          'With Secure Boot'",
     ),
     problem(
         "Loading of unsigned module is rejected",
-        "the kernel takes signed modules only, and the module is not signed",
+        "the kernel accepts signed modules only, and the module is not signed",
         UNSIGNED,
     ),
     problem(
         "Lockdown: {program}: unsigned module loading is restricted; see man kernel_lockdown.7",
-        "the kernel takes signed modules only, and the module is not signed",
+        "the kernel accepts signed modules only, and the module is not signed",
         UNSIGNED,
     ),
     problem(
@@ -757,15 +751,15 @@ mod tests {
         let known = Known::new(&[MESSAGES]);
         for (text, format, values) in [
             (
-                "0000:00:06.0: cannot map 4096 bytes at 0x1000: no room in max_entries, and \
-                 nothing is idle: 65536 of max_bytes=1048576, 16 of max_entries=16 used",
+                "0000:00:06.0: cannot map 4096 bytes at 0x1000: max_entries reached and no \
+                 idle window to reclaim: 65536 of max_bytes=1048576, 16 of max_entries=16 used",
                 "{device}: cannot map {what} at {address}: {cause}: {n} of max_bytes={n}, {n} \
                  of max_entries={n} used",
                 vec![
                     "0000:00:06.0",
                     "4096 bytes",
                     "0x1000",
-                    "no room in max_entries, and nothing is idle",
+                    "max_entries reached and no idle window to reclaim",
                     "65536",
                     "1048576",
                     "16",
@@ -773,25 +767,25 @@ mod tests {
                 ],
             ),
             (
-                "0000:00:06.0: cannot map a scatterlist at 0x1000: the host's answer is wrong: \
+                "0000:00:06.0: cannot map a scatterlist at 0x1000: invalid reply from the host: \
                  wrong id",
                 "{device}: cannot map {what} at {address}: {cause}: {detail}",
                 vec![
                     "0000:00:06.0",
                     "a scatterlist",
                     "0x1000",
-                    "the host's answer is wrong",
+                    "invalid reply from the host",
                     "wrong id",
                 ],
             ),
             (
-                "0000:00:06.0: cannot map 2 bytes at 0x1000: the host refuses",
+                "0000:00:06.0: cannot map 2 bytes at 0x1000: refused by the host",
                 "{device}: cannot map {what} at {address}: {cause}",
-                vec!["0000:00:06.0", "2 bytes", "0x1000", "the host refuses"],
+                vec!["0000:00:06.0", "2 bytes", "0x1000", "refused by the host"],
             ),
             (
-                "strict=7 is neither 0 nor 1",
-                "{parameter}={n} is neither 0 nor 1",
+                "strict=7: invalid value: must be 0 or 1",
+                "{parameter}={n}: invalid value: must be 0 or 1",
                 vec!["strict", "7"],
             ),
         ] {
