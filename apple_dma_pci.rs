@@ -68,7 +68,7 @@ module! {
     params: {
         whole_ram: u8 {
             default: 1,
-            description: "Map all of guest RAM at once: 0 none, 1 if it fits max_bytes, \
+            description: "Map all of guest RAM at once: 0 never, 1 if it fits max_bytes, \
                 2 always, by the kernel's direct mapping",
         },
         strict: u8 {
@@ -85,7 +85,8 @@ module! {
         },
         max_idle: u32 {
             default: crate::driver::params::MAX_IDLE,
-            description: "Seconds until idle windows are unmapped (0: never)",
+            description: "Seconds until idle windows are given \
+                back (0: never)",
         },
         congruent: u8 {
             default: 1,

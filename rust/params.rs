@@ -2,7 +2,8 @@
 
 //! The module's parameters: their defaults, limits and meaning.
 //!
-//! A check of a parameter belongs here; the effect of a parameter on a mode belongs in `device/mode.rs`.
+//! A check of a parameter belongs here; the effect of a parameter on a mode belongs in
+//! `device/mode.rs`.
 
 use crate::addr::GRANULE;
 use kernel::prelude::*;

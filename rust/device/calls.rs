@@ -154,7 +154,7 @@ impl Instance<'_> {
         }
         // CAST: `usize` has at most 64 bits.
         let span = IovaSpan::new(Iova::new(iova), len as u64);
-        if !span.is_some_and(|span| self.engine.is_whole(&span)) {
+        if !span.is_some_and(|span| self.engine.is_static(&span)) {
             self.unmap_phys_window(iova, len);
         }
     }

@@ -166,7 +166,7 @@ impl<'a> Instance<'a> {
         let (companion, dart) = Companion::probe(dev)?;
         let managed = ManagedFunction::new(dev, companion.managed_bdf())?;
         let (dialect, batch_max) = (companion.dialect(), companion.batch_max());
-        let source = companion.origin();
+        let source = companion.event_source();
         let mode = Mode::requested(params, dart);
         let mut engine = new_engine(companion, mode, source, params)?;
         let mode = mode.set_up(dev, &mut engine, params)?;

@@ -142,7 +142,7 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
         );
         return Err(ENODEV);
     }
-    engine.map_whole().map_err(|error| {
+    engine.premap_ram().map_err(|error| {
         match error {
             MapError::Full(Limit::Bytes) => dev_err!(
                 dev,
@@ -166,7 +166,7 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
 /// Maps all of RAM at once if that is possible, and returns whether it was; logs a failure of the
 /// host.
 fn try_map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>) -> bool {
-    match engine.map_whole() {
+    match engine.premap_ram() {
         Ok(()) => true,
         Err(MapError::Full(_)) => false,
         Err(error) => {
@@ -192,7 +192,7 @@ pub(super) fn dma_ranges(
     if !params.is_direct() {
         return Ok(None);
     }
-    match engine.whole().map(DmaRangeMap::new) {
+    match engine.static_map().map(DmaRangeMap::new) {
         Some(Ok(ranges)) => Ok(Some(ranges)),
         Some(Err(RangeError::Discontiguous(gpa))) => {
             dev_err!(

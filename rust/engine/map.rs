@@ -132,7 +132,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Unmaps a mapping that was just made, and that the device driver does not get.
     #[cold]
     fn undo(&self, iova: Iova, len: u64) {
-        if IovaSpan::new(iova, len).is_some_and(|span| self.is_whole(&span)) {
+        if IovaSpan::new(iova, len).is_some_and(|span| self.is_static(&span)) {
             return;
         }
         self.state.lock().counters.undone.inc();
@@ -200,7 +200,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     {
         let mapped = requests.clone().filter_map(Request::mapped);
         // CAST: `usize` has at most 64 bits.
-        let undone = mapped.filter(|span| !self.is_whole(span)).count() as u64;
+        let undone = mapped.filter(|span| !self.is_static(span)).count() as u64;
         if undone != 0 {
             self.state.lock().counters.undone.add(undone);
         }

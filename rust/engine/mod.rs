@@ -264,7 +264,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 
     /// Returns the map of all RAM, if it is mapped at once.
-    pub(crate) fn whole(&self) -> Option<&StaticMap> {
+    pub(crate) fn static_map(&self) -> Option<&StaticMap> {
         self.static_map.as_ref()
     }
 

@@ -28,7 +28,7 @@ use crate::engine::policy::Policy;
 use crate::engine::static_map::{
     Region,
     StaticMap,
-    MAX_PIECES, //
+    MAX_REGIONS, //
 };
 use crate::engine::window::State;
 use crate::sys::{
@@ -50,7 +50,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// after [`Engine::reserve`], which makes room for the regions.
     ///
     /// Context: process, may sleep.
-    pub(crate) fn map_whole(&mut self) -> Result<(), MapError> {
+    pub(crate) fn premap_ram(&mut self) -> Result<(), MapError> {
         let bytes = self.ram_bytes();
         let max_bytes = self.state.lock().budget.max_bytes();
         let budget = max_bytes.saturating_sub(max_bytes / 8);
@@ -66,7 +66,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 }
                 Err(error) => {
                     self.release();
-                    // The host may accept smaller regions, if `MAX_PIECES` of them suffice.
+                    // The host may accept smaller regions, if `MAX_REGIONS` of them suffice.
                     if error != MapError::Refused || size <= REGION_MIN {
                         return Err(error);
                     }
@@ -93,7 +93,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Maps all of RAM in regions of at most `size` bytes. On failure some may be mapped.
     pub(super) fn premap_regions(&self, size: u64) -> Result<StaticMap, MapError> {
         let mut regions: BoxedSlice<Option<Region>> =
-            BoxedSlice::new(MAX_PIECES, Alloc::Sleep, |_| None).map_err(|_| MapError::NoMemory)?;
+            BoxedSlice::new(MAX_REGIONS, Alloc::Sleep, |_| None).map_err(|_| MapError::NoMemory)?;
         let mut count: usize = 0;
         let block = |index| self.state.lock().ram.blocks().get(index).copied();
         for block in (0..).map_while(block) {

@@ -4,8 +4,8 @@
 //!
 //! Where that fits the limits, a driver's mapping needs no window of its own: its IOVA is that of
 //! its region plus an offset. Nothing is counted and nothing is unmapped, so mistakes of drivers go
-//! unnoticed, and the device reaches all of RAM at all times. Look-ups are linear in the number of
-//! regions, at most [`MAX_PIECES`], and try the longest first, as it has most of what drivers map.
+//! unnoticed, and the device reaches all of RAM at all times. Lookups are linear in the number of
+//! regions, at most [`MAX_REGIONS`], and try the longest first, as it has most of what drivers map.
 //! This file only looks addresses up; `premap.rs` has the host map the regions.
 //!
 //! Context of all functions but [`StaticMap::new`]: any.
@@ -25,7 +25,7 @@ use core::cmp::Reverse;
 
 /// Most regions of a static map. UEFI firmware keeps memory for itself in places, which cuts RAM
 /// into nine blocks on QEMU's q35, most of them small.
-pub(crate) const MAX_PIECES: usize = 32;
+pub(crate) const MAX_REGIONS: usize = 32;
 
 /// A part of guest RAM and the IOVAs it is mapped at.
 ///

@@ -35,7 +35,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ///
     /// Context: any.
     #[inline(always)]
-    pub(crate) fn is_whole(&self, span: &IovaSpan) -> bool {
+    pub(crate) fn is_static(&self, span: &IovaSpan) -> bool {
         match &self.static_map {
             Some(map) => map.gpa_of(span).is_some(),
             None => false,
@@ -86,7 +86,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let mut retired = false;
         let mut spans = requests
             .filter_map(Request::mapped)
-            .filter(|span| !self.is_whole(span))
+            .filter(|span| !self.is_static(span))
             .peekable();
         while let Some(span) = spans.next() {
             let id = self.index.at_iova(span.first_granule());
@@ -130,7 +130,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// the caller then has to flush.
     #[inline(always)]
     fn put_ref(&self, span: &IovaSpan) -> Result<bool, NotHeld> {
-        if self.is_whole(span) {
+        if self.is_static(span) {
             return Ok(false);
         }
         let id = self.index.at_iova(span.first_granule());

@@ -101,7 +101,7 @@ impl Companion<'_> {
     }
 
     /// Returns the source of this companion's events.
-    pub(crate) fn origin(&self) -> EventSource {
+    pub(crate) fn event_source(&self) -> EventSource {
         self.origin
     }
 

@@ -67,11 +67,12 @@ managed_devices() {
 
 # The mode in which the engine's DMA is managed now.
 engine_mode() {
-	local companion
+	local companion files
 
 	for companion in $(companions); do
-		if [ "$(cat "$PCI/$companion/apple_dma_pci/managed" 2>/dev/null)" = "$engine" ]; then
-			cat "$PCI/$companion/apple_dma_pci/mode"
+		files=$PCI/$companion/apple_dma_pci
+		if [ "$(cat "$files/managed" 2>/dev/null)" = "$engine" ]; then
+			cat "$files/mode"
 			return
 		fi
 	done

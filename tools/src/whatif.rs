@@ -77,7 +77,7 @@ impl<'a> Replayer<'a> {
         let mode = match companion.mode.as_str() {
             "lazy" => Mode::Lazy,
             "strict" => Mode::Strict,
-            "whole-RAM" => Mode::StaticMap,
+            "whole-RAM" => Mode::WholeRam,
             mode => bail!("in mode {mode} the module maps nothing"),
         };
         let batch_max = details.status_number("batch_max").context("no batch_max")?;
@@ -171,7 +171,7 @@ impl<'a> Replayer<'a> {
                 },
             );
         }
-        for (name, mode) in [("strict=1", Mode::Strict), ("all of RAM", Mode::StaticMap)] {
+        for (name, mode) in [("strict=1", Mode::Strict), ("all of RAM", Mode::WholeRam)] {
             add(
                 name.to_owned(),
                 Parameters {

@@ -128,7 +128,9 @@ look_for_races() {
 unload() { rmmod apple_dma_pci; }
 
 # module_counter COMPANION NAME: prints a counter of our module, from debugfs.
-module_counter() { awk -v name="$2" '$1 == name { print $2 }' "/sys/kernel/debug/apple_dma_pci/$1/counters"; }
+module_counter() {
+	awk -v name="$2" '$1 == name { print $2 }' "/sys/kernel/debug/apple_dma_pci/$1/counters"
+}
 
 # companions: prints the PCI addresses of all, one to a line.
 companions() { pci_ids 0x1b36 0x0015; }

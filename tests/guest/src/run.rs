@@ -64,7 +64,8 @@ pub struct Outcome {
     pub run: PathBuf,
 }
 
-/// Boots the guest of `case` and waits for its end, calling `on_event` for each message of its scripts.
+/// Boots the guest of `case` and waits for its end, calling `on_event` for each message of its
+/// scripts.
 pub fn run(
     assets: &Assets,
     case: &Case,

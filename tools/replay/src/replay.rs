@@ -15,13 +15,6 @@ use crate::engine::policy::{
     Adaptive,
     Policy,
     Proposal,
-    Ram,
-    View, //
-};
-use crate::engine::policy::{
-    Adaptive,
-    Policy,
-    Proposal,
     View, //
 };
 use crate::engine::ram::Ram;
@@ -64,7 +57,7 @@ pub enum Mode {
     /// Windows that are unmapped when they are idle.
     Strict,
     /// A static map of all of RAM.
-    StaticMap,
+    WholeRam,
 }
 
 /// The parameters of the module, and the properties of its host and guest.
@@ -286,8 +279,8 @@ impl Replay {
         let host = ReplayHost::new(parameters.batch_max.max(1), parameters.len_max, known);
         let mut engine = Engine::new(host, policy, (), config).map_err(no_memory)?;
         engine.reserve(RESERVE).map_err(no_memory)?;
-        if parameters.mode == Mode::StaticMap {
-            let result = engine.map_whole();
+        if parameters.mode == Mode::WholeRam {
+            let result = engine.premap_ram();
             result.map_err(|error| format!("all of RAM at once: {}", error.as_str()))?;
         }
         let mut replay = Self {
@@ -611,7 +604,7 @@ mod tests {
     #[test]
     fn a_static_map_needs_no_windows_if_it_fits() {
         let whole = Parameters {
-            mode: Mode::StaticMap,
+            mode: Mode::WholeRam,
             ..parameters()
         };
         let mut replay = Replay::new(&whole, &[], &[]).unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Order at boot: the module before the drivers of managed devices, and in the initial root file
-//! system.
+//! The checks of the order at boot: the module before the drivers of managed devices, and in the
+//! initial root file system.
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::{
@@ -49,7 +49,7 @@ pub fn order(guest: &Guest) -> Vec<Finding> {
         return vec![Finding::warning(
             "modprobe.d has no order for the module: drivers may probe their devices before it",
             "install the package apple-dma-pci-dkms again, or run 'make install': both bring \
-             apple-dma-pci.conf; then make the initial root file system anew",
+             apple-dma-pci.conf; then rebuild the initial root file system",
         )];
     }
     let found: Vec<_> = drivers(guest)
@@ -60,8 +60,8 @@ pub fn order(guest: &Guest) -> Vec<Finding> {
                 format!("modprobe.d has no order of the module before {driver}"),
                 format!(
                     "echo 'softdep {driver} pre: apple_dma_pci' \
-                     >/etc/modprobe.d/{driver}-dma.conf, then make the initial root file system \
-                     anew"
+                     >/etc/modprobe.d/{driver}-dma.conf, then rebuild the initial root file \
+                     system"
                 ),
             )
         })

@@ -28,13 +28,13 @@ const REFUSALS: &[(&str, &str, &str)] = &[
     ),
     (
         "max_bytes",
-        "there was no room in max_bytes",
+        "max_bytes was reached",
         "reduce the device's load, or raise max_bytes if the platform has room: it holds about \
          1.5 GiB",
     ),
     (
         "max_entries",
-        "there was no room in max_entries",
+        "max_entries was reached",
         "reduce the device's load, or raise max_entries if the platform has room: it holds 65536",
     ),
     (

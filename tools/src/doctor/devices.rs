@@ -85,8 +85,8 @@ pub fn companion_driver(guest: &Guest) -> Vec<Finding> {
                 (None, _) if guest.is_loaded() => Finding::problem(
                     format!("companion {address} has no driver, though the module is loaded"),
                     format!(
-                        "see log for the reason; if it was not unbound by hand: echo {address} \
-                         >{DRIVERS}/{MODULE}/bind says it again"
+                        "see log for the reason; if it was unbound by hand: echo {address} \
+                         >{DRIVERS}/{MODULE}/bind binds it again"
                     ),
                 ),
                 (None, _) => Finding::problem(
@@ -167,7 +167,7 @@ pub fn dart(guest: &Guest) -> Vec<Finding> {
                 Finding::warning(
                     format!("the host has no DART for {managed}: it uses guest-physical addresses"),
                     "if this is a Mac with a passed-through device, have the DriverKit extension \
-                     loaded and approved, and start QEMU anew",
+                     loaded and approved, and restart QEMU",
                 )
             } else {
                 Finding::ok(format!(

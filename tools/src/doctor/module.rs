@@ -352,7 +352,7 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
         let Some(parameter) = PARAMETERS.iter().find(|other| other.name == name) else {
             found.push(Finding::warning(
                 format!("{place} has a parameter that the module does not have: {name}"),
-                "correct its name: the README has a table of them",
+                "correct its name: docs/parameters.md has a table of them",
             ));
             continue;
         };
@@ -361,7 +361,7 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
         let Some(number) = number(value).filter(|number| within(parameter.may, *number)) else {
             found.push(Finding::problem(
                 format!("{place} has {name}={value}, which keeps the module from being loaded"),
-                format!("give it {least} to {most}"),
+                format!("use {least} to {most}"),
             ));
             continue;
         };
@@ -369,12 +369,12 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
         if number > most {
             found.push(Finding::warning(
                 format!("{place} has {name}={value}, more than the platform holds"),
-                format!("give it {most} at most: more can crash the Mac"),
+                format!("use {most} at most: more can crash the Mac"),
             ));
         } else if number < least {
             found.push(Finding::warning(
                 format!("{place} has {name}={value}, which is low: mappings may be refused"),
-                format!("give it {least} or more, or leave it out"),
+                format!("use {least} or more, or remove it"),
             ));
         }
     }

@@ -78,7 +78,7 @@ fn regions_of_the_static_map_stay() {
     });
     rig.engine.reserve(8).expect("memory");
     assert!(!rig.engine.is_fixed(&span(BASE, 1)));
-    rig.engine.map_whole().expect("room");
+    rig.engine.premap_ram().expect("room");
     assert!(rig.engine.is_fixed(&span(BASE, 1)));
     assert!(!rig.engine.is_fixed(&span(BASE + 64 * MIB, MIB)));
     // Neither removal of memory nor age unmaps it.

@@ -436,7 +436,7 @@ impl Rig {
                 "idle in strict mode"
             );
         }
-        if self.engine.whole().is_some() {
+        if self.engine.static_map().is_some() {
             return;
         }
         let state = self.host.look();

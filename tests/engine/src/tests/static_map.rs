@@ -25,7 +25,7 @@ use crate::addr::{
 use crate::engine::static_map::{
     Adjacency,
     Region,
-    MAX_PIECES, //
+    MAX_REGIONS, //
 };
 use crate::engine::{
     Limit,
@@ -64,7 +64,7 @@ fn end(rig: Rig) {
 #[test]
 fn each_block_gets_a_region() {
     let mut rig = ready(roomy());
-    assert_eq!(rig.engine.map_whole(), Ok(()));
+    assert_eq!(rig.engine.premap_ram(), Ok(()));
     assert_eq!(rig.host.look().mappings.len(), RAM.len());
     let doorbells = rig.host.doorbells();
     for &(start, len) in RAM {
@@ -94,9 +94,9 @@ fn cut(count: u64) -> Vec<(u64, u64)> {
 
 #[test]
 fn ram_may_be_cut_up() {
-    let ram = cut(MAX_PIECES as u64);
+    let ram = cut(MAX_REGIONS as u64);
     let mut rig = ready_with(roomy(), &ram);
-    assert_eq!(rig.engine.map_whole(), Ok(()));
+    assert_eq!(rig.engine.premap_ram(), Ok(()));
     assert_eq!(rig.host.look().mappings.len(), ram.len());
     let doorbells = rig.host.doorbells();
     for &(start, len) in &ram {
@@ -110,10 +110,10 @@ fn ram_may_be_cut_up() {
 
 #[test]
 fn ram_may_not_be_cut_up_too_much() {
-    let ram = cut(MAX_PIECES as u64 + 1);
+    let ram = cut(MAX_REGIONS as u64 + 1);
     let mut rig = ready_with(roomy(), &ram);
     let full = Err(MapError::Full(Limit::Entries));
-    assert_eq!(rig.engine.map_whole(), full);
+    assert_eq!(rig.engine.premap_ram(), full);
     assert!(rig.host.look().mappings.is_empty());
     let iova = rig.map(ram[5].0, 4096).expect("windows serve");
     rig.unmap(ram[5].0, 4096, iova);
@@ -155,9 +155,9 @@ fn contiguous_regions_are_joined() {
 #[test]
 fn regions_are_sorted_by_guest_address() {
     let mut rig = ready(roomy());
-    assert!(rig.engine.whole().is_none());
-    rig.engine.map_whole().expect("room");
-    let static_map = rig.engine.whole().expect("it is mapped");
+    assert!(rig.engine.static_map().is_none());
+    rig.engine.premap_ram().expect("room");
+    let static_map = rig.engine.static_map().expect("it is mapped");
     let blocks: Vec<_> = static_map
         .regions()
         .iter()
@@ -181,7 +181,7 @@ fn regions_are_sorted_by_guest_address() {
 #[test]
 fn the_dma_limit_holds() {
     let mut rig = ready(roomy());
-    rig.engine.map_whole().expect("room");
+    rig.engine.premap_ram().expect("room");
     let iova = rig.map(BASE, 4096).expect("it is mapped");
     let dma_limit = iova.raw() + 4095;
     assert!(rig.map_within(span(BASE, 4096), dma_limit).is_ok());
@@ -210,7 +210,7 @@ fn no_static_map_beyond_the_limits() {
         },
     ] {
         let mut rig = ready(setup);
-        assert!(matches!(rig.engine.map_whole(), Err(MapError::Full(_))));
+        assert!(matches!(rig.engine.premap_ram(), Err(MapError::Full(_))));
         assert!(rig.host.look().mappings.is_empty());
         let iova = rig.map(BASE, 4096).expect("windows serve");
         rig.unmap(BASE, 4096, iova);
@@ -224,7 +224,7 @@ fn smaller_regions_if_the_host_refuses_large_ones() {
         len_max: 40 * MIB,
         ..roomy()
     });
-    assert_eq!(rig.engine.map_whole(), Ok(()));
+    assert_eq!(rig.engine.premap_ram(), Ok(()));
     assert_eq!(rig.host.look().mappings.len(), RAM.len() + 1);
     let doorbells = rig.host.doorbells();
     rig.map(BASE + 32 * MIB - 4096, 4096).expect("in the first");
@@ -249,7 +249,7 @@ fn stale_mappings_are_unmapped() {
     for &(start, _) in RAM {
         rig.host.look().leave_stale(&span(start, 4096));
     }
-    assert_eq!(rig.engine.map_whole(), Ok(()));
+    assert_eq!(rig.engine.premap_ram(), Ok(()));
     assert_eq!(rig.host.look().stale(), 0);
     assert_eq!(rig.engine.stats().counters.windows_stale.get(), 3);
     end(rig);
@@ -271,7 +271,7 @@ fn a_fault_leaves_nothing_mapped() {
                 state.map_faults.extend(vec![MapFault::None; at]);
                 state.map_faults.extend([fault; 100]);
             }
-            assert!(rig.engine.map_whole().is_err(), "{fault:?} at {at}");
+            assert!(rig.engine.premap_ram().is_err(), "{fault:?} at {at}");
             assert!(rig.host.look().mappings.is_empty(), "{fault:?} at {at}");
             rig.host.look().map_faults.clear();
             rig.check();
@@ -290,6 +290,6 @@ fn empty_batches_fail() {
         batch_max: 0,
         ..roomy()
     });
-    assert!(rig.engine.map_whole().is_err());
+    assert!(rig.engine.premap_ram().is_err());
     assert_eq!(rig.host.doorbells(), 0);
 }
