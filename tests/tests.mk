@@ -15,7 +15,9 @@ setup:
 update:
 	@$(env)/setup --update
 
-demo: setup
+# Its guests are of one architecture.
+demo:
+	@$(env)/setup arm64
 	@$(in_root) $(env)/guest demo
 
 check: setup
