@@ -18,7 +18,10 @@ use crate::addr::{
     Gpa, //
 };
 use crate::bindings;
-use crate::engine::MapError;
+use crate::engine::{
+    ErrorClass,
+    MapError, //
+};
 use core::ptr;
 use kernel::{
     bindings::{
@@ -425,13 +428,9 @@ unsafe extern "C" fn max_mapping_size(dev: *mut device) -> usize {
 
 /// Returns the error number for a scatterlist that was not mapped because of `error`.
 fn errno(error: MapError) -> c_int {
-    match error {
-        MapError::Invalid | MapError::Mmio => EINVAL.to_errno(),
-        MapError::Full(_) | MapError::NoMemory => ENOMEM.to_errno(),
-        MapError::Unreachable(_)
-        | MapError::Refused
-        | MapError::Rejected(_)
-        | MapError::NoAnswer
-        | MapError::NoKey => EIO.to_errno(),
+    match error.class() {
+        ErrorClass::Request => EINVAL.to_errno(),
+        ErrorClass::Space => ENOMEM.to_errno(),
+        ErrorClass::Host => EIO.to_errno(),
     }
 }

@@ -2,8 +2,8 @@
 
 //! Failures of a call of a device driver to map memory.
 //!
-//! A new cause is a variant of [`MapError`] and a row of the table below, which names the cause for
-//! debugfs and tracepoints and describes it for messages.
+//! A new cause is a variant of [`MapError`] and a row of the table below, which classifies the
+//! cause, names it for debugfs and tracepoints, and describes it for messages.
 
 use super::host::ReplyError;
 use crate::addr::Iova;
@@ -41,13 +41,31 @@ pub(crate) enum MapError {
     NoKey,
 }
 
-/// Implements names, texts and indices of [`MapError`] by one row for each cause, in the order of
-/// the indices.
+/// A class of causes, which decides about the error code that the caller gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ErrorClass {
+    /// The request can never be served.
+    Request,
+    /// The request may be served when mappings are gone.
+    Space,
+    /// The host failed, or its address cannot be used.
+    Host,
+}
+
+/// Implements classes, names, texts and indices of [`MapError`] by one row for each cause, in the
+/// order of the indices.
 macro_rules! causes {
-    ($($cause:pat => $name:literal, $text:literal;)*) => {
+    ($($cause:pat => $class:ident, $name:literal, $text:literal;)*) => {
         impl MapError {
             /// The names of all causes, in the order of [`Self::index`].
             pub(crate) const NAMES: [&'static CStr; [$($name),*].len()] = [$($name),*];
+
+            /// Returns the class of the cause.
+            pub(crate) const fn class(self) -> ErrorClass {
+                match self {
+                    $($cause => ErrorClass::$class,)*
+                }
+            }
 
             /// Returns the name, as debugfs and tracepoints print it, and the text for messages.
             const fn strings(self) -> (&'static CStr, &'static str) {
@@ -73,19 +91,19 @@ macro_rules! causes {
 }
 
 causes! {
-    MapError::Invalid => c"invalid", "empty range or not system RAM";
-    MapError::Mmio => c"mmio", "device memory, which the DART does not map";
+    MapError::Invalid => Request, c"invalid", "empty range or not system RAM";
+    MapError::Mmio => Request, c"mmio", "device memory, which the DART does not map";
     MapError::Full(Limit::Bytes) =>
-        c"max_bytes", "max_bytes reached and no idle window to reclaim";
+        Space, c"max_bytes", "max_bytes reached and no idle window to reclaim";
     MapError::Full(Limit::Entries) =>
-        c"max_entries", "max_entries reached and no idle window to reclaim";
+        Space, c"max_entries", "max_entries reached and no idle window to reclaim";
     MapError::Unreachable(_) =>
-        c"unreachable", "the assigned address is beyond the device's DMA mask";
-    MapError::Refused => c"host_refused", "refused by the host";
-    MapError::Rejected(_) => c"host_rejected", "invalid reply from the host";
-    MapError::NoAnswer => c"host_silent", "no reply from the host";
-    MapError::NoMemory => c"no_memory", "out of memory";
-    MapError::NoKey => c"no_key", "no free key";
+        Host, c"unreachable", "the assigned address is beyond the device's DMA mask";
+    MapError::Refused => Host, c"host_refused", "refused by the host";
+    MapError::Rejected(_) => Host, c"host_rejected", "invalid reply from the host";
+    MapError::NoAnswer => Host, c"host_silent", "no reply from the host";
+    MapError::NoMemory => Space, c"no_memory", "out of memory";
+    MapError::NoKey => Host, c"no_key", "no free key";
 }
 
 impl MapError {

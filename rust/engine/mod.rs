@@ -78,6 +78,7 @@ mod unmap;
 pub(crate) mod window;
 
 pub(crate) use self::error::{
+    ErrorClass,
     Limit,
     MapError, //
 };
