@@ -131,7 +131,7 @@ fn of(guest: &Guest, companion: &Companion) -> Vec<Finding> {
     let mut found = Vec::new();
     if status.get("host").is_some_and(|host| host == "silent") {
         found.push(Finding::problem(
-            format!("the host is silent: nothing new is mapped for {device}"),
+            format!("the host is silent: new mappings for {device} fail"),
             "the module retries every few seconds; if it persists, restart QEMU",
         ));
     }
