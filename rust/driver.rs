@@ -3,7 +3,7 @@
 //! The PCI driver of companions: its device table, its probe, and the module's parameters as the
 //! probe sees them.
 //!
-//! What a bound companion does is [`Binding`]'s responsibility. A device ID belongs here, and so
+//! The work of a bound companion is [`Binding`]'s responsibility. A device ID belongs here, and so
 //! does the conversion of a new parameter, which [`params`] checks.
 
 pub(crate) mod params;

@@ -115,7 +115,7 @@ impl Rig {
         self.index.unshadow(&mut self.writer, id, window);
     }
 
-    /// What is found where a request at `start` begins: by memory, and by its start.
+    /// Returns the windows found where a request at `start` begins: by memory, and by its start.
     fn found(&self, start: u64) -> (Id, Id) {
         let granule = start / GRANULE;
         let found = (self.index.at_gpa(granule), self.index.at_start(granule));
