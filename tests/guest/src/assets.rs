@@ -99,9 +99,9 @@ impl Assets {
         self.repo.join("build/guest")
     }
 
-    /// Returns the file that declares the scenarios.
+    /// Returns the directory of the files that declare the scenarios.
     pub fn scenarios(&self) -> PathBuf {
-        self.repo.join("tests/guest/scenarios.toml")
+        self.repo.join("tests/guest/scenarios")
     }
 
     /// Returns the file that declares the scenarios that take long.

@@ -76,6 +76,9 @@ enum Command {
         /// Only cases that must pass on every kernel
         #[arg(long)]
         core: bool,
+        /// Also cases for which only 'make check-all' has time; a filter, too, finds those
+        #[arg(long)]
+        all: bool,
         /// Not this scenario
         #[arg(long, value_name = "SCENARIO")]
         without: Vec<String>,
@@ -214,11 +217,13 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
             filter,
             arch,
             core,
+            all,
             without,
             ..
         } => {
             arch.is_none_or(|arch| arch == case.arch)
                 && (case.scenario.core || !core)
+                && (!case.scenario.long || *all || filter.is_some())
                 && !without.contains(&case.scenario.name)
                 && matches(filter, case)
         }

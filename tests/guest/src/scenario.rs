@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The contents of scenarios.toml: the guests to boot, their configuration, and the expected
+//! The contents of scenarios/*.toml: the guests to boot, their configuration, and the expected
 //! outcome.
 
 use crate::assets::{
@@ -16,7 +16,11 @@ use regex_lite::Regex;
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
-    path::Path,
+    fs,
+    path::{
+        Path,
+        PathBuf, //
+    },
     time::Duration, //
 };
 
@@ -27,9 +31,10 @@ const MODULE: &str = "apple_dma_pci";
 /// for.
 const SLOWER: u64 = 5;
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default)]
     scenario: Vec<Scenario>,
     /// Patterns of kernel messages by name, for several scenarios.
     #[serde(default)]
@@ -56,6 +61,9 @@ pub struct Scenario {
     /// Kernels on which the scenario cannot pass, for reasons outside the module.
     #[serde(default)]
     pub never_on: Vec<String>,
+    /// True if only `make check-all` has time for the scenario.
+    #[serde(default)]
+    pub long: bool,
     /// True if the scenario must pass on every supported kernel.
     #[serde(default)]
     pub core: bool,
@@ -330,15 +338,39 @@ impl Case {
     }
 }
 
-/// Reads the scenarios from `path` and spreads them over their architectures, with `elsewhere` over
-/// the further ones too.
+/// Reads the scenarios from `path`, a file or a directory of files, and spreads them over their
+/// architectures, with `elsewhere` over the further ones too.
 pub fn load(path: &Path, elsewhere: bool) -> Result<Vec<Case>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    parse(&text, elsewhere).with_context(|| path.display().to_string())
+    let mut file = File::default();
+    for path in files(path).with_context(|| path.display().to_string())? {
+        let read = || -> Result<File> { Ok(toml::from_str(&fs::read_to_string(&path)?)?) };
+        let more = read().with_context(|| path.display().to_string())?;
+        file.scenario.extend(more.scenario);
+        file.patterns.extend(more.patterns);
+    }
+    spread(file, elsewhere).with_context(|| path.display().to_string())
 }
 
-fn parse(text: &str, elsewhere: bool) -> Result<Vec<Case>> {
-    let file: File = toml::from_str(text)?;
+/// Returns `path`, or the TOML files in it if it is a directory.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn spread(file: File, elsewhere: bool) -> Result<Vec<Case>> {
     let mut cases: Vec<Case> = Vec::new();
     for mut scenario in file.scenario {
         scenario.allow = expand(&scenario.allow, &file.patterns)
@@ -379,6 +411,10 @@ fn expand(patterns: &[String], named: &BTreeMap<String, Vec<String>>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str, elsewhere: bool) -> Result<Vec<Case>> {
+        spread(toml::from_str(text)?, elsewhere)
+    }
 
     #[test]
     fn a_scenario_becomes_a_case_per_architecture() {
