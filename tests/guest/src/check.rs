@@ -14,6 +14,7 @@ use crate::scenario::Case;
 use crate::verdict;
 use anyhow::Result;
 use std::{
+    cmp::Reverse,
     sync::{
         atomic::{
             AtomicUsize,
@@ -21,20 +22,30 @@ use std::{
         },
         Mutex, //
     },
-    thread, //
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
-/// Numbers of assertions.
+/// Numbers of assertions, and the time that they took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     /// Assertions that held.
     pub passed: usize,
     /// Assertions that failed.
     pub failed: usize,
+    /// Processor time of the guests.
+    pub processor_time: Duration,
 }
 
-/// Runs `cases`, `jobs` at a time. With `keep`, disk images are not removed.
+/// Runs `cases`, `jobs` at a time, those that may take longest first. With `keep`, disk images are not removed.
 pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals {
+    let mut cases: Vec<_> = cases.iter().collect();
+    // So that none of them runs alone at the end.
+    cases.sort_by_key(|case| Reverse(case.timeout()));
+    let start = Instant::now();
     let next = AtomicUsize::new(0);
     let totals = Mutex::new(Totals::default());
     let work = || {
@@ -44,8 +55,8 @@ pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals
                 Err(error) => (
                     format!("FAIL {}: {error:#}\n", case.name()),
                     Totals {
-                        passed: 0,
                         failed: 1,
+                        ..Totals::default()
                     },
                 ),
             };
@@ -53,6 +64,7 @@ pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals
             print!("{text}");
             totals.passed += result.passed;
             totals.failed += result.failed;
+            totals.processor_time += result.processor_time;
         }
     };
     thread::scope(|scope| {
@@ -60,7 +72,14 @@ pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals
             scope.spawn(work);
         }
     });
-    totals.into_inner().unwrap_or_else(|e| e.into_inner())
+    let totals = totals.into_inner().unwrap_or_else(|e| e.into_inner());
+    println!(
+        "{} guests, {jobs} at a time: {:.0} s, {:.0} s of processors",
+        cases.len(),
+        start.elapsed().as_secs_f64(),
+        totals.processor_time.as_secs_f64()
+    );
+    totals
 }
 
 /// Runs a case; with `live`, the remarks of its script are printed at once.
@@ -77,5 +96,10 @@ fn one(assets: &Assets, case: &Case, keep: bool, live: bool) -> Result<(String, 
     }
     let text = report::case(Style::for_stdout(), &case.name(), &outcome, &assertions);
     let passed = assertions.len() - failed;
-    Ok((text, Totals { passed, failed }))
+    let totals = Totals {
+        passed,
+        failed,
+        processor_time: outcome.processor_time,
+    };
+    Ok((text, totals))
 }

@@ -160,6 +160,11 @@ impl Mac {
         })
     }
 
+    /// Returns the processor time that the simulator has used so far.
+    pub fn processor_time(&self) -> Duration {
+        self.process.processor_time()
+    }
+
     /// Waits until the simulator ends, as it does after QEMU, and reads the statistics.
     pub fn finish(mut self) -> Result<Value> {
         let status = self

@@ -66,9 +66,10 @@ pub fn case(style: Style, name: &str, outcome: &Outcome, assertions: &[Assertion
         style.bad("FAIL")
     };
     let mut text = format!(
-        "{verdict} {name:<32} {:>3} assertions {:>6.1} s\n",
+        "{verdict} {name:<32} {:>3} assertions {:>6.1} s, {:>6.1} s of processors\n",
         assertions.len(),
-        outcome.duration.as_secs_f64()
+        outcome.duration.as_secs_f64(),
+        outcome.processor_time.as_secs_f64()
     );
     if failed.is_empty() {
         return text;

@@ -60,6 +60,8 @@ pub struct Outcome {
     pub stats: Result<Value>,
     /// Duration of the run.
     pub duration: Duration,
+    /// Processor time of QEMU and the simulator meanwhile.
+    pub processor_time: Duration,
     /// Directory of its files.
     pub run: PathBuf,
 }
@@ -141,6 +143,7 @@ pub fn run(
     let (sender, receiver) = mpsc::channel();
     let server = thread::spawn(move || channel::serve(&listener, &mut control, &monitor, &sender));
     let deadline = (console == Console::File).then(|| start + case.timeout());
+    let mut processor_time = Duration::ZERO;
     let mut events = Vec::new();
     let mut take = |event: Event| {
         on_event(&event);
@@ -152,6 +155,8 @@ pub fn run(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
         }
+        let used = qemu.processor_time() + mac.processor_time();
+        processor_time = processor_time.max(used);
         if let Some(status) = qemu.ended()? {
             break Some(status);
         }
@@ -178,6 +183,7 @@ pub fn run(
         qemu: status,
         stats,
         duration: start.elapsed(),
+        processor_time,
         run,
     })
 }

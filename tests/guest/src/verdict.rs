@@ -304,6 +304,7 @@ mod tests {
             qemu: Some(ExitStatus::from_raw(0)),
             stats: Ok(good_stats()),
             duration: Duration::ZERO,
+            processor_time: Duration::ZERO,
             run: "/".into(),
         }
     }
