@@ -86,9 +86,13 @@ is() {
 	fi
 }
 
-# within SECONDS COMMAND...: waits until the command succeeds.
+# The factor by which a busy machine may be slower than one that has nothing else to do.
+lib_patience=5
+
+# within SECONDS COMMAND...: waits until the command succeeds, as long as that may take on a busy
+# machine.
 within() {
-	local until=$((SECONDS + $1))
+	local until=$((SECONDS + $1 * lib_patience))
 	shift
 	until "$@"; do
 		if ((SECONDS >= until)); then
