@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-unit check-guest check-kernel check-package matrix deb fuzz
+.PHONY: setup update demo check check-all check-unit check-guest check-kernel check-package matrix deb fuzz
 .PHONY: soak kselftest bench lint test-help
 
 setup:
@@ -24,6 +24,12 @@ check: setup
 	@$(env)/package-roots
 	@$(env)/check
 
+# With the long forms, all devices, all kernels, and the soak: hours. PARTS picks some of
+# lint, unit, refusals, fuzz, guest, package, matrix and soak.
+check-all: setup
+	@$(env)/package-roots
+	@$(env)/check --all $(PARTS)
+
 check-unit: setup
 	@$(env)/check unit
 
@@ -39,7 +45,7 @@ check-kernel: setup
 # Tests of the package, and of guests with an installed package.
 check-package: setup
 	@$(env)/package-roots
-	@$(env)/check package
+	@$(env)/check --all package
 
 deb: setup
 	@$(env)/package-roots package
@@ -51,7 +57,7 @@ matrix: setup
 
 # At least half an hour, and ten million accesses.
 soak: setup
-	@$(env)/check guest -- --soak
+	@$(env)/check soak
 
 # SECONDS for each target; build/fuzz/ receives the results.
 SECONDS ?= 600
@@ -76,7 +82,9 @@ lint: setup
 help: test-help
 test-help:
 	@echo 'make demo                 a disk in a guest without the module, and with it'
-	@echo 'make check                all tests; check-unit and check-guest [FILTER=REGEX]: parts of them'
+	@echo 'make check                what must hold of every commit; check-unit and'
+	@echo '                          check-guest [FILTER=REGEX]: parts of it'
+	@echo 'make check-all            with all devices, all kernels, long forms and the soak: hours'
 	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, e.g. 7.3 or 16k'
 	@echo 'make deb                  the Debian packages, in build/deb'
 	@echo 'make check-package        installs, upgrades and removes them, and boots the result'

@@ -19,8 +19,8 @@ companions() { pci_devices 0x1b36 0x0015; }
 engines() { pci_devices 0x1234 0xd3a0; }
 endpoints() { pci_devices 0x104c 0xb500; }
 
-# Modes of the module in which all tests are run.
-MODES=("whole_ram=1" "whole_ram=0" "strict=1")
+# Modes of the module in which all tests are run, or those in APPLE_DMA_PCI_MODES.
+read -ra MODES <<<"${APPLE_DMA_PCI_MODES:-whole_ram=1 whole_ram=0 strict=1}"
 loaded_here=()
 verdict=
 relayed=

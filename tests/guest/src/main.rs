@@ -223,7 +223,7 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
         } => {
             arch.is_none_or(|arch| arch == case.arch)
                 && (case.scenario.core || !core)
-                && (!case.scenario.long || *all || filter.is_some())
+                && (!case.is_long() || *all || filter.is_some())
                 && !without.contains(&case.scenario.name)
                 && matches(filter, case)
         }

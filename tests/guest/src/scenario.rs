@@ -61,9 +61,9 @@ pub struct Scenario {
     /// Kernels on which the scenario cannot pass, for reasons outside the module.
     #[serde(default)]
     pub never_on: Vec<String>,
-    /// True if only `make check-all` has time for the scenario.
+    /// Architectures on which only `make check-all` has time for the scenario.
     #[serde(default)]
-    pub long: bool,
+    pub long: Long,
     /// True if the scenario must pass on every supported kernel.
     #[serde(default)]
     pub core: bool,
@@ -162,6 +162,22 @@ pub struct Scenario {
     pub idle: Vec<String>,
 }
 
+/// Architectures on which a scenario is long.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Long {
+    /// All, or none.
+    All(bool),
+    /// These.
+    On(Vec<Arch>),
+}
+
+impl Default for Long {
+    fn default() -> Self {
+        Long::All(false)
+    }
+}
+
 /// Location of managed devices and companions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -255,6 +271,14 @@ impl Case {
     /// Returns `ARCH/NAME`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.arch.name(), self.scenario.name)
+    }
+
+    /// Returns whether only `make check-all` has time for the case.
+    pub fn is_long(&self) -> bool {
+        match &self.scenario.long {
+            Long::All(all) => *all,
+            Long::On(long) => long.contains(&self.arch),
+        }
     }
 
     /// Returns the system that the case runs on.
@@ -438,6 +462,18 @@ mod tests {
         assert_eq!(names(true), ["arm64/a", "amd64/a"]);
         let twice = text.replace("amd64", "arm64");
         assert!(parse(&twice, true).is_err());
+    }
+
+    #[test]
+    fn a_scenario_is_long_on_some_architectures_or_all() {
+        let text = "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['arm64', 'amd64']\n";
+        let long = |more: &str| -> Vec<_> {
+            let cases = parse(&format!("{text}{more}"), false).unwrap();
+            cases.iter().map(Case::is_long).collect()
+        };
+        assert_eq!(long(""), [false, false]);
+        assert_eq!(long("long = true\n"), [true, true]);
+        assert_eq!(long("long = ['amd64']\n"), [false, true]);
     }
 
     #[test]
