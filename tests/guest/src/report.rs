@@ -5,7 +5,8 @@
 use crate::run::Outcome;
 use crate::verdict::{
     self,
-    Assertion, //
+    Assertion,
+    Companion, //
 };
 use serde_json::Value;
 use std::io::{
@@ -66,10 +67,11 @@ pub fn case(style: Style, name: &str, outcome: &Outcome, assertions: &[Assertion
         style.bad("FAIL")
     };
     let mut text = format!(
-        "{verdict} {name:<32} {:>3} assertions {:>6.1} s, {:>6.1} s of processors\n",
+        "{verdict} {name:<32} {:>3} assertions {:>6.1} s, {:>6.1} s of processors{}\n",
         assertions.len(),
         outcome.duration.as_secs_f64(),
-        outcome.processor_time.as_secs_f64()
+        outcome.processor_time.as_secs_f64(),
+        doorbell_time(outcome)
     );
     if failed.is_empty() {
         return text;
@@ -87,6 +89,38 @@ pub fn case(style: Style, name: &str, outcome: &Outcome, assertions: &[Assertion
     }
     text.push_str(&format!("     all of it is in {}\n", outcome.run.display()));
     text
+}
+
+/// Formats the time that the guest's processors spent in doorbells, of all companions: the total and
+/// the longest, and the same as a Mac is estimated to take if that is configured.
+fn doorbell_time(outcome: &Outcome) -> String {
+    let Ok(stats) = verdict::stats(outcome) else {
+        return String::new();
+    };
+    let all = || stats.devices.values().filter_map(|p| p.companion.as_ref());
+    let time = |total: fn(&Companion) -> u64, longest: fn(&Companion) -> u64| {
+        let total: u64 = all().map(total).sum();
+        let longest = all().map(longest).max().unwrap_or_default();
+        format!("{}, longest {}", time(total), time(longest))
+    };
+    if all().all(|c| c.doorbells == 0) {
+        return String::new();
+    }
+    let mut text = time(|c| c.doorbell_ns, |c| c.doorbell_ns_max);
+    if all().any(|c| c.modelled_ns != 0) {
+        let modelled = time(|c| c.modelled_ns, |c| c.modelled_ns_max);
+        text.push_str(&format!(" (modelled {modelled})"));
+    }
+    format!("  doorbells {text}")
+}
+
+/// Formats nanoseconds, in the largest unit that leaves digits.
+fn time(ns: u64) -> String {
+    match ns {
+        0..=999_999 => format!("{:.0} µs", ns as f64 / 1e3),
+        1_000_000..=999_999_999 => format!("{:.1} ms", ns as f64 / 1e6),
+        _ => format!("{:.1} s", ns as f64 / 1e9),
+    }
 }
 
 /// Formats `N passed, N failed`.
@@ -125,6 +159,8 @@ pub fn summary(outcome: &Outcome) -> anyhow::Result<String> {
             if companion.doorbells == 0 {
                 continue;
             }
+            row("time in doorbells", time(companion.doorbell_ns));
+            row("the longest doorbell", time(companion.doorbell_ns_max));
             row("ranges mapped", companion.entries_mapped.to_string());
             row("ranges unmapped", companion.entries_unmapped.to_string());
             row(
@@ -158,5 +194,69 @@ fn bytes(n: u64) -> String {
         0..=9_999 => format!("{n} B"),
         10_000..=9_999_999 => format!("{:.1} KiB", n as f64 / 1024.0),
         _ => format!("{:.1} MiB", n as f64 / f64::from(1 << 20)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::time::Duration;
+
+    fn outcome(companions: &[Value]) -> Outcome {
+        let violations = json!({ "count": 0, "list": [] });
+        let device = json!({
+            "read_bytes": 1, "written_bytes": 1, "commands": 1, "interrupts": 1, "faults": 0,
+            "missing_faults": 0, "fault_list": [], "violations": violations,
+        });
+        let mut devices = json!({});
+        for (n, own) in companions.iter().enumerate() {
+            let mut companion = json!({
+                "doorbells": 1, "doorbell_ns": 0, "doorbell_ns_max": 0, "modelled_ns": 0,
+                "modelled_ns_max": 0, "entries_mapped": 1, "entries_unmapped": 1,
+                "unmap_size_mismatches": 0, "largest_batch": 1, "live_mappings": 0,
+                "peak_mappings": 1, "peak_bytes": 1, "live_at_disconnect": 0, "refusals": {},
+                "panics": violations, "violations": violations,
+            });
+            for (key, value) in own.as_object().unwrap() {
+                companion[key] = value.clone();
+            }
+            devices[n.to_string()] = json!({ "device": device, "companion": companion });
+        }
+        Outcome {
+            events: Vec::new(),
+            console: String::new(),
+            qemu: None,
+            stats: Ok(json!({ "devices": devices })),
+            duration: Duration::ZERO,
+            processor_time: Duration::ZERO,
+            run: "/".into(),
+        }
+    }
+
+    #[test]
+    fn doorbells_of_all_companions_are_reported() {
+        let real = json!({ "doorbell_ns": 2_000_000, "doorbell_ns_max": 1_500_000 });
+        let both = json!({
+            "doorbell_ns": 3_000_000_000u64, "doorbell_ns_max": 900,
+            "modelled_ns": 5_000_000_000u64, "modelled_ns_max": 1_000_000_000,
+        });
+        assert_eq!(
+            doorbell_time(&outcome(&[real.clone(), real.clone()])),
+            "  doorbells 4.0 ms, longest 1.5 ms"
+        );
+        assert_eq!(
+            doorbell_time(&outcome(&[real, both])),
+            "  doorbells 3.0 s, longest 1.5 ms (modelled 5.0 s, longest 1.0 s)"
+        );
+        assert_eq!(doorbell_time(&outcome(&[json!({ "doorbells": 0 })])), "");
+        assert_eq!(doorbell_time(&outcome(&[])), "");
+    }
+
+    #[test]
+    fn demonstrations_show_the_time_in_doorbells() {
+        let text = summary(&outcome(&[json!({ "doorbell_ns": 31_000 })])).unwrap();
+        let row = text.lines().find(|line| line.contains("time in doorbells"));
+        assert!(row.is_some_and(|row| row.ends_with("31 µs")), "{text}");
     }
 }

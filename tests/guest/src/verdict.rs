@@ -165,6 +165,10 @@ pub struct Device {
 #[allow(missing_docs)] // the simulator documents them
 pub struct Companion {
     pub doorbells: u64,
+    pub doorbell_ns: u64,
+    pub doorbell_ns_max: u64,
+    pub modelled_ns: u64,
+    pub modelled_ns_max: u64,
     pub entries_mapped: u64,
     pub entries_unmapped: u64,
     pub unmap_size_mismatches: u64,
@@ -174,10 +178,11 @@ pub struct Companion {
     pub peak_bytes: u64,
     pub live_at_disconnect: Option<u64>,
     pub refusals: BTreeMap<String, u64>,
+    pub panics: Violations,
     pub violations: Violations,
 }
 
-/// Violations of the protocol by the guest.
+/// Acts of the guest that no test may see: violations of the protocol, panics of the Mac.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs)] // the simulator documents them
 pub struct Violations {
@@ -234,6 +239,8 @@ fn judge_pair(scenario: &Scenario, name: &str, pair: &Pair, all: &mut Vec<Assert
         "companion: no violation",
         no_violation(&companion.violations),
     );
+    // No scenario may expect one.
+    assert("companion: no Mac panic", no_violation(&companion.panics));
     let left = companion
         .live_at_disconnect
         .unwrap_or(companion.live_mappings);
@@ -288,10 +295,13 @@ mod tests {
                 "violations": violations,
             },
             "companion": {
-                "doorbells": 1, "entries_mapped": 1, "entries_unmapped": 1,
+                "doorbells": 1, "doorbell_ns": 1, "doorbell_ns_max": 1,
+                "modelled_ns": 1, "modelled_ns_max": 1,
+                "entries_mapped": 1, "entries_unmapped": 1,
                 "unmap_size_mismatches": 0, "inval_batches": 0, "largest_batch": 1,
                 "live_mappings": 0, "peak_mappings": 1, "peak_bytes": 16384,
                 "live_at_disconnect": 0, "refusals": { "bytes": 0, "slots": 0 },
+                "panics": violations,
                 "violations": violations,
             },
         } } })
@@ -368,6 +378,7 @@ mod tests {
                 1,
                 "d: companion: no violation",
             ),
+            ("/companion/panics/count", 1, "d: companion: no Mac panic"),
             (
                 "/companion/live_at_disconnect",
                 1,
@@ -390,5 +401,15 @@ mod tests {
             assert_eq!(failed(&case(""), &outcome), [name]);
         }
         assert_eq!(failed(&case("faulty = ['d']"), &good()), ["d: DART faults"]);
+    }
+
+    #[test]
+    fn no_scenario_may_panic_the_mac() {
+        let mut outcome = good();
+        let companion = &mut outcome.stats.as_mut().unwrap()["devices"]["d"]["companion"];
+        companion["panics"]["count"] = 1.into();
+        companion["refusals"]["panic"] = 1.into();
+        let case = case("refused = ['d']\nidle = ['d']\nleft = ['d']");
+        assert_eq!(failed(&case, &outcome), ["d: companion: no Mac panic"]);
     }
 }

@@ -7,6 +7,11 @@ use crate::companion::{
     self,
     Dialect, //
 };
+use crate::cost::{
+    self,
+    Costs,
+    Preset, //
+};
 use crate::dart;
 use crate::engine;
 use crate::hostile::Hostile;
@@ -39,7 +44,8 @@ pub struct Cli {
     /// NAME is made of letters, digits, '-' and '_'. Common to all: companion=no for a
     /// device without one, identity=yes for one with all of RAM mapped 1:1, and any of the
     /// options under "Every device" without its
-    /// dashes (dialect=u64, max-bytes=64M, ...) to override it for this device.
+    /// dashes (dialect=u64, max-bytes=64M, ...) to override it for this device. Devices with the
+    /// same dart=NAME are behind one DART, and share its aperture and its limits.
     #[arg(
         long = "device",
         value_name = "SPEC",
@@ -93,24 +99,81 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", value_parser = number, default_value = "16G")]
     pub iova_size: u64,
 
-    /// Maximum of mapped bytes, in whole 16 KiB granules
+    /// Maximum of mapped bytes, in whole 16 KiB granules; a request beyond it is refused
     #[arg(long, value_name = "BYTES", value_parser = number,
           default_value_t = dart::DEFAULT_MAX_BYTES)]
     pub max_bytes: u64,
 
-    /// Maximum number of mappings
+    /// Maximum number of mappings; a request beyond it is refused
     #[arg(long, value_name = "N", value_parser = number,
           default_value_t = dart::DEFAULT_MAX_ENTRIES)]
     pub max_entries: u64,
+
+    /// Mapped bytes beyond which the Mac panics, if --max-bytes is not less
+    #[arg(long, value_name = "BYTES", value_parser = number,
+          default_value_t = dart::DEFAULT_MAX_BYTES)]
+    pub panic_bytes: u64,
+
+    /// Number of mappings beyond which the Mac panics, if --max-entries is not less
+    #[arg(long, value_name = "N", value_parser = number,
+          default_value_t = dart::DEFAULT_MAX_ENTRIES)]
+    pub panic_entries: u64,
+
+    /// Longest range that the DART gives as one segment; longer ones are refused
+    #[arg(long, value_name = "BYTES", value_parser = number)]
+    pub max_segment: Option<u64>,
+
+    /// Refuse N of a thousand ranges of more than one granule; always the same ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000),
+          default_value_t = 0)]
+    pub fragment: u32,
+
+    /// Seed of the choice of --fragment
+    #[arg(long, value_name = "SEED", value_parser = number, default_value_t = 0)]
+    pub fragment_seed: u64,
+
+    /// Longest range that the host does not split; of longer ones it maps the first part
+    #[arg(long, value_name = "BYTES", value_parser = number,
+          default_value_t = dart::DEFAULT_SPLIT_ABOVE)]
+    pub split_above: u64,
 
     /// Maximum number of entries in a batch
     #[arg(long, value_name = "N", default_value_t = companion::DEFAULT_MAX_BATCH,
           value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub max_batch: u32,
 
+    /// Time that the host takes, unless the following options say otherwise: fast or field
+    #[arg(long, value_enum, default_value = "fast")]
+    pub costs: Preset,
+
     /// Microseconds that every doorbell takes
-    #[arg(long, value_name = "US", default_value_t = 0)]
-    pub latency_us: u64,
+    #[arg(long, value_name = "US")]
+    pub latency_us: Option<u64>,
+
+    /// Microseconds that every MAP entry takes
+    #[arg(long, value_name = "US")]
+    pub map_us: Option<u64>,
+
+    /// Microseconds that every UNMAP entry takes whose key is live
+    #[arg(long, value_name = "US")]
+    pub unmap_us: Option<u64>,
+
+    /// Microseconds that every UNMAP entry takes whose key is not live
+    #[arg(long, value_name = "US")]
+    pub unmap_unknown_us: Option<u64>,
+
+    /// Percent by which these times are spread
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100),
+          default_value_t = 0)]
+    pub cost_spread: u32,
+
+    /// Seed of the spread
+    #[arg(long, value_name = "SEED", value_parser = number, default_value_t = 0)]
+    pub cost_seed: u64,
+
+    /// Factor by which the times that pass differ from these; statistics report both
+    #[arg(long, value_name = "FACTOR", value_parser = factor, default_value_t = 1.0)]
+    pub cost_factor: f64,
 
     /// Microseconds that every command of a device takes before its data moves
     #[arg(long, value_name = "US", default_value_t = 0)]
@@ -169,6 +232,8 @@ pub struct Spec {
     pub companion: bool,
     /// True if all of guest RAM is mapped for the device 1:1, without a companion.
     pub identity: bool,
+    /// Name of the DART, if other devices are behind it too.
+    pub dart: Option<String>,
     /// Options that differ from the defaults, as key and value.
     overrides: Vec<(String, String)>,
 }
@@ -204,6 +269,11 @@ fn small(key: &str, value: &str, least: u64, most: u64) -> Result<u64, String> {
         n if (least..=most).contains(&n) => Ok(n),
         n => Err(format!("{key}={n} is not in {least} to {most}")),
     }
+}
+
+fn factor(s: &str) -> Result<f64, String> {
+    let factor = s.parse().map_err(|_| format!("'{s}' is not a number"))?;
+    cost::checked_factor(factor)
 }
 
 fn bdf(s: &str) -> Result<u16, String> {
@@ -244,6 +314,7 @@ impl std::str::FromStr for Spec {
         let mut file = None;
         let mut companion = true;
         let mut identity = false;
+        let mut dart = None;
         let mut params = nvme::Params::default();
         let mut channels = 8;
         let mut overrides = Vec::new();
@@ -256,6 +327,7 @@ impl std::str::FromStr for Spec {
                 (_, "bdf") => at = Some(bdf(value)?),
                 (_, "companion") => companion = flag(key, value)?,
                 (_, "identity") => identity = flag(key, value)?,
+                (_, "dart") => dart = Some(value.to_owned()),
                 ("nvme", "file") => file = Some(PathBuf::from(value)),
                 ("nvme", "lba") => {
                     params.lba_shift = match number(value)? {
@@ -304,6 +376,7 @@ impl std::str::FromStr for Spec {
             bdf: at.ok_or("a device needs bdf=BUS:DEV.FN")?,
             companion,
             identity,
+            dart,
             overrides,
         })
     }
@@ -323,7 +396,20 @@ impl Spec {
                 "max-bytes" => o.max_bytes = number(v)?,
                 "max-entries" => o.max_entries = number(v)?,
                 "max-batch" => o.max_batch = small(k, v, 1, 1 << 20)? as u32,
-                "latency-us" => o.latency_us = number(v)?,
+                "panic-bytes" => o.panic_bytes = number(v)?,
+                "panic-entries" => o.panic_entries = number(v)?,
+                "max-segment" => o.max_segment = Some(number(v)?),
+                "fragment" => o.fragment = small(k, v, 0, 1000)? as u32,
+                "fragment-seed" => o.fragment_seed = number(v)?,
+                "split-above" => o.split_above = number(v)?,
+                "costs" => o.costs = choice(k, v)?,
+                "latency-us" => o.latency_us = Some(number(v)?),
+                "map-us" => o.map_us = Some(number(v)?),
+                "unmap-us" => o.unmap_us = Some(number(v)?),
+                "unmap-unknown-us" => o.unmap_unknown_us = Some(number(v)?),
+                "cost-spread" => o.cost_spread = small(k, v, 0, 100)? as u32,
+                "cost-seed" => o.cost_seed = number(v)?,
+                "cost-factor" => o.cost_factor = factor(v)?,
                 "device-delay-us" => o.device_delay_us = number(v)?,
                 "check-unmap-size" => o.check_unmap_size = flag(k, v)?,
                 "hostile" => o.hostile = choice(k, v)?,
@@ -338,12 +424,38 @@ impl Spec {
 }
 
 impl Options {
-    /// Returns the dext's limits.
+    /// Returns the DART's limits.
     pub fn limits(&self) -> dart::Limits {
         dart::Limits {
             max_entries: self.max_entries,
             max_bytes: self.max_bytes,
+            panic_entries: self.panic_entries,
+            panic_bytes: self.panic_bytes,
+        }
+    }
+
+    /// Returns the host's rules for single requests.
+    pub fn rules(&self) -> dart::Rules {
+        dart::Rules {
             check_unmap_size: self.check_unmap_size,
+            max_segment: self.max_segment.unwrap_or(u64::MAX),
+            fragment: self.fragment,
+            fragment_seed: self.fragment_seed,
+            split_above: self.split_above,
+        }
+    }
+
+    /// Returns the time that the host takes.
+    pub fn costs(&self) -> Costs {
+        let preset = Costs::from(self.costs);
+        Costs {
+            doorbell_us: self.latency_us.unwrap_or(preset.doorbell_us),
+            map_us: self.map_us.unwrap_or(preset.map_us),
+            unmap_us: self.unmap_us.unwrap_or(preset.unmap_us),
+            unmap_unknown_us: self.unmap_unknown_us.unwrap_or(preset.unmap_unknown_us),
+            spread: self.cost_spread,
+            seed: self.cost_seed,
+            factor: self.cost_factor,
         }
     }
 
@@ -452,6 +564,50 @@ mod tests {
     }
 
     #[test]
+    fn costs_of_all_and_of_one() {
+        let c = cli(&["--device", ENGINE, "--costs=field", "--map-us=3000"]).unwrap();
+        let spec: Spec = format!("{ENGINE},unmap-us=500,latency-us=30,cost-factor=0.1")
+            .parse()
+            .unwrap();
+        let costs = spec.options(&c.options).unwrap().costs();
+        assert_eq!((costs.doorbell_us, costs.map_us), (30, 3000));
+        assert_eq!((costs.unmap_us, costs.unmap_unknown_us), (500, 2000));
+        assert_eq!((costs.spread, costs.factor), (0, 0.1));
+        let spec: Spec = format!("{ENGINE},costs=fast,cost-spread=20,cost-seed=7")
+            .parse()
+            .unwrap();
+        let costs = spec.options(&c.options).unwrap().costs();
+        assert_eq!((costs.map_us, costs.unmap_us), (3000, 0));
+        assert_eq!((costs.spread, costs.seed), (20, 7));
+        for bad in [
+            "cost-spread=101",
+            "cost-factor=-1",
+            "cost-factor=x",
+            "costs=slow",
+        ] {
+            let spec: Spec = format!("{ENGINE},{bad}").parse().unwrap();
+            assert!(spec.options(&c.options).is_err(), "{bad}");
+            assert!(
+                cli(&["--device", ENGINE, &format!("--{bad}")]).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn rules_of_one() {
+        let c = cli(&["--device", ENGINE, "--max-segment=2M"]).unwrap();
+        let text = format!("{ENGINE},dart=d,fragment=5,fragment-seed=6,split-above=1M");
+        let spec: Spec = text.parse().unwrap();
+        assert_eq!(spec.dart.as_deref(), Some("d"));
+        let rules = spec.options(&c.options).unwrap().rules();
+        assert_eq!((rules.max_segment, rules.split_above), (2 << 20, 1 << 20));
+        assert_eq!((rules.fragment, rules.fragment_seed), (5, 6));
+        let spec: Spec = format!("{ENGINE},fragment=1001").parse().unwrap();
+        assert!(spec.options(&c.options).is_err());
+    }
+
+    #[test]
     fn wrong_command_lines_are_refused() {
         assert!(cli(&[]).is_err());
         assert!(cli(&["--device", "engine:name=a"]).is_err());
@@ -468,6 +624,9 @@ mod tests {
         let o = cli(&["--device", ENGINE]).unwrap().options;
         assert_eq!(o.iova_base, 0x8001_0000_0000);
         assert_eq!((o.max_bytes, o.max_entries), (3 << 29, 65_536));
+        assert_eq!(o.limits(), dart::Limits::default());
+        assert_eq!(o.rules(), dart::Rules::default());
+        assert_eq!(o.costs(), Costs::default());
         let c = o.companion(0x28);
         assert_eq!(
             (c.reg_version, c.reg_bdf, c.reg_max_entries),

@@ -6,6 +6,11 @@
 //! stricter than the real one: forbidden acts of a guest are counted as violations.
 
 use crate::addr::Gpa;
+use crate::cost::{
+    Costs,
+    Meter,
+    Work, //
+};
 use crate::dart::{
     Dart,
     Mapping,
@@ -173,8 +178,10 @@ pub struct Config {
 /// Settings that may change while the guest runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// Microseconds that a doorbell takes before it has any effect.
-    pub latency_us: u64,
+    /// The time that doorbells and their entries take before they have any effect.
+    pub costs: Costs,
+    /// Number of works since the seed of the costs was set.
+    pub works: u64,
     /// Number of the next MAP entries to refuse.
     pub refuse_next: u64,
     /// Number of the next UNMAP entries to refuse.
@@ -234,12 +241,14 @@ impl Shared {
         stats.clone()
     }
 
-    /// Sets all counters to 0, and the peaks to the live amounts.
+    /// Sets all counters to 0, except those of panics, and the peaks to the live amounts.
     pub fn clear(&self) {
         let (live, bytes) = self.live();
-        *lock(&self.stats) = CompanionStats {
+        let mut stats = lock(&self.stats);
+        *stats = CompanionStats {
             peak_mappings: live,
             peak_bytes: bytes,
+            panics: std::mem::take(&mut stats.panics),
             ..CompanionStats::default()
         };
     }
@@ -258,7 +267,9 @@ impl Shared {
 
     /// Counts a forbidden act of the guest.
     pub fn violation(&self, what: String) {
-        lock(&self.stats).violations.add(&self.name, what);
+        lock(&self.stats)
+            .violations
+            .add(&self.name, "violation", what);
     }
 
     fn live(&self) -> (u64, u64) {
@@ -273,6 +284,25 @@ impl Shared {
             true => settings.hostile,
             false => Hostile::None,
         }
+    }
+
+    /// Spends the time of a work. No lock is held meanwhile.
+    fn spend(&self, meter: &mut Meter, work: Work) {
+        let (price, factor) = {
+            let mut settings = lock(&self.settings);
+            settings.works += 1;
+            let costs = settings.costs;
+            (costs.price(work, settings.works), costs.factor)
+        };
+        meter.spend(price, factor);
+    }
+
+    /// Counts the modelled time of a doorbell that is complete.
+    fn count_modelled(&self, meter: &Meter) {
+        let ns = meter.modelled_ns();
+        let mut stats = lock(&self.stats);
+        stats.modelled_ns = stats.modelled_ns.saturating_add(ns);
+        stats.modelled_ns_max = stats.modelled_ns_max.max(ns);
     }
 
     /// Returns whether the device is gone.
@@ -433,6 +463,7 @@ impl Companion {
                 let mut stats = lock(&self.worker.shared.stats);
                 stats.doorbells += 1;
                 stats.doorbell_ns = stats.doorbell_ns.saturating_add(ns);
+                stats.doorbell_ns_max = stats.doorbell_ns_max.max(ns);
             }
             _ => {
                 let len = data.len();
@@ -442,24 +473,22 @@ impl Companion {
     }
 
     fn doorbell(&mut self) {
-        let (latency, late_ms) = {
-            let settings = lock(&self.worker.shared.settings);
-            (settings.latency_us, settings.late_ms)
-        };
-        if latency != 0 {
-            std::thread::sleep(Duration::from_micros(latency));
-        }
+        let mut meter = Meter::start();
+        self.worker.shared.spend(&mut meter, Work::Doorbell);
+        let late_ms = lock(&self.worker.shared.settings).late_ms;
         if !self.master {
             self.worker
                 .shared
                 .violation("doorbell without bus mastering".into());
             self.worker.set_status(APPLE_DMA_PCI_STATUS_IOERR);
+            self.worker.shared.count_modelled(&meter);
             return;
         }
         let cmd_gpa = self.cmd_gpa;
         let hostile = self.worker.shared.hostile(self.worker.command(cmd_gpa));
         if hostile == Hostile::NeverCompletes {
             self.worker.shared.count_false_reply();
+            self.worker.shared.count_modelled(&meter);
             return;
         }
         if self
@@ -481,7 +510,7 @@ impl Companion {
         };
         let done = Arc::new(AtomicBool::new(false));
         if delay.is_zero() && before.is_none() {
-            self.worker.handle(cmd_gpa, &done);
+            self.worker.handle(cmd_gpa, &done, meter);
             return;
         }
         if !delay.is_zero() {
@@ -493,7 +522,8 @@ impl Companion {
                 let _ = before.thread.join();
             }
             std::thread::sleep(delay);
-            worker.handle(cmd_gpa, &flag);
+            meter.resume();
+            worker.handle(cmd_gpa, &flag, meter);
         });
         self.late = Some(Late {
             cmd_gpa,
@@ -515,9 +545,9 @@ impl Worker {
     }
 
     /// Handles the batch of a command block; sets `done` before the status, which is written last.
-    fn handle(&self, cmd_gpa: u64, done: &AtomicBool) {
+    fn handle(&self, cmd_gpa: u64, done: &AtomicBool, mut meter: Meter) {
         let hostile = self.shared.hostile(self.command(cmd_gpa));
-        let mut status = match self.batch(cmd_gpa) {
+        let mut status = match self.batch(cmd_gpa, &mut meter) {
             Ok(status) => Some(status),
             Err(why) => {
                 log::debug!("{}: inval: {why}", self.shared.name);
@@ -527,6 +557,7 @@ impl Worker {
                 Some(APPLE_DMA_PCI_STATUS_INVAL)
             }
         };
+        self.shared.count_modelled(&meter);
         self.set_status(status.unwrap_or_default());
         if status != Some(APPLE_DMA_PCI_STATUS_INVAL) && hostile.falsify_batch(&mut status) {
             self.shared.count_false_reply();
@@ -546,7 +577,7 @@ impl Worker {
     }
 
     /// Executes a command block. The error is the reason for INVAL.
-    fn batch(&self, cmd_gpa: u64) -> Result<u32, String> {
+    fn batch(&self, cmd_gpa: u64, meter: &mut Meter) -> Result<u32, String> {
         let cmd: apple_dma_pci_cmd = self
             .ram
             .read_obj(Gpa(cmd_gpa))
@@ -589,8 +620,8 @@ impl Worker {
                 size: count * response,
             };
             failed |= match cmd.type_ {
-                APPLE_DMA_PCI_CMD_MAP => self.map(request, &responses, i),
-                _ => self.unmap(request, &responses, i),
+                APPLE_DMA_PCI_CMD_MAP => self.map(request, &responses, i, meter),
+                _ => self.unmap(request, &responses, i, meter),
             };
         }
 
@@ -609,13 +640,14 @@ impl Worker {
     }
 
     /// Handles one MAP entry. Returns whether it failed.
-    fn map(&self, request: &[u8], responses: &Array, i: usize) -> bool {
+    fn map(&self, request: &[u8], responses: &Array, i: usize, meter: &mut Meter) -> bool {
         let dialect = self.config.dialect;
         let (gpa, len, flags) = dialect.parse(request);
         if flags != 0 {
             self.shared
                 .violation(format!("flags are {flags:#x} in a map request"));
         }
+        self.shared.spend(meter, Work::Map);
         let outcome = self.try_map(Gpa(gpa), len);
         let mut reply = match outcome {
             Ok(mapping) => MapReply::Full {
@@ -626,7 +658,7 @@ impl Worker {
             },
             Err(why) => {
                 log::debug!("{}: map {gpa:#x}+{len:#x}: {why}", self.shared.name);
-                lock(&self.shared.stats).refusals.add(why);
+                self.count_map_refusal(Gpa(gpa), len, why);
                 MapReply::Failed(APPLE_DMA_PCI_STATUS_IOERR)
             }
         };
@@ -675,13 +707,46 @@ impl Worker {
         stats.entries_mapped += 1;
         stats.peak_mappings = stats.peak_mappings.max(live);
         stats.peak_bytes = stats.peak_bytes.max(bytes);
+        stats.split += u64::from(mapping.len != len);
         Ok(mapping)
     }
 
+    /// Counts a MAP entry that failed, and the panic of the Mac if that is what the real one does.
+    fn count_map_refusal(&self, gpa: Gpa, len: u64, why: Refusal) {
+        let panics = matches!(why, Refusal::PanicSlots | Refusal::PanicBytes);
+        let amounts = panics.then(|| {
+            let dart = self.shared.dart.read().unwrap_or_else(|e| e.into_inner());
+            let amounts = lock(&dart.pool).amounts();
+            amounts
+        });
+        let mut stats = lock(&self.shared.stats);
+        stats.refusals.add(why);
+        if let Some(amounts) = amounts {
+            let text = format!(
+                "map {gpa}+{len:#x} beside {} mappings of {} bytes: {why}",
+                amounts.live_mappings, amounts.live_bytes
+            );
+            stats.panics.add(&self.shared.name, "Mac panic", text);
+        }
+    }
+
     /// Handles one UNMAP entry. Returns whether it failed.
-    fn unmap(&self, request: &[u8], responses: &Array, i: usize) -> bool {
+    fn unmap(&self, request: &[u8], responses: &Array, i: usize, meter: &mut Meter) -> bool {
         let request: apple_dma_pci_unmap_req = object(request);
-        let outcome = self.try_unmap(Gpa(request.id), request.size);
+        let key = Gpa(request.id);
+        let work = match self.has(key) {
+            true => Work::Unmap,
+            false => Work::UnmapUnknown,
+        };
+        self.shared.spend(meter, work);
+        let hostile = self.shared.hostile(APPLE_DMA_PCI_CMD_UNMAP);
+        let outcome = match hostile == Hostile::OkThoughKept && self.has(key) {
+            true => {
+                self.shared.count_false_reply();
+                Ok(())
+            }
+            false => self.try_unmap(key, request.size),
+        };
         let status = match outcome {
             Ok(()) => APPLE_DMA_PCI_STATUS_OK,
             Err(why) => {
@@ -691,7 +756,6 @@ impl Worker {
             }
         };
         let mut reply: UnmapReply = Some((request.id, status));
-        let hostile = self.shared.hostile(APPLE_DMA_PCI_CMD_UNMAP);
         if hostile.falsify_unmap(&mut reply) {
             self.shared.count_false_reply();
         }
@@ -705,6 +769,11 @@ impl Worker {
             responses.write(&self.ram, at, response.as_slice());
         }
         outcome.is_err()
+    }
+
+    fn has(&self, key: Gpa) -> bool {
+        let dart = self.shared.dart.read().unwrap_or_else(|e| e.into_inner());
+        dart.has(key)
     }
 
     fn try_unmap(&self, key: Gpa, size: u64) -> Result<(), Refusal> {
@@ -723,7 +792,7 @@ impl Worker {
         drop(dart);
         let mut stats = lock(&self.shared.stats);
         stats.entries_unmapped += 1;
-        stats.unmap_size_mismatches += u64::from(mapping.len != size);
+        stats.unmap_size_mismatches += u64::from(!mapping.has_size(size));
         Ok(())
     }
 }

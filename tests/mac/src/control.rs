@@ -2,6 +2,11 @@
 
 //! The control socket: one JSON object per line in, one per line out.
 
+use crate::cost::{
+    checked_factor,
+    checked_spread,
+    Preset, //
+};
 use crate::hostile::{
     Hostile,
     Scope, //
@@ -49,7 +54,20 @@ struct Set {
     device: String,
     max_bytes: Option<u64>,
     max_entries: Option<u64>,
+    panic_bytes: Option<u64>,
+    panic_entries: Option<u64>,
+    max_segment: Option<u64>,
+    fragment: Option<u32>,
+    fragment_seed: Option<u64>,
+    split_above: Option<u64>,
+    costs: Option<Preset>,
     latency_us: Option<u64>,
+    map_us: Option<u64>,
+    unmap_us: Option<u64>,
+    unmap_unknown_us: Option<u64>,
+    cost_spread: Option<u32>,
+    cost_seed: Option<u64>,
+    cost_factor: Option<f64>,
     placement: Option<String>,
     refuse_next: Option<u64>,
     refuse_unmap_next: Option<u64>,
@@ -101,31 +119,51 @@ fn find<'a>(mac: &'a Mac, name: &str) -> Result<&'a Pair, String> {
         .ok_or_else(|| format!("no device '{name}'"))
 }
 
+/// Changes a setting, unless it is absent.
+fn copy<T>(target: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *target = value;
+    }
+}
+
 fn apply(pair: &Pair, set: &Set) -> Result<Value, String> {
     let placement = set.placement.as_deref().map(str::parse).transpose()?;
     let shared = pair
         .companion
         .as_ref()
         .ok_or_else(|| format!("device '{}' has no companion", pair.name))?;
+    let spread = set.cost_spread.map(checked_spread).transpose()?;
+    let factor = set.cost_factor.map(checked_factor).transpose()?;
     {
         let mut dart = pair.bus.dart.write().unwrap_or_else(|e| e.into_inner());
-        if let Some(n) = set.max_bytes {
-            dart.limits.max_bytes = n;
-        }
-        if let Some(n) = set.max_entries {
-            dart.limits.max_entries = n;
-        }
+        let rules = &mut dart.rules;
+        copy(&mut rules.max_segment, set.max_segment);
+        copy(&mut rules.fragment, set.fragment);
+        copy(&mut rules.fragment_seed, set.fragment_seed);
+        copy(&mut rules.split_above, set.split_above);
+        let mut pool = lock(&dart.pool);
+        copy(&mut pool.limits.max_bytes, set.max_bytes);
+        copy(&mut pool.limits.max_entries, set.max_entries);
+        copy(&mut pool.limits.panic_bytes, set.panic_bytes);
+        copy(&mut pool.limits.panic_entries, set.panic_entries);
         if let Some(placement) = placement {
-            dart.set_placement(placement);
+            pool.set_placement(placement);
         }
     }
     let mut settings = lock(&shared.settings);
-    let copy = |target: &mut u64, value: Option<u64>| {
-        if let Some(value) = value {
-            *target = value;
-        }
-    };
-    copy(&mut settings.latency_us, set.latency_us);
+    if let Some(preset) = set.costs {
+        settings.costs.set(preset);
+    }
+    copy(&mut settings.costs.doorbell_us, set.latency_us);
+    copy(&mut settings.costs.map_us, set.map_us);
+    copy(&mut settings.costs.unmap_us, set.unmap_us);
+    copy(&mut settings.costs.unmap_unknown_us, set.unmap_unknown_us);
+    copy(&mut settings.costs.spread, spread);
+    copy(&mut settings.costs.factor, factor);
+    if let Some(seed) = set.cost_seed {
+        settings.costs.seed = seed;
+        settings.works = 0;
+    }
     copy(&mut settings.refuse_next, set.refuse_next);
     copy(&mut settings.refuse_unmap_next, set.refuse_unmap_next);
     copy(&mut settings.refuse_at, set.refuse_at);

@@ -4,6 +4,9 @@
 //!
 //! Pure logic. Requests are from [`crate::companion`], translations from [`crate::bus`]; this
 //! module knows neither PCI nor vfio-user. Callers count, except for what the limits need.
+//!
+//! Devices may share a [`Pool`]: the aperture and the limits of one DART. Each still has mappings
+//! and keys of its own, and reaches no other.
 
 use crate::addr::{
     granule_offset,
@@ -16,10 +19,22 @@ use crate::iova::{
     IovaSpace,
     Placement, //
 };
+use crate::sync::lock;
+use rand::{
+    rngs::SmallRng,
+    Rng,
+    SeedableRng, //
+};
 use serde::Serialize;
-use std::collections::{
-    btree_map::Entry,
-    BTreeMap, //
+use std::{
+    collections::{
+        btree_map::Entry,
+        BTreeMap, //
+    },
+    sync::{
+        Arc,
+        Mutex, //
+    },
 };
 use thiserror::Error;
 
@@ -28,6 +43,9 @@ pub const DEFAULT_MAX_ENTRIES: u64 = 65_536;
 
 /// Maximum of mapped bytes of guest memory, in whole granules: 1.5 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 3 << 29;
+
+/// Length of the longest range that the host does not split.
+pub const DEFAULT_SPLIT_ABOVE: u64 = 1536 << 20;
 
 /// The host's knowledge of guest RAM.
 pub trait RamBlocks {
@@ -58,6 +76,18 @@ pub enum Refusal {
     /// The mapping would go beyond the byte limit.
     #[error("the byte limit is reached")]
     Bytes,
+    /// The Mac panics: there are more mappings than it can hold.
+    #[error("more mappings than the Mac can hold")]
+    PanicSlots,
+    /// The Mac panics: there are more bytes than the DART can hold.
+    #[error("more bytes than the DART can hold")]
+    PanicBytes,
+    /// The range is longer than any segment of the DART.
+    #[error("the range needs more than one segment: it is too long")]
+    Segment,
+    /// The DART has no room for the range in one piece.
+    #[error("the range needs more than one segment: the IOVA space is fragmented")]
+    Fragmented,
     /// The range is not in one block of guest RAM.
     #[error("the range is not in one block of guest RAM")]
     NotRam,
@@ -84,11 +114,19 @@ pub struct Mapping {
     pub len: u64,
     /// First IOVA.
     pub iova: Iova,
+    /// Length that was asked for; the host maps only the first part of a range that it splits.
+    #[serde(skip)]
+    pub asked: u64,
 }
 
 impl Mapping {
     fn granules(&self) -> u64 {
         granules(self.gpa.0, self.len)
+    }
+
+    /// Returns whether `size` is the mapping's: the length that was asked for, or that was mapped.
+    pub fn has_size(&self, size: u64) -> bool {
+        size == self.len || size == self.asked
     }
 
     fn end(&self) -> u64 {
@@ -97,15 +135,18 @@ impl Mapping {
     }
 }
 
-/// The limits of the platform.
-#[derive(Clone, Copy, Debug)]
+/// The limits of a DART. At a soft one a request is refused; asking for more than a hard one holds
+/// panics the Mac. A soft limit above the hard one raises the latter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Maximum number of live mappings.
     pub max_entries: u64,
     /// Maximum of live bytes, counted in whole granules.
     pub max_bytes: u64,
-    /// Refuse an UNMAP whose size is not the mapping's. The published host checks the key alone.
-    pub check_unmap_size: bool,
+    /// Number of live mappings beyond which the Mac panics.
+    pub panic_entries: u64,
+    /// Live bytes beyond which the Mac panics.
+    pub panic_bytes: u64,
 }
 
 impl Default for Limits {
@@ -113,7 +154,156 @@ impl Default for Limits {
         Self {
             max_entries: DEFAULT_MAX_ENTRIES,
             max_bytes: DEFAULT_MAX_BYTES,
+            panic_entries: DEFAULT_MAX_ENTRIES,
+            panic_bytes: DEFAULT_MAX_BYTES,
+        }
+    }
+}
+
+impl Limits {
+    /// Checks a total number of mappings.
+    fn check_entries(&self, total: u64) -> Result<(), Refusal> {
+        match total {
+            n if n <= self.max_entries => Ok(()),
+            _ if self.max_entries < self.panic_entries => Err(Refusal::Slots),
+            _ => Err(Refusal::PanicSlots),
+        }
+    }
+
+    /// Checks a total of bytes; `None` is more than a number holds.
+    fn check_bytes(&self, total: Option<u64>) -> Result<u64, Refusal> {
+        match total {
+            Some(n) if n <= self.max_bytes => Ok(n),
+            _ if self.max_bytes < self.panic_bytes => Err(Refusal::Bytes),
+            _ => Err(Refusal::PanicBytes),
+        }
+    }
+}
+
+/// The host's treatment of single requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Refuse an UNMAP whose size is not the mapping's. The published host checks the key alone.
+    pub check_unmap_size: bool,
+    /// Length of the longest range that the DART gives as one segment.
+    pub max_segment: u64,
+    /// Of a thousand ranges of more than one granule, those that are refused for fragmentation.
+    pub fragment: u32,
+    /// Seed of the choice of these ranges.
+    pub fragment_seed: u64,
+    /// Length of the longest range that the host does not split. Of a longer one it maps the first
+    /// part, of this length.
+    pub split_above: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
             check_unmap_size: false,
+            max_segment: u64::MAX,
+            fragment: 0,
+            fragment_seed: 0,
+            split_above: DEFAULT_SPLIT_ABOVE,
+        }
+    }
+}
+
+impl Rules {
+    /// Checks that the DART gives a range as one segment. The same range is always treated alike.
+    fn check_segment(&self, gpa: Gpa, len: u64) -> Result<(), Refusal> {
+        if len > self.max_segment {
+            return Err(Refusal::Segment);
+        }
+        if self.fragment == 0 || granules(gpa.0, len) == 1 {
+            return Ok(());
+        }
+        let range = gpa.0 ^ len.rotate_left(40) ^ self.fragment_seed.rotate_left(20);
+        match SmallRng::seed_from_u64(range).random_range(0..1000) < self.fragment {
+            true => Err(Refusal::Fragmented),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The amounts that are mapped in a DART.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Amounts {
+    /// Live mappings.
+    pub live_mappings: u64,
+    /// Their bytes, in whole granules.
+    pub live_bytes: u64,
+    /// Most live mappings at a time.
+    pub peak_mappings: u64,
+    /// Most live bytes at a time.
+    pub peak_bytes: u64,
+}
+
+/// A DART's aperture and limits, and the amounts that all of its devices have mapped.
+#[derive(Debug)]
+pub struct Pool {
+    /// May change at any time; live mappings stay.
+    pub limits: Limits,
+    space: IovaSpace,
+    amounts: Amounts,
+}
+
+impl Pool {
+    /// Creates a pool of which nothing is taken.
+    pub fn new(limits: Limits, space: IovaSpace) -> Self {
+        Self {
+            limits,
+            space,
+            amounts: Amounts::default(),
+        }
+    }
+
+    /// Returns the amounts that are mapped.
+    pub fn amounts(&self) -> Amounts {
+        self.amounts
+    }
+
+    /// Sets the peaks to the live amounts.
+    pub fn clear_peaks(&mut self) {
+        self.amounts.peak_mappings = self.amounts.live_mappings;
+        self.amounts.peak_bytes = self.amounts.live_bytes;
+    }
+
+    /// Changes the placement of further mappings.
+    pub fn set_placement(&mut self, placement: Placement) {
+        self.space.set_placement(placement);
+    }
+
+    /// Takes room for a mapping of `count` granules. Returns its first IOVA if `place` asks for
+    /// one.
+    fn take(
+        &mut self,
+        count: u64,
+        place: bool,
+        allowed: impl FnOnce() -> Result<(), Refusal>,
+    ) -> Result<Option<Iova>, Refusal> {
+        let entries = self.amounts.live_mappings + 1;
+        self.limits.check_entries(entries)?;
+        let bytes = count.checked_mul(GRANULE);
+        let total = bytes.and_then(|bytes| self.amounts.live_bytes.checked_add(bytes));
+        let total = self.limits.check_bytes(total)?;
+        allowed()?;
+        let first = match place {
+            true => Some(self.space.alloc(count).ok_or(Refusal::IovaSpace)?),
+            false => None,
+        };
+        let amounts = &mut self.amounts;
+        (amounts.live_mappings, amounts.live_bytes) = (entries, total);
+        amounts.peak_mappings = amounts.peak_mappings.max(entries);
+        amounts.peak_bytes = amounts.peak_bytes.max(total);
+        Ok(first)
+    }
+
+    /// Gives back the room of a mapping of `count` granules, and its place if it has one.
+    fn give_back(&mut self, count: u64, first: Option<Iova>) {
+        self.amounts.live_mappings -= 1;
+        self.amounts.live_bytes -= count * GRANULE;
+        if let Some(first) = first {
+            self.space.release(first, count);
         }
     }
 }
@@ -122,9 +312,10 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Dart {
     mode: Mode,
-    /// May change at any time; live mappings stay.
-    pub limits: Limits,
-    space: IovaSpace,
+    /// May change at any time.
+    pub rules: Rules,
+    /// Shared with the other devices behind the same DART.
+    pub pool: Arc<Mutex<Pool>>,
     by_key: BTreeMap<Gpa, Mapping>,
     /// Keys by first IOVA. Without a dext the ranges may overlap, but their first IOVAs are the
     /// keys, and so differ.
@@ -135,12 +326,18 @@ pub struct Dart {
 }
 
 impl Dart {
-    /// Creates a DART with nothing mapped.
+    /// Creates a DART of one device, with nothing mapped.
     pub fn new(mode: Mode, limits: Limits, space: IovaSpace) -> Self {
+        let pool = Arc::new(Mutex::new(Pool::new(limits, space)));
+        Self::sharing(mode, Rules::default(), pool)
+    }
+
+    /// Creates the part of one device in a DART, with nothing mapped.
+    pub fn sharing(mode: Mode, rules: Rules, pool: Arc<Mutex<Pool>>) -> Self {
         Self {
             mode,
-            limits,
-            space,
+            rules,
+            pool,
             by_key: BTreeMap::new(),
             by_iova: BTreeMap::new(),
             bytes: 0,
@@ -148,7 +345,7 @@ impl Dart {
         }
     }
 
-    /// Maps `[gpa, gpa + len)`.
+    /// Maps `[gpa, gpa + len)`, or its first part if the host splits it.
     ///
     /// QEMU checks before the dext does, so a bad range is reported as such even if its key is
     /// live.
@@ -162,61 +359,70 @@ impl Dart {
         let Entry::Vacant(slot) = self.by_key.entry(gpa) else {
             return Err(Refusal::LiveKey);
         };
-        if self.by_iova.len() as u64 >= self.limits.max_entries {
-            return Err(Refusal::Slots);
-        }
+        let asked = len;
+        let len = len.min(self.rules.split_above.max(1));
         let count = granules(gpa.0, len);
-        let bytes = count.checked_mul(GRANULE).ok_or(Refusal::Bytes)?;
-        match self.bytes.checked_add(bytes) {
-            Some(total) if total <= self.limits.max_bytes => self.bytes = total,
-            _ => return Err(Refusal::Bytes),
-        }
-        let iova = match self.mode {
-            Mode::Dext => match self.space.alloc(count) {
-                Some(first) => Iova(first.0 + granule_offset(gpa.0)),
-                None => {
-                    self.bytes -= bytes;
-                    return Err(Refusal::IovaSpace);
-                }
-            },
-            Mode::NoDext | Mode::Identity => Iova(gpa.0),
+        let dext = self.mode == Mode::Dext;
+        // The DART prepares a range before its segments are looked at.
+        let allowed = || match dext {
+            true => self.rules.check_segment(gpa, len),
+            false => Ok(()),
         };
-        let mapping = Mapping { gpa, len, iova };
+        let first = lock(&self.pool).take(count, dext, allowed)?;
+        let iova = match first {
+            Some(first) => Iova(first.0 + granule_offset(gpa.0)),
+            None => Iova(gpa.0),
+        };
+        let mapping = Mapping {
+            gpa,
+            len,
+            iova,
+            asked,
+        };
         slot.insert(mapping);
         self.by_iova.insert(iova, gpa);
+        self.bytes += count * GRANULE;
         self.longest = self.longest.max(len);
         Ok(mapping)
     }
 
+    /// Returns whether a mapping has this key.
+    pub fn has(&self, key: Gpa) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
     /// Unmaps the mapping with this key and returns it. `size` matters only under
-    /// [`Limits::check_unmap_size`].
+    /// [`Rules::check_unmap_size`].
     pub fn unmap(&mut self, key: Gpa, size: u64) -> Result<Mapping, Refusal> {
         let mapping = *self.by_key.get(&key).ok_or(Refusal::UnknownKey)?;
-        if self.limits.check_unmap_size && size != mapping.len {
+        if self.rules.check_unmap_size && !mapping.has_size(size) {
             return Err(Refusal::BadSize);
         }
-        self.by_key.remove(&key);
+        self.remove(mapping);
+        Ok(mapping)
+    }
+
+    /// Removes a live mapping.
+    fn remove(&mut self, mapping: Mapping) {
+        self.by_key.remove(&mapping.gpa);
         self.by_iova.remove(&mapping.iova);
-        self.bytes -= mapping.granules() * GRANULE;
-        if self.mode == Mode::Dext {
-            let first = Iova(mapping.iova.0 - granule_offset(mapping.iova.0));
-            self.space.release(first, mapping.granules());
-        }
+        let count = mapping.granules();
+        self.bytes -= count * GRANULE;
+        let first = Iova(mapping.iova.0 - granule_offset(mapping.iova.0));
+        let first = (self.mode == Mode::Dext).then_some(first);
+        lock(&self.pool).give_back(count, first);
         if self.by_key.is_empty() {
             self.longest = 0;
         }
-        Ok(mapping)
     }
 
     /// Unmaps all mappings and returns their number.
     pub fn clear(&mut self) -> usize {
-        let keys: Vec<Gpa> = self.by_key.keys().copied().collect();
-        self.limits.check_unmap_size = false;
-        for &key in &keys {
-            let unmapped = self.unmap(key, 0);
-            debug_assert!(unmapped.is_ok());
+        let all: Vec<Mapping> = self.mappings().copied().collect();
+        for &mapping in &all {
+            self.remove(mapping);
         }
-        keys.len()
+        all.len()
     }
 
     /// Translates a device's access to `[iova, iova + len)`. All of its bytes must be in live
@@ -257,11 +463,6 @@ impl Dart {
     /// Returns the live mappings by key.
     pub fn mappings(&self) -> impl Iterator<Item = &Mapping> {
         self.by_key.values()
-    }
-
-    /// Changes the placement of further mappings.
-    pub fn set_placement(&mut self, placement: Placement) {
-        self.space.set_placement(placement);
     }
 }
 
@@ -360,7 +561,7 @@ mod tests {
         let limits = Limits {
             max_entries: 2,
             max_bytes: 3 * GRANULE,
-            check_unmap_size: false,
+            ..Limits::default()
         };
         let mut d = dart(Mode::Dext, limits);
         // Two bytes across a granule's edge cost two granules.
@@ -394,7 +595,7 @@ mod tests {
         assert_eq!(d.translate(m.iova, 1), Err(m.iova));
         assert_eq!(d.unmap(m.gpa, 0x1000), Err(Refusal::UnknownKey));
 
-        d.limits.check_unmap_size = true;
+        d.rules.check_unmap_size = true;
         d.map(m.gpa, 0x1000, &ram()).unwrap();
         assert_eq!(d.unmap(m.gpa, 7), Err(Refusal::BadSize));
         assert!(d.unmap(m.gpa, 0x1000).is_ok());
@@ -420,11 +621,109 @@ mod tests {
     #[test]
     fn clear_empties_even_a_strict_dart() {
         let mut d = dext();
-        d.limits.check_unmap_size = true;
+        d.rules.check_unmap_size = true;
         d.map(Gpa(0x4000_0000), 0x1000, &ram()).unwrap();
         d.map(Gpa(0x4100_0000), 0x1000, &ram()).unwrap();
         assert_eq!(d.clear(), 2);
         assert_eq!((d.live(), d.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn only_the_hard_limits_panic() {
+        let map = |limits: Limits| {
+            let mut d = dart(Mode::Dext, limits);
+            d.map(Gpa(0x4000_0000), 2 * GRANULE, &ram()).unwrap();
+            let bytes = d.map(Gpa(0x4100_0000), 2 * GRANULE, &ram()).err();
+            d.map(Gpa(0x4200_0000), GRANULE, &ram()).unwrap();
+            let entries = d.map(Gpa(0x4300_0000), 1, &ram()).err();
+            assert_eq!(d.live(), 2);
+            (bytes.unwrap(), entries.unwrap())
+        };
+        let tight = Limits {
+            max_entries: 2,
+            max_bytes: 3 * GRANULE,
+            panic_entries: 2,
+            panic_bytes: 3 * GRANULE,
+        };
+        let soft = Limits {
+            panic_entries: 3,
+            panic_bytes: 4 * GRANULE,
+            ..tight
+        };
+        let above = Limits {
+            panic_entries: 1,
+            panic_bytes: GRANULE,
+            ..tight
+        };
+        assert_eq!(map(soft), (Refusal::Bytes, Refusal::Slots));
+        assert_eq!(map(tight), (Refusal::PanicBytes, Refusal::PanicSlots));
+        assert_eq!(map(above), (Refusal::PanicBytes, Refusal::PanicSlots));
+        assert_eq!(
+            Limits::default().check_bytes(Some(DEFAULT_MAX_BYTES + 1)),
+            Err(Refusal::PanicBytes)
+        );
+        assert_eq!(
+            Limits::default().check_entries(DEFAULT_MAX_ENTRIES + 1),
+            Err(Refusal::PanicSlots)
+        );
+    }
+
+    #[test]
+    fn a_long_range_is_split_and_its_first_part_is_mapped() {
+        let mut d = dext();
+        d.rules.split_above = 2 * GRANULE;
+        let m = d.map(Gpa(0x4000_0006), 2 * GRANULE, &ram()).unwrap();
+        assert_eq!(m.len, 2 * GRANULE);
+        let m = d.map(Gpa(0x4100_0006), 2 * GRANULE + 1, &ram()).unwrap();
+        assert_eq!((m.len, m.asked), (2 * GRANULE, 2 * GRANULE + 1));
+        let end = Iova(m.iova.0 + m.len);
+        assert_eq!(d.translate(Iova(end.0 - 1), 2), Err(end));
+        d.rules.check_unmap_size = true;
+        assert_eq!(d.unmap(m.gpa, m.len - 1), Err(Refusal::BadSize));
+        assert!(d.unmap(m.gpa, m.asked).is_ok());
+    }
+
+    #[test]
+    fn a_long_range_is_no_segment() {
+        let mut d = dext();
+        d.rules.max_segment = GRANULE;
+        let before = lock(&d.pool).amounts();
+        assert_eq!(
+            d.map(Gpa(0x4000_0000), GRANULE + 1, &ram()),
+            Err(Refusal::Segment)
+        );
+        assert_eq!(lock(&d.pool).amounts(), before);
+        assert!(d.map(Gpa(0x4000_0000), GRANULE, &ram()).is_ok());
+    }
+
+    #[test]
+    fn fragmentation_refuses_a_part_of_the_ranges_and_never_single_granules() {
+        let mut d = dext();
+        d.rules.fragment = 250;
+        let ranges: Vec<_> = (0..400)
+            .map(|n| (Gpa(0x4000_0000 + n * 8 * GRANULE), (2 + n % 4) * GRANULE))
+            .collect();
+        let mut refused = |seed| -> Vec<bool> {
+            d.rules.fragment_seed = seed;
+            ranges
+                .iter()
+                .map(|&(gpa, len)| match d.map(gpa, len, &ram()) {
+                    Ok(m) => d.unmap(m.gpa, m.len).is_err(),
+                    Err(why) => why == Refusal::Fragmented,
+                })
+                .collect()
+        };
+        let first = refused(1);
+        let count = first.iter().filter(|refused| **refused).count();
+        assert!((60..140).contains(&count), "{count}");
+        assert_eq!(refused(1), first);
+        assert_ne!(refused(2), first);
+        d.rules.fragment = 1000;
+        assert!(d.map(Gpa(0x4000_0006), GRANULE - 6, &ram()).is_ok());
+        assert_eq!(
+            d.map(Gpa(0x4000_4006), GRANULE, &ram()),
+            Err(Refusal::Fragmented)
+        );
     }
 
     #[derive(Clone, Debug)]
@@ -462,7 +761,7 @@ mod tests {
             let limits = Limits {
                 max_entries: 9,
                 max_bytes: 24 * GRANULE,
-                check_unmap_size: false,
+                ..Limits::default()
             };
             let space = IovaSpace::new(Iova(BASE), 64 * GRANULE, placement).unwrap();
             let mut d = Dart::new(mode, limits, space);
@@ -528,6 +827,61 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(d.live(), model.len() as u64);
+            }
+        }
+
+        /// Checks that devices behind one DART never have more than its limits together, that their
+        /// IOVAs are disjoint, and that each reaches its own mappings only.
+        #[test]
+        fn a_shared_dart_has_one_aperture_and_one_limit(
+            ops in prop::collection::vec((0usize..3, op()), 1..150),
+            placement in 0usize..2,
+        ) {
+            let limits = Limits {
+                max_entries: 7,
+                max_bytes: 20 * GRANULE,
+                ..Limits::default()
+            };
+            let placement = [Placement::Low, Placement::Random(3)][placement];
+            let space = IovaSpace::new(Iova(BASE), 48 * GRANULE, placement).unwrap();
+            let pool = Arc::new(Mutex::new(Pool::new(limits, space)));
+            let mut darts: Vec<_> = (0..3)
+                .map(|_| Dart::sharing(Mode::Dext, Rules::default(), pool.clone()))
+                .collect();
+            for (which, op) in ops {
+                match op {
+                    Op::Map(gpa, len) => {
+                        let entries: u64 = darts.iter().map(Dart::live).sum();
+                        let bytes: u64 = darts.iter().map(Dart::bytes).sum();
+                        let cost = granules(gpa, len.max(1)) * GRANULE;
+                        match darts[which].map(Gpa(gpa), len, &ram()) {
+                            Ok(_) => prop_assert!(entries < 7 && bytes + cost <= 20 * GRANULE),
+                            Err(Refusal::Slots) => prop_assert_eq!(entries, 7),
+                            Err(Refusal::Bytes) => prop_assert!(bytes + cost > 20 * GRANULE),
+                            Err(_) => (),
+                        }
+                    }
+                    Op::Unmap(gpa) => {
+                        let had = darts[which].has(Gpa(gpa));
+                        prop_assert_eq!(darts[which].unmap(Gpa(gpa), 0).is_ok(), had);
+                    }
+                    Op::Access(..) => {
+                        darts[which].clear();
+                        prop_assert_eq!((darts[which].live(), darts[which].bytes()), (0, 0));
+                    }
+                }
+                let amounts = lock(&pool).amounts();
+                prop_assert_eq!(amounts.live_mappings, darts.iter().map(Dart::live).sum::<u64>());
+                prop_assert_eq!(amounts.live_bytes, darts.iter().map(Dart::bytes).sum::<u64>());
+                prop_assert!(amounts.peak_mappings <= 7 && amounts.peak_bytes <= 20 * GRANULE);
+                for (one, dart) in darts.iter().enumerate() {
+                    for mapping in dart.mappings() {
+                        for (other, another) in darts.iter().enumerate() {
+                            let reached = another.translate(mapping.iova, mapping.len).is_ok();
+                            prop_assert_eq!(reached, one == other);
+                        }
+                    }
+                }
             }
         }
     }

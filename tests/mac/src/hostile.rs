@@ -3,7 +3,7 @@
 //! The ways in which a hostile host falsifies its replies.
 //!
 //! Only replies are falsified. The DART maps what a truthful host would map, so a guest that trusts
-//! a false reply faults.
+//! a false reply faults. The exception is [`Hostile::OkThoughKept`], by which mappings stay.
 
 use crate::addr::{
     granule_offset,
@@ -61,6 +61,8 @@ pub enum Hostile {
     UntouchedBatchStatus,
     /// Batches with failed entries are reported as OK.
     OkThoughFailed,
+    /// UNMAP entries are reported as OK, and their mappings stay.
+    OkThoughKept,
     /// From the second batch on, MAP responses have the other dialect's layout.
     DialectChange,
     /// Entries that succeeded are reported as failed.

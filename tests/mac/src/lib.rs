@@ -15,6 +15,7 @@ pub mod bus;
 pub mod cli;
 pub mod companion;
 pub mod control;
+pub mod cost;
 pub mod dart;
 pub mod device;
 pub mod endpoint;

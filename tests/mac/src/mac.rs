@@ -6,6 +6,7 @@ use crate::bus::Bus;
 use crate::cli::{
     Cli,
     Kind,
+    Options,
     Spec, //
 };
 use crate::companion::{
@@ -17,7 +18,9 @@ use crate::companion::{
 use crate::control;
 use crate::dart::{
     Dart,
-    Mode, //
+    Limits,
+    Mode,
+    Pool, //
 };
 use crate::device::Device;
 use crate::endpoint::{
@@ -25,7 +28,10 @@ use crate::endpoint::{
     Endpoint, //
 };
 use crate::engine::Engine;
-use crate::iova::IovaSpace;
+use crate::iova::{
+    IovaSpace,
+    Placement, //
+};
 use crate::memory::GuestRam;
 use crate::nvme;
 use crate::pci::Identity;
@@ -48,7 +54,10 @@ use anyhow::{
     Result, //
 };
 use std::{
-    collections::BTreeSet,
+    collections::{
+        BTreeMap,
+        BTreeSet, //
+    },
     fs,
     io,
     os::unix::{
@@ -116,10 +125,18 @@ struct Connections {
     epoch: u64,
 }
 
+/// A DART with a name, behind which several devices may be.
+struct NamedDart {
+    pool: Arc<Mutex<Pool>>,
+    /// Properties that all of its devices must agree on.
+    properties: (Limits, u64, u64, Placement),
+}
+
 /// The machine.
 pub struct Mac {
     /// All devices.
     pub pairs: Vec<Arc<Pair>>,
+    darts: BTreeMap<String, NamedDart>,
     /// Open connections of all of them.
     connections: AtomicUsize,
     events: Sender<Event>,
@@ -147,15 +164,16 @@ impl Watcher for Attendant {
 }
 
 impl Pair {
-    fn new(spec: &Spec, cli: &Cli) -> Result<Self> {
+    fn new(spec: &Spec, cli: &Cli, darts: &mut BTreeMap<String, NamedDart>) -> Result<Self> {
         let options = spec.options(&cli.options).map_err(|e| anyhow!(e))?;
         let mode = match (cli.identity || spec.identity, cli.no_dext) {
             (true, _) => Mode::Identity,
             (_, true) => Mode::NoDext,
             _ => Mode::Dext,
         };
-        let space = IovaSpace::new(options.iova_base(), options.iova_size, options.placement)?;
-        let dart = Arc::new(RwLock::new(Dart::new(mode, options.limits(), space)));
+        let pool = pool(spec, &options, mode, darts)?;
+        let dart = Dart::sharing(mode, options.rules(), pool);
+        let dart = Arc::new(RwLock::new(dart));
         let ram = Arc::new(GuestRam::new());
         let delay = Duration::from_micros(options.device_delay_us);
         let vectors = match &spec.kind {
@@ -174,7 +192,7 @@ impl Pair {
             Kind::Endpoint => Arc::new(Endpoint::new(bus.clone(), delay)?),
         };
         let settings = Settings {
-            latency_us: options.latency_us,
+            costs: options.costs(),
             hostile: options.hostile,
             ..Settings::default()
         };
@@ -225,11 +243,40 @@ impl Pair {
     }
 }
 
+/// Returns the pool of the DART of a device: its own, or that of the DART's name.
+fn pool(
+    spec: &Spec,
+    options: &Options,
+    mode: Mode,
+    darts: &mut BTreeMap<String, NamedDart>,
+) -> Result<Arc<Mutex<Pool>>> {
+    let mut limits = options.limits();
+    if mode != Mode::Dext {
+        // There is no DART to ask for too much.
+        (limits.panic_entries, limits.panic_bytes) = (u64::MAX, u64::MAX);
+    }
+    let (base, size) = (options.iova_base(), options.iova_size);
+    let space = IovaSpace::new(base, size, options.placement)?;
+    let pool = Arc::new(Mutex::new(Pool::new(limits, space)));
+    let Some(name) = &spec.dart else {
+        return Ok(pool);
+    };
+    let properties = (limits, base.0, size, options.placement);
+    let named = darts
+        .entry(name.clone())
+        .or_insert_with(|| NamedDart { pool, properties });
+    if named.properties != properties {
+        bail!("other devices behind the DART {name} have another aperture or other limits");
+    }
+    Ok(named.pool.clone())
+}
+
 impl Mac {
     /// Creates the devices of the command line. No socket listens yet.
     pub fn new(cli: &Cli, events: Sender<Event>) -> Result<Arc<Self>> {
         let mut names = BTreeSet::new();
         let mut pairs = Vec::new();
+        let mut darts = BTreeMap::new();
         for spec in &cli.devices {
             let sockets = [spec.name.clone(), format!("{}-companion", spec.name)];
             for name in sockets {
@@ -237,11 +284,13 @@ impl Mac {
                     bail!("device {}: {name}.sock is taken", spec.name);
                 }
             }
-            let pair = Pair::new(spec, cli).with_context(|| format!("device {}", spec.name))?;
+            let pair = Pair::new(spec, cli, &mut darts)
+                .with_context(|| format!("device {}", spec.name))?;
             pairs.push(Arc::new(pair));
         }
         Ok(Arc::new(Self {
             pairs,
+            darts,
             connections: AtomicUsize::new(0),
             events,
             sockets: Mutex::default(),
@@ -352,11 +401,19 @@ impl Mac {
                 .iter()
                 .map(|pair| (pair.name.clone(), pair.stats()))
                 .collect(),
+            darts: self
+                .darts
+                .iter()
+                .map(|(name, dart)| (name.clone(), lock(&dart.pool).amounts()))
+                .collect(),
         }
     }
 
     /// Sets all counters to 0; mappings stay.
     pub fn clear_stats(&self) {
+        for dart in self.darts.values() {
+            lock(&dart.pool).clear_peaks();
+        }
         for pair in &self.pairs {
             pair.bus.counters.clear();
             if let Some(companion) = &pair.companion {

@@ -4,7 +4,10 @@
 //! the control socket; README.md explains them.
 
 use crate::addr::Iova;
-use crate::dart::Refusal;
+use crate::dart::{
+    Amounts,
+    Refusal, //
+};
 use crate::sync::lock;
 use serde::Serialize;
 use std::{
@@ -24,19 +27,19 @@ const MAX_VIOLATIONS: usize = 64;
 /// Maximum number of faults in detail; the count continues.
 const MAX_FAULTS: usize = 32;
 
-/// Forbidden acts of a guest, in words.
+/// Acts of a guest that a test must not see, in words.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Violations {
-    /// Number of violations.
+    /// Number of acts.
     pub count: u64,
     /// The first of them.
     pub list: Vec<String>,
 }
 
 impl Violations {
-    /// Counts and logs a violation.
-    pub fn add(&mut self, device: &str, what: String) {
-        log::warn!("{device}: violation: {what}");
+    /// Counts and logs an act of this kind.
+    pub fn add(&mut self, device: &str, kind: &str, what: String) {
+        log::warn!("{device}: {kind}: {what}");
         self.count += 1;
         if self.list.len() < MAX_VIOLATIONS {
             self.list.push(what);
@@ -55,6 +58,9 @@ pub struct Refusals {
     pub unknown_key: u64,
     pub bad_size: u64,
     pub iova_space: u64,
+    pub panic: u64,
+    pub segment: u64,
+    pub fragmented: u64,
     pub injected: u64,
 }
 
@@ -69,6 +75,9 @@ impl Refusals {
             Refusal::UnknownKey => &mut self.unknown_key,
             Refusal::BadSize => &mut self.bad_size,
             Refusal::IovaSpace => &mut self.iova_space,
+            Refusal::PanicSlots | Refusal::PanicBytes => &mut self.panic,
+            Refusal::Segment => &mut self.segment,
+            Refusal::Fragmented => &mut self.fragmented,
             Refusal::Injected => &mut self.injected,
         };
         *counter += 1;
@@ -80,8 +89,14 @@ impl Refusals {
 pub struct CompanionStats {
     /// Doorbell writes.
     pub doorbells: u64,
-    /// Nanoseconds spent in doorbells, configured latency included.
+    /// Nanoseconds spent in doorbells.
     pub doorbell_ns: u64,
+    /// Nanoseconds spent in the longest of them.
+    pub doorbell_ns_max: u64,
+    /// Nanoseconds that doorbells take by the configured costs, without the factor.
+    pub modelled_ns: u64,
+    /// Nanoseconds that the longest of them takes by the configured costs.
+    pub modelled_ns_max: u64,
     /// MAP batches that were not INVAL.
     pub map_batches: u64,
     /// UNMAP batches that were not INVAL.
@@ -98,8 +113,12 @@ pub struct CompanionStats {
     pub entries_unmapped: u64,
     /// UNMAP entries that succeeded though their size was not the mapping's.
     pub unmap_size_mismatches: u64,
+    /// MAP entries of which the host mapped the first part only.
+    pub split: u64,
     /// Entries that failed, by cause.
     pub refusals: Refusals,
+    /// MAP entries that panic a real Mac.
+    pub panics: Violations,
     /// Live mappings now.
     pub live_mappings: u64,
     /// Their bytes in whole granules.
@@ -219,7 +238,7 @@ impl DeviceCounters {
 
     /// Counts and logs a violation.
     pub fn violation(&self, device: &str, what: String) {
-        lock(&self.rare).violations.add(device, what);
+        lock(&self.rare).violations.add(device, "violation", what);
     }
 
     /// Returns the current counters.
@@ -293,6 +312,9 @@ pub struct PairStats {
 pub struct Stats {
     /// Counters by the names of the managed devices.
     pub devices: BTreeMap<String, PairStats>,
+    /// Amounts that the devices behind a DART have mapped together, by the names of the DARTs that
+    /// have one.
+    pub darts: BTreeMap<String, Amounts>,
 }
 
 #[cfg(test)]

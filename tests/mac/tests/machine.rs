@@ -317,6 +317,169 @@ fn a_guest_maps_and_a_device_reaches() {
     assert!(!dir.socket("dma0").exists());
 }
 
+/// Two engines that share a DART which holds three granules.
+const SHARED: [&str; 6] = [
+    "--device",
+    "engine:name=a,bdf=00:06.0,channels=1,dart=d",
+    "--device",
+    "engine:name=b,bdf=00:06.1,channels=1,dart=d",
+    "--max-bytes=48K",
+    "--panic-bytes=48K",
+];
+
+#[test]
+fn devices_share_a_dart() {
+    let dir = Dir::new("share");
+    let (mac, inbox) = start(&dir, &SHARED);
+    let stats = || serde_json::to_value(mac.stats()).unwrap();
+    // Keys are those of a companion: the same key may be live for both.
+    let (mut a, mut b) = (Qemu::new(&dir, "a"), Qemu::new(&dir, "b"));
+    assert_eq!(a.map(0x1_0000, 0x8000), APPLE_DMA_PCI_STATUS_OK);
+    assert_eq!(b.map(0x1_0000, 0x4000), APPLE_DMA_PCI_STATUS_OK);
+    let iova = b.iova();
+    assert_eq!(b.fill(iova, 0x4000, 0), DMA_ENGINE_STATUS_DONE);
+    assert_eq!(a.fill(iova, 1, 0), DMA_ENGINE_STATUS_FAULT);
+    let all = json!({
+        "live_mappings": 2, "live_bytes": 0xc000, "peak_mappings": 2, "peak_bytes": 0xc000
+    });
+    assert_eq!(stats()["darts"]["d"], all);
+    // What one device leaves is all that the other may have.
+    assert_eq!(a.map(0x2_0000, 1), APPLE_DMA_PCI_STATUS_IOERR);
+    let panics = |name| stats()["devices"][name]["companion"]["panics"]["count"].clone();
+    assert_eq!((panics("a"), panics("b")), (json!(1), json!(0)));
+    drop((a, b));
+    closed(&inbox);
+    assert_eq!(stats()["darts"]["d"]["live_bytes"], 0);
+}
+
+#[test]
+fn devices_behind_one_dart_agree_on_it() {
+    let dir = Dir::new("agree");
+    let device = |more| format!("engine:name=a{more},bdf=00:06.0,dart=d,max-bytes={more}M");
+    let (one, two) = (device("1"), device("2"));
+    let common = ["apple-dma-mac", "--dir", dir.arg()];
+    let args = ["--device", one.as_str(), "--device", two.as_str()];
+    let cli = Cli::try_parse_from(common.iter().chain(&args)).unwrap();
+    let error = Mac::new(&cli, channel().0).map(drop).unwrap_err();
+    assert!(format!("{error:#}").contains("other limits"), "{error:#}");
+}
+
+#[test]
+fn others_are_served_while_a_batch_takes_its_time() {
+    let dir = Dir::new("busy");
+    let mut args = vec!["--device", "engine:name=b,bdf=00:07.0,channels=1"];
+    args.extend(ENGINE);
+    let (_mac, inbox) = start(&dir, &args);
+    let mut a = Qemu::new(&dir, "dma0");
+    let b = Qemu::new(&dir, "b");
+    let mut c = Control::new(&dir);
+    assert_eq!(a.map(DATA, 0x100), APPLE_DMA_PCI_STATUS_OK);
+    let iova = a.iova();
+    let set = r#"{"cmd":"set","device":"dma0","map_us":3000000}"#;
+    assert_eq!(c.ask(set), json!({ "ok": true }));
+
+    // The batch of before again, whose entry is refused this time.
+    let (ram, mut companion) = (a.ram, a.companion);
+    let batch = std::thread::spawn(move || {
+        let doorbell = APPLE_DMA_PCI_REG_DOORBELL.into();
+        companion.region_write(0, doorbell, &[1, 0, 0, 0]).unwrap();
+    });
+    let mut q = Qemu {
+        ram: b.ram,
+        companion: b.companion,
+        device: a.device,
+    };
+    let mut longest = Duration::ZERO;
+    let mut rounds = 0;
+    while !batch.is_finished() {
+        let start = Instant::now();
+        assert_eq!(q.fill(iova, 0x100, 0), DMA_ENGINE_STATUS_DONE);
+        // Later keys would be live.
+        if rounds < 64 {
+            let status = q.map(0x2_0000 + rounds * 0x4000, 0x100);
+            assert_eq!(status, APPLE_DMA_PCI_STATUS_OK);
+        }
+        rounds += 1;
+        let stats = c.ask(r#"{"cmd":"stats"}"#);
+        assert_eq!(stats["devices"]["dma0"]["companion"]["live_mappings"], 1);
+        assert_eq!(
+            c.ask(r#"{"cmd":"set","device":"dma0"}"#),
+            json!({ "ok": true })
+        );
+        longest = longest.max(start.elapsed());
+    }
+    batch.join().unwrap();
+    assert!(longest < Duration::from_millis(1500), "{longest:?}");
+    let stats = c.ask(r#"{"cmd":"stats"}"#);
+    let s = &stats["devices"]["dma0"]["companion"];
+    assert_eq!(s["modelled_ns_max"], 3_000_000_000u64);
+    assert!(s["doorbell_ns_max"].as_u64() >= Some(3_000_000_000));
+    assert_eq!(s["refusals"]["live_key"], 1);
+    drop((ram, q, b.device));
+    closed(&inbox);
+}
+
+#[test]
+fn costs_and_rules_change_while_a_guest_runs() {
+    let dir = Dir::new("costs");
+    let (mac, _inbox) = start(&dir, &ENGINE);
+    let mut c = Control::new(&dir);
+    let mut q = Qemu::new(&dir, "dma0");
+    let set =
+        |c: &mut Control, what: &str| c.ask(&format!(r#"{{"cmd":"set","device":"dma0",{what}}}"#));
+    for bad in [
+        r#""cost_factor":-1"#,
+        r#""cost_spread":101"#,
+        r#""costs":"slow""#,
+    ] {
+        assert!(set(&mut c, bad)["error"].is_string(), "{bad}");
+    }
+    let mut at = 0x1_0000;
+    for (what, us) in [
+        (r#""costs":"field","cost_factor":0"#, 2000),
+        (r#""latency_us":30,"map_us":100"#, 130),
+        (r#""costs":"fast""#, 0),
+    ] {
+        let before = mac.stats().devices["dma0"]
+            .companion
+            .as_ref()
+            .unwrap()
+            .modelled_ns;
+        assert_eq!(set(&mut c, what), json!({ "ok": true }));
+        at += 0x4000;
+        assert_eq!(q.map(at, 0x100), APPLE_DMA_PCI_STATUS_OK);
+        let after = mac.stats().devices["dma0"]
+            .companion
+            .as_ref()
+            .unwrap()
+            .modelled_ns;
+        assert_eq!(after - before, us * 1000, "{what}");
+    }
+    for (what, counter) in [
+        (r#""max_segment":16384"#, "segment"),
+        (r#""max_segment":65536,"fragment":1000"#, "fragmented"),
+        (r#""fragment":0,"max_bytes":65536"#, "bytes"),
+        (r#""panic_bytes":65536"#, "panic"),
+    ] {
+        assert_eq!(set(&mut c, what), json!({ "ok": true }));
+        assert_eq!(
+            q.map(0x4_0000, 0x8000),
+            APPLE_DMA_PCI_STATUS_IOERR,
+            "{what}"
+        );
+        let stats = c.ask(r#"{"cmd":"stats"}"#);
+        let refusals = &stats["devices"]["dma0"]["companion"]["refusals"];
+        assert_eq!(refusals[counter], 1, "{what}: {refusals}");
+    }
+    assert_eq!(
+        set(&mut c, r#""max_bytes":1048576,"split_above":16384"#),
+        json!({ "ok": true })
+    );
+    assert_eq!(q.map(0x4_0000, 0x8000), APPLE_DMA_PCI_STATUS_OK);
+    let companion = mac.stats().devices["dma0"].companion.clone().unwrap();
+    assert_eq!((companion.split, companion.panics.count), (1, 1));
+}
+
 #[test]
 fn mappings_outlive_either_connection() {
     let dir = Dir::new("outlive");

@@ -7,6 +7,7 @@ use crate::addr::{
     granule_offset,
     Iova, //
 };
+use crate::cost::Preset;
 use crate::dart::{
     Limits,
     Mode, //
@@ -502,12 +503,173 @@ fn false_replies_end_when_told_so() {
 #[test]
 fn latency_is_counted() {
     let mut g = guest(Dialect::U32);
-    lock(&g.shared.settings).latency_us = 2000;
+    lock(&g.shared.settings).costs.doorbell_us = 2000;
     g.map(&[(DATA, 1)]);
-    assert!(g.shared.snapshot().doorbell_ns >= 2_000_000);
+    let s = g.shared.snapshot();
+    assert!(s.doorbell_ns >= 2_000_000);
+    assert_eq!(s.doorbell_ns_max, s.doorbell_ns);
     g.shared.clear();
     let s = g.shared.snapshot();
     assert_eq!((s.doorbells, s.peak_mappings, s.live_mappings), (0, 1, 1));
+}
+
+/// Returns the modelled time of all doorbells, and of the longest, in microseconds.
+fn modelled(g: &Guest) -> (u64, u64) {
+    let s = g.shared.snapshot();
+    (s.modelled_ns / 1000, s.modelled_ns_max / 1000)
+}
+
+#[test]
+fn every_entry_has_its_price() {
+    let mut g = guest(Dialect::U32);
+    let mut costs = Costs::from(Preset::Field);
+    (costs.doorbell_us, costs.factor) = (30, 0.0);
+    lock(&g.shared.settings).costs = costs;
+    // The third is refused, which takes as long.
+    g.map(&[(DATA, 1), (DATA + 1, 1), (DATA, 1)]);
+    assert_eq!(modelled(&g), (6030, 6030));
+    g.unmap(&[(DATA, 1), (DATA + 7, 1)]);
+    assert_eq!(modelled(&g), (6030 + 3030, 6030));
+    // Batches that are INVAL, and doorbells without effect.
+    g.ring(APPLE_DMA_PCI_CMD_MAP, 0, REQ, RESP);
+    hostile(&g, Hostile::NeverCompletes);
+    g.map(&[(DATA, 1)]);
+    hostile(&g, Hostile::None);
+    g.companion.set_master(false);
+    g.map(&[(DATA, 1)]);
+    assert_eq!(modelled(&g), (6030 + 3030 + 3 * 30, 6030));
+    g.shared.clear();
+    assert_eq!(modelled(&g), (0, 0));
+}
+
+#[test]
+fn spread_prices_repeat_with_their_seed() {
+    let total = |seed| {
+        let mut g = guest(Dialect::U32);
+        let costs = Costs::from(Preset::Field);
+        lock(&g.shared.settings).costs = Costs {
+            spread: 50,
+            seed,
+            factor: 0.0,
+            ..costs
+        };
+        g.map(&[(DATA, 1), (DATA + 1, 1), (DATA + 2, 1)]);
+        g.unmap(&[(DATA, 1)]);
+        let s = g.shared.snapshot();
+        (s.modelled_ns, s.modelled_ns_max)
+    };
+    assert_eq!(total(1), total(1));
+    assert_ne!(total(1), total(2));
+}
+
+#[test]
+fn time_passes_by_the_factor() {
+    let mut g = guest(Dialect::U32);
+    let costs = Costs::from(Preset::Field);
+    lock(&g.shared.settings).costs = Costs {
+        factor: 5.0,
+        ..costs
+    };
+    g.map(&[(DATA, 1), (DATA + 1, 1)]);
+    let s = g.shared.snapshot();
+    assert_eq!(s.modelled_ns, 4_000_000);
+    assert!(s.doorbell_ns >= 20_000_000);
+}
+
+#[test]
+fn late_batches_have_their_price() {
+    let mut g = guest(Dialect::U32);
+    let costs = Costs::from(Preset::Field);
+    lock(&g.shared.settings).costs = Costs {
+        factor: 0.0,
+        ..costs
+    };
+    lock(&g.shared.settings).late_ms = 10;
+    hostile(&g, Hostile::Late);
+    g.map(&[(DATA, 1)]);
+    g.companion.finish();
+    assert_eq!(modelled(&g), (2000, 2000));
+}
+
+#[test]
+fn the_platforms_limit_panics_and_a_soft_one_refuses() {
+    let mut g = guest(Dialect::U64);
+    let set = |g: &Guest, max_bytes, panic_bytes| {
+        let dart = g.shared.dart.read().unwrap();
+        let mut pool = lock(&dart.pool);
+        (pool.limits.max_bytes, pool.limits.panic_bytes) = (max_bytes, panic_bytes);
+    };
+    set(&g, 0x8000, 0xc000);
+    assert_eq!(g.map(&[(DATA, 0x8001)]).0, APPLE_DMA_PCI_STATUS_IOERR);
+    let s = g.shared.snapshot();
+    assert_eq!((s.refusals.bytes, s.refusals.panic), (1, 0));
+    assert_eq!(s.panics.count, 0);
+
+    set(&g, 0x8000, 0x8000);
+    assert_eq!(g.map(&[(DATA, 0x8000)]).0, APPLE_DMA_PCI_STATUS_OK);
+    assert_eq!(g.map(&[(DATA + 0x10000, 1)]).0, APPLE_DMA_PCI_STATUS_IOERR);
+    // Panics are never forgotten.
+    g.shared.clear();
+    let s = g.shared.snapshot();
+    assert_eq!((s.refusals.panic, s.panics.count), (0, 1));
+    assert!(s.panics.list[0].contains("beside 1 mappings of 32768 bytes"));
+    assert_eq!((s.live_mappings, s.live_bytes), (1, 0x8000));
+}
+
+#[test]
+fn a_split_range_is_answered_short() {
+    let mut g = guest(Dialect::U64);
+    g.shared.dart.write().unwrap().rules.split_above = 0x8000;
+    let (status, r) = g.map(&[(DATA, 0x9000)]);
+    let (id, iova, len, entry) = fields(&r[0]);
+    assert_eq!((status, id, len, entry), (0, DATA, 0x8000, 0));
+    let dart = g.shared.dart.clone();
+    let reach = |len| dart.read().unwrap().translate(Iova(iova), len).is_ok();
+    assert!(reach(0x8000) && !reach(0x8001));
+    assert_eq!(g.unmap(&[(DATA, 0x9000)]).0, 0);
+    let s = g.shared.snapshot();
+    assert_eq!(
+        (s.split, s.unmap_size_mismatches, s.live_mappings),
+        (1, 0, 0)
+    );
+}
+
+#[test]
+fn segments_are_refused() {
+    let mut g = guest(Dialect::U32);
+    g.shared.dart.write().unwrap().rules.max_segment = 0x8000;
+    assert_eq!(g.map(&[(DATA, 0x8001)]).0, APPLE_DMA_PCI_STATUS_IOERR);
+    g.shared.dart.write().unwrap().rules.fragment = 1000;
+    assert_eq!(g.map(&[(DATA, 0x8000)]).0, APPLE_DMA_PCI_STATUS_IOERR);
+    let s = g.shared.snapshot();
+    assert_eq!((s.refusals.segment, s.refusals.fragmented), (1, 1));
+    assert_eq!((s.panics.count, s.live_mappings), (0, 0));
+}
+
+#[test]
+fn what_is_kept_though_ok_stays_open() {
+    let mut g = guest(Dialect::U32);
+    let (_, r) = g.map(&[(DATA, 0x1000)]);
+    let iova = fields(&r[0]).1;
+    hostile(&g, Hostile::OkThoughKept);
+    let (status, r) = g.unmap(&[(DATA, 0x1000)]);
+    assert_eq!((status, r[0].id, r[0].status), (0, DATA, 0));
+    assert!(g
+        .shared
+        .dart
+        .read()
+        .unwrap()
+        .translate(Iova(iova), 0x1000)
+        .is_ok());
+    // A key that is not live is refused as always.
+    assert_eq!(g.unmap(&[(DATA + 1, 1)]).0, APPLE_DMA_PCI_STATUS_IOERR);
+    assert_eq!(g.map(&[(DATA, 0x1000)]).0, APPLE_DMA_PCI_STATUS_IOERR);
+    let s = g.shared.snapshot();
+    assert_eq!((s.lies, s.entries_unmapped), (1, 0));
+    assert_eq!((s.refusals.live_key, s.refusals.unknown_key), (1, 1));
+    hostile(&g, Hostile::None);
+    assert_eq!(g.unmap(&[(DATA, 0x1000)]).0, 0);
+    assert_eq!(g.shared.snapshot().live_mappings, 0);
 }
 
 #[test]
