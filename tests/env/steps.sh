@@ -54,7 +54,7 @@ step() {
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 0.2
 		if ((SECONDS - start >= next)); then
-			line=$(grep -v '^+' "$log" | tail -n 1 | tr -d '\r' | tr '\t' ' ')
+			line=$(sed '/^+/d' "$log" | tail -n 1 | tr -d '\r' | tr '\t' ' ')
 			printf '    %3d s: %s\n' "$next" "${line:0:90}"
 			((next += 15))
 		fi

@@ -4,6 +4,7 @@
 //! tests/env/kernel, modules from tests/env/build-modules, scripts from image/.
 
 use crate::cpio::Archive;
+use crate::drivers;
 use crate::scenario::Case;
 use anyhow::{
     bail,
@@ -158,6 +159,32 @@ impl Assets {
         )
     }
 
+    /// Returns the archive of the programs that only some guests have.
+    fn further_programs(&self, arch: Arch) -> PathBuf {
+        self.cache
+            .join(format!("programs-{}", arch.name()))
+            .join("programs.cpio")
+    }
+
+    /// Returns the tree of the drivers that only some guests load.
+    fn further_drivers(&self, system: &System) -> PathBuf {
+        let name = match &system.kernel {
+            None => format!("drivers-{}", system.arch.name()),
+            Some(kernel) => format!("drivers-{kernel}-{}", system.arch.name()),
+        };
+        self.cache.join(name)
+    }
+
+    /// Returns whether further drivers exist for a system: not if its kernel is one of
+    /// tests/kernels/, which has the drivers of its configuration only.
+    pub fn has_drivers(&self, system: &System) -> bool {
+        let Some(kernel) = &system.kernel else {
+            return true;
+        };
+        let config = format!("tests/kernels/{kernel}-{}.config", system.arch.name());
+        !self.repo.join(config).exists()
+    }
+
     fn image(&self) -> PathBuf {
         self.repo.join("tests/guest/image")
     }
@@ -199,7 +226,9 @@ impl Assets {
         let mut out = File::create(path).with_context(|| path.display().to_string())?;
         let base = self.guest(system.arch).join("base.cpio");
         let modules_of_kernel = self.made(system).map(|made| made.join("modules.cpio"));
-        for from in [Some(base), modules_of_kernel].iter().flatten() {
+        let programs = case.scenario.programs;
+        let programs = programs.then(|| self.further_programs(system.arch));
+        for from in [Some(base), modules_of_kernel, programs].iter().flatten() {
             let size = File::open(from)
                 .and_then(|mut file| io::copy(&mut file, &mut out))
                 .with_context(|| format!("{}: run 'make setup'", from.display()))?;
@@ -221,6 +250,11 @@ impl Assets {
                 &format!("test/scenarios/{}", name.to_string_lossy()),
                 &read(&entry.path())?,
             )?;
+        }
+        if !case.scenario.drivers.is_empty() {
+            let from = self.further_drivers(system);
+            drivers::add(&mut archive, &from, &case.scenario.drivers)
+                .with_context(|| format!("{}: run 'make setup'", from.display()))?;
         }
         for name in &case.scenario.modules {
             let module = read(&self.module(case, name)?)?;

@@ -10,6 +10,7 @@ mod check;
 mod cpio;
 mod demo;
 mod device_tree;
+mod drivers;
 mod mac;
 mod process;
 mod qemu;
@@ -50,7 +51,7 @@ struct Cli {
     cache: PathBuf,
 
     /// Only print what must be built for the command's guests, for tests/env/guest: lines of ARCH,
-    /// KERNEL, and 'selftests' and 'tool' if they are needed
+    /// KERNEL, and 'selftests', 'tool' and 'drivers' if they are needed
     #[arg(long)]
     systems: bool,
 
@@ -136,16 +137,17 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let assets = Assets::new(&cli.cache)?;
     let cases = guests(&cli.command, &assets)?;
     if cli.systems {
-        // Needs of the guests: the kselftest, the tool.
-        let mut systems: BTreeMap<System, [bool; 2]> = BTreeMap::new();
+        // Needs of the guests: the kselftest, the tool, further drivers.
+        let mut systems: BTreeMap<System, [bool; 3]> = BTreeMap::new();
         for case in cases.iter().filter(|case| case.is_built()) {
             let wants = systems.entry(case.system()).or_default();
             wants[0] |= case.scenario.selftests;
             wants[1] |= case.scenario.tool;
+            wants[2] |= !case.scenario.drivers.is_empty();
         }
         for (System { arch, kernel }, wants) in systems {
             let kernel = kernel.unwrap_or_else(|| "debian".to_owned());
-            let words = ["selftests", "tool"].iter().zip(wants);
+            let words = ["selftests", "tool", "drivers"].iter().zip(wants);
             let words: Vec<_> = words
                 .filter_map(|(word, wanted)| wanted.then_some(*word))
                 .collect();
@@ -209,7 +211,10 @@ fn guests(command: &Command, assets: &Assets) -> Result<Vec<Case>> {
         ..
     } = command
     {
-        cases.retain_mut(|case| case.move_to(kernel));
+        cases.retain_mut(|case| {
+            let needs_drivers = !case.scenario.drivers.is_empty();
+            case.move_to(kernel) && (!needs_drivers || assets.has_drivers(&case.system()))
+        });
     }
     cases.retain(|case| match command {
         Command::Demo => demo::is_shown(case),

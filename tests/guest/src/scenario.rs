@@ -108,6 +108,13 @@ pub struct Scenario {
     /// Put the tool of tools/ among the programs.
     #[serde(default)]
     pub tool: bool,
+    /// Add the programs of tests/env/prepare-programs.
+    #[serde(default)]
+    pub programs: bool,
+    /// Modules of Debian's kernel to add, besides those that every guest has, with their
+    /// dependencies; tests/env/unpack-drivers has the list.
+    #[serde(default)]
+    pub drivers: Vec<String>,
     /// The mode to load the module in, which the module must report.
     #[serde(default)]
     pub mode: Mode,
@@ -332,6 +339,7 @@ impl Case {
         variables.push(("SCENARIO".to_owned(), self.script().to_owned()));
         variables.push(("MODE".to_owned(), scenario.mode.name().to_owned()));
         variables.push(("PARAMETERS".to_owned(), parameters.trim().to_owned()));
+        variables.push(("DRIVERS".to_owned(), scenario.drivers.join(" ")));
         variables
     }
 
