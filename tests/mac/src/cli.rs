@@ -40,6 +40,10 @@ pub struct Cli {
     ///   nvme:name=NAME,bdf=BUS:DEV.FN,file=IMAGE[,lba=512|4096][,mdts=BYTES][,queues=N]
     ///   engine:name=NAME,bdf=BUS:DEV.FN[,channels=N]
     ///   endpoint:name=NAME,bdf=BUS:DEV.FN
+    ///   qemu:name=NAME,bdf=BUS:DEV.FN
+    ///
+    /// The last is for a device that QEMU itself emulates, behind VT-d: only the companion
+    /// is served, and --qtest and --once must be given.
     ///
     /// NAME is made of letters, digits, '-' and '_'. Common to all: companion=no for a
     /// device without one, identity=yes for one with all of RAM mapped 1:1, and any of the
@@ -53,6 +57,10 @@ pub struct Cli {
         verbatim_doc_comment
     )]
     pub devices: Vec<Spec>,
+
+    /// QEMU's qtest socket, for devices of QEMU; it may be created later
+    #[arg(long, value_name = "SOCKET")]
+    pub qtest: Option<PathBuf>,
 
     /// Write the statistics to this file on exit
     #[arg(long, value_name = "FILE")]
@@ -217,6 +225,8 @@ pub enum Kind {
     },
     /// An endpoint for the kernel's `pci_endpoint_test`.
     Endpoint,
+    /// A device that QEMU emulates.
+    Qemu,
 }
 
 /// One `--device`.
@@ -308,7 +318,7 @@ impl std::str::FromStr for Spec {
     fn from_str(s: &str) -> Result<Self, String> {
         let (kind, rest) = s
             .split_once(':')
-            .ok_or("a device begins with nvme:, engine: or endpoint:")?;
+            .ok_or("a device begins with nvme:, engine:, endpoint: or qemu:")?;
         let mut name = None;
         let mut at = None;
         let mut file = None;
@@ -359,9 +369,10 @@ impl std::str::FromStr for Spec {
             },
             "engine" => Kind::Engine { channels },
             "endpoint" => Kind::Endpoint,
+            "qemu" => Kind::Qemu,
             other => {
                 return Err(format!(
-                    "'{other}' is no kind of device: nvme, engine or endpoint"
+                    "'{other}' is no kind of device: nvme, engine, endpoint or qemu"
                 ))
             }
         };
@@ -524,6 +535,8 @@ mod tests {
         assert!(s.identity);
         let s: Spec = "endpoint:name=ep0,bdf=00:07.0".parse().unwrap();
         assert_eq!(s.kind, Kind::Endpoint);
+        let s: Spec = "qemu:name=hba0,bdf=00:05.0".parse().unwrap();
+        assert_eq!(s.kind, Kind::Qemu);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::sync::lock;
 use crate::wire::companion::*;
 use clap::ValueEnum;
 use std::{
+    fmt,
     mem::{
         offset_of,
         size_of, //
@@ -208,6 +209,16 @@ pub struct Settings {
     pub reg_max_entries: Option<u32>,
 }
 
+/// A DART whose mappings have effect in another process, for which batches wait.
+pub trait Translator: fmt::Debug + Send + Sync {
+    /// Makes the other process ready for a batch. The error is the reason for INVAL.
+    fn begin(&self) -> Result<(), String>;
+    /// Makes the other process forget what a batch has unmapped.
+    fn unmapped(&self) -> Result<(), String>;
+    /// Handles a reset by the guest's machine.
+    fn reset(&self);
+}
+
 /// State that the control socket shares with a companion.
 #[derive(Debug)]
 pub struct Shared {
@@ -219,6 +230,9 @@ pub struct Shared {
     pub stats: Mutex<CompanionStats>,
     /// Settings that may change.
     pub settings: Mutex<Settings>,
+    /// Translates in the DART's place. Batches have threads of their own then: QEMU may wait for a
+    /// register while a batch waits for QEMU.
+    pub translator: Option<Box<dyn Translator>>,
 }
 
 impl Shared {
@@ -229,6 +243,7 @@ impl Shared {
             dart,
             stats: Mutex::default(),
             settings: Mutex::new(settings),
+            translator: None,
         }
     }
 
@@ -398,7 +413,11 @@ impl Companion {
 
     /// Handles a reset by the guest's machine: registers are reset, mappings stay.
     pub fn reset(&mut self) {
-        self.finish();
+        match &self.worker.shared.translator {
+            // A batch needs QEMU, which waits for this reset.
+            Some(translator) => translator.reset(),
+            None => self.finish(),
+        }
         self.master = false;
         self.cmd_gpa = 0;
         self.worker.set_status(APPLE_DMA_PCI_STATUS_OK);
@@ -509,7 +528,8 @@ impl Companion {
             _ => Duration::ZERO,
         };
         let done = Arc::new(AtomicBool::new(false));
-        if delay.is_zero() && before.is_none() {
+        let waits = before.is_some() || self.worker.shared.translator.is_some();
+        if delay.is_zero() && !waits {
             self.worker.handle(cmd_gpa, &done, meter);
             return;
         }
@@ -612,6 +632,8 @@ impl Worker {
         {
             return Err(format!("responses: {} are not in RAM", Gpa(cmd.resp_gpa)));
         }
+        let translator = self.shared.translator.as_ref();
+        translator.map_or(Ok(()), |translator| translator.begin())?;
 
         let mut failed = false;
         for (i, request) in requests.chunks_exact(request).enumerate() {
@@ -623,6 +645,9 @@ impl Worker {
                 APPLE_DMA_PCI_CMD_MAP => self.map(request, &responses, i, meter),
                 _ => self.unmap(request, &responses, i, meter),
             };
+        }
+        if let Some(translator) = translator.filter(|_| cmd.type_ == APPLE_DMA_PCI_CMD_UNMAP) {
+            translator.unmapped()?;
         }
 
         let mut stats = lock(&self.shared.stats);

@@ -31,6 +31,7 @@ use std::{
         btree_map::Entry,
         BTreeMap, //
     },
+    fmt,
     sync::{
         Arc,
         Mutex, //
@@ -51,6 +52,14 @@ pub const DEFAULT_SPLIT_ABOVE: u64 = 1536 << 20;
 pub trait RamBlocks {
     /// Returns whether `[gpa, gpa + len)` lies wholly in one block of guest RAM.
     fn one_block(&self, gpa: Gpa, len: u64) -> bool;
+}
+
+/// Tables of another IOMMU, which has the same mappings as the DART.
+pub trait Tables: fmt::Debug + Send + Sync {
+    /// Adds a mapping.
+    fn map(&mut self, mapping: &Mapping);
+    /// Removes a mapping that was added. What was cached of it may stay.
+    fn unmap(&mut self, mapping: &Mapping);
 }
 
 /// Translation between the device and guest RAM.
@@ -323,6 +332,8 @@ pub struct Dart {
     bytes: u64,
     /// Longest mapping since the DART was last empty: limits a search backwards.
     longest: u64,
+    /// The tables that translate in the DART's place.
+    tables: Option<Box<dyn Tables>>,
 }
 
 impl Dart {
@@ -342,7 +353,14 @@ impl Dart {
             by_iova: BTreeMap::new(),
             bytes: 0,
             longest: 0,
+            tables: None,
         }
+    }
+
+    /// Returns the DART, with its mappings from now on in `tables` too.
+    pub fn with_tables(mut self, tables: Box<dyn Tables>) -> Self {
+        self.tables = Some(tables);
+        self
     }
 
     /// Maps `[gpa, gpa + len)`, or its first part if the host splits it.
@@ -383,6 +401,9 @@ impl Dart {
         self.by_iova.insert(iova, gpa);
         self.bytes += count * GRANULE;
         self.longest = self.longest.max(len);
+        if let Some(tables) = &mut self.tables {
+            tables.map(&mapping);
+        }
         Ok(mapping)
     }
 
@@ -406,6 +427,9 @@ impl Dart {
     fn remove(&mut self, mapping: Mapping) {
         self.by_key.remove(&mapping.gpa);
         self.by_iova.remove(&mapping.iova);
+        if let Some(tables) = &mut self.tables {
+            tables.unmap(&mapping);
+        }
         let count = mapping.granules();
         self.bytes -= count * GRANULE;
         let first = Iova(mapping.iova.0 - granule_offset(mapping.iova.0));

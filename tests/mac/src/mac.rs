@@ -13,7 +13,8 @@ use crate::companion::{
     self,
     Companion,
     Settings,
-    Shared, //
+    Shared,
+    Translator, //
 };
 use crate::control;
 use crate::dart::{
@@ -47,6 +48,10 @@ use crate::stats::{
     Stats, //
 };
 use crate::sync::lock;
+use crate::vtd::{
+    self,
+    Vtd, //
+};
 use anyhow::{
     anyhow,
     bail,
@@ -105,8 +110,8 @@ pub enum Event {
 pub struct Pair {
     /// Name of the managed device.
     pub name: String,
-    /// The managed device.
-    pub device: Arc<dyn Device>,
+    /// The managed device, unless QEMU emulates it.
+    pub device: Option<Arc<dyn Device>>,
     /// Its bus, with the DART.
     pub bus: Arc<Bus>,
     /// Its companion, when it has one.
@@ -115,6 +120,8 @@ pub struct Pair {
     connections: Mutex<Connections>,
     /// Notified when the last of them was closed.
     closed: Condvar,
+    /// The IOMMU of a device that QEMU emulates.
+    vtd: Option<Arc<Vtd>>,
 }
 
 /// Connections of a pair.
@@ -141,6 +148,8 @@ pub struct Mac {
     connections: AtomicUsize,
     events: Sender<Event>,
     sockets: Mutex<Vec<PathBuf>>,
+    /// The IOMMU of devices that QEMU emulates.
+    vtd: Option<Arc<Vtd>>,
 }
 
 /// Reports connections to a pair and to the machine.
@@ -164,7 +173,13 @@ impl Watcher for Attendant {
 }
 
 impl Pair {
-    fn new(spec: &Spec, cli: &Cli, darts: &mut BTreeMap<String, NamedDart>) -> Result<Self> {
+    /// Creates a pair; `part` is for a device of QEMU.
+    fn new(
+        spec: &Spec,
+        cli: &Cli,
+        darts: &mut BTreeMap<String, NamedDart>,
+        part: Option<vtd::Part>,
+    ) -> Result<Self> {
         let options = spec.options(&cli.options).map_err(|e| anyhow!(e))?;
         let mode = match (cli.identity || spec.identity, cli.no_dext) {
             (true, _) => Mode::Identity,
@@ -172,25 +187,42 @@ impl Pair {
             _ => Mode::Dext,
         };
         let pool = pool(spec, &options, mode, darts)?;
-        let dart = Dart::sharing(mode, options.rules(), pool);
+        let mut dart = Dart::sharing(mode, options.rules(), pool);
+        let mut ram = Arc::new(GuestRam::new());
+        let mut domain = None;
+        if let Some(part) = part {
+            if mode != Mode::Dext || !spec.companion {
+                bail!("a device of QEMU needs a dext and a companion");
+            }
+            vtd::check_aperture(options.iova_base, options.iova_size)?;
+            dart = dart.with_tables(Box::new(part.tables));
+            ram = part.ram;
+            domain = Some(part.domain);
+        }
         let dart = Arc::new(RwLock::new(dart));
-        let ram = Arc::new(GuestRam::new());
         let delay = Duration::from_micros(options.device_delay_us);
         let vectors = match &spec.kind {
             Kind::Nvme { params, .. } => params.queues + 1,
             Kind::Engine { channels } => *channels,
             Kind::Endpoint => endpoint::MSIX_VECTORS,
+            Kind::Qemu => 0,
         };
         let bus = Arc::new(Bus::new(&spec.name, ram, dart.clone(), vectors));
-        let device: Arc<dyn Device> = match &spec.kind {
+        let device: Option<Arc<dyn Device>> = match &spec.kind {
             Kind::Nvme { file, params } => {
                 let disk = nvme::Disk::open(file, params.lba_shift)
                     .with_context(|| format!("image {}", file.display()))?;
-                Arc::new(nvme::Controller::new(bus.clone(), disk, *params, delay)?)
+                let controller = nvme::Controller::new(bus.clone(), disk, *params, delay)?;
+                Some(Arc::new(controller))
             }
-            Kind::Engine { .. } => Arc::new(Engine::new(bus.clone(), delay)?),
-            Kind::Endpoint => Arc::new(Endpoint::new(bus.clone(), delay)?),
+            Kind::Engine { .. } => Some(Arc::new(Engine::new(bus.clone(), delay)?)),
+            Kind::Endpoint => Some(Arc::new(Endpoint::new(bus.clone(), delay)?)),
+            Kind::Qemu => None,
         };
+        let vtd = domain.as_ref().map(|domain| domain.vtd.clone());
+        if let Some(domain) = &domain {
+            domain.count_on(bus.clone());
+        }
         let settings = Settings {
             costs: options.costs(),
             hostile: options.hostile,
@@ -198,7 +230,9 @@ impl Pair {
         };
         let companion = (spec.companion && mode != Mode::Identity).then(|| {
             let name = format!("{}-companion", spec.name);
-            Arc::new(Shared::new(&name, dart, settings))
+            let mut shared = Shared::new(&name, dart, settings);
+            shared.translator = domain.map(|domain| Box::new(domain) as Box<dyn Translator>);
+            Arc::new(shared)
         });
         Ok(Self {
             name: spec.name.clone(),
@@ -208,6 +242,7 @@ impl Pair {
             companion_config: options.companion(spec.bdf),
             connections: Mutex::default(),
             closed: Condvar::new(),
+            vtd,
         })
     }
 
@@ -236,7 +271,8 @@ impl Pair {
 
     fn stats(&self) -> PairStats {
         PairStats {
-            kind: self.device.kind(),
+            kind: self.device.as_ref().map_or("qemu", |device| device.kind()),
+            translated: self.vtd.as_ref().map(|vtd| vtd.is_on()),
             device: self.bus.counters.snapshot(),
             companion: self.companion.as_ref().map(|c| c.snapshot()),
         }
@@ -274,6 +310,13 @@ fn pool(
 impl Mac {
     /// Creates the devices of the command line. No socket listens yet.
     pub fn new(cli: &Cli, events: Sender<Event>) -> Result<Arc<Self>> {
+        let emulated = cli.devices.iter().filter(|spec| spec.kind == Kind::Qemu);
+        let bdfs: Vec<u16> = emulated.map(|spec| spec.bdf).collect();
+        if !bdfs.is_empty() && (cli.qtest.is_none() || !cli.once) {
+            bail!("devices of QEMU need --qtest and --once");
+        }
+        let (vtd, parts) = Vtd::new(&bdfs)?;
+        let mut parts = parts.into_iter();
         let mut names = BTreeSet::new();
         let mut pairs = Vec::new();
         let mut darts = BTreeMap::new();
@@ -284,8 +327,12 @@ impl Mac {
                     bail!("device {}: {name}.sock is taken", spec.name);
                 }
             }
-            let pair = Pair::new(spec, cli, &mut darts)
-                .with_context(|| format!("device {}", spec.name))?;
+            let part = match spec.kind {
+                Kind::Qemu => parts.next(),
+                _ => None,
+            };
+            let pair = Pair::new(spec, cli, &mut darts, part);
+            let pair = pair.with_context(|| format!("device {}", spec.name))?;
             pairs.push(Arc::new(pair));
         }
         Ok(Arc::new(Self {
@@ -294,6 +341,7 @@ impl Mac {
             connections: AtomicUsize::new(0),
             events,
             sockets: Mutex::default(),
+            vtd: (!bdfs.is_empty()).then_some(vtd),
         }))
     }
 
@@ -303,15 +351,17 @@ impl Mac {
             bail!("{} is no directory", dir.display());
         }
         for pair in &self.pairs {
-            let managed = Managed {
-                device: pair.device.clone(),
-                bus: pair.bus.clone(),
-            };
-            let identity = pair.device.identity();
-            let ram = pair.bus.ram.clone();
-            self.start(dir, pair, &pair.name, &identity, ram, managed)?;
+            let mut ram = pair.bus.ram.clone();
+            if let Some(device) = &pair.device {
+                let managed = Managed {
+                    device: device.clone(),
+                    bus: pair.bus.clone(),
+                };
+                let identity = device.identity();
+                self.start(dir, pair, &pair.name, &identity, ram, managed)?;
+                ram = Arc::new(GuestRam::new());
+            }
             if let Some(shared) = &pair.companion {
-                let ram = Arc::new(GuestRam::new());
                 let companion = Companion::new(shared.clone(), ram.clone(), pair.companion_config);
                 let identity = companion::identity();
                 self.start(dir, pair, &shared.name, &identity, ram, companion)?;
@@ -372,6 +422,14 @@ impl Mac {
         Ok(path)
     }
 
+    /// Connects to QEMU's qtest at `path` once it listens, if there are devices that QEMU emulates.
+    pub fn translate(&self, path: &Path) -> Result<()> {
+        if let Some(vtd) = &self.vtd {
+            vtd.start(path).context("a thread for VT-d")?;
+        }
+        Ok(())
+    }
+
     /// Waits for a reason to end.
     pub fn wait(&self, events: &Receiver<Event>, once: bool) {
         while let Ok(event) = events.recv() {
@@ -395,6 +453,9 @@ impl Mac {
 
     /// Returns all current counters.
     pub fn stats(&self) -> Stats {
+        if let Some(Err(error)) = self.vtd.as_ref().map(|vtd| vtd.look()) {
+            log::debug!("VT-d: {error}");
+        }
         Stats {
             devices: self
                 .pairs

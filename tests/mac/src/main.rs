@@ -45,6 +45,9 @@ fn run(cli: &Cli) -> Result<()> {
 
     let mac = Mac::new(cli, events)?;
     let outcome = mac.listen(&cli.dir).and_then(|()| {
+        if let Some(qtest) = &cli.qtest {
+            mac.translate(qtest)?;
+        }
         let mut out = io::stdout();
         writeln!(out, "ready")?;
         out.flush()?;

@@ -299,8 +299,10 @@ pub struct DeviceStats {
 /// One managed device with its companion.
 #[derive(Clone, Debug, Serialize)]
 pub struct PairStats {
-    /// `nvme` or `engine`.
+    /// `nvme`, `engine`, `endpoint` or `qemu`.
     pub kind: &'static str,
+    /// Of a device of QEMU: whether its accesses are translated.
+    pub translated: Option<bool>,
     /// The managed device.
     pub device: DeviceStats,
     /// Its companion, when it has one.

@@ -34,12 +34,18 @@ struct Guest {
 }
 
 fn guest(dialect: Dialect) -> Guest {
+    guest_with(dialect, None)
+}
+
+fn guest_with(dialect: Dialect, translator: Option<Box<dyn Translator>>) -> Guest {
     let ram = Arc::new(GuestRam::new());
     ram.add_anonymous(Gpa(RAM), RAM_SIZE as usize).unwrap();
     let space = IovaSpace::new(Iova(0x8001_0000_0000), 1 << 32, Placement::Low).unwrap();
     let dart = Dart::new(Mode::Dext, Limits::default(), space);
     let dart = Arc::new(RwLock::new(dart));
-    let shared = Arc::new(Shared::new("c", dart, Settings::default()));
+    let mut shared = Shared::new("c", dart, Settings::default());
+    shared.translator = translator;
+    let shared = Arc::new(shared);
     let config = Config {
         dialect,
         max_batch: 8,
@@ -108,8 +114,9 @@ impl Guest {
         let mut responses = vec![SENTINEL; ranges.len() * size + 8];
         self.ram.write(Gpa(RESP), &responses).unwrap();
         let (status, register) = self.ring(APPLE_DMA_PCI_CMD_MAP, ranges.len() as u32, REQ, RESP);
-        if lock(&self.shared.settings).hostile == Hostile::None && self.shared.snapshot().lies == 0
-        {
+        let truthful = lock(&self.shared.settings).hostile == Hostile::None
+            && self.shared.snapshot().lies == 0;
+        if truthful && self.shared.translator.is_none() {
             assert_eq!(status, register);
         }
         self.ram.read(Gpa(RESP), &mut responses).unwrap();
@@ -728,4 +735,53 @@ fn a_device_that_is_gone() {
     assert_eq!(g.get(APPLE_DMA_PCI_REG_VERSION), 7);
     assert_eq!(g.get(APPLE_DMA_PCI_REG_MAX_ENTRIES), 8);
     assert_eq!(g.map(&[(DATA, 0x1000)]).0, 0);
+}
+
+/// A translator that completes nothing before it is told to.
+#[derive(Debug)]
+struct Slow(Arc<Mutex<()>>);
+
+impl Translator for Slow {
+    fn begin(&self) -> Result<(), String> {
+        drop(lock(&self.0));
+        Ok(())
+    }
+
+    fn unmapped(&self) -> Result<(), String> {
+        drop(lock(&self.0));
+        Err("gone".into())
+    }
+
+    fn reset(&self) {}
+}
+
+#[test]
+fn a_translator_holds_up_batches_and_nothing_else() {
+    let gate = Arc::new(Mutex::new(()));
+    let mut g = guest_with(Dialect::U32, Some(Box::new(Slow(gate.clone()))));
+    let closed = lock(&gate);
+    let (status, responses) = g.map(&[(DATA, 0x1000)]);
+    assert_eq!(status, UNTOUCHED);
+    assert!(responses[0].iter().all(|byte| *byte == SENTINEL));
+    assert_eq!(g.get(APPLE_DMA_PCI_REG_VERSION), 2);
+    g.companion.reset();
+    g.companion.set_master(true);
+    drop(closed);
+    g.companion.finish();
+    assert_eq!(status_in_block(&g), APPLE_DMA_PCI_STATUS_OK);
+    assert_eq!(g.shared.snapshot().live_mappings, 1);
+
+    // What could not be invalidated is no success.
+    let closed = lock(&gate);
+    let (status, _) = g.unmap(&[(DATA, 0x1000)]);
+    assert_eq!(status, UNTOUCHED);
+    drop(closed);
+    g.companion.finish();
+    assert_eq!(status_in_block(&g), APPLE_DMA_PCI_STATUS_INVAL);
+    assert_eq!(g.shared.snapshot().last_inval.unwrap(), "gone");
+}
+
+fn status_in_block(g: &Guest) -> u32 {
+    let cmd: apple_dma_pci_cmd = g.ram.read_obj(Gpa(CMD)).unwrap();
+    cmd.status
 }
