@@ -131,6 +131,10 @@ look_for_races() {
 
 unload() { rmmod apple_dma_pci; }
 
+# manage, release: assert that our module loads and unloads; in a control, which has none, nothing.
+manage() { [[ $MODE == control ]] || check 'apple_dma_pci loads' load; }
+release() { [[ $MODE == control ]] || check 'apple_dma_pci unloads' unload; }
+
 # module_counter COMPANION NAME: prints a counter of our module, from debugfs.
 module_counter() {
 	awk -v name="$2" '$1 == name { print $2 }' "/sys/kernel/debug/apple_dma_pci/$1/counters"

@@ -8,6 +8,8 @@
 //! - `figure TEXT`: a measurement, see `bench`;
 //! - `stat POINTER`: a request for a value of the simulator's statistics, by JSON pointer;
 //! - `mac JSON`: a request to the simulator's control socket;
+//! - `qmp JSON`: a request to QEMU's monitor, with `{run}` for the directory of the run;
+//! - `digest FILE`: a request for the SHA-256 of a file in that directory;
 //! - `plug`, `unplug`: a request to plug or unplug the scenario's further memory;
 //! - `boots`: a request for the number of such requests so far: scripts send one per boot;
 //! - `done`: the end of the scenario's script.
@@ -51,7 +53,7 @@ pub enum Event {
 /// until QEMU ends.
 pub fn serve(
     listener: &UnixListener,
-    control: &mut Control,
+    mut control: Option<&mut Control>,
     monitor: &Monitor,
     events: &Sender<Event>,
 ) -> Result<()> {
@@ -70,7 +72,7 @@ pub fn serve(
             }
             Message::Question(question) => {
                 boots += u32::from(question == Question::Boots);
-                let answer = match ask(question, control, monitor, boots) {
+                let answer = match ask(question, control.as_deref_mut(), monitor, boots) {
                     Ok(answer) => answer,
                     Err(error) => format!("error: {error:#}"),
                 };
@@ -85,6 +87,8 @@ pub fn serve(
 enum Question<'a> {
     Stat(&'a str),
     Mac(&'a str),
+    Qmp(&'a str),
+    Digest(&'a str),
     Plug,
     Unplug,
     Boots,
@@ -110,6 +114,8 @@ fn parse(line: &str) -> Message<'_> {
         "done" => Event::Done,
         "stat" => return Message::Question(Question::Stat(rest)),
         "mac" => return Message::Question(Question::Mac(rest)),
+        "qmp" => return Message::Question(Question::Qmp(rest)),
+        "digest" => return Message::Question(Question::Digest(rest)),
         "plug" => return Message::Question(Question::Plug),
         "unplug" => return Message::Question(Question::Unplug),
         "boots" => return Message::Question(Question::Boots),
@@ -119,16 +125,19 @@ fn parse(line: &str) -> Message<'_> {
 
 fn ask(
     question: Question<'_>,
-    control: &mut Control,
+    control: Option<&mut Control>,
     monitor: &Monitor,
     boots: u32,
 ) -> Result<String> {
+    let control = || control.context("there is no simulated Mac");
     match question {
+        Question::Qmp(command) => Ok(monitor.request(command)?.to_string()),
+        Question::Digest(file) => monitor.digest(file),
         Question::Plug => monitor.plug().map(|()| "plugged".to_owned()),
         Question::Unplug => monitor.unplug().map(|()| "asked the guest".to_owned()),
         Question::Boots => Ok(boots.to_string()),
         Question::Stat(pointer) => {
-            let stats = control.ask(r#"{"cmd":"stats"}"#)?;
+            let stats = control()?.ask(r#"{"cmd":"stats"}"#)?;
             match stats.pointer(pointer) {
                 Some(Value::String(text)) => Ok(text.clone()),
                 Some(value) => Ok(value.to_string()),
@@ -137,7 +146,7 @@ fn ask(
         }
         Question::Mac(request) => {
             let request: Value = serde_json::from_str(request).context("not JSON")?;
-            Ok(control.ask(&request.to_string())?.to_string())
+            Ok(control()?.ask(&request.to_string())?.to_string())
         }
     }
 }

@@ -4,7 +4,10 @@
 //! the simulator and how to send requests, not how it works.
 
 use crate::process::Process;
-use crate::scenario::Scenario;
+use crate::scenario::{
+    Mode,
+    Scenario, //
+};
 use anyhow::{
     bail,
     Context,
@@ -39,6 +42,9 @@ use std::{
 /// Time that the simulator may take to end after QEMU.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Name of the socket of QEMU's qtest, in the directory of sockets.
+pub const QTEST: &str = "qtest.sock";
+
 /// A `--device` specification, as far as QEMU's command line depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -50,6 +56,8 @@ pub struct Device {
     pub disk: bool,
     /// True if the device has a companion.
     pub companion: bool,
+    /// True if QEMU emulates the device.
+    pub emulated: bool,
 }
 
 impl Device {
@@ -71,13 +79,15 @@ impl Device {
             address: slot.strip_suffix(".0").unwrap_or(slot).to_owned(),
             disk: kind == "nvme",
             companion: field("companion") != Some("no") && field("identity") != Some("yes"),
+            emulated: kind == "qemu",
         })
     }
 }
 
 /// Parses all specifications of a scenario.
 pub fn devices(scenario: &Scenario) -> Result<Vec<Device>> {
-    let identity = scenario.mac.iter().any(|option| option == "--identity");
+    let identity =
+        scenario.mode == Mode::Control || scenario.mac.iter().any(|option| option == "--identity");
     scenario
         .devices
         .iter()
@@ -112,6 +122,9 @@ impl Mac {
         let mut command = Command::new(program);
         command.arg("--dir").arg(sockets);
         command.arg("--stats").arg(&stats).arg("--once");
+        if !scenario.managed.is_empty() {
+            command.arg("--qtest").arg(sockets.join(QTEST));
+        }
         for (spec, device) in scenario.devices.iter().zip(devices(scenario)?) {
             command.arg("--device");
             if device.disk {
@@ -215,6 +228,8 @@ mod tests {
         let device = Device::parse("engine:name=e,bdf=00:1a.3,companion=no").unwrap();
         assert_eq!(device.address, "1a.3");
         assert!(!device.disk && !device.companion);
+        let device = Device::parse("qemu:name=e,bdf=00:05.0").unwrap();
+        assert!(!device.disk && device.companion && device.emulated);
         assert!(Device::parse("engine:name=e").is_err());
     }
 }

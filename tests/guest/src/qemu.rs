@@ -4,7 +4,10 @@
 //! PCI devices that the simulated Mac serves.
 
 use crate::assets::Arch;
-use crate::mac::devices;
+use crate::mac::{
+    self,
+    devices, //
+};
 use crate::scenario::{
     Bus,
     Case, //
@@ -25,6 +28,7 @@ use std::{
         BufReader,
         Write, //
     },
+    mem,
     os::unix::net::UnixStream,
     path::{
         Path,
@@ -46,6 +50,10 @@ const COMPANION_FUNCTION: u32 = 4;
 const BRIDGE_SLOT: &str = "2";
 const PORT_SLOT: &str = "3";
 
+/// The IOMMU of guests with managed devices that QEMU emulates. The companions, which it lets pass,
+/// are accepted behind it only with its caching mode.
+const VTD: &str = "intel-iommu,intremap=off,caching-mode=on,aw-bits=48";
+
 /// Identifiers of the pluggable memory module and of its memory.
 const MEMORY: &str = "more";
 const DIMM: &str = "dimm";
@@ -62,6 +70,8 @@ pub struct Paths<'a> {
     pub tree: Option<&'a Path>,
     /// Directory of the simulator's sockets.
     pub sockets: &'a Path,
+    /// Directory for the results of the run.
+    pub run: &'a Path,
     /// Socket for the guest's scripts, on which this program listens.
     pub channel: &'a Path,
     /// File for the guest's console.
@@ -90,47 +100,93 @@ pub enum Console {
 }
 
 /// The monitor of QEMU, for guests that have one.
-pub struct Monitor(PathBuf);
+pub struct Monitor {
+    socket: PathBuf,
+    run: PathBuf,
+}
 
 impl Monitor {
-    /// Returns the monitor whose socket is in the directory `sockets`.
-    pub fn new(sockets: &Path) -> Self {
-        Self(sockets.join("qmp.sock"))
+    /// Returns the monitor whose socket is in the directory `sockets`; files are in `run`.
+    pub fn new(sockets: &Path, run: &Path) -> Self {
+        Self {
+            socket: sockets.join("qmp.sock"),
+            run: run.to_owned(),
+        }
     }
 
     /// Plugs in the memory module.
     pub fn plug(&self) -> Result<()> {
-        self.execute(
-            "device_add",
-            &json!({ "driver": "pc-dimm", "memdev": MEMORY, "id": DIMM }),
-        )
+        let arguments = json!({ "driver": "pc-dimm", "memdev": MEMORY, "id": DIMM });
+        self.execute(&json!({ "execute": "device_add", "arguments": arguments }))
+            .map(drop)
     }
 
     /// Requests that the guest releases the memory module, which is removed then.
     pub fn unplug(&self) -> Result<()> {
-        self.execute("device_del", &json!({ "id": DIMM }))
+        self.execute(&json!({ "execute": "device_del", "arguments": { "id": DIMM } }))
+            .map(drop)
     }
 
-    fn execute(&self, command: &str, arguments: &Value) -> Result<()> {
-        let mut stream = UnixStream::connect(&self.0).context("this guest has no monitor")?;
+    /// Executes a command, in JSON with `{run}` for the directory of the run; returns the value.
+    pub fn request(&self, command: &str) -> Result<Value> {
+        let run = self.run.display().to_string();
+        let command = serde_json::from_str(&command.replace("{run}", &run)).context("not JSON")?;
+        self.execute(&command)
+    }
+
+    /// Returns the SHA-256 of a file of the run.
+    pub fn digest(&self, file: &str) -> Result<String> {
+        let output = Command::new("sha256sum")
+            .arg("--")
+            .arg(self.run.join(file))
+            .output()
+            .context("sha256sum")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let digest = text.split_whitespace().next();
+        Ok(digest.with_context(|| format!("no {file}"))?.to_owned())
+    }
+
+    fn execute(&self, command: &Value) -> Result<Value> {
+        let mut stream = UnixStream::connect(&self.socket).context("this guest has no monitor")?;
         let answers = BufReader::new(stream.try_clone()?);
         let mut answers = answers.lines();
         answers.next().context("no greeting")??;
         let negotiate = json!({ "execute": "qmp_capabilities" });
-        let command = json!({ "execute": command, "arguments": arguments });
-        for request in [negotiate, command] {
+        let mut value = Value::Null;
+        for request in [&negotiate, command] {
             writeln!(stream, "{request}")?;
             loop {
                 let answer: Value = serde_json::from_str(&answers.next().context("no answer")??)?;
-                if answer.get("return").is_some() {
+                if let Some(answer) = answer.get("return") {
+                    value = answer.clone();
                     break;
                 }
                 // Other lines are events.
                 ensure!(answer.get("error").is_none(), "{answer}");
             }
         }
-        Ok(())
+        Ok(value)
     }
+}
+
+/// Expands the placeholders in an argument of a scenario: `{run}` is the directory of the run, and
+/// `{image:NAME}` a disk image there, `NAME.img`, which is made with `size` bytes.
+fn expand(argument: &str, run: &Path, size: u64) -> Result<String> {
+    const IMAGE: &str = "{image:";
+    let mut text = argument.replace("{run}", &run.display().to_string());
+    while let Some(start) = text.find(IMAGE) {
+        let rest = &text[start + IMAGE.len()..];
+        let (name, _) = rest.split_once('}').context("'}' is missing")?;
+        let image = run.join(format!("{name}.img"));
+        if !image.exists() {
+            File::create(&image)
+                .and_then(|file| file.set_len(size))
+                .with_context(|| image.display().to_string())?;
+        }
+        let end = start + IMAGE.len() + name.len() + 1;
+        text.replace_range(start..end, &image.display().to_string());
+    }
+    Ok(text)
 }
 
 /// Returns the command that runs the guest of `case`.
@@ -155,6 +211,16 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     }
     let smm = if paths.uefi.is_some() { ",smm=on" } else { "" };
     command.args(["-machine", &format!("{machine},memory-backend=mem{smm}")]);
+    if case.has_vtd() {
+        // It must come before the devices behind it.
+        command.args(["-device", VTD]);
+        if !case.is_control() {
+            let socket = paths.sockets.join(mac::QTEST);
+            command.arg("-qtest");
+            command.arg(format!("unix:{},server=on,wait=off", socket.display()));
+            command.args(["-qtest-log", "none"]);
+        }
+    }
     // QEMU drops its translation of an instruction before the new one is written, so that another
     // processor may translate the old one once more and keep that translation. A kernel for amd64
     // that patches its code crashes or hangs then, as it writes breakpoints for the time of the
@@ -178,9 +244,14 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
         let most = kib.saturating_add(u64::from(scenario.hotplug) << 10);
         sizes = format!("{sizes},slots=1,maxmem={most}K");
         backends.push((MEMORY, format!("{}M", scenario.hotplug)));
-        let monitor = Monitor::new(paths.sockets);
+    }
+    if scenario.hotplug != 0 || case.has_vtd() {
+        let monitor = Monitor::new(paths.sockets, paths.run);
         command.arg("-qmp");
-        command.arg(format!("unix:{},server=on,wait=off", monitor.0.display()));
+        command.arg(format!(
+            "unix:{},server=on,wait=off",
+            monitor.socket.display()
+        ));
     }
     command.args(["-m", &sizes]);
     for (id, size) in backends {
@@ -264,11 +335,19 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     if let Some(bus) = &bus {
         command.arg("-device").arg(format!("{bus},id=bus"));
     }
-    let mut plug = |name: &str, address: &str| {
+    let argument = |argument: &str| {
+        expand(argument, paths.run, scenario.disk).with_context(|| format!("'{argument}'"))
+    };
+    for further in &scenario.qemu {
+        command.arg(argument(further)?);
+    }
+    // A doorbell that waits would hold QEMU's lock, and the simulator waits for QEMU's VT-d.
+    let posted = scenario.posted || case.has_vtd();
+    let plug = |command: &mut Command, name: &str, address: &str| {
         let mut device = json!({
             "driver": "vfio-user-pci",
             "socket": { "type": "unix", "path": paths.sockets.join(format!("{name}.sock")) },
-            "x-no-posted-writes": !scenario.posted,
+            "x-no-posted-writes": !posted,
             "addr": address,
             "multifunction": true,
         });
@@ -278,13 +357,27 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
         command.arg("-device").arg(device.to_string());
     };
     for (index, device) in (0..).zip(devices(scenario)?) {
-        plug(&device.name, &device.address);
+        match scenario.managed.get(&device.name) {
+            Some(options) => {
+                let on = if bus.is_some() { ",bus=bus" } else { "" };
+                let mut place = format!(",addr={},multifunction=on{on}", device.address);
+                for option in options {
+                    let option = argument(option)?;
+                    command.arg("-device").arg(option + &mem::take(&mut place));
+                }
+            }
+            None => plug(&mut command, &device.name, &device.address),
+        }
         if device.companion {
             let address = match scenario.bus {
                 Bus::Port => format!("0.{}", COMPANION_FUNCTION + index),
                 _ => format!("{:x}", COMPANION_SLOT + index),
             };
-            plug(&format!("{}-companion", device.name), &address);
+            plug(
+                &mut command,
+                &format!("{}-companion", device.name),
+                &address,
+            );
         }
     }
 
@@ -294,4 +387,20 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     }
     command.stderr(log);
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders() {
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().display();
+        let text = expand("a={image:d0},b={run}/x,c={image:d0}", run.path(), 4096).unwrap();
+        assert_eq!(text, format!("a={path}/d0.img,b={path}/x,c={path}/d0.img"));
+        let image = std::fs::metadata(run.path().join("d0.img")).unwrap();
+        assert_eq!(image.len(), 4096);
+        assert!(expand("{image:d0", run.path(), 1).is_err());
+    }
 }

@@ -226,6 +226,7 @@ mod tests {
         Outcome {
             events: Vec::new(),
             console: String::new(),
+            words: String::new(),
             qemu: None,
             stats: Ok(json!({ "devices": devices })),
             duration: Duration::ZERO,

@@ -22,7 +22,10 @@ use anyhow::{
     Context,
     Result, //
 };
-use serde_json::Value;
+use serde_json::{
+    json,
+    Value, //
+};
 use std::{
     fs,
     os::unix::net::UnixListener,
@@ -54,6 +57,8 @@ pub struct Outcome {
     pub events: Vec<Event>,
     /// Its console.
     pub console: String,
+    /// QEMU's own messages.
+    pub words: String,
     /// QEMU's exit status; `None` after a timeout.
     pub qemu: Option<ExitStatus>,
     /// The simulator's statistics, or the reason for their absence.
@@ -104,18 +109,21 @@ pub fn run(
     let sockets = tempfile::Builder::new().prefix("adp").tempdir()?;
     let disk = scenario.installed.as_ref();
     let disk = disk.map(|name| assets.installed(name).join("root.img"));
-    let mac = Mac::start(
-        &assets.mac(),
-        scenario,
-        disk.as_deref(),
-        sockets.path(),
-        &run,
-    )?;
-    let mut control = mac.control()?;
+    let mac = match case.is_control() {
+        true => None,
+        false => Some(Mac::start(
+            &assets.mac(),
+            scenario,
+            disk.as_deref(),
+            sockets.path(),
+            &run,
+        )?),
+    };
+    let mut control = mac.as_ref().map(Mac::control).transpose()?;
     let channel = sockets.path().join("channel.sock");
     let listener = UnixListener::bind(&channel).with_context(|| channel.display().to_string())?;
 
-    let monitor = qemu::Monitor::new(sockets.path());
+    let monitor = qemu::Monitor::new(sockets.path(), &run);
     let log = run.join("console.log");
     let uefi = match (&scenario.installed, &scenario.secure_boot) {
         (Some(name), Some(variables)) => Some(uefi(&assets.installed(name), variables, &run)?),
@@ -131,6 +139,7 @@ pub fn run(
         uefi,
         tree: tree.as_deref(),
         sockets: sockets.path(),
+        run: &run,
         channel: &channel,
         console: &log,
         log: &run.join("qemu.log"),
@@ -141,7 +150,9 @@ pub fn run(
     let mut qemu = Process::spawn(&mut command)?;
 
     let (sender, receiver) = mpsc::channel();
-    let server = thread::spawn(move || channel::serve(&listener, &mut control, &monitor, &sender));
+    let server = thread::spawn(move || {
+        channel::serve(&listener, control.as_mut(), &monitor, &sender) //
+    });
     let deadline = (console == Console::File).then(|| start + case.timeout());
     let mut processor_time = Duration::ZERO;
     let mut events = Vec::new();
@@ -174,12 +185,17 @@ pub fn run(
     // A QEMU that never connected leaves the thread waiting; the thread ends with this process.
     receiver.try_iter().for_each(take);
 
-    let stats = mac.finish();
+    let stats = match mac {
+        Some(mac) => mac.finish(),
+        None => Ok(json!({ "devices": {} })),
+    };
     fs::remove_file(&initrd)?;
     let console = fs::read(&log).unwrap_or_default();
+    let words = fs::read(paths.log).unwrap_or_default();
     Ok(Outcome {
         events,
         console: String::from_utf8_lossy(&console).replace('\r', ""),
+        words: String::from_utf8_lossy(&words).into_owned(),
         qemu: status,
         stats,
         duration: start.elapsed(),

@@ -7,8 +7,10 @@ use crate::assets::{
     Arch,
     System, //
 };
+use crate::mac;
 use anyhow::{
     bail,
+    ensure,
     Context,
     Result, //
 };
@@ -26,6 +28,10 @@ use std::{
 
 /// Name of the module under test.
 const MODULE: &str = "apple_dma_pci";
+
+/// Parameters of kernels of guests with VT-d, whose tables are the simulated Mac's: Linux leaves
+/// VT-d and the RAM for tables alone.
+const VTD_PARAMETERS: &str = " intel_iommu=off memmap=64M$0x30000000";
 
 /// Factor by which the timeout of a guest is longer on a kernel that the scenario was not written
 /// for.
@@ -70,7 +76,14 @@ pub struct Scenario {
     /// Devices, as the simulator's `--device` takes them, without `file=`.
     #[serde(default)]
     pub devices: Vec<String>,
-    /// Bytes of every NVMe image.
+    /// For each device of the kind `qemu`, options of QEMU's `-device`: those of the device itself,
+    /// without its address, then those of devices on its buses.
+    #[serde(default)]
+    pub managed: BTreeMap<String, Vec<String>>,
+    /// Further arguments of QEMU, before the devices.
+    #[serde(default)]
+    pub qemu: Vec<String>,
+    /// Bytes of every disk image.
     #[serde(default = "default_disk")]
     pub disk: u64,
     /// Further options of the simulator.
@@ -118,6 +131,9 @@ pub struct Scenario {
     /// The mode to load the module in, which the module must report.
     #[serde(default)]
     pub mode: Mode,
+    /// Several modes in place of `mode`, each for a scenario of its own, whose name ends with it.
+    #[serde(default)]
+    pub modes: Vec<Mode>,
     /// Further parameters of the module.
     #[serde(default)]
     pub parameters: String,
@@ -219,6 +235,9 @@ pub enum Mode {
     /// Guest-physical addresses; the module itself detects that the host uses them.
     #[serde(rename = "identity")]
     Identity,
+    /// No DART, no companion, no module: the same guest without anything of ours, for comparison.
+    #[serde(rename = "control")]
+    Control,
 }
 
 impl Mode {
@@ -230,6 +249,7 @@ impl Mode {
             Mode::WholeRam => "whole-RAM",
             Mode::Direct => "direct",
             Mode::Identity => "identity",
+            Mode::Control => "control",
         }
     }
 
@@ -239,7 +259,7 @@ impl Mode {
             Mode::Direct => "whole_ram=2",
             Mode::Lazy => "whole_ram=0",
             Mode::Strict => "strict=1",
-            Mode::WholeRam | Mode::Identity => "",
+            Mode::WholeRam | Mode::Identity | Mode::Control => "",
         }
     }
 }
@@ -312,6 +332,16 @@ impl Case {
         true
     }
 
+    /// Returns whether QEMU emulates managed devices, behind VT-d.
+    pub fn has_vtd(&self) -> bool {
+        !self.scenario.managed.is_empty()
+    }
+
+    /// Returns whether there is no simulated Mac.
+    pub fn is_control(&self) -> bool {
+        self.scenario.mode == Mode::Control
+    }
+
     /// Returns whether the guest's processors take turns.
     pub fn takes_turns(&self) -> bool {
         self.scenario.turns.unwrap_or(self.arch == Arch::Amd64)
@@ -356,6 +386,9 @@ impl Case {
     /// Returns the parameters to append to the kernel's command line.
     pub fn append(&self) -> String {
         let mut append = self.scenario.append.clone();
+        if self.has_vtd() {
+            append.push_str(VTD_PARAMETERS);
+        }
         if self.scenario.installed.is_some() {
             for (name, value) in self.variables() {
                 append.push_str(&format!(" \"systemd.setenv={name}={value}\""));
@@ -404,7 +437,11 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 
 fn spread(file: File, elsewhere: bool) -> Result<Vec<Case>> {
     let mut cases: Vec<Case> = Vec::new();
-    for mut scenario in file.scenario {
+    for mut scenario in file.scenario.into_iter().flat_map(each_mode) {
+        check_managed(&scenario).with_context(|| scenario.name.clone())?;
+        if scenario.mode == Mode::Control {
+            scenario.modules.clear();
+        }
         scenario.allow = expand(&scenario.allow, &file.patterns)
             .with_context(|| format!("{}: allow", scenario.name))?;
         for pattern in scenario.allow.iter().chain(&scenario.log) {
@@ -423,6 +460,52 @@ fn spread(file: File, elsewhere: bool) -> Result<Vec<Case>> {
         }
     }
     Ok(cases)
+}
+
+/// Returns a scenario for each of the modes of `scenario`.
+fn each_mode(scenario: Scenario) -> Vec<Scenario> {
+    if scenario.modes.is_empty() {
+        return vec![scenario];
+    }
+    let one = |&mode: &Mode| Scenario {
+        script: scenario.script.clone().or(Some(scenario.name.clone())),
+        name: format!("{}-{}", scenario.name, mode.name().to_lowercase()),
+        modes: Vec::new(),
+        mode,
+        ..scenario.clone()
+    };
+    scenario.modes.iter().map(one).collect()
+}
+
+/// Checks the fields for devices that QEMU emulates.
+fn check_managed(scenario: &Scenario) -> Result<()> {
+    let mut kinds = BTreeMap::new();
+    for spec in &scenario.devices {
+        let device = mac::Device::parse(spec).with_context(|| format!("'{spec}'"))?;
+        kinds.insert(device.name, device.emulated);
+    }
+    for (name, options) in &scenario.managed {
+        ensure!(
+            kinds.get(name) == Some(&true) && !options.is_empty(),
+            "managed: no options, or no qemu:name={name} in devices"
+        );
+    }
+    let emulated = kinds.values().filter(|emulated| **emulated).count();
+    ensure!(
+        emulated == scenario.managed.len(),
+        "devices of QEMU need options in managed"
+    );
+    let translated = emulated != 0;
+    ensure!(
+        !translated || scenario.arch == [Arch::Amd64],
+        "QEMU has VT-d on amd64 only"
+    );
+    let control = scenario.mode == Mode::Control;
+    ensure!(
+        !control || emulated == kinds.len(),
+        "a control has devices of QEMU only"
+    );
+    Ok(())
 }
 
 /// Returns `patterns`, with named groups expanded.
@@ -504,6 +587,38 @@ mod tests {
         assert!(!case.move_to("rt"));
         assert!(!one("kernel = 'rt'\n").move_to("debug"));
         assert!(!one("mode = 'direct'\n").move_to("debug"));
+    }
+
+    #[test]
+    fn each_mode_is_a_case() {
+        let text = "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['amd64']\n\
+            devices = ['qemu:name=d,bdf=00:05.0']\nmanaged.d = ['nvme']\n\
+            modes = ['whole-RAM', 'control']\n";
+        let cases = parse(text, false).unwrap();
+        let names: Vec<_> = cases.iter().map(Case::name).collect();
+        assert_eq!(names, ["amd64/a-whole-ram", "amd64/a-control"]);
+        assert!(cases.iter().all(|case| case.script() == "a"));
+        assert!(cases[0].has_module() && !cases[0].is_control());
+        assert!(!cases[1].has_module() && cases[1].is_control());
+        assert!(cases[1].append().contains("memmap="));
+    }
+
+    #[test]
+    fn devices_of_qemu_have_options() {
+        let head = "[[scenario]]\nname = 'a'\nabout = 'x'\n";
+        let device = "devices = ['qemu:name=d,bdf=00:05.0']\n";
+        let good = format!("{head}arch = ['amd64']\n{device}managed.d = ['nvme']\n");
+        assert!(parse(&good, false).is_ok());
+        for bad in [
+            good.replace("amd64", "arm64"),
+            good.replace("managed.d", "managed.e"),
+            good.replace("'nvme'", ""),
+            good.replace("qemu:", "engine:"),
+            format!("{head}arch = ['amd64']\n{device}"),
+            format!("{head}arch = ['amd64']\nmode = 'control'\n{device}").replace("qemu", "engine"),
+        ] {
+            assert!(parse(&bad, false).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -39,6 +39,9 @@ const TROUBLE: &[&str] = &[
     r"[Ss]egfault|unhandled level",
 ];
 
+/// QEMU's message at the first access that VT-d refuses.
+const TRANSLATION_FAILURE: &str = "detected translation failure";
+
 /// A condition that must hold, with the reason if it does not.
 pub type Assertion = (String, Result<(), String>);
 
@@ -69,6 +72,14 @@ pub fn judge(case: &Case, outcome: &Outcome) -> Vec<Assertion> {
             format!("log has '{pattern}'"),
             logged(pattern, &outcome.console),
         ));
+    }
+    if case.has_vtd() && scenario.faulty.is_empty() {
+        let fault = outcome
+            .words
+            .lines()
+            .find(|line| line.contains(TRANSLATION_FAILURE));
+        let none = fault.map_or(Ok(()), |line| Err(line.to_owned()));
+        all.push(("QEMU reports no translation failure".into(), none));
     }
     match stats(outcome) {
         Err(error) => all.push(("statistics".into(), Err(format!("{error:#}")))),
@@ -144,6 +155,8 @@ pub struct Pair {
     pub device: Device,
     /// Its companion, if it has one.
     pub companion: Option<Companion>,
+    /// Of a device of QEMU: whether VT-d translated its accesses.
+    pub translated: Option<bool>,
 }
 
 /// Counters of a managed device.
@@ -219,7 +232,11 @@ fn judge_pair(scenario: &Scenario, name: &str, pair: &Pair, all: &mut Vec<Assert
     assert("no violation", no_violation(&device.violations));
 
     let idle = scenario.idle.iter().any(|idle| idle == name);
-    if !idle {
+    if let Some(translated) = pair.translated {
+        // The data that a device of QEMU moves can be counted by scripts alone.
+        let outcome = ensure(translated, || "not at the end".into());
+        assert("accesses were translated", outcome);
+    } else if !idle {
         let moved = ensure(device.read_bytes > 0 && device.written_bytes > 0, || {
             format!(
                 "read {}, written {} bytes",
@@ -311,6 +328,7 @@ mod tests {
         Outcome {
             events: vec![Event::Ok("x".into()), Event::Done],
             console: "Linux version\nmanages d: lazy mode, hello\n".into(),
+            words: String::new(),
             qemu: Some(ExitStatus::from_raw(0)),
             stats: Ok(good_stats()),
             duration: Duration::ZERO,
@@ -411,5 +429,23 @@ mod tests {
         companion["refusals"]["panic"] = 1.into();
         let case = case("refused = ['d']\nidle = ['d']\nleft = ['d']");
         assert_eq!(failed(&case, &outcome), ["d: companion: no Mac panic"]);
+    }
+
+    #[test]
+    fn a_device_of_qemu_is_translated_without_faults() {
+        let case = case("managed.d = ['nvme']");
+        let mut outcome = good();
+        let stats = outcome.stats.as_mut().unwrap();
+        stats["devices"]["d"]["translated"] = true.into();
+        stats["devices"]["d"]["device"]["read_bytes"] = 0.into();
+        assert_eq!(failed(&case, &outcome), Vec::<String>::new());
+        outcome.words = "qemu: vtd_iommu_translate: detected translation failure (dev=0)\n".into();
+        assert_eq!(
+            failed(&case, &outcome),
+            ["QEMU reports no translation failure"]
+        );
+        outcome.words.clear();
+        outcome.stats.as_mut().unwrap()["devices"]["d"]["translated"] = false.into();
+        assert_eq!(failed(&case, &outcome), ["d: accesses were translated"]);
     }
 }
