@@ -166,7 +166,7 @@ pub fn run(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
         }
-        let used = qemu.processor_time() + mac.processor_time();
+        let used = qemu.processor_time() + mac.as_ref().map_or(Duration::ZERO, Mac::processor_time);
         processor_time = processor_time.max(used);
         if let Some(status) = qemu.ended()? {
             break Some(status);
