@@ -6,14 +6,17 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup update demo check check-all check-unit check-guest check-kernel check-package matrix deb fuzz
+.PHONY: setup setup-all update demo check check-all check-unit check-guest check-kernel check-package matrix deb fuzz
 .PHONY: soak kselftest bench lint test-help
 
 setup:
 	@$(env)/setup
 
+setup-all:
+	@$(env)/setup --all
+
 update:
-	@$(env)/setup --update
+	@$(env)/setup --update --all
 
 # Its guests are of one architecture.
 demo:
@@ -26,7 +29,7 @@ check: setup
 
 # With the long forms, all devices, all kernels, and the soak: hours. PARTS picks some of
 # lint, unit, refusals, fuzz, guest, package, matrix and soak.
-check-all: setup
+check-all: setup-all
 	@$(env)/package-roots
 	@$(env)/check --all $(PARTS)
 
@@ -34,11 +37,11 @@ check-unit: setup
 	@$(env)/check unit
 
 # FILTER=REGEX picks cases by name, ARCH/SCENARIO.
-check-guest: setup
+check-guest: $(if $(FILTER),setup-all,setup)
 	@$(env)/check guest -- $(if $(FILTER),--filter '$(FILTER)')
 
 # The guest tests that do not have a kernel of their own, on kernel NAME: see tests/env/kernel.
-check-kernel: setup
+check-kernel: setup-all
 	@$(env)/check guest -- --kernel '$(NAME)' $(if $(ARCH),--arch '$(ARCH)') \
 		$(if $(FILTER),--filter '$(FILTER)')
 
@@ -94,4 +97,4 @@ test-help:
 	@echo 'make fuzz [SECONDS=N]     fuzzes the reply decoder and the engine, 600 s each'
 	@echo 'make kselftest            the kselftest, in guests'
 	@echo 'make lint                 formatting, lints and style'
-	@echo 'make setup                prerequisites of all, done first; make update: newer packages'
+	@echo 'make setup, setup-all     prerequisites of these, done first; make update: newer packages'

@@ -231,7 +231,7 @@ impl Assets {
         for from in [Some(base), modules_of_kernel, programs].iter().flatten() {
             let size = File::open(from)
                 .and_then(|mut file| io::copy(&mut file, &mut out))
-                .with_context(|| format!("{}: run 'make setup'", from.display()))?;
+                .with_context(|| format!("{}: run 'make setup-all'", from.display()))?;
             if size % 4 != 0 {
                 bail!("{}: {size} bytes, not a multiple of 4", from.display());
             }
@@ -254,7 +254,7 @@ impl Assets {
         if !case.scenario.drivers.is_empty() {
             let from = self.further_drivers(system);
             drivers::add(&mut archive, &from, &case.scenario.drivers)
-                .with_context(|| format!("{}: run 'make setup'", from.display()))?;
+                .with_context(|| format!("{}: run 'make setup-all'", from.display()))?;
         }
         for name in &case.scenario.modules {
             let module = read(&self.module(case, name)?)?;

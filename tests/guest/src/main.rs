@@ -93,7 +93,7 @@ enum Command {
         #[arg(long)]
         list: bool,
         /// Number of guests to run at a time
-        #[arg(long, value_name = "N", default_value_t = 2)]
+        #[arg(long, value_name = "N", default_value_t = 3)]
         jobs: usize,
         /// Keep disk images, also of cases that passed
         #[arg(long)]
