@@ -42,6 +42,7 @@ use std::{
 enum Request {
     Stats,
     ResetStats,
+    ResetLongest,
     Mappings { device: String },
     Set(Box<Set>),
     Quit,
@@ -95,6 +96,10 @@ fn handle(mac: &Mac, request: Request) -> Result<Value, String> {
         Request::Stats => serde_json::to_value(mac.stats()).map_err(|e| e.to_string()),
         Request::ResetStats => {
             mac.clear_stats();
+            Ok(json!({ "ok": true }))
+        }
+        Request::ResetLongest => {
+            mac.clear_longest();
             Ok(json!({ "ok": true }))
         }
         Request::Mappings { device } => {

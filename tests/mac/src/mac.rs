@@ -482,4 +482,11 @@ impl Mac {
             }
         }
     }
+    /// Forgets the longest doorbells so far.
+    pub fn clear_longest(&self) {
+        for companion in self.pairs.iter().filter_map(|pair| pair.companion.as_ref()) {
+            let mut stats = lock(&companion.stats);
+            (stats.doorbell_ns_max, stats.modelled_ns_max) = (0, 0);
+        }
+    }
 }

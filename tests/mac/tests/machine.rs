@@ -414,6 +414,13 @@ fn others_are_served_while_a_batch_takes_its_time() {
     let s = &stats["devices"]["dma0"]["companion"];
     assert_eq!(s["modelled_ns_max"], 3_000_000_000u64);
     assert!(s["doorbell_ns_max"].as_u64() >= Some(3_000_000_000));
+    assert_eq!(c.ask(r#"{"cmd":"reset-longest"}"#), json!({ "ok": true }));
+    let after = &c.ask(r#"{"cmd":"stats"}"#)["devices"]["dma0"]["companion"];
+    assert_eq!(
+        (&after["doorbell_ns_max"], &after["modelled_ns_max"]),
+        (&json!(0), &json!(0))
+    );
+    assert_eq!(after["modelled_ns"], s["modelled_ns"]);
     assert_eq!(s["refusals"]["live_key"], 1);
     drop((ram, q, b.device));
     closed(&inbox);

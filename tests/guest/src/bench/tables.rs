@@ -102,6 +102,8 @@ pub fn all(figures: &Figures) -> String {
         summary(figures),
         again(figures),
         fresh(figures),
+        host_time(figures),
+        bind(figures),
         capacity(figures),
         memory(figures),
         congruence(figures),
@@ -223,6 +225,79 @@ fn fresh(figures: &Figures) -> String {
             let figure = figures.one("calls", mode, case);
             let mean = figure.and_then(|f| Some(f.call("map_mean")? + f.call("unmap_mean")?));
             row.extend([calls(figure), number(mean, 0), doorbells(figure)]);
+        }
+        table.row(row);
+    }
+    table.finish()
+}
+
+/// Formats a number of microseconds of a figure.
+fn us(figure: Option<&Figure>, key: &str) -> String {
+    match figure.and_then(|f| f.value(key)) {
+        Some(0.0) => "0".to_owned(),
+        value => number(value, 0),
+    }
+}
+
+fn host_time(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "The host's time for map + unmap by field costs, and for the longest doorbell: µs",
+        &[
+            "",
+            "again, whole RAM",
+            "longest",
+            "again, windows",
+            "longest",
+            "not before, windows",
+            "longest",
+            "not before, strict",
+            "longest",
+        ],
+    );
+    let mut rows = FRESH.to_vec();
+    // Cases of both kinds of memory have one row.
+    rows.extend(
+        AGAIN
+            .iter()
+            .filter(|row| FRESH.iter().all(|fresh| fresh.1 != row.1)),
+    );
+    for (name, case) in rows {
+        let mut row = vec![name.to_owned()];
+        for mode in ["whole", "hit", "miss", "strict"] {
+            let figure = figures.one("calls", mode, case);
+            row.extend([us(figure, "host_us"), us(figure, "longest_us")]);
+        }
+        table.row(row);
+    }
+    table.finish()
+}
+
+fn bind(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "The host's time for binding a guest and for releasing it, by field costs: µs",
+        &[
+            "",
+            "entries",
+            "doorbells",
+            "bind",
+            "longest doorbell",
+            "entries",
+            "doorbells",
+            "release",
+            "longest doorbell",
+        ],
+    );
+    for (name, mode) in [
+        ("whole RAM, 1 GiB", "whole"),
+        ("by dma_range_map, 1 GiB", "ranges"),
+        ("windows, 4 GiB", "windows"),
+        ("strict, 4 GiB", "strict"),
+    ] {
+        let mut row = vec![name.to_owned()];
+        for case in ["bind", "release"] {
+            let figure = figures.one("host", mode, case);
+            let keys = ["entries", "doorbells", "host_us", "longest_us"];
+            row.extend(keys.map(|key| us(figure, key)));
         }
         table.row(row);
     }
@@ -358,7 +433,10 @@ mod tests {
             kernel: "7.2".into(),
             figures: [
                 "calls direct page-10 map=188 unmap=145 nothing=72",
-                "calls hit page-10 map=321 unmap=266 nothing=72 doorbells=0.0000",
+                "calls hit page-10 map=321 unmap=266 nothing=72 doorbells=0.0000 host_us=0.0000 \
+                 longest_us=0.0000",
+                "calls miss 1m map=1 unmap=1 nothing=0 host_us=4500.2 longest_us=2000.0000",
+                "host whole bind entries=3 doorbells=3 host_us=7000.0 longest_us=2000.0",
             ]
             .map(|text| text.parse().unwrap())
             .into(),
@@ -367,6 +445,16 @@ mod tests {
         let none = "- + - | - + - | - | - | - + - | - | -";
         let row = format!("| one page, 10 live | {none} | 116 + 73 | 249 + 194 | 2.34 | 0 |");
         assert!(text.contains(&row), "{text}");
+        assert!(
+            text.contains("| one page | - | - | 0 | 0 | - | - | - | - |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| 1 MiB | - | - | - | - | 4500 | 2000 | - | - |"),
+            "{text}"
+        );
+        let row = "| whole RAM, 1 GiB | 3 | 3 | 7000 | 2000 | - | - | - | - |";
+        assert!(text.contains(row), "{text}");
         assert!(text.contains(
             "| hit path, map and unmap, to direct mapping | at most 2 | 2.344 | **no** |"
         ));
