@@ -46,6 +46,7 @@ pub(crate) fn setup(bytes: &mut Bytes<'_>) -> (Setup, u64, bool) {
     };
     let modes = bytes.u8();
     let setup = Setup {
+        ram: RAM,
         policy,
         strict: modes & 1 != 0,
         congruent: modes & 2 != 0,

@@ -7,7 +7,9 @@ use super::{
     host::span,
     rig::{
         BASE,
+        GIB,
         KIB,
+        LARGE,
         MIB,
         RAM, //
     },
@@ -43,7 +45,10 @@ use crate::{
         BoxedSlice, //
     },
 };
-use std::collections::BTreeMap;
+use std::collections::{
+    BTreeMap,
+    BTreeSet, //
+};
 
 const IOVA: u64 = 0x10_0000_0000;
 
@@ -55,10 +60,15 @@ struct Rig {
 impl Rig {
     /// An index with room for all that a test needs. It has 64 buckets of keys.
     fn new() -> Self {
-        let blocks = BoxedSlice::new(RAM.len(), Alloc::Sleep, |i| span(RAM[i].0, RAM[i].1));
-        let ram = Ram::new(blocks.expect("memory"));
         // Most of what is mapped has no place in the table, so that both maps are used.
-        let index = WindowIndex::new(256, 64 * MIB, &ram, 1);
+        Self::with(RAM, 1)
+    }
+
+    /// An index with a table for the first `table_max` granules of `ram`.
+    fn with(ram: &[(u64, u64)], table_max: usize) -> Self {
+        let blocks = BoxedSlice::new(ram.len(), Alloc::Sleep, |i| span(ram[i].0, ram[i].1));
+        let ram = Ram::new(blocks.expect("memory"));
+        let index = WindowIndex::new(256, 64 * MIB, &ram, table_max);
         let (index, mut writer) = index.expect("memory");
         for _ in 0..4 {
             let windows = Segment::new(Alloc::Sleep).expect("memory");
@@ -158,6 +168,71 @@ fn a_window_is_found_until_it_is_removed() {
     rig.destroy(other);
     assert_eq!(rig.writer.free_chunks(), chunks, "all chunks come back");
     assert_eq!(rig.writer.free_windows(), 256);
+}
+
+/// Most granules that the module gives places in the table: 256 GiB.
+const TABLE_MAX: u64 = 1 << 24;
+
+#[test]
+fn all_of_a_large_guest_is_found() {
+    for ram in LARGE {
+        let first = ram[0].0 / GRANULE;
+        let last = |&(start, len): &(u64, u64)| (start + len - 1) / GRANULE;
+        for table in [TABLE_MAX, 3000, 0] {
+            let mut rig = Rig::with(ram, usize::try_from(table).expect("64 bits"));
+            let chunks = rig.writer.free_chunks();
+            // The first and the last granule of each block and of the table, one between, and some
+            // in every eighth GiB.
+            let mut granules: BTreeSet<u64> = ram
+                .iter()
+                .flat_map(|block| {
+                    let (start, end) = (block.0 / GRANULE, last(block));
+                    [start, start + (end - start) / 2, end]
+                })
+                .chain([first + table.max(1) - 1, first + table])
+                .chain(
+                    (0..128)
+                        .step_by(8)
+                        .map(|gib| (gib * GIB + 5 * MIB) / GRANULE),
+                )
+                .collect();
+            granules.retain(|granule| {
+                let holds =
+                    |block: &(u64, u64)| (block.0 / GRANULE..=last(block)).contains(granule);
+                ram.iter().any(holds)
+            });
+            assert!(granules.len() > 8, "{granules:x?}");
+            let mut ids = BTreeMap::new();
+            for &granule in &granules {
+                let free = rig.writer.free_chunks();
+                let id = rig.insert(granule * GRANULE, GRANULE, None);
+                let needed = u32::from(granule - first >= table);
+                let near = ids.keys().any(|other| other / 64 == granule / 64);
+                if needed == 0 || !near {
+                    let used = free - rig.writer.free_chunks();
+                    assert_eq!(used, needed as usize, "{granule:#x} of {ram:x?}, {table}");
+                }
+                ids.insert(granule, id);
+            }
+            for (&granule, &id) in &ids {
+                assert_ne!(id, NONE);
+                // Neighbours, and granules that a narrow index would take for this one.
+                let others = [1, TABLE_MAX, 1 << 32].map(|far| granule + far);
+                for other in others
+                    .into_iter()
+                    .chain([granule, granule.saturating_sub(1)])
+                {
+                    let wanted = ids.get(&other).copied().unwrap_or(NONE);
+                    assert_eq!(rig.found(other * GRANULE), (wanted, NONE));
+                }
+            }
+            for (_, id) in ids {
+                rig.remove(id);
+                rig.destroy(id);
+            }
+            assert_eq!(rig.writer.free_chunks(), chunks, "all chunks come back");
+        }
+    }
 }
 
 #[test]

@@ -18,14 +18,20 @@ use super::rig::{
     Setup,
     TestPolicy,
     ALL,
+    GIB,
     KIB,
+    LARGE,
     MIB,
     RAM, //
 };
 use crate::engine::ReplyError;
 use proptest::prelude::*;
 
-fn wants() -> impl Strategy<Value = Want> {
+/// Guest RAM.
+type Layout = &'static [(u64, u64)];
+
+/// Generates spans to map, with `ram`.
+fn wants(ram: Layout) -> impl Strategy<Value = Want> {
     let len = prop_oneof![
         6 => Just(4 * KIB),
         2 => Just(16 * KIB),
@@ -45,10 +51,12 @@ fn wants() -> impl Strategy<Value = Want> {
         3 => (0u64..64).prop_map(|n| n * 64 * KIB),
         1 => (0u64..8).prop_map(|n| n * 2 * MIB),
         2 => 0u64..64 * MIB,
+        // In every GiB of a large guest.
+        4 => (0u64..128, 0u64..64).prop_map(|(gib, n)| gib * GIB + n * 4 * KIB),
     ];
-    let inside =
-        (0..RAM.len(), offset, len, any::<bool>()).prop_map(|(block, offset, len, from_end)| {
-            let (start, block_len) = RAM[block];
+    let inside = (0..ram.len(), offset, len, any::<bool>()).prop_map(
+        move |(block, offset, len, from_end)| {
+            let (start, block_len) = ram[block];
             let len = len.min(block_len);
             let offset = offset % (block_len - len + 1);
             Want {
@@ -59,15 +67,16 @@ fn wants() -> impl Strategy<Value = Want> {
                 },
                 len,
             }
-        });
+        },
+    );
     let outside = prop_oneof![
         // Over an edge of RAM, in a hole, below, at the end of the address space, empty, too long.
-        (0..RAM.len(), 1u64..8 * KIB).prop_map(|(block, before)| Want {
-            start: RAM[block].0 + RAM[block].1 - before,
+        (0..ram.len(), 1u64..8 * KIB).prop_map(move |(block, before)| Want {
+            start: ram[block].0 + ram[block].1 - before,
             len: before + 1,
         }),
-        (0..RAM.len()).prop_map(|block| Want {
-            start: RAM[block].0 - 1,
+        (0..ram.len()).prop_map(move |block| Want {
+            start: ram[block].0 - 1,
             len: 2,
         }),
         (0u64..MIB, 1u64..MIB).prop_map(|(start, len)| Want { start, len }),
@@ -78,18 +87,18 @@ fn wants() -> impl Strategy<Value = Want> {
         any::<u64>().prop_map(|start| Want { start, len: 0 }),
         (any::<u64>(), any::<u64>()).prop_map(|(start, len)| Want { start, len }),
     ];
-    let whole = (0..RAM.len()).prop_map(|block| Want {
-        start: RAM[block].0,
-        len: RAM[block].1,
+    let whole = (0..ram.len()).prop_map(move |block| Want {
+        start: ram[block].0,
+        len: ram[block].1,
     });
     prop_oneof![40 => inside, 1 => outside, 1 => whole]
 }
 
 /// Generates lists as drivers make them: scattered, with neighbours, duplicates and overlaps.
-fn lists() -> impl Strategy<Value = Vec<Want>> {
-    let scattered = prop::collection::vec(wants(), 0..8);
+fn lists(ram: Layout) -> impl Strategy<Value = Vec<Want>> {
+    let scattered = prop::collection::vec(wants(ram), 0..8);
     let near = (
-        wants(),
+        wants(ram),
         prop::collection::vec((0u64..4, 1u64..32 * KIB), 1..8),
     )
         .prop_map(|(want, steps)| {
@@ -109,7 +118,7 @@ fn lists() -> impl Strategy<Value = Vec<Want>> {
                 })
                 .collect()
         });
-    let growing = (wants(), 2u64..6).prop_map(|(want, n)| {
+    let growing = (wants(ram), 2u64..6).prop_map(|(want, n)| {
         (1..n)
             .map(|n| Want {
                 start: want.start,
@@ -158,18 +167,18 @@ fn unmap_faults() -> impl Strategy<Value = UnmapFault> {
     ]
 }
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+fn ops(ram: Layout) -> impl Strategy<Value = Vec<Op>> {
     let index = any::<usize>();
     let plain = prop_oneof![
-        8 => (wants(), dma_limits()).prop_map(|(want, dma_limit)| Op::Map(want, dma_limit)),
-        4 => (lists(), dma_limits()).prop_map(|(list, dma_limit)| Op::MapAll(list, dma_limit)),
+        8 => (wants(ram), dma_limits()).prop_map(|(want, dma_limit)| Op::Map(want, dma_limit)),
+        4 => (lists(ram), dma_limits()).prop_map(|(list, dma_limit)| Op::MapAll(list, dma_limit)),
         2 => index.prop_map(Op::Repeat),
         8 => index.prop_map(Op::Unmap),
         1 => (index, 1usize..4).prop_map(|(from, step)| Op::UnmapAll(from, step)),
         1 => (any::<u64>(), 0u64..MIB).prop_map(|(iova, len)| Op::Misuse(iova, len)),
-        1 => wants().prop_map(Op::Stale),
+        1 => wants(ram).prop_map(Op::Stale),
         1 => Just(Op::Age),
-        1 => wants().prop_map(Op::Evict),
+        1 => wants(ram).prop_map(Op::Evict),
     ];
     let faults = prop_oneof![
         3 => prop::collection::vec(map_faults(), 1..6).prop_map(Op::MapFaults),
@@ -184,7 +193,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop_oneof![calm, rough]
 }
 
-fn setups() -> impl Strategy<Value = Setup> {
+fn layouts() -> impl Strategy<Value = Layout> {
+    prop_oneof![3 => Just(RAM), 2 => prop::sample::select(LARGE)]
+}
+
+fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
     let policy = prop_oneof![
         4 => (14u32..22).prop_map(TestPolicy::Adaptive),
         2 => (14u32..22).prop_map(TestPolicy::Aligned),
@@ -206,6 +219,9 @@ fn setups() -> impl Strategy<Value = Setup> {
         Just(Placement::High),
         Just(Placement::Random),
     ];
+    // In a large guest, most of RAM has no place in the table.
+    let most = if ram == RAM { 1 << 20 } else { 1 << 16 };
+    let tables = prop_oneof![2 => Just(most), 1 => 0usize..2000, 1 => Just(0)];
     (
         policy,
         (any::<bool>(), any::<bool>()),
@@ -214,12 +230,22 @@ fn setups() -> impl Strategy<Value = Setup> {
         batch_max,
         len_max,
         placement,
-        prop_oneof![2 => Just(1usize << 20), 1 => 0usize..2000, 1 => Just(0)],
+        tables,
     )
         .prop_map(
-            |(policy, modes, max_bytes, max_entries, batch_max, len_max, placement, table_max)| {
+            move |(
+                policy,
+                modes,
+                max_bytes,
+                max_entries,
+                batch_max,
+                len_max,
+                placement,
+                table_max,
+            )| {
                 let (strict, congruent) = modes;
                 Setup {
+                    ram,
                     policy,
                     strict,
                     congruent,
@@ -243,7 +269,11 @@ proptest! {
     })]
 
     #[test]
-    fn random_drivers(setup in setups(), seed: u64, ops in ops(), tidy: bool) {
+    fn random_drivers(
+        (setup, ops) in layouts().prop_flat_map(|ram| (setups(ram), ops(ram))),
+        seed: u64,
+        tidy: bool,
+    ) {
         run(setup, seed, ops, tidy).map_err(TestCaseError::fail)?;
     }
 }

@@ -49,6 +49,7 @@ use std::{
 
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const GIB: u64 = 1 << 30;
 
 /// A limit that every address is within.
 pub(crate) const ALL: u64 = u64::MAX;
@@ -58,6 +59,26 @@ pub(crate) const RAM: &[(u64, u64)] = &[
     (0x4000_0000, 16 * MIB),
     (0x4200_1000, 2 * MIB + 36 * KIB),
     (0x8000_0000, 64 * MIB),
+];
+
+/// The RAM of large guests.
+pub(crate) const LARGE: &[&[(u64, u64)]] = &[
+    // arm64, 48 GiB.
+    &[(GIB, 48 * GIB)],
+    // arm64 with UEFI, 64 GiB: the firmware keeps what it needs at the end of the lowest 4 GiB.
+    &[
+        (GIB, 2 * GIB - 20 * MIB),
+        (3 * GIB - 16 * MIB + 12 * KIB, 3 * MIB - 4 * KIB),
+        (3 * GIB - 4 * MIB, 62 * GIB + 4 * MIB),
+    ],
+    // amd64, 96 GiB: with the holes of the first MiB, and one below 4 GiB.
+    &[
+        (4 * KIB, 635 * KIB),
+        (MIB, 3 * GIB - MIB),
+        (4 * GIB, 93 * GIB),
+    ],
+    // 128 GiB, of which the last was added later, beyond what fits a table.
+    &[(GIB, 127 * GIB), (1024 * GIB, GIB)],
 ];
 
 /// The guest address that most tests map at.
@@ -216,6 +237,7 @@ impl Policy for TestPolicy {
 /// The configuration of a [`Rig`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
+    pub(crate) ram: &'static [(u64, u64)],
     pub(crate) policy: TestPolicy,
     pub(crate) strict: bool,
     pub(crate) congruent: bool,
@@ -230,6 +252,7 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            ram: RAM,
             policy: TestPolicy::Aligned(18),
             strict: false,
             congruent: false,
@@ -252,7 +275,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(setup: Setup) -> Self {
-        Self::with_ram(setup, RAM)
+        Self::with_ram(setup, setup.ram)
     }
 
     pub(crate) fn with_ram(setup: Setup, ram: &[(u64, u64)]) -> Self {

@@ -13,14 +13,17 @@ use super::rig::{
     Setup,
     ALL,
     BASE,
+    GIB,
     KIB,
+    LARGE,
     MIB,
     RAM, //
 };
 use crate::addr::{
     Address,
     Gpa,
-    Iova, //
+    Iova,
+    GRANULE, //
 };
 use crate::engine::static_map::{
     Adjacency,
@@ -63,27 +66,73 @@ fn end(rig: Rig) {
 
 #[test]
 fn each_block_gets_a_region() {
-    let mut rig = ready(roomy());
-    assert_eq!(rig.engine.premap_ram(), Ok(()));
-    assert_eq!(rig.host.look().mappings.len(), RAM.len());
-    let doorbells = rig.host.doorbells();
-    for &(start, len) in RAM {
-        for (at, len) in [(0, 1), (0, len), (len - 6, 6), (4096, 4096)] {
-            let iova = rig.map(start + at, len).expect("it is mapped");
-            assert_eq!(rig.engine.translate(iova, len), Some(Gpa::new(start + at)));
-            rig.unmap(start + at, len, iova);
+    for &ram in LARGE.iter().chain([&RAM]) {
+        let regions: u64 = ram.iter().map(|&(_, len)| len.div_ceil(2 * GIB)).sum();
+        let mut rig = ready_with(
+            Setup {
+                max_bytes: 256 * GIB,
+                ..Setup::default()
+            },
+            ram,
+        );
+        rig.host.look().iovas = 0x8000_0000 / GRANULE..(1 << 48) / GRANULE;
+        let mapped = rig.engine.premap_ram();
+        if regions > MAX_REGIONS as u64 {
+            assert_eq!(mapped, Err(MapError::Full(Limit::Entries)), "{ram:x?}");
+            assert!(rig.host.look().mappings.is_empty());
+            end(rig);
+            continue;
         }
+        assert_eq!(mapped, Ok(()), "{ram:x?}");
+        assert_eq!(rig.host.look().mappings.len() as u64, regions);
+        let doorbells = rig.host.doorbells();
+        for &(start, len) in ram {
+            for (at, len) in [
+                (0, 1),
+                (0, len.min(2 * GIB)),
+                (len - 6, 6),
+                (4096, 4096),
+                ((len - 1) & !(2 * GIB - 1), 1),
+            ] {
+                let iova = rig.map(start + at, len).expect("it is mapped");
+                assert_eq!(rig.engine.translate(iova, len), Some(Gpa::new(start + at)));
+                rig.unmap(start + at, len, iova);
+            }
+        }
+        let (start, len) = ram[ram.len() - 1];
+        let entries = list(&[
+            (start, 1),
+            (start + len - MIB, 100),
+            (ram[0].0, 4096),
+            (start, 1),
+        ]);
+        rig.map_all(&entries, ALL).expect("all are mapped");
+        rig.unmap_all(&entries);
+        assert_eq!(rig.host.doorbells(), doorbells);
+        end(rig);
     }
-    let entries = list(&[
-        (BASE, 1),
-        (BASE + 5 * MIB, 100),
-        (RAM[0].0, 4096),
-        (BASE, 1),
-    ]);
-    rig.map_all(&entries, ALL).expect("all are mapped");
-    rig.unmap_all(&entries);
-    assert_eq!(rig.host.doorbells(), doorbells);
-    end(rig);
+}
+
+#[test]
+fn no_static_map_of_a_large_guest_within_the_usual_limits() {
+    for ram in LARGE {
+        let mut rig = ready_with(
+            Setup {
+                max_bytes: 1280 * MIB,
+                max_entries: 61440,
+                ..Setup::default()
+            },
+            ram,
+        );
+        let full = Err(MapError::Full(Limit::Bytes));
+        assert_eq!(rig.engine.premap_ram(), full);
+        assert_eq!(rig.host.doorbells(), 0, "the host is not asked");
+        for &(start, len) in *ram {
+            let iova = rig.map(start + len - 6, 6).expect("windows serve");
+            rig.unmap(start + len - 6, 6, iova);
+        }
+        end(rig);
+    }
 }
 
 /// Returns `count` blocks of RAM as UEFI firmware leaves them, the longest somewhere in between.
