@@ -368,6 +368,9 @@ impl Case {
         let mut variables: Vec<_> = scenario.set.clone().into_iter().collect();
         variables.push(("SCENARIO".to_owned(), self.script().to_owned()));
         variables.push(("MODE".to_owned(), scenario.mode.name().to_owned()));
+        if self.has_vtd() && !self.is_control() {
+            variables.push(("VTD".to_owned(), "1".to_owned()));
+        }
         variables.push(("PARAMETERS".to_owned(), parameters.trim().to_owned()));
         variables.push(("DRIVERS".to_owned(), scenario.drivers.join(" ")));
         variables

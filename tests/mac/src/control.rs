@@ -45,6 +45,7 @@ enum Request {
     ResetLongest,
     Mappings { device: String },
     Set(Box<Set>),
+    Translate,
     Quit,
 }
 
@@ -109,6 +110,10 @@ fn handle(mac: &Mac, request: Request) -> Result<Value, String> {
             Ok(json!({ "mappings": mappings }))
         }
         Request::Set(set) => apply(find(mac, &set.device)?, &set),
+        Request::Translate => {
+            mac.turn_on_translation()?;
+            Ok(json!({ "ok": true }))
+        }
         Request::Quit => {
             mac.quit();
             Ok(json!({ "ok": true }))

@@ -423,11 +423,19 @@ impl Mac {
     }
 
     /// Connects to QEMU's qtest at `path` once it listens, if there are devices that QEMU emulates.
-    pub fn translate(&self, path: &Path) -> Result<()> {
+    pub fn connect_vtd(&self, path: &Path) -> Result<()> {
         if let Some(vtd) = &self.vtd {
             vtd.start(path).context("a thread for VT-d")?;
         }
         Ok(())
+    }
+
+    /// Turns the translation for devices of QEMU on, if it is off.
+    pub fn turn_on_translation(&self) -> Result<(), String> {
+        match &self.vtd {
+            Some(vtd) => vtd.translate(),
+            None => Err("there is no device of QEMU".into()),
+        }
     }
 
     /// Waits for a reason to end.

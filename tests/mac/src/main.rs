@@ -46,7 +46,7 @@ fn run(cli: &Cli) -> Result<()> {
     let mac = Mac::new(cli, events)?;
     let outcome = mac.listen(&cli.dir).and_then(|()| {
         if let Some(qtest) = &cli.qtest {
-            mac.translate(qtest)?;
+            mac.connect_vtd(qtest)?;
         }
         let mut out = io::stdout();
         writeln!(out, "ready")?;

@@ -56,7 +56,7 @@ use std::{
 /// Interval at which faults are looked for.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Interval of attempts to connect to QEMU, and to find its RAM.
+/// Interval of attempts to connect to QEMU.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Time for which a batch waits for QEMU's qtest.
@@ -171,8 +171,8 @@ impl Vtd {
         let parts = parts.collect();
         Ok((vtd, parts))
     }
-    /// Connects to the qtest socket at `path` once it listens, turns translation on, and collects
-    /// faults from then on, in a thread of its own.
+    /// Connects to the qtest socket at `path` once it listens, and collects faults from then on, in
+    /// a thread of its own.
     pub fn start(self: &Arc<Self>, path: &Path) -> io::Result<()> {
         let (vtd, path) = (self.clone(), path.to_owned());
         thread::Builder::new()
@@ -198,10 +198,7 @@ impl Vtd {
         *lock(&self.link) = link;
         self.changed.notify_all();
         while self.look().is_ok() {
-            thread::sleep(match self.is_on() {
-                true => LOOK,
-                false => RETRY,
-            });
+            thread::sleep(LOOK);
         }
     }
 
@@ -211,14 +208,16 @@ impl Vtd {
     }
 
     /// Turns translation on if it is off, as a reset of the machine and the guest's kernel leave
-    /// it, and counts the faults since the last call.
+    /// it. A kernel that turns it off waits until it is: this must not be called while one starts.
+    pub fn translate(&self) -> Result<(), String> {
+        self.with(|registers| self.turn_on(registers))
+    }
+
+    /// Counts the faults since the last call.
     pub fn look(&self) -> Result<(), String> {
         let (faults, lost) = self.with(|registers| {
-            match self.turn_on(registers) {
-                // QEMU announces its RAM anew while firmware changes the map of memory.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => log::debug!("{error}"),
-                outcome => outcome?,
-            }
+            let on = registers.is_on()?;
+            self.on.store(on, Ordering::Relaxed);
             registers.take_faults()
         })?;
         for fault in faults {
@@ -230,16 +229,12 @@ impl Vtd {
         Ok(())
     }
 
-    /// Turns translation on if it is off. The error is `NotFound` if there is no RAM for the
-    /// tables.
     fn turn_on(&self, registers: &mut Registers) -> io::Result<()> {
         if registers.is_on()? {
             self.on.store(true, Ordering::Relaxed);
             return Ok(());
         }
-        self.on.store(false, Ordering::Relaxed);
-        self.write_tables()
-            .map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
+        self.write_tables().map_err(io::Error::other)?;
         registers.turn_on(self.root.root)?;
         self.on.store(true, Ordering::Relaxed);
         log::info!("VT-d translates");

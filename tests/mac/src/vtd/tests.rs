@@ -110,12 +110,12 @@ fn announce(part: &Part) {
 }
 
 #[test]
-fn translation_begins_once_there_is_ram() {
+fn translation_begins_with_a_batch_or_on_demand() {
     let (vtd, part, model, _) = setup();
-    vtd.look().unwrap();
-    assert!(!vtd.is_on() && lock(&model).writes.is_empty());
     announce(&part);
     vtd.look().unwrap();
+    assert!(!vtd.is_on() && lock(&model).writes.is_empty());
+    vtd.translate().unwrap();
     assert!(vtd.is_on());
     let offsets: Vec<_> = lock(&model).writes.iter().map(|(at, _)| *at).collect();
     assert_eq!(offsets, [0x20, 0x18, 0x28, 0xf8, 0x18]);
@@ -124,6 +124,8 @@ fn translation_begins_once_there_is_ram() {
 
     // A kernel that wants no translation turns it off.
     lock(&model).registers.insert(0x1c, 0);
+    vtd.look().unwrap();
+    assert!(!vtd.is_on());
     part.domain.begin().unwrap();
     assert_eq!(lock(&model).get(0x1c), 3 << 30);
 }
@@ -160,7 +162,7 @@ fn the_first_batch_after_a_reset_looks_for_the_bus() {
 fn faults_are_counted_once() {
     let (vtd, part, model, bus) = setup();
     announce(&part);
-    vtd.look().unwrap();
+    vtd.translate().unwrap();
     assert_eq!(bus.counters.snapshot().faults, 0);
     {
         let mut model = lock(&model);
@@ -182,7 +184,7 @@ fn faults_are_counted_once() {
 fn the_end_of_qemu_is_an_error() {
     let (vtd, part, _, _) = setup();
     *lock(&vtd.link) = Link::Down;
-    assert!(vtd.look().is_err());
+    assert!(vtd.look().is_err() && vtd.translate().is_err());
     assert!(part.domain.begin().is_err());
 }
 
