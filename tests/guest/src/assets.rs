@@ -145,6 +145,12 @@ impl Assets {
             .join("vmlinuz")
     }
 
+    /// Returns UEFI firmware for arm64 guests: its code, and variables to copy.
+    pub fn firmware(&self) -> [PathBuf; 2] {
+        let directory = self.cache.join("firmware-arm64");
+        ["code.fd", "variables.fd"].map(|name| directory.join(name))
+    }
+
     /// Returns the base of every guest's root.
     fn guest(&self, arch: Arch) -> PathBuf {
         self.cache.join(format!("guest-{}", arch.name()))

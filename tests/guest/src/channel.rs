@@ -11,6 +11,9 @@
 //! - `qmp JSON`: a request to QEMU's monitor, with `{run}` for the directory of the run;
 //! - `digest FILE`: a request for the SHA-256 of a file in that directory;
 //! - `plug`, `unplug`: a request to plug or unplug the scenario's further memory;
+//! - `balloon MIB`: a request to set the size that the balloon leaves the guest; the answer is the
+//!   guest's size, in MiB, after at most two minutes;
+//! - `resize MIB`: likewise the size of the memory that virtio-mem gives the guest;
 //! - `boots`: a request for the number of such requests so far: scripts send one per boot;
 //! - `done`: the end of the scenario's script.
 //!
@@ -91,6 +94,8 @@ enum Question<'a> {
     Digest(&'a str),
     Plug,
     Unplug,
+    Balloon(&'a str),
+    Resize(&'a str),
     Boots,
 }
 
@@ -118,6 +123,8 @@ fn parse(line: &str) -> Message<'_> {
         "digest" => return Message::Question(Question::Digest(rest)),
         "plug" => return Message::Question(Question::Plug),
         "unplug" => return Message::Question(Question::Unplug),
+        "balloon" => return Message::Question(Question::Balloon(rest)),
+        "resize" => return Message::Question(Question::Resize(rest)),
         "boots" => return Message::Question(Question::Boots),
         _ => Event::Fail("channel".to_owned(), format!("cannot read '{line}'")),
     })
@@ -135,6 +142,8 @@ fn ask(
         Question::Digest(file) => monitor.digest(file),
         Question::Plug => monitor.plug().map(|()| "plugged".to_owned()),
         Question::Unplug => monitor.unplug().map(|()| "asked the guest".to_owned()),
+        Question::Balloon(mib) => in_bytes(mib, |bytes| monitor.balloon(bytes)),
+        Question::Resize(mib) => in_bytes(mib, |bytes| monitor.resize(bytes)),
         Question::Boots => Ok(boots.to_string()),
         Question::Stat(pointer) => {
             let stats = control()?.ask(r#"{"cmd":"stats"}"#)?;
@@ -149,6 +158,13 @@ fn ask(
             Ok(control()?.ask(&request.to_string())?.to_string())
         }
     }
+}
+
+/// Calls `set` with `mib` MiB in bytes, and returns its result in MiB.
+fn in_bytes(mib: &str, set: impl Fn(u64) -> Result<u64>) -> Result<String> {
+    let mib: u64 = mib.parse().context("not a number of MiB")?;
+    let bytes = mib.checked_shl(20).context("too much")?;
+    Ok((set(bytes)? >> 20).to_string())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::mac::{
     devices, //
 };
 use crate::scenario::{
+    Boot,
     Bus,
     Case, //
 };
@@ -22,7 +23,10 @@ use serde_json::{
     Value, //
 };
 use std::{
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     io::{
         BufRead,
         BufReader,
@@ -37,6 +41,11 @@ use std::{
     process::{
         Command,
         Stdio, //
+    },
+    thread,
+    time::{
+        Duration,
+        Instant, //
     },
 };
 
@@ -57,6 +66,16 @@ const VTD: &str = "intel-iommu,intremap=off,caching-mode=on,aw-bits=48";
 /// Identifiers of the pluggable memory module and of its memory.
 const MEMORY: &str = "more";
 const DIMM: &str = "dimm";
+
+/// Identifiers of the virtio-mem device and of its memory.
+const ELASTIC: &str = "elastic";
+const ELASTIC_MEMORY: &str = "elastic-memory";
+
+/// Time that the guest may take to change its size.
+const RESIZE: Duration = Duration::from_secs(120);
+
+/// Interval between looks at the guest's size.
+const POLL: Duration = Duration::from_millis(100);
 
 /// Files and sockets of one guest.
 pub struct Paths<'a> {
@@ -127,6 +146,25 @@ impl Monitor {
             .map(drop)
     }
 
+    /// Sets the size of the guest that the balloon leaves, in bytes. Returns the guest's size.
+    pub fn balloon(&self, bytes: u64) -> Result<u64> {
+        self.execute(&json!({ "execute": "balloon", "arguments": { "value": bytes } }))?;
+        settle(bytes, || {
+            let answer = self.execute(&json!({ "execute": "query-balloon" }))?;
+            answer["actual"].as_u64().context("no size")
+        })
+    }
+
+    /// Sets the size of the memory that virtio-mem gives the guest, in bytes. Returns the size.
+    pub fn resize(&self, bytes: u64) -> Result<u64> {
+        let path = format!("/machine/peripheral/{ELASTIC}");
+        let mut arguments = json!({ "path": path, "property": "requested-size", "value": bytes });
+        self.execute(&json!({ "execute": "qom-set", "arguments": arguments }))?;
+        arguments = json!({ "path": path, "property": "size" });
+        let query = json!({ "execute": "qom-get", "arguments": arguments });
+        settle(bytes, || self.execute(&query)?.as_u64().context("no size"))
+    }
+
     /// Executes a command, in JSON with `{run}` for the directory of the run; returns the value.
     pub fn request(&self, command: &str) -> Result<Value> {
         let run = self.run.display().to_string();
@@ -189,6 +227,30 @@ fn expand(argument: &str, run: &Path, size: u64) -> Result<String> {
     Ok(text)
 }
 
+/// Waits until `size` returns `wanted`, for a while. Returns the last size.
+fn settle(wanted: u64, size: impl Fn() -> Result<u64>) -> Result<u64> {
+    let deadline = Instant::now() + RESIZE;
+    loop {
+        let now = size()?;
+        if now == wanted || Instant::now() >= deadline {
+            return Ok(now);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Makes the directory of a disk with the kernel, and with a script that the firmware's shell runs,
+/// which starts the kernel with the command line `line`.
+fn boot_disk(paths: &Paths<'_>, line: &str) -> Result<String> {
+    let directory = paths.sockets.join("boot");
+    fs::create_dir(&directory)?;
+    fs::copy(paths.kernel, directory.join("vmlinuz.efi"))?;
+    fs::copy(paths.initrd, directory.join("initrd"))?;
+    let script = format!("fs0:\r\nvmlinuz.efi initrd=\\initrd {line}\r\n");
+    fs::write(directory.join("startup.nsh"), script)?;
+    Ok(directory.display().to_string())
+}
+
 /// Returns the command that runs the guest of `case`.
 pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Command> {
     let scenario = &case.scenario;
@@ -209,8 +271,12 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     if !scenario.reboot {
         command.arg("-no-reboot");
     }
-    let smm = if paths.uefi.is_some() { ",smm=on" } else { "" };
-    command.args(["-machine", &format!("{machine},memory-backend=mem{smm}")]);
+    let more = match (&paths.uefi, case.arch) {
+        (Some(_), Arch::Amd64) => ",smm=on",
+        (Some(_), Arch::Arm64) => ",acpi=on",
+        (None, _) => "",
+    };
+    command.args(["-machine", &format!("{machine},memory-backend=mem{more}")]);
     if case.has_vtd() {
         // It must come before the devices behind it.
         command.args(["-device", VTD]);
@@ -230,7 +296,8 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     } else {
         "tcg"
     };
-    command.args(["-cpu", cpu, "-accel", accel, "-smp", "2"]);
+    command.args(["-cpu", cpu, "-accel", accel]);
+    command.args(["-smp", &scenario.cpus.to_string()]);
     if scenario.icount {
         command.args(["-icount", "shift=0"]);
     }
@@ -240,12 +307,20 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     let mut sizes = memory.clone();
     // The simulator accesses guest memory through these descriptors.
     let mut backends = vec![("mem", memory)];
-    if scenario.hotplug != 0 {
-        let most = kib.saturating_add(u64::from(scenario.hotplug) << 10);
-        sizes = format!("{sizes},slots=1,maxmem={most}K");
-        backends.push((MEMORY, format!("{}M", scenario.hotplug)));
+    let mut most = kib;
+    for (id, mib) in [
+        (MEMORY, scenario.hotplug),
+        (ELASTIC_MEMORY, scenario.elastic),
+    ] {
+        if mib != 0 {
+            most = most.saturating_add(u64::from(mib) << 10);
+            backends.push((id, format!("{mib}M")));
+        }
     }
-    if scenario.hotplug != 0 || case.has_vtd() {
+    if most != kib {
+        sizes = format!("{sizes},slots=1,maxmem={most}K");
+    }
+    if most != kib || scenario.balloon || case.has_vtd() {
         let monitor = Monitor::new(paths.sockets, paths.run);
         command.arg("-qmp");
         command.arg(format!(
@@ -258,10 +333,20 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
         command.arg("-object");
         command.arg(format!("memory-backend-memfd,id={id},size={size},share=on"));
     }
-    match &paths.uefi {
-        Some(uefi) => {
-            // Only the firmware may access the variables.
-            command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+    if scenario.elastic != 0 {
+        command.arg("-device").arg(format!(
+            "virtio-mem-pci,id={ELASTIC},memdev={ELASTIC_MEMORY},requested-size=0"
+        ));
+    }
+    if scenario.balloon {
+        command.args(["-device", "virtio-balloon-pci,free-page-reporting=on"]);
+    }
+    match (&paths.uefi, firmware) {
+        (Some(uefi), _) => {
+            if case.arch == Arch::Amd64 {
+                // Only the firmware may access the variables.
+                command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+            }
             let code = format!("readonly=on,file={}", uefi.code.display());
             let variables = format!("file={}", uefi.variables.display());
             for (unit, file) in (0..).zip([code, variables]) {
@@ -274,25 +359,41 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
                 command.arg(format!("if=virtio,format=raw,snapshot=on,file={disk}"));
             }
         }
-        None => {
-            if let Some(firmware) = firmware {
-                command.args(["-bios", firmware]);
-            }
+        (None, Some(firmware)) => {
+            command.args(["-bios", firmware]);
+        }
+        (None, None) => {}
+    }
+    if scenario.secure_boot.is_none() {
+        if let Some(tree) = paths.tree {
+            command.arg("-dtb").arg(tree);
+        }
+        // On a busy machine ticks of the timer are late, and Linux would switch to another
+        // timer.
+        let timer = match case.arch {
+            Arch::Arm64 => "",
+            Arch::Amd64 => "no_timer_check",
+        };
+        let line = format!(
+            "console={tty} panic=-1 oops=panic loglevel=5 {timer} {}",
+            case.append()
+        );
+        if scenario.boot == Boot::Kernel {
             command.arg("-kernel").arg(paths.kernel);
             command.arg("-initrd").arg(paths.initrd);
-            if let Some(tree) = paths.tree {
-                command.arg("-dtb").arg(tree);
-            }
-            // On a busy machine ticks of the timer are late, and Linux would switch to another
-            // timer.
-            let timer = match case.arch {
-                Arch::Arm64 => "",
-                Arch::Amd64 => "no_timer_check",
+            command.arg("-append").arg(line);
+        } else {
+            let disk = boot_disk(paths, &line)?;
+            let order = match scenario.boot {
+                Boot::FirstDisk => ",bootindex=0",
+                _ => "",
             };
-            command.arg("-append").arg(format!(
-                "console={tty} panic=-1 oops=panic loglevel=5 {timer} {}",
-                case.append()
+            command.arg("-drive").arg(format!(
+                "if=none,id=boot,format=raw,readonly=on,file=fat:{disk}"
             ));
+            command
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive=boot{order}"));
         }
     }
 

@@ -126,7 +126,15 @@ pub fn run(
     let monitor = qemu::Monitor::new(sockets.path(), &run);
     let log = run.join("console.log");
     let uefi = match (&scenario.installed, &scenario.secure_boot) {
-        (Some(name), Some(variables)) => Some(uefi(&assets.installed(name), variables, &run)?),
+        (Some(name), Some(variables)) => Some(installed(&assets.installed(name), variables, &run)?),
+        _ if scenario.uefi => {
+            let [code, variables] = assets.firmware();
+            Some(Uefi {
+                code,
+                variables: own(&variables, &run)?,
+                disks: Vec::new(),
+            })
+        }
         _ => None,
     };
     let tree = match scenario.domain {
@@ -205,15 +213,19 @@ pub fn run(
 }
 
 /// Returns the files from which a system with Secure Boot boots, which is installed in `from`.
-fn uefi(from: &Path, variables: &str, run: &Path) -> Result<Uefi> {
-    let own = run.join("vars.img");
-    let file = from.join(format!("vars-{variables}.fd"));
-    fs::copy(&file, &own).with_context(|| file.display().to_string())?;
+fn installed(from: &Path, variables: &str, run: &Path) -> Result<Uefi> {
     Ok(Uefi {
         code: from.join("code.fd"),
-        variables: own,
+        variables: own(&from.join(format!("vars-{variables}.fd")), run)?,
         disks: ["esp.img", "root.img"].map(|disk| from.join(disk)).into(),
     })
+}
+
+/// Returns a copy of `variables`, which the guest changes.
+fn own(variables: &Path, run: &Path) -> Result<PathBuf> {
+    let own = run.join("vars.img");
+    fs::copy(variables, &own).with_context(|| variables.display().to_string())?;
+    Ok(own)
 }
 
 /// Removes the disk images of `outcome`, which may be large.

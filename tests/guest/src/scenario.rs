@@ -140,6 +140,9 @@ pub struct Scenario {
     /// Guest RAM in MiB.
     #[serde(default = "default_memory")]
     pub memory: u32,
+    /// Processors of the guest.
+    #[serde(default = "default_cpus")]
+    pub cpus: u32,
     /// Further KiB of guest RAM, a multiple of 8: for an end of RAM that is not the end of a
     /// window.
     #[serde(default)]
@@ -147,6 +150,18 @@ pub struct Scenario {
     /// MiB of memory that the script may plug into the running guest; 0 for none.
     #[serde(default)]
     pub hotplug: u32,
+    /// MiB of which the script may give the running guest any part, by virtio-mem; 0 for none.
+    #[serde(default)]
+    pub elastic: u32,
+    /// Add a balloon, with free page reporting, whose size the script sets.
+    #[serde(default)]
+    pub balloon: bool,
+    /// Boot by UEFI firmware, which describes the machine by ACPI. Arm64 guests only.
+    #[serde(default)]
+    pub uefi: bool,
+    /// Where that firmware finds the kernel.
+    #[serde(default)]
+    pub boot: Boot,
     /// Firmware of amd64 guests.
     #[serde(default = "default_firmware")]
     pub firmware: String,
@@ -199,6 +214,19 @@ impl Default for Long {
     fn default() -> Self {
         Long::All(false)
     }
+}
+
+/// Where UEFI firmware finds the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boot {
+    /// QEMU has it.
+    #[default]
+    Kernel,
+    /// On a disk that is first in QEMU's boot order.
+    FirstDisk,
+    /// On a disk. There is no boot order, so that the firmware looks at all devices.
+    AnyDisk,
 }
 
 /// Location of managed devices and companions.
@@ -274,6 +302,10 @@ fn default_modules() -> Vec<String> {
 
 fn default_memory() -> u32 {
     1024
+}
+
+fn default_cpus() -> u32 {
+    2
 }
 
 /// QEMU's usual firmware would drive disks that it knows, without a module of ours.
