@@ -46,6 +46,13 @@ ask() {
 	[[ $answer != error:* ]]
 }
 
+# cut_power: resets the machine, as if its power were cut. No other process waits for an answer
+# meanwhile, which the next boot would read.
+cut_power() {
+	flock /run/runner.lock sh -c 'echo cut >"$1"; sleep 60' sh "$lib_port"
+	fail 'power cut' 'the machine is still running'
+}
+
 # counter DEVICE POINTER: prints a counter of the simulated Mac, e.g. nvme0 device/faults.
 counter() { ask "stat /devices/$1/$2"; }
 
@@ -103,6 +110,15 @@ within() {
 	done
 }
 
+# random SEED N: prints the Nth number, below 32768, of a sequence.
+random() {
+	local number=$1 i
+	for ((i = 0; i <= $2; i++)); do
+		((number = (number * 1103515245 + 12345) & 0x7fffffff))
+	done
+	echo $((number >> 16))
+}
+
 # --- drivers and devices ----------------------------------------------------
 
 # page_size: prints the kernel's page size, in bytes, as every process is told (AT_PAGESZ).
@@ -134,6 +150,13 @@ unload() { rmmod apple_dma_pci; }
 # manage, release: assert that our module loads and unloads; in a control, which has none, nothing.
 manage() { [[ $MODE == control ]] || check 'apple_dma_pci loads' load; }
 release() { [[ $MODE == control ]] || check 'apple_dma_pci unloads' unload; }
+
+# poisoned: succeeds if the kernel fills pages when they are freed, and checks that pattern when they
+# are allocated. Its log has this line only with both parameters.
+poisoned() {
+	grep -qw page_poison=1 /proc/cmdline &&
+		dmesg | grep 'mem auto-init: CONFIG_PAGE_POISONING is on, will take precedence'
+}
 
 # module_counter COMPANION NAME: prints a counter of our module, from debugfs.
 module_counter() {

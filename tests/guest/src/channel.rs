@@ -14,6 +14,10 @@
 //! - `balloon MIB`: a request to set the size that the balloon leaves the guest; the answer is the
 //!   guest's size, in MiB, after at most two minutes;
 //! - `resize MIB`: likewise the size of the memory that virtio-mem gives the guest;
+//! - `cut`: a power cut: the machine is reset at once, whatever it is doing. No answer, which the
+//!   next boot would read;
+//! - `remember TEXT`: a request to store the text, which has no blanks, beyond power cuts;
+//! - `recall`: a request for all of these texts, in order, with blanks between;
 //! - `boots`: a request for the number of such requests so far: scripts send one per boot;
 //! - `done`: the end of the scenario's script.
 //!
@@ -62,7 +66,7 @@ pub fn serve(
 ) -> Result<()> {
     let (stream, _) = listener.accept()?;
     let mut answers = stream.try_clone()?;
-    let mut boots = 0;
+    let mut memory = Memory::default();
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else {
             // QEMU was killed.
@@ -73,9 +77,13 @@ pub fn serve(
                 // The receiver is dropped when the run was aborted.
                 let _ = events.send(event);
             }
+            Message::Cut => {
+                if let Err(error) = monitor.reset() {
+                    let _ = events.send(Event::Fail("cut".to_owned(), format!("{error:#}")));
+                }
+            }
             Message::Question(question) => {
-                boots += u32::from(question == Question::Boots);
-                let answer = match ask(question, control.as_deref_mut(), monitor, boots) {
+                let answer = match ask(question, control.as_deref_mut(), monitor, &mut memory) {
                     Ok(answer) => answer,
                     Err(error) => format!("error: {error:#}"),
                 };
@@ -84,6 +92,13 @@ pub fn serve(
         }
     }
     Ok(())
+}
+
+/// State of the channel that outlives the guest's.
+#[derive(Default)]
+struct Memory {
+    boots: u32,
+    texts: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -96,12 +111,15 @@ enum Question<'a> {
     Unplug,
     Balloon(&'a str),
     Resize(&'a str),
+    Remember(&'a str),
+    Recall,
     Boots,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Message<'a> {
     Event(Event),
+    Cut,
     Question(Question<'a>),
 }
 
@@ -125,6 +143,9 @@ fn parse(line: &str) -> Message<'_> {
         "unplug" => return Message::Question(Question::Unplug),
         "balloon" => return Message::Question(Question::Balloon(rest)),
         "resize" => return Message::Question(Question::Resize(rest)),
+        "cut" => return Message::Cut,
+        "remember" => return Message::Question(Question::Remember(rest)),
+        "recall" => return Message::Question(Question::Recall),
         "boots" => return Message::Question(Question::Boots),
         _ => Event::Fail("channel".to_owned(), format!("cannot read '{line}'")),
     })
@@ -134,7 +155,7 @@ fn ask(
     question: Question<'_>,
     control: Option<&mut Control>,
     monitor: &Monitor,
-    boots: u32,
+    memory: &mut Memory,
 ) -> Result<String> {
     let control = || control.context("there is no simulated Mac");
     match question {
@@ -144,7 +165,15 @@ fn ask(
         Question::Unplug => monitor.unplug().map(|()| "asked the guest".to_owned()),
         Question::Balloon(mib) => in_bytes(mib, |bytes| monitor.balloon(bytes)),
         Question::Resize(mib) => in_bytes(mib, |bytes| monitor.resize(bytes)),
-        Question::Boots => Ok(boots.to_string()),
+        Question::Remember(text) => {
+            memory.texts.push(text.to_owned());
+            Ok("stored".to_owned())
+        }
+        Question::Recall => Ok(memory.texts.join(" ")),
+        Question::Boots => {
+            memory.boots += 1;
+            Ok(memory.boots.to_string())
+        }
         Question::Stat(pointer) => {
             let stats = control()?.ask(r#"{"cmd":"stats"}"#)?;
             match stats.pointer(pointer) {
@@ -174,7 +203,7 @@ mod tests {
     fn event(line: &str) -> Event {
         match parse(line) {
             Message::Event(event) => event,
-            Message::Question(question) => panic!("{question:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -189,6 +218,11 @@ mod tests {
         assert_eq!(
             parse("stat /a/b"),
             Message::Question(Question::Stat("/a/b"))
+        );
+        assert_eq!(parse("cut"), Message::Cut);
+        assert_eq!(
+            parse("remember a.b"),
+            Message::Question(Question::Remember("a.b"))
         );
         assert!(matches!(event("okay"), Event::Fail(..)));
     }

@@ -165,6 +165,12 @@ impl Monitor {
         settle(bytes, || self.execute(&query)?.as_u64().context("no size"))
     }
 
+    /// Resets the machine at once, without the guest's knowledge.
+    pub fn reset(&self) -> Result<()> {
+        self.execute(&json!({ "execute": "system_reset" }))
+            .map(drop)
+    }
+
     /// Executes a command, in JSON with `{run}` for the directory of the run; returns the value.
     pub fn request(&self, command: &str) -> Result<Value> {
         let run = self.run.display().to_string();
@@ -320,7 +326,7 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     if most != kib {
         sizes = format!("{sizes},slots=1,maxmem={most}K");
     }
-    if most != kib || scenario.balloon || case.has_vtd() {
+    if most != kib || scenario.balloon || scenario.reboot || case.has_vtd() {
         let monitor = Monitor::new(paths.sockets, paths.run);
         command.arg("-qmp");
         command.arg(format!(

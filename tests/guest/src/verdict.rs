@@ -36,6 +36,9 @@ const TROUBLE: &[&str] = &[
     r"I/O error",
     r"nvme.*(timeout|controller is down|Abort|Removing after probe failure)",
     r"EXT4-fs (error|warning)",
+    r"XFS .*([Cc]orrupt|error|[Ss]hutdown)|BTRFS (error|critical|warning)",
+    // A page that changed after it was freed, with page_poison=1.
+    r"pagealloc:",
     r"[Ss]egfault|unhandled level",
 ];
 
