@@ -311,13 +311,16 @@ impl Domain {
 
 impl Translator for Domain {
     fn begin(&self) -> Result<(), String> {
+        // The guest's kernel and resets turn translation off, nothing does between batches.
+        if self.vtd.is_on() && self.numbered.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         self.vtd.with(|registers| {
             self.vtd.turn_on(registers)?;
-            if !self.numbered.swap(true, Ordering::Relaxed) {
-                registers.invalidate_contexts()?;
-            }
-            Ok(())
-        })
+            registers.invalidate_contexts()
+        })?;
+        self.numbered.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn unmapped(&self) -> Result<(), String> {
