@@ -151,8 +151,8 @@ unload() { rmmod apple_dma_pci; }
 manage() { [[ $MODE == control ]] || check 'apple_dma_pci loads' load; }
 release() { [[ $MODE == control ]] || check 'apple_dma_pci unloads' unload; }
 
-# poisoned: succeeds if the kernel fills pages when they are freed, and checks that pattern when they
-# are allocated. Its log has this line only with both parameters.
+# poisoned: succeeds if the kernel fills pages when they are freed, and checks that pattern when
+# they are allocated. Its log has this line only with both parameters.
 poisoned() {
 	grep -qw page_poison=1 /proc/cmdline &&
 		dmesg | grep 'mem auto-init: CONFIG_PAGE_POISONING is on, will take precedence'

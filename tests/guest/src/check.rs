@@ -40,7 +40,8 @@ pub struct Totals {
     pub processor_time: Duration,
 }
 
-/// Runs `cases`, `jobs` at a time, those that may take longest first. With `keep`, disk images are not removed.
+/// Runs `cases`, `jobs` at a time, those that may take longest first. With `keep`, disk images are
+/// not removed.
 pub fn check(assets: &Assets, cases: &[Case], jobs: usize, keep: bool) -> Totals {
     let mut cases: Vec<_> = cases.iter().collect();
     // So that none of them runs alone at the end.

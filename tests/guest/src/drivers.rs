@@ -54,8 +54,8 @@ pub fn add(archive: &mut Archive<impl Write>, from: &Path, names: &[String]) -> 
 }
 
 /// Returns the files of the modules `names` and of their dependencies. `dependencies` are the lines
-/// of modules.dep, `FILE: FILE...`, which name indirect dependencies too; `builtin` are the lines of
-/// modules.builtin, each the file that a part of the kernel would be in as a module.
+/// of modules.dep, `FILE: FILE...`, which name indirect dependencies too; `builtin` are the lines
+/// of modules.builtin, each the file that a part of the kernel would be in as a module.
 fn closure(dependencies: &str, builtin: &str, names: &[String]) -> Result<BTreeSet<String>> {
     let mut files = BTreeSet::new();
     for name in names {

@@ -91,8 +91,8 @@ pub fn case(style: Style, name: &str, outcome: &Outcome, assertions: &[Assertion
     text
 }
 
-/// Formats the time that the guest's processors spent in doorbells, of all companions: the total and
-/// the longest, and the same as a Mac is estimated to take if that is configured.
+/// Formats the time that the guest's processors spent in doorbells, of all companions: the total
+/// and the longest, and the same as a Mac is estimated to take if that is configured.
 fn doorbell_time(outcome: &Outcome) -> String {
     let Ok(stats) = verdict::stats(outcome) else {
         return String::new();

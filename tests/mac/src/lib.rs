@@ -6,8 +6,8 @@
 //! From the guest inwards: [`server`] speaks vfio-user and [`pci`] is configuration space. Behind
 //! them is either a [`companion`], which requests mappings from the [`dart`], or a managed
 //! [`device`]: an [`nvme`] controller, a DMA [`engine`] or an [`endpoint`], which accesses guest
-//! memory only through its [`bus`] and the DART. Devices of QEMU can be managed too: [`vtd`] has the
-//! DART's mappings then. [`mac`] assembles the machine.
+//! memory only through its [`bus`] and the DART. Devices of QEMU can be managed too: [`vtd`] has
+//! the DART's mappings then. [`mac`] assembles the machine.
 
 #![warn(missing_docs)]
 

@@ -33,7 +33,8 @@ start_peer() {
 	check 'peer: moves' ip link set "$other" netns peer
 	check 'peer: address' there ip address add 10.0.0.2/24 dev "$other"
 	check 'peer: comes up' there ip link set "$other" mtu $mtu up
-	# Connections outlast an interruption, and go on soon after it. The settings are a namespace's.
+	# Connections outlast an interruption, and go on soon after it. The settings are those of a
+	# namespace.
 	for where in '' there; do
 		$where bash -c 'echo 1000 >/proc/sys/net/ipv4/tcp_rto_max_ms
 			echo 255 >/proc/sys/net/ipv4/tcp_retries2'
