@@ -171,6 +171,7 @@ impl Vtd {
         let parts = parts.collect();
         Ok((vtd, parts))
     }
+
     /// Connects to the qtest socket at `path` once it listens, and collects faults from then on, in
     /// a thread of its own.
     pub fn start(self: &Arc<Self>, path: &Path) -> io::Result<()> {
