@@ -28,7 +28,7 @@ check: setup
 	@$(env)/check
 
 # With the long forms, all devices, all kernels, and the soak: hours. PARTS picks some of
-# lint, unit, refusals, fuzz, guest, package, matrix and soak.
+# lint, unit, refusals, fuzz, guest, devices, package, matrix and soak.
 check-all: setup-all
 	@$(env)/package-roots
 	@$(env)/check --all $(PARTS)
