@@ -56,6 +56,18 @@ cut_power() {
 # counter DEVICE POINTER: prints a counter of the simulated Mac, e.g. nvme0 device/faults.
 counter() { ask "stat /devices/$1/$2"; }
 
+# mapped_in DEVICE START END [MIN]: prints the number of mappings of the device, of at least MIN
+# bytes, that overlap the range.
+mapped_in() {
+	local count=0 line gpa len
+	while IFS= read -r line; do
+		gpa=${line#*\"gpa\":} gpa=${gpa%%,*}
+		len=${line#*\"len\":} len=${len%%[,\}]*}
+		((gpa >= $3 || gpa + len <= $2 || len < ${4:-0})) || ((count += 1))
+	done < <(ask "mac {\"cmd\":\"mappings\",\"device\":\"$1\"}" | grep -o '{"gpa":[^}]*}')
+	echo $count
+}
+
 # --- assertions -------------------------------------------------------------
 
 # check NAME COMMAND...: asserts that the command succeeds.
