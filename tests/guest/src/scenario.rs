@@ -159,7 +159,7 @@ pub struct Scenario {
     /// Boot by UEFI firmware, which describes the machine by ACPI. Arm64 guests only.
     #[serde(default)]
     pub uefi: bool,
-    /// Where that firmware finds the kernel.
+    /// The place in which that firmware finds the kernel.
     #[serde(default)]
     pub boot: Boot,
     /// Firmware of amd64 guests.
@@ -216,7 +216,7 @@ impl Default for Long {
     }
 }
 
-/// Where UEFI firmware finds the kernel.
+/// The place in which UEFI firmware finds the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Boot {

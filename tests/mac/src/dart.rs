@@ -307,8 +307,8 @@ impl Pool {
         Ok(first)
     }
 
-    /// Gives back the room of a mapping of `count` granules, and its place if it has one.
-    fn give_back(&mut self, count: u64, first: Option<Iova>) {
+    /// Releases the room of a mapping of `count` granules, and its IOVAs if it has some.
+    fn release(&mut self, count: u64, first: Option<Iova>) {
         self.amounts.live_mappings -= 1;
         self.amounts.live_bytes -= count * GRANULE;
         if let Some(first) = first {
@@ -434,7 +434,7 @@ impl Dart {
         self.bytes -= count * GRANULE;
         let first = Iova(mapping.iova.0 - granule_offset(mapping.iova.0));
         let first = (self.mode == Mode::Dext).then_some(first);
-        lock(&self.pool).give_back(count, first);
+        lock(&self.pool).release(count, first);
         if self.by_key.is_empty() {
             self.longest = 0;
         }

@@ -253,7 +253,11 @@ fn a_larger_window_hides_a_smaller_one_once_it_is_open() {
     assert_eq!(rig.found(BASE + 60 * KIB), (large, beside));
     assert_eq!(rig.found(BASE + 64 * KIB), (beside, NONE));
     rig.remove(large);
-    assert_eq!(rig.found(low), (NONE, NONE), "nobody says so by itself");
+    assert_eq!(
+        rig.found(low),
+        (NONE, NONE),
+        "a shadowed window is not restored by itself"
+    );
     rig.unshadow(small);
     assert_eq!(rig.found(low), (small, small));
     assert_eq!(rig.found(high), (NONE, NONE));

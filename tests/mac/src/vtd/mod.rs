@@ -88,7 +88,7 @@ struct Function {
     bus: OnceLock<Arc<Bus>>,
 }
 
-/// What VT-d has for one managed device.
+/// VT-d's share in one managed device.
 #[derive(Debug)]
 pub struct Part {
     /// Its tables.

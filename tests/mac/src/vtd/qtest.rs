@@ -79,7 +79,7 @@ impl Client {
             }
             let line = line.trim();
             match line.split_once(' ').unwrap_or((line, "")) {
-                // A report that nobody requested.
+                // An interrupt that QEMU reports by itself.
                 ("IRQ", _) => (),
                 ("OK", value) => return Ok(value.to_owned()),
                 _ => return Err(bad(request, line)),
