@@ -29,6 +29,7 @@ mod pattern;
 mod pool;
 mod ram;
 mod rng;
+mod run_on;
 mod scatterlist;
 mod share;
 mod span;

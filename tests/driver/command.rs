@@ -8,6 +8,7 @@ use crate::exercise::{
     Exercise,
     Verdict, //
 };
+use crate::run_on;
 use crate::share::{
     self,
     Share, //
@@ -123,6 +124,12 @@ const COMMANDS: &[Command] = &[
         keys: &[],
         defaults: |_| (),
         drive: share::fill,
+    },
+    Command {
+        name: "run_on",
+        keys: &[Key::Len],
+        defaults: |_| (),
+        drive: run_on::run_on,
     },
     Command {
         name: "unshare",

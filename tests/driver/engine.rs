@@ -186,7 +186,7 @@ pub(crate) struct Channel<'a> {
     state: &'a ChannelState,
     memory_size: usize,
     wait: Wait,
-    /// Set if a command did not end: the channel is not released.
+    /// Set if a command does not end: the channel is not released.
     stuck: bool,
 }
 
@@ -238,6 +238,22 @@ impl Channel<'_> {
         Err(Failure::new(Reason::Checksum { expected, found }))
     }
 
+    /// Has the engine copy `len` bytes at `src` to `dst` over and over, until it is reset or must not
+    /// master the bus any more. The channel is not released.
+    pub(crate) fn copy_until_stopped(
+        mut self,
+        src: Iova,
+        dst: Iova,
+        len: usize,
+    ) -> Result<(), Failure> {
+        self.stuck = true;
+        self.set_ranges(src.value(), dst.value(), len)?;
+        self.set(
+            uapi::DMA_ENGINE_CH_CMD,
+            uapi::DMA_ENGINE_CMD_COPY | uapi::DMA_ENGINE_CMD_REPEAT,
+        )
+    }
+
     /// Fails unless a read and a write of the `len` bytes at `iova` both fault.
     pub(crate) fn must_fault(&mut self, iova: Iova, len: usize) -> Result<(), Failure> {
         for command in [uapi::DMA_ENGINE_CMD_CHECKSUM, uapi::DMA_ENGINE_CMD_FILL] {
@@ -275,6 +291,15 @@ impl Channel<'_> {
         dst: u64,
         len: usize,
     ) -> Result<u32, Failure> {
+        self.set_ranges(src, dst, len)?;
+        match self.wait {
+            Wait::Interrupt => self.sleep(command, flags),
+            Wait::Poll => self.poll(command, flags),
+        }
+    }
+
+    /// Sets the operands of the next command.
+    fn set_ranges(&self, src: u64, dst: u64, len: usize) -> Result<(), Failure> {
         let len = u32::try_from(len).doing("making a command")?;
         let (src_lo, src_hi) = halves(src);
         let (dst_lo, dst_hi) = halves(dst);
@@ -283,11 +308,7 @@ impl Channel<'_> {
         self.set(uapi::DMA_ENGINE_CH_SRC_HI, src_hi)?;
         self.set(uapi::DMA_ENGINE_CH_DST_LO, dst_lo)?;
         self.set(uapi::DMA_ENGINE_CH_DST_HI, dst_hi)?;
-        self.set(uapi::DMA_ENGINE_CH_LEN, len)?;
-        match self.wait {
-            Wait::Interrupt => self.sleep(command, flags),
-            Wait::Poll => self.poll(command, flags),
-        }
+        self.set(uapi::DMA_ENGINE_CH_LEN, len)
     }
 
     fn sleep(&mut self, command: u32, flags: u32) -> Result<u32, Failure> {

@@ -62,6 +62,11 @@
 #define DMA_ENGINE_CMD_EXPECT_FAULT	0x100
 /* Flag of CMD: raise the channel's interrupt at the end. */
 #define DMA_ENGINE_CMD_IRQ		0x200
+/*
+ * Flag of CMD: repeat the command, except CHECKSUM, until a reset, a fault, or
+ * until bus mastering is off. The channel is IDLE after the latter.
+ */
+#define DMA_ENGINE_CMD_REPEAT		0x400
 
 #define DMA_ENGINE_STATUS_IDLE		0	/* nothing done since reset */
 #define DMA_ENGINE_STATUS_BUSY		1

@@ -56,6 +56,17 @@ pub enum Line {
     Intx,
 }
 
+/// The result that an access should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Success: a fault fails the test.
+    Success,
+    /// A fault, which is counted as announced.
+    Fault,
+    /// Success, until bus mastering is off: that ends the device's work, and is not counted.
+    UntilStopped,
+}
+
 /// The environment of a managed device.
 #[derive(Debug)]
 pub struct Bus {
@@ -112,20 +123,20 @@ impl Bus {
 
     /// Copies guest memory at `iova` into `buf`.
     pub fn read(&self, iova: Iova, buf: &mut [u8]) -> Result<(), DmaError> {
-        self.read_expecting(iova, buf, false)
+        self.read_expecting(iova, buf, Expect::Success)
     }
 
     /// Copies `buf` to guest memory at `iova`.
     pub fn write(&self, iova: Iova, buf: &[u8]) -> Result<(), DmaError> {
-        self.write_expecting(iova, buf, false)
+        self.write_expecting(iova, buf, Expect::Success)
     }
 
-    /// Reads as [`read`](Self::read) does; with `expected`, a fault is counted as announced.
+    /// Reads as [`read`](Self::read) does, with another result expected.
     pub fn read_expecting(
         &self,
         iova: Iova,
         buf: &mut [u8],
-        expected: bool,
+        expected: Expect,
     ) -> Result<(), DmaError> {
         let mut at = iova;
         let mut rest = buf;
@@ -140,8 +151,13 @@ impl Bus {
         Ok(())
     }
 
-    /// Writes as [`write`](Self::write) does; with `expected`, a fault is counted as announced.
-    pub fn write_expecting(&self, iova: Iova, buf: &[u8], expected: bool) -> Result<(), DmaError> {
+    /// Writes as [`write`](Self::write) does, with another result expected.
+    pub fn write_expecting(
+        &self,
+        iova: Iova,
+        buf: &[u8],
+        expected: Expect,
+    ) -> Result<(), DmaError> {
         let mut at = iova;
         let mut rest = buf;
         while !rest.is_empty() {
@@ -177,20 +193,25 @@ impl Bus {
         iova: Iova,
         len: usize,
         direction: Direction,
-        expected: bool,
+        expected: Expect,
         copy: impl FnOnce(&GuestRam, crate::addr::Gpa) -> Result<(), E>,
     ) -> Result<(), DmaError> {
         if !self.up.load(Ordering::SeqCst) {
             return Err(DmaError::Down);
         }
-        let master = self.master.load(Ordering::SeqCst);
-        let outcome = {
+        let (master, outcome) = {
             let dart = self.dart.read().unwrap_or_else(|e| e.into_inner());
-            match dart.translate(iova, len as u64) {
+            // Under the lock: what is unmapped after mastering was turned off is not accessed.
+            let master = self.master.load(Ordering::SeqCst);
+            if !master && expected == Expect::UntilStopped {
+                return Err(DmaError::Down);
+            }
+            let outcome = match dart.translate(iova, len as u64) {
                 _ if !master => Err((iova, FaultCause::NotMaster)),
                 Ok(gpa) => copy(&self.ram, gpa).map_err(|_| (iova, FaultCause::NotRam)),
                 Err(first) => Err((first, FaultCause::Unmapped)),
-            }
+            };
+            (master, outcome)
         };
         count(&self.counters.accesses, 1);
         let (first, cause) = match outcome {
@@ -215,7 +236,7 @@ impl Bus {
             direction,
             cause,
             bme_off: !master,
-            expected,
+            expected: expected == Expect::Fault,
         };
         self.counters.fault(&self.name, detail);
         Err(DmaError::Fault(first))
@@ -337,7 +358,7 @@ mod tests {
     #[test]
     fn expected_faults_are_counted_apart() {
         let bus = bus(Mode::Dext, 0);
-        assert!(bus.write_expecting(Iova(0), &[1], true).is_err());
+        assert!(bus.write_expecting(Iova(0), &[1], Expect::Fault).is_err());
         let s = bus.counters.snapshot();
         assert_eq!((s.faults, s.expected_faults), (0, 1));
     }

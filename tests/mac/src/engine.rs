@@ -6,7 +6,8 @@
 use crate::addr::Iova;
 use crate::bus::{
     Bus,
-    DmaError, //
+    DmaError,
+    Expect, //
 };
 use crate::device::Device;
 use crate::pci::{
@@ -52,8 +53,11 @@ const MSIX_PENDING: u32 = 0x800;
 /// Bytes between two checks whether a reset has stopped the channel.
 const PIECE: usize = 64 << 10;
 
+/// Time between two repetitions of a command.
+const REPEAT_PAUSE: Duration = Duration::from_micros(500);
+
 const COMMAND_MASK: u32 = 0xff;
-const COMMAND_FLAGS: u32 = DMA_ENGINE_CMD_EXPECT_FAULT | DMA_ENGINE_CMD_IRQ;
+const COMMAND_FLAGS: u32 = DMA_ENGINE_CMD_EXPECT_FAULT | DMA_ENGINE_CMD_IRQ | DMA_ENGINE_CMD_REPEAT;
 
 /// Registers of a channel, as the guest reads them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -367,7 +371,12 @@ impl Channel {
             drop(state);
 
             self.pause();
-            let outcome = self.run(&command);
+            let mut outcome = self.run(&command);
+            while command.cmd & DMA_ENGINE_CMD_REPEAT != 0 && outcome == Outcome::Done {
+                // The guest needs a processor, too.
+                pause(&self.changed, &self.state, REPEAT_PAUSE, || self.aborted());
+                outcome = self.run(&command);
+            }
 
             let mut state = lock(&self.state);
             self.finish(&mut state.registers, &command, outcome);
@@ -432,7 +441,13 @@ impl Channel {
         if !known || len == 0 {
             return Err(Outcome::Inval);
         }
-        let expected = cmd & DMA_ENGINE_CMD_EXPECT_FAULT != 0;
+        let expected = if cmd & DMA_ENGINE_CMD_EXPECT_FAULT != 0 {
+            Expect::Fault
+        } else if cmd & DMA_ENGINE_CMD_REPEAT != 0 {
+            Expect::UntilStopped
+        } else {
+            Expect::Success
+        };
         let mut memory = lock(&self.memory);
         let inside = |offset: u64| {
             let from = usize::try_from(offset).map_err(|_| Outcome::Inval)?;
@@ -477,7 +492,7 @@ impl Channel {
 
     /// Copies between IOVA ranges that may overlap, as addresses or, if the length is at most that
     /// of the channel's memory, as the memory behind them.
-    fn copy(&self, src: u64, dst: u64, len: usize, expected: bool) -> Result<(), Outcome> {
+    fn copy(&self, src: u64, dst: u64, len: usize, expected: Expect) -> Result<(), Outcome> {
         let mut buf = vec![0; len.min(MEM_SIZE)];
         let pieces = len.div_ceil(MEM_SIZE);
         let backwards = dst > src;
@@ -491,7 +506,7 @@ impl Channel {
         Ok(())
     }
 
-    fn fetch(&self, iova: u64, buf: &mut [u8], expected: bool) -> Result<(), Outcome> {
+    fn fetch(&self, iova: u64, buf: &mut [u8], expected: Expect) -> Result<(), Outcome> {
         let mut at = iova;
         for piece in buf.chunks_mut(PIECE) {
             if self.aborted() {
@@ -503,7 +518,7 @@ impl Channel {
         Ok(())
     }
 
-    fn store(&self, iova: u64, buf: &[u8], expected: bool) -> Result<(), Outcome> {
+    fn store(&self, iova: u64, buf: &[u8], expected: Expect) -> Result<(), Outcome> {
         let mut at = iova;
         for piece in buf.chunks(PIECE) {
             if self.aborted() {
@@ -786,5 +801,30 @@ mod tests {
         g.engine.read(MSIX_BAR, 0x800, &mut data);
         assert_eq!(data, [0; 8]);
         assert_eq!(g.bus.counters.snapshot().violations.count, 9);
+    }
+
+    #[test]
+    fn a_command_repeats_until_mastering_is_off() {
+        let g = guest(Mode::NoDext);
+        g.start(
+            0,
+            DMA_ENGINE_CMD_COPY | DMA_ENGINE_CMD_REPEAT,
+            RAM,
+            RAM + 64,
+            64,
+            0,
+        );
+        let accesses = || g.bus.counters.accesses.load(Ordering::SeqCst);
+        let before = accesses();
+        while accesses() < before + 10 {
+            thread::yield_now();
+        }
+        assert_eq!(g.state(0, DMA_ENGINE_CH_STATUS), DMA_ENGINE_STATUS_BUSY);
+        g.bus.set_master(false);
+        while g.state(0, DMA_ENGINE_CH_STATUS) == DMA_ENGINE_STATUS_BUSY {
+            thread::yield_now();
+        }
+        assert_eq!(g.state(0, DMA_ENGINE_CH_STATUS), DMA_ENGINE_STATUS_IDLE);
+        assert_eq!(g.bus.counters.snapshot().faults, 0);
     }
 }
