@@ -37,7 +37,6 @@ use crate::addr::{
 };
 use crate::engine::policy::Policy;
 use crate::engine::window::{
-    Put,
     State,
     Window, //
 };
@@ -217,7 +216,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     fn open(&self, state: &mut Locked<H>, id: Id, window: &Window, span: &GpaSpan) {
         state.counters.windows_created.inc();
         self.index.shadow(&mut state.index, id, window, span);
-        window.open();
+        window.open(state.idle_watch.is_on());
         if let Some(info) = WindowInfo::new(window) {
             // Other CPUs may use it already.
             self.observer.created(&WindowInfo { uses: 0, ..info });
@@ -250,8 +249,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let Some(window) = self.index.window(entry.id) else {
                 continue;
             };
-            if window.state() == State::Live && window.settle(self.strict) == Ok(Put::Closed) {
-                self.retire(entry.id, window);
+            if window.state() != State::Live {
+                continue;
+            }
+            if let Ok(put) = window.settle(self.strict) {
+                // The end of the call unmaps what is retired here.
+                let _ = self.needs_flush(entry.id, window, put);
             }
         }
         state.map.clear();

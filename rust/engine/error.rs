@@ -39,6 +39,8 @@ pub(crate) enum MapError {
     NoMemory,
     /// The keys that the window could have are taken.
     NoKey,
+    /// The engine is closed: the device is stopped.
+    Closed,
 }
 
 /// A class of causes, which decides about the error code that the caller gets.
@@ -104,6 +106,7 @@ causes! {
     MapError::NoAnswer => Host, c"host_silent", "no reply from the host";
     MapError::NoMemory => Space, c"no_memory", "out of memory";
     MapError::NoKey => Host, c"no_key", "no free key";
+    MapError::Closed => Host, c"closed", "the device was stopped";
 }
 
 impl MapError {

@@ -6,7 +6,6 @@
 //! to `miss.rs`.
 
 use super::index::arena::Id;
-use super::window::Take;
 use super::{
     Engine,
     Host,
@@ -88,30 +87,20 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     #[inline(always)]
     pub(crate) fn map_hit(&self, span: &GpaSpan, dma_limit: u64) -> Option<Iova> {
         let id = self.index.at_gpa(span.first_granule());
-        let window = self.index.window(id)?;
-        if !window.hold() {
-            return None;
-        }
-        match window.iova_of(span) {
-            Some(iova) if reachable(iova, span, dma_limit) => Some(iova),
-            found => self.undo_hit(id, *span, found),
+        let (iova, _) = self.index.window(id)?.take(span)?;
+        if reachable(iova, span, dma_limit) {
+            Some(iova)
+        } else {
+            self.undo_unreachable(iova, *span)
         }
     }
 
-    /// Drops the reference that [`Self::map_hit`] took to a window that does not serve `span`, or
-    /// serves it at an address that the device does not reach: at `found`.
+    /// Drops the reference that [`Self::map_hit`] took to a window that serves `span` at `iova`,
+    /// which the device does not reach. Returns [`None`].
     #[cold]
     #[inline(never)]
-    fn undo_hit(&self, id: Id, span: GpaSpan, found: Option<Iova>) -> Option<Iova> {
-        match (found, self.index.window(id)) {
-            (Some(iova), _) => self.undo(iova, span.len()),
-            (None, Some(window)) => {
-                if window.put_mismatched(self.strict) == Take::Closed {
-                    self.retire_and_flush(id, window);
-                }
-            }
-            (None, None) => {}
-        }
+    fn undo_unreachable(&self, iova: Iova, span: GpaSpan) -> Option<Iova> {
+        self.undo(iova, span.len());
         None
     }
 
@@ -120,24 +109,43 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Context: any.
     pub(crate) fn map(&self, span: GpaSpan, dma_limit: u64) -> Result<Iova, MapError> {
         match self.hit(&span) {
-            Some(iova) if reachable(iova, &span, dma_limit) => Ok(iova),
-            Some(iova) => {
-                self.undo(iova, span.len());
-                Err(MapError::Unreachable(iova))
+            Some(iova) if reachable(iova, &span, dma_limit) => return Ok(iova),
+            Some(iova) if self.static_iova(&span).is_some() => {
+                return Err(MapError::Unreachable(iova));
             }
-            None => self.map_single(span, dma_limit),
+            Some(iova) => self.undo(iova, span.len()),
+            None => {}
+        }
+        self.map_single(span, dma_limit)
+    }
+
+    /// Unmaps a mapping that was just made at an address that the device does not reach.
+    #[cold]
+    fn undo(&self, iova: Iova, len: u64) {
+        let mut state = self.state.lock();
+        state.counters.undone.inc();
+        let span = IovaSpan::new(iova, len);
+        if span.is_some_and(|span| self.put_unreachable(&state, &span)) {
+            drop(state);
+            self.unmap_retired();
         }
     }
 
-    /// Unmaps a mapping that was just made, and that the device driver does not get.
-    #[cold]
-    fn undo(&self, iova: Iova, len: u64) {
-        if IovaSpan::new(iova, len).is_some_and(|span| self.is_static(&span)) {
-            return;
-        }
-        self.state.lock().counters.undone.inc();
-        // It was just mapped, so the reference is held.
-        let _ = self.unmap(iova, len);
+    /// Drops the reference of a mapping at `span`, which the device does not reach, and closes the
+    /// window if that was the last one: as long as it is open it is found first, and the host may
+    /// place another window for the same memory elsewhere. Returns whether the window was retired.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn put_unreachable(&self, state: &Locked<H>, span: &IovaSpan) -> bool {
+        let id = self
+            .index
+            .at_iova_locked(&state.index, span.first_granule());
+        let Some(window) = self.index.window(id) else {
+            return false;
+        };
+        // The mapping was just made, so the reference is held.
+        let put = window.put(span, true);
+        put.is_ok_and(|put| self.needs_flush(id, window, put))
     }
 
     /// Maps `span`, which no window serves.
@@ -174,11 +182,13 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 continue;
             };
             match self.hit(&span) {
+                Some(iova) if reachable(iova, &span, dma_limit) => request.set_iova(Some(iova)),
+                Some(iova) if self.static_iova(&span).is_some() => {
+                    result = Err(MapError::Unreachable(iova));
+                }
                 Some(iova) => {
-                    request.set_iova(Some(iova));
-                    if !reachable(iova, &span, dma_limit) {
-                        result = Err(MapError::Unreachable(iova));
-                    }
+                    self.undo(iova, span.len());
+                    missing = true;
                 }
                 None => missing = true,
             }
@@ -187,13 +197,14 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             result = self.map_missing(requests.clone(), dma_limit);
         }
         if result.is_err() {
-            self.release_partial(requests);
+            self.release_partial(requests, dma_limit);
         }
         result
     }
 
-    /// Unmaps what a failed call has mapped so far.
-    pub(super) fn release_partial<'a, R, I>(&self, requests: I)
+    /// Unmaps what a failed call, for a device that reaches addresses up to `dma_limit`, has mapped
+    /// so far.
+    pub(super) fn release_partial<'a, R, I>(&self, requests: I, dma_limit: u64)
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
@@ -203,6 +214,17 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let undone = mapped.filter(|span| !self.is_static(span)).count() as u64;
         if undone != 0 {
             self.state.lock().counters.undone.add(undone);
+        }
+        let mut retired = false;
+        for request in requests.clone() {
+            let unreachable = |span: &IovaSpan| span.last() > dma_limit && !self.is_static(span);
+            if let Some(span) = request.mapped().filter(unreachable) {
+                retired |= self.put_unreachable(&self.state.lock(), &span);
+                request.set_iova(None);
+            }
+        }
+        if retired {
+            self.unmap_retired();
         }
         // These were just mapped, so the references are held.
         let _ = self.unmap_all(requests.clone());
@@ -236,30 +258,16 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if let Some(iova) = self.static_iova(span) {
             return Some(iova);
         }
-        let id = self.index.at_gpa(span.first_granule());
-        match self.take(id, span) {
-            Take::Hit(iova, false) => Some(iova),
-            Take::Hit(iova, true) => Some(self.reused(id, iova)),
-            take => self.hit_by_start(span, take),
+        match self.take(self.index.at_gpa(span.first_granule()), span) {
+            Some(iova) => Some(iova),
+            None => self.hit_by_start(span),
         }
     }
 
-    /// Takes a reference as [`Self::hit`], after the first look-up resulted in `take`.
+    /// Takes a reference as [`Self::hit`], after the first look-up found nothing.
     #[inline(never)]
-    fn hit_by_start(&self, span: &GpaSpan, take: Take) -> Option<Iova> {
-        if take == Take::Closed {
-            self.unmap_retired();
-        }
-        let id = self.index.at_start(span.first_granule());
-        match self.take(id, span) {
-            Take::Hit(iova, false) => Some(iova),
-            Take::Hit(iova, true) => Some(self.reused(id, iova)),
-            Take::Miss => None,
-            Take::Closed => {
-                self.unmap_retired();
-                None
-            }
-        }
+    fn hit_by_start(&self, span: &GpaSpan) -> Option<Iova> {
+        self.take(self.index.at_start(span.first_granule()), span)
     }
 
     /// Takes a reference as [`Self::hit`], but misses no window.
@@ -272,26 +280,16 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.index
             .candidates(&state.index, span)
             .iter()
-            .find_map(|id| match self.take(*id, span) {
-                Take::Hit(iova, false) => Some(iova),
-                Take::Hit(iova, true) => Some(self.reused(*id, iova)),
-                // A window that was closed is in the queue, which lock holders empty.
-                Take::Miss | Take::Closed => None,
-            })
+            .find_map(|id| self.take(*id, span))
     }
 
-    /// Takes a reference to the window `id` if it covers `span`. A window that this closes is
-    /// retired.
+    /// Takes a reference to the window `id` if it covers `span`.
     #[inline(always)]
-    fn take(&self, id: Id, span: &GpaSpan) -> Take {
-        let Some(window) = self.index.window(id) else {
-            return Take::Miss;
-        };
-        let take = window.take(span, self.strict);
-        if take == Take::Closed {
-            self.retire(id, window);
+    fn take(&self, id: Id, span: &GpaSpan) -> Option<Iova> {
+        match self.index.window(id)?.take(span)? {
+            (iova, false) => Some(iova),
+            (iova, true) => Some(self.reused(id, iova)),
         }
-        take
     }
 
     /// Reports that the window `id`, to which the caller has a reference, is in use again. Returns

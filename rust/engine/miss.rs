@@ -29,7 +29,10 @@ use super::{
     MapError,
     Observer, //
 };
-use crate::addr::GpaSpan;
+use crate::addr::{
+    GpaSpan,
+    Iova, //
+};
 use crate::engine::policy::Policy;
 use crate::sys::Guard;
 
@@ -110,7 +113,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 }
                 RoundResult::Failed(error) => {
                     result = Err(error);
-                    if !self.may_retry(state, requests.clone(), error, &mut progress) {
+                    if !self.may_retry(state, requests.clone(), error, dma_limit, &mut progress) {
                         break;
                     }
                 }
@@ -148,13 +151,14 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         state: Guard<'_, Locked<H>>,
         requests: I,
         error: MapError,
+        dma_limit: u64,
         progress: &mut MissProgress,
     ) -> bool
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
-        if matches!(error, MapError::Unreachable(_) | MapError::Invalid) {
+        if matches!(error, MapError::Unreachable(_) | MapError::Invalid | MapError::Closed) {
             return false;
         }
         let stale = state.counters.windows_stale;
@@ -185,7 +189,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let some = requests.clone().any(|r| r.iova().is_some());
         if some && matches!(error, MapError::Full(_)) {
             // The larger windows that this call has mapped are in the way of smaller ones.
-            self.release_partial(requests);
+            self.release_partial(requests, dma_limit);
             self.reclaim_all_idle();
         }
         true
@@ -203,6 +207,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
+        if state.closed {
+            return self.abandon(state, MapError::Closed);
+        }
         self.collect_retired(state);
         if state.retired != NONE {
             self.unmap_retired_batch(state);
@@ -221,10 +228,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 Some(iova)
             });
             if let Some(iova) = found {
-                if !reachable(iova, &span, dma_limit) {
-                    return self.abandon(state, MapError::Unreachable(iova));
+                if reachable(iova, &span, dma_limit) {
+                    continue;
                 }
-                continue;
+                return self.replace_unreachable(state, request, iova);
             }
             if self.index.is_pending(&state.index, &span) {
                 continue;
@@ -264,6 +271,28 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.serve_published(state);
         self.settle(state);
         round
+    }
+
+    /// Makes a round of closing the window that serves `request` at `iova`, which the device does
+    /// not reach. Fails if others use the window.
+    fn replace_unreachable<R: Request>(
+        &self,
+        state: &mut Locked<H>,
+        request: &R,
+        iova: Iova,
+    ) -> RoundResult {
+        let mapped = request.mapped().filter(|span| !self.is_static(span));
+        let Some(span) = mapped else {
+            return self.abandon(state, MapError::Unreachable(iova));
+        };
+        request.set_iova(None);
+        state.counters.undone.inc();
+        if self.put_unreachable(state, &span) {
+            // The next round unmaps it, and the one after that requests another.
+            self.cancel_batch(state);
+            return RoundResult::Again;
+        }
+        self.abandon(state, MapError::Unreachable(iova))
     }
 
     /// Makes a round of reclaiming idle windows, if that may remove `obstacle`.

@@ -71,6 +71,7 @@ mod premap;
 pub(crate) mod ram;
 mod reclaim;
 mod recovery;
+mod release;
 mod stale;
 pub(crate) mod static_map;
 mod stats;
@@ -98,7 +99,7 @@ pub(crate) use self::observer::{
     MapPath,
     Observer, //
 };
-pub(crate) use self::reclaim::Released;
+pub(crate) use self::release::Released;
 pub(crate) use self::stats::{
     Snapshot,
     WindowInfo,
@@ -122,6 +123,7 @@ use self::index::{
 };
 use self::policy::Policy;
 use self::ram::Ram;
+use self::reclaim::IdleWatch;
 use self::recovery::Lost;
 use self::stale::StaleScan;
 use self::static_map::StaticMap;
@@ -168,6 +170,9 @@ pub(crate) struct Engine<H, P, O = ()> {
     index: WindowIndex,
     /// The first of the windows that their last user closed, and that are not in [`Locked`] yet.
     retired: Atomic<u32>,
+    /// The watched window that became idle since the reclaimer last looked; [`reclaim::MANY`] for more than
+    /// one.
+    idled: Atomic<u32>,
     /// Requests of CPUs that wait for the lock.
     published: PublicationList,
     state: Lock<Locked<H>>,
@@ -194,6 +199,9 @@ struct Locked<H> {
     search_retries: u32,
     /// The last window that the reclaimer has looked at.
     hand: Id,
+    idle_watch: IdleWatch,
+    /// Set once nothing is mapped any more; see [`Engine::close`].
+    closed: bool,
     map: Batch<MapEntry>,
     unmap: Batch<UnmapEntry>,
     /// Keys that the host refused although no window has them: an earlier kernel may have.
@@ -224,6 +232,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             static_map: None,
             index,
             retired: Atomic::new(NONE),
+            idled: Atomic::new(NONE),
             published: PublicationList::new()?,
             state: Lock::new(Locked {
                 host,
@@ -237,6 +246,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 search: StaleScan::Unneeded,
                 search_retries: 0,
                 hand: NONE,
+                idle_watch: IdleWatch::Off,
+                closed: false,
                 map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,
                 suspects: Batch::new(batch, fill)?,

@@ -65,7 +65,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     return Ok(());
                 }
                 Err(error) => {
-                    self.release();
+                    self.unmap_all_windows();
                     // The host may accept smaller regions, if `MAX_REGIONS` of them suffice.
                     if error != MapError::Refused || size <= REGION_MIN {
                         return Err(error);
@@ -171,7 +171,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             (_, Some((iova, region))) => {
                 state.counters.windows_created.inc();
                 window.set_iova(iova);
-                window.open();
+                window.open(false);
                 window.set_state(State::Fixed);
                 Ok((region, WindowInfo::new(window)))
             }

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Unmapping of windows: those that their last user closed, those that are idle when room is
-//! needed, for long, or in memory that goes offline, and all of them at the end.
+//! Unmapping of windows: those that their last user closed, and those that are idle when room is
+//! needed, for long, or in memory that goes offline.
 //!
 //! Each hold of the engine lock submits one batch at most.
+//!
+//! To find that no window is idle takes a look at every one. Once that was found, it is known until
+//! a window becomes idle: on its second time around the reclaimer has every window tell when its
+//! last reference is put, and so does every window that is opened from then on. See [`IdleWatch`].
 
 use super::index::arena::{
     Id,
@@ -39,13 +43,25 @@ const RECLAIM: usize = 64;
 /// Windows that are looked at while the lock is held.
 const SCAN: u32 = 4096;
 
-/// The windows that stood out when all were unmapped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Released {
-    /// Windows that device drivers had not unmapped.
-    pub(crate) busy: u32,
-    /// Windows that the host failed to unmap.
-    pub(crate) lost: u32,
+/// Value of [`Engine::idled`] if more than one window became idle.
+pub(super) const MANY: Id = Id::MAX;
+
+/// What is known of the windows that are not idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IdleWatch {
+    /// Nothing.
+    Off,
+    /// So many windows in a row, up to the reclaimer's hand, tell when they become idle.
+    Some(u32),
+    /// All windows tell when they become idle.
+    All,
+}
+
+impl IdleWatch {
+    /// Returns whether windows are to be watched from when they are opened.
+    pub(super) fn is_on(self) -> bool {
+        self != IdleWatch::Off
+    }
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
@@ -129,7 +145,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Unmaps idle windows, as few as make a batch worth its doorbell. Windows that were used
     /// lately stay if there are others. Fails with `error` if no window is idle; if there are many
-    /// windows, that takes several rounds to find out, which `scanned` counts for.
+    /// windows, that takes several rounds to find out, which `scanned` counts for, and is known
+    /// from then on.
     ///
     /// Context: engine lock held.
     pub(super) fn reclaim(
@@ -141,6 +158,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if !state.host.is_ready() {
             // Windows that are idle now can still be hit.
             return RoundResult::Failed(MapError::NoAnswer);
+        }
+        if state.idle_watch == IdleWatch::All {
+            if let Some(found) = self.reclaim_idled(state) {
+                let found = found.then_some(RoundResult::Again);
+                return found.unwrap_or(RoundResult::Failed(error));
+            }
         }
         let last = state.index.last_id();
         let mut found: usize = 0;
@@ -161,22 +184,90 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let Some(window) = self.index.window(id) else {
                 continue;
             };
-            if !close_if_unused(window) {
-                continue;
+            if close_if_unused(window) {
+                self.unmap_closed(state, id, window);
+                state.counters.windows_reclaimed.inc();
+                found = found.saturating_add(1);
+            } else if *scanned > last || state.idle_watch.is_on() {
+                self.watch(state, window);
             }
-            self.unmap_closed(state, id, window);
-            state.counters.windows_reclaimed.inc();
-            found = found.saturating_add(1);
-        }
-        // Once around finds windows that were not used since the last time, twice finds all.
-        if found == 0 && *scanned > last.saturating_mul(2) {
-            return RoundResult::Failed(error);
         }
         if found != 0 {
             *scanned = 0;
+            state.idle_watch = IdleWatch::Off;
+        } else if let IdleWatch::Some(watched) = state.idle_watch {
+            if watched >= last {
+                state.idle_watch = IdleWatch::All;
+                // One that became idle after it was looked at.
+                return RoundResult::Again;
+            }
+        }
+        // Once around finds windows that were not used since the last time, twice finds all. There
+        // are more where windows become idle and are used again all the time.
+        if found == 0 && *scanned > last.saturating_mul(4) {
+            return RoundResult::Failed(error);
         }
         self.submit_unmap(state);
         RoundResult::Again
+    }
+
+    /// Unmaps the window that became idle since this was last called, while all windows are
+    /// watched. Returns whether there was one; [`None`] if it takes a look at all windows to tell.
+    ///
+    /// Context: engine lock held.
+    fn reclaim_idled(&self, state: &mut Locked<H>) -> Option<bool> {
+        // Acquire: the window is idle.
+        let id = self.idled.xchg(NONE, Acquire);
+        if id == NONE {
+            return Some(false);
+        }
+        let Some(window) = self.index.window(id) else {
+            // Many.
+            state.idle_watch = IdleWatch::Off;
+            return None;
+        };
+        if is_idle(window) && window.close() {
+            self.unmap_closed(state, id, window);
+            state.counters.windows_reclaimed.inc();
+            self.submit_unmap(state);
+            return Some(true);
+        }
+        if window.state() == State::Live && !window.watch() {
+            state.idle_watch = IdleWatch::Off;
+            return None;
+        }
+        // It is in use again, or gone.
+        Some(false)
+    }
+
+    /// Has `window`, the next one in a row that was not unmapped, tell when it becomes idle.
+    ///
+    /// Context: engine lock held.
+    fn watch(&self, state: &mut Locked<H>, window: &Window) {
+        let watched = match state.idle_watch {
+            IdleWatch::Some(watched) => watched,
+            IdleWatch::Off => {
+                self.idled.store(NONE, Relaxed);
+                0
+            }
+            IdleWatch::All => return,
+        };
+        // A window that is pending now is watched when it is opened.
+        let tells = window.state() != State::Live || window.watch();
+        state.idle_watch = IdleWatch::Some(if tells {
+            watched.saturating_add(1)
+        } else {
+            // It is idle now, but was used since the reclaimer last came by.
+            0
+        });
+    }
+
+    /// Notes that the watched window `id` became idle. Lock-free.
+    pub(super) fn note_idle(&self, id: Id) {
+        // Release: the window is idle for the lock holder that sees this.
+        if self.idled.cmpxchg(NONE, id, Release).is_err() {
+            self.idled.store(MANY, Release);
+        }
     }
 
     /// Unmaps all idle windows, for a call that cannot have all that it needs otherwise.
@@ -208,8 +299,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         });
     }
 
-    /// Unmaps all idle windows that overlap `span`. Returns the number of windows that overlap it
-    /// and are not idle.
+    /// Unmaps all idle windows that overlap `span`, which is memory that is removed, and keeps the
+    /// others from serving what is added in its place. Returns the number of windows of removed
+    /// memory alone that are in use.
     ///
     /// Context: any. Interrupts are off for a batch at a time.
     pub(crate) fn evict(&self, span: &GpaSpan) -> u32 {
@@ -220,7 +312,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             }
             if window.close() {
                 self.unmap_closed(state, id, window);
-            } else {
+                return;
+            }
+            // It is found by its IOVAs from now on. If it is closed, its last user retires it.
+            self.index.remove(&mut state.index, id, window);
+            let is_inside = window.span().is_some_and(|all| span.covers(&all));
+            if is_inside && window.users() != 0 {
                 busy = busy.saturating_add(1);
             }
         });
@@ -236,36 +333,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             fixed |= window.state() == State::Fixed && overlaps(window, span);
         });
         fixed
-    }
-
-    /// Unmaps every window, used or not. To be called at the end, when no device driver can use a
-    /// mapping any more.
-    ///
-    /// Context: any. Interrupts are off for a batch at a time.
-    pub(crate) fn release(&self) -> Released {
-        let mut released = Released::default();
-        self.unmap_retired();
-        self.sweep(|state, id, window| {
-            match window.state() {
-                State::Free => return,
-                State::Live => {
-                    if window.users() != 0 {
-                        released.busy = released.busy.saturating_add(1);
-                    }
-                    window.force_close();
-                    self.index.remove(&mut state.index, id, window);
-                }
-                State::Fixed => window.force_close(),
-                State::Pending | State::Retired => {}
-                // Retried below.
-                State::Lost => return,
-            }
-            self.queue_unmap(state, id, window);
-        });
-        self.state.lock().suspects.clear();
-        self.retry_all_lost();
-        released.lost = self.state.lock().budget.usage().entries;
-        released
     }
 
     /// Calls `visit` for every window under the lock, which is taken for some windows at a time.

@@ -112,7 +112,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     pub(crate) fn search_stale(&self) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if !state.host.is_ready() {
+        if state.closed || !state.host.is_ready() {
             return false;
         }
         let before = state.search;

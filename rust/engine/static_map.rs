@@ -18,8 +18,11 @@ use crate::addr::{
     IovaSpan, //
 };
 use crate::sys::{
+    Alloc,
     AllocError,
-    BoxedSlice, //
+    Atomic,
+    BoxedSlice,
+    Relaxed, //
 };
 use core::cmp::Reverse;
 
@@ -86,12 +89,19 @@ pub(crate) enum Adjacency {
     Discontiguous,
 }
 
+/// A region as it is looked up.
+struct Lookup {
+    region: Region,
+    /// Bytes of guest memory that are found; 0 once the map is closed.
+    len: Atomic<u64>,
+}
+
 /// The regions of guest RAM; see the module's documentation.
 pub(crate) struct StaticMap {
     /// The regions, sorted by guest address.
     regions: BoxedSlice<Region>,
     /// The same regions, the longest first.
-    longest_first: BoxedSlice<Region>,
+    longest_first: BoxedSlice<Lookup>,
 }
 
 impl StaticMap {
@@ -99,12 +109,29 @@ impl StaticMap {
     ///
     /// Context: process, may sleep.
     pub(crate) fn new(regions: BoxedSlice<Region>) -> Result<Self, AllocError> {
-        let mut longest_first = BoxedSlice::copy_of(&regions)?;
-        longest_first.sort_unstable_by_key(|region| Reverse(region.gpa.len()));
+        let mut sorted = BoxedSlice::copy_of(&regions)?;
+        sorted.sort_unstable_by_key(|region| Reverse(region.gpa.len()));
+        let first = sorted.first().copied().ok_or(AllocError)?;
+        let longest_first = BoxedSlice::new(sorted.len(), Alloc::Sleep, |index| {
+            let region = sorted.get(index).copied().unwrap_or(first);
+            Lookup {
+                region,
+                len: Atomic::new(region.gpa.len()),
+            }
+        })?;
         Ok(Self {
             regions,
             longest_first,
         })
+    }
+
+    /// Closes the map for good: no guest memory is found any more. IOVAs still are, for drivers
+    /// that unmap what they mapped before.
+    pub(crate) fn close(&self) {
+        for lookup in self.longest_first.iter() {
+            // No ordering: a look-up on another CPU may have been just before this.
+            lookup.len.store(0, Relaxed);
+        }
     }
 
     /// Returns all regions, sorted by guest address.
@@ -115,8 +142,8 @@ impl StaticMap {
     /// Returns the IOVA of `span`, if it lies in one region.
     #[inline]
     pub(crate) fn iova_of(&self, span: &GpaSpan) -> Option<Iova> {
-        self.longest_first.iter().find_map(|region| {
-            let offset = region.gpa.offset_of(span)?;
+        self.longest_first.iter().find_map(|Lookup { region, len }| {
+            let offset = span.offset_in(region.gpa.start().raw(), len.load(Relaxed))?;
             // By the type invariant the sum lies in the region's IOVAs.
             Some(Iova::new(region.iova.start().raw().wrapping_add(offset)))
         })
@@ -125,7 +152,7 @@ impl StaticMap {
     /// Returns the guest address that is mapped at `span`, if it lies in one region.
     #[inline]
     pub(crate) fn gpa_of(&self, span: &IovaSpan) -> Option<Gpa> {
-        self.longest_first.iter().find_map(|region| {
+        self.longest_first.iter().find_map(|Lookup { region, .. }| {
             let offset = region.iova.offset_of(span)?;
             // By the type invariant the sum lies in the region's guest memory.
             Some(Gpa::new(region.gpa.start().raw().wrapping_add(offset)))
@@ -136,6 +163,6 @@ impl StaticMap {
     pub(crate) fn overlaps(&self, span: &IovaSpan) -> bool {
         self.longest_first
             .iter()
-            .any(|region| region.iova.overlaps(span))
+            .any(|Lookup { region, .. }| region.iova.overlaps(span))
     }
 }

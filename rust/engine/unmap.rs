@@ -6,10 +6,7 @@
 //! IOVAs without the engine lock. What happens to a window without references is up to
 //! `reclaim.rs`.
 
-use super::index::arena::{
-    Id,
-    NONE, //
-};
+use super::index::arena::Id;
 use super::map::Request;
 use super::window::{
     NotHeld,
@@ -54,11 +51,20 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         };
         match window.put(span, self.strict) {
             Ok(Put::Open) => true,
-            Ok(Put::Closed) => {
-                self.retire_and_flush(id, window);
+            Ok(put) => {
+                self.finish_put(id, window, put);
                 true
             }
             Err(NotHeld) => false,
+        }
+    }
+
+    /// Does what `put` of the last reference of a driver to the window `id` asks for.
+    #[cold]
+    #[inline(never)]
+    fn finish_put(&self, id: Id, window: &Window, put: Put) {
+        if self.needs_flush(id, window, put) {
+            self.unmap_retired();
         }
     }
 
@@ -136,7 +142,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let id = self.index.at_iova(span.first_granule());
         if let Some(window) = self.index.window(id) {
             if let Ok(put) = window.put(span, self.strict) {
-                return Ok(self.retire_if_closed(id, window, put));
+                return Ok(self.needs_flush(id, window, put));
             }
         }
         self.put_ref_slow(span)
@@ -162,46 +168,51 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             .at_iova_locked(&state.index, span.first_granule());
         let window = self.index.window(id).ok_or(NotHeld)?;
         let put = window.put(span, self.strict)?;
-        Ok(self.retire_if_closed(id, window, put))
+        Ok(self.needs_flush(id, window, put))
     }
 
     /// Drops `count` references to a window, as many as there are; otherwise as [`Self::put_ref`].
     fn put_refs(&self, id: Id, window: &Window, count: u32) -> Result<bool, NotHeld> {
         if let Ok(put) = window.put_many(count, self.strict) {
-            return Ok(self.retire_if_closed(id, window, put));
+            return Ok(self.needs_flush(id, window, put));
         }
         // The device driver does not hold all of them.
         for _ in 0..count {
             let put = window.put_many(1, self.strict)?;
-            if self.retire_if_closed(id, window, put) {
+            if self.needs_flush(id, window, put) {
                 self.unmap_retired();
             }
         }
         Err(NotHeld)
     }
 
-    /// Retires the window if `put` closed it. Returns whether it did.
+    /// Retires the window if `put` closed it. Returns whether the caller has to call
+    /// [`Self::unmap_retired`] for the window to be unmapped when the call returns.
     #[inline(always)]
-    fn retire_if_closed(&self, id: Id, window: &Window, put: Put) -> bool {
+    pub(super) fn needs_flush(&self, id: Id, window: &Window, put: Put) -> bool {
         match put {
             Put::Open => false,
             Put::Closed => {
                 self.retire(id, window);
                 true
             }
+            Put::Idle => {
+                self.note_idle(id);
+                false
+            }
         }
     }
 
-    /// Returns the window that `span` is mapped by.
+    /// Returns the window that `span`, which the caller holds, is mapped by.
     fn window_at(&self, span: &IovaSpan) -> Option<&Window> {
         let granule = span.first_granule();
-        let id = match self.index.at_iova(granule) {
-            NONE => {
-                let state = self.state.lock();
-                self.index.at_iova_locked(&state.index, granule)
-            }
-            id => id,
-        };
+        // A look-up without the lock may find any window.
+        let found = self.index.window(self.index.at_iova(granule));
+        if let Some(window) = found.filter(|window| window.serves(span)) {
+            return Some(window);
+        }
+        let state = self.state.lock();
+        let id = self.index.at_iova_locked(&state.index, granule);
         self.index.window(id)
     }
 }

@@ -12,7 +12,8 @@ use crate::addr::{
     Gpa,
     GpaSpan,
     Iova,
-    IovaSpan, //
+    IovaSpan,
+    PAGE, //
 };
 use crate::engine::index::arena::{
     Linked,
@@ -26,12 +27,18 @@ use crate::sys::{
     Release, //
 };
 
-/// The reference count of a window, its count of uses, and the bit that closes it.
+/// The reference count of a window, its count of uses, and the bits that change what a put does.
 ///
-/// Bits 29:0 count references. [`Refs::USED`] tells the reclaimer that a reference was taken since
-/// it last looked. [`Refs::CLOSED`] keeps all users out; the CPU that sets it owns the window. Bits
-/// 63:32 count how often a reference was taken, and wrap: mappings are counted in the word that
-/// each of them writes anyway.
+/// Bits 28:0 count references. [`Refs::USED`] tells the reclaimer that a reference was taken since
+/// it last looked. [`Refs::CLOSED`] keeps all users out; the CPU that sets it owns the window.
+/// [`Refs::WATCHED`] tells the user that puts the last reference to tell the reclaimer. Bits 63:32
+/// count how often a reference was taken, and wrap: mappings are counted in the word that each of
+/// them writes anyway.
+///
+/// The count of uses goes on where it was when a window is used for other memory, and opening
+/// counts as well. So the word has the same value twice only if nothing happened in between, or
+/// 2^32 uses. A compare-and-exchange that succeeds shows that the window covers what it covered
+/// when the word was loaded.
 struct Refs(Atomic<u64>);
 
 /// The error of putting a reference that is not held.
@@ -45,71 +52,88 @@ pub(crate) enum Put {
     Open,
     /// The last reference is gone and the window is closed: the caller owns it.
     Closed,
-}
-
-/// The result of trying to take a reference for a span.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Take {
-    /// The caller has a reference, and the span is mapped from this address on. The second part
-    /// tells whether the window was idle, that is had no reference before.
-    Hit(Iova, bool),
-    /// The window does not cover the span, or is closed.
-    Miss,
-    /// The window does not cover the span, and the caller closed it: the caller owns it.
-    Closed,
+    /// The last reference is gone, and the window stays open; the reclaimer is to be told.
+    Idle,
 }
 
 impl Refs {
     const CLOSED: u64 = 1 << 31;
     const USED: u64 = 1 << 30;
-    const COUNT: u64 = Self::USED - 1;
+    const WATCHED: u64 = 1 << 29;
+    const COUNT: u64 = Self::WATCHED - 1;
     /// Set once the count is full; no more references are taken.
-    const FULL: u64 = 1 << 29;
+    const FULL: u64 = 1 << 28;
     const USES_SHIFT: u32 = 32;
     const USES: u64 = !0 << Self::USES_SHIFT;
     /// A single use, as added to the word.
     const USE: u64 = 1 << Self::USES_SHIFT;
 
-    /// Takes a reference and returns whether there was none before. Fails if the window is closed
-    /// or the count is full.
+    /// Takes a reference if the window is open, has room for another one and covers what `find`
+    /// looks for. Returns what `find` returned, and whether there was no reference before.
     #[inline(always)]
-    fn get(&self) -> Option<bool> {
-        let mut old = self.0.load(Relaxed);
+    fn get<T>(&self, find: impl Fn() -> Option<T>) -> Option<(T, bool)> {
         loop {
+            // Acquire: `find` sees the window as it was opened.
+            let old = self.0.load(Acquire);
             if old & (Self::CLOSED | Self::FULL) != 0 {
                 return None;
             }
+            let found = find()?;
             let new = old.wrapping_add(Self::USE + 1) | Self::USED;
-            // Acquire: reads of the window after this see what it was opened with.
-            match self.0.cmpxchg(old, new, Acquire) {
-                Ok(_) => return Some(old & Self::COUNT == 0),
-                Err(now) => old = now,
+            // Success shows that the window was not closed since the load, so what was found holds
+            // until the reference is put. Acquire: the use of the window comes after this.
+            if self.0.cmpxchg(old, new, Acquire).is_ok() {
+                return Some((found, old & Self::COUNT == 0));
             }
         }
     }
 
     /// Puts `count` references, or none if there are fewer; closes the window if they were the last
-    /// and `close` is set. Subtracts `uses`, a multiple of [`Self::USE`], for references that were
-    /// taken but not used.
+    /// and `close` is set.
     #[inline(always)]
-    fn put(&self, count: u32, close: bool, uses: u64) -> Result<Put, NotHeld> {
-        let count = u64::from(count);
+    fn put(&self, count: u32, close: bool) -> Result<Put, NotHeld> {
+        let wanted = u64::from(count);
         let mut old = self.0.load(Relaxed);
         loop {
-            if old & Self::CLOSED != 0 || old & Self::COUNT < count {
-                return Err(NotHeld);
+            if old & (Self::CLOSED | Self::WATCHED) != 0 || old & Self::COUNT < wanted {
+                return self.put_watched(count, close);
             }
-            let closes = close && old & Self::COUNT == count;
+            let closes = close && old & Self::COUNT == wanted;
             let new = if closes {
                 old & Self::USES | Self::CLOSED
             } else {
-                old.wrapping_sub(count)
+                old.wrapping_sub(wanted)
             };
             // Release: all that this user did with the window comes before it is closed. Acquire:
             // what the other users did with it came before, too.
-            match self.0.cmpxchg(old, new.wrapping_sub(uses), Full) {
+            match self.0.cmpxchg(old, new, Full) {
                 Ok(_) if closes => return Ok(Put::Closed),
                 Ok(_) => return Ok(Put::Open),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Puts references as [`Self::put`], whatever bits are set.
+    #[cold]
+    #[inline(never)]
+    fn put_watched(&self, count: u32, close: bool) -> Result<Put, NotHeld> {
+        let wanted = u64::from(count);
+        let mut old = self.0.load(Relaxed);
+        loop {
+            let left = (old & Self::COUNT).checked_sub(wanted).ok_or(NotHeld)?;
+            if old & Self::CLOSED != 0 {
+                return Err(NotHeld);
+            }
+            let open = old.wrapping_sub(wanted);
+            let (new, put) = match left {
+                0 if close => (old & Self::USES | Self::CLOSED, Put::Closed),
+                0 if old & Self::WATCHED != 0 => (open & !Self::WATCHED, Put::Idle),
+                _ => (open, Put::Open),
+            };
+            // The ordering is as in `put`.
+            match self.0.cmpxchg(old, new, Full) {
+                Ok(_) => return Ok(put),
                 Err(now) => old = now,
             }
         }
@@ -120,6 +144,40 @@ impl Refs {
         let old = self.0.load(Relaxed);
         let new = old & Self::USES | Self::CLOSED;
         old & (Self::CLOSED | Self::COUNT) == 0 && self.0.cmpxchg(old, new, Full).is_ok()
+    }
+
+    /// Closes the window whatever references there are. Returns their number; [`None`] if it was
+    /// closed, so that another CPU owns it.
+    fn force_close(&self) -> Option<u32> {
+        let mut old = self.0.load(Relaxed);
+        loop {
+            if old & Self::CLOSED != 0 {
+                return None;
+            }
+            match self
+                .0
+                .cmpxchg(old, old & Self::USES | Self::CLOSED, Full)
+            {
+                // CAST: The mask leaves 29 bits.
+                Ok(_) => return Some((old & Self::COUNT) as u32),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Sets [`Self::WATCHED`] if there are references. Returns whether there are.
+    fn watch(&self) -> bool {
+        let mut old = self.0.load(Relaxed);
+        loop {
+            if old & Self::CLOSED != 0 || old & Self::COUNT == 0 {
+                return false;
+            }
+            // No ordering: what the bit is needed for is read from the same word.
+            match self.0.cmpxchg(old, old | Self::WATCHED, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => old = now,
+            }
+        }
     }
 
     /// Returns how often a reference was taken, modulo 2^32.
@@ -155,15 +213,17 @@ pub(crate) struct Window {
     /// The next window in the same bucket of keys. Lock.
     pub(crate) next_key: Atomic<u32>,
     state: Atomic<u32>,
-    /// Number of uses that the engine has counted. Lock.
+    /// The count of uses up to which the engine has counted. Lock.
     counted: Atomic<u32>,
+    /// The count of uses that the window was opened with. Lock.
+    first_use: Atomic<u32>,
     start: Atomic<u64>,
     len: Atomic<u64>,
     iova: Atomic<u64>,
     /// The granule that finds a window which is not a tile; all-ones for a tile. Lock.
     anchor: Atomic<u64>,
-    /// Bytes that are mapped only to align the address of the rest. Lock.
-    padding: Atomic<u64>,
+    /// Pages of [`PAGE`] bytes that are mapped only to align the address of the rest. Lock.
+    padding: Atomic<u32>,
 }
 
 impl Default for Window {
@@ -174,6 +234,7 @@ impl Default for Window {
             next_key: Atomic::new(NONE),
             state: Atomic::new(State::Free as u32),
             counted: Atomic::new(0),
+            first_use: Atomic::new(0),
             start: Atomic::new(0),
             len: Atomic::new(0),
             iova: Atomic::new(0),
@@ -190,37 +251,13 @@ impl Linked for Window {
 }
 
 impl Window {
-    /// Takes a reference if the window is open, whatever it covers. Returns whether it did.
-    /// Lock-free.
+    /// Takes a reference if the window is open and covers `want`. Returns where `want` is mapped,
+    /// and whether the window was idle, that is had no reference before. Lock-free: the id that led
+    /// here may be out of date. A window that does not cover `want` is not changed, not even for a
+    /// moment.
     #[inline(always)]
-    pub(crate) fn hold(&self) -> bool {
-        self.refs.get().is_some()
-    }
-
-    /// Takes a reference if the window is open and covers `want`, and returns where `want` is
-    /// mapped. Lock-free: the id that led here may be out of date. `close` is as for [`Self::put`].
-    #[inline(always)]
-    pub(crate) fn take(&self, want: &GpaSpan, close: bool) -> Take {
-        let Some(revived) = self.refs.get() else {
-            return Take::Miss;
-        };
-        // The reference keeps the window from changing, so this check is final.
-        match self.iova_of(want) {
-            Some(iova) => Take::Hit(iova, revived),
-            None => self.put_mismatched(close),
-        }
-    }
-
-    /// Puts a reference to a window that turned out to cover something else; it does not count as
-    /// a use. `close` is as for [`Self::put`].
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn put_mismatched(&self, close: bool) -> Take {
-        // The other users may have put theirs meanwhile, so that this is the last reference.
-        match self.refs.put(1, close, Refs::USE) {
-            Ok(Put::Closed) => Take::Closed,
-            Ok(Put::Open) | Err(NotHeld) => Take::Miss,
-        }
+    pub(crate) fn take(&self, want: &GpaSpan) -> Option<(Iova, bool)> {
+        self.refs.get(|| self.iova_of(want))
     }
 
     /// Puts the reference of a mapping at `span`; closes the window if it was the last one and
@@ -228,7 +265,7 @@ impl Window {
     #[inline(always)]
     pub(crate) fn put(&self, span: &IovaSpan, close: bool) -> Result<Put, NotHeld> {
         if self.serves(span) {
-            self.refs.put(1, close, 0)
+            self.refs.put(1, close)
         } else {
             Err(NotHeld)
         }
@@ -237,7 +274,7 @@ impl Window {
     /// Puts `count` references of mappings for which [`Self::serves`] returned true while the
     /// caller held one of them; otherwise as [`Self::put`]. On failure none is put.
     pub(crate) fn put_many(&self, count: u32, close: bool) -> Result<Put, NotHeld> {
-        self.refs.put(count, close, 0)
+        self.refs.put(count, close)
     }
 
     /// Returns whether `span` lies in the window's IOVAs. Reliable if the caller has a reference.
@@ -247,8 +284,8 @@ impl Window {
             .is_some()
     }
 
-    /// Returns the IOVA of `want`, if the window covers it. The caller has a reference or owns the
-    /// window.
+    /// Returns the IOVA of `want`, if the window covers it. Reliable if the caller has a reference
+    /// or owns the window.
     #[inline(always)]
     pub(crate) fn iova_of(&self, want: &GpaSpan) -> Option<Iova> {
         let offset = want.offset_in(self.start.load(Relaxed), self.len.load(Relaxed))?;
@@ -293,23 +330,26 @@ impl Window {
 
     /// Returns the bytes that the window covers only to align the address of the rest. Lock.
     pub(crate) fn padding(&self) -> u64 {
-        self.padding.load(Relaxed)
+        u64::from(self.padding.load(Relaxed)).saturating_mul(PAGE)
     }
 
-    /// Records the bytes that the window covers only to align the address of the rest. Lock.
+    /// Records the bytes that the window covers only to align the address of the rest, which are
+    /// whole pages. Lock.
     pub(crate) fn set_padding(&self, bytes: u64) {
-        self.padding.store(bytes, Relaxed);
+        // No window has as many as 2^32 pages.
+        let pages = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
+        self.padding.store(pages, Relaxed);
     }
 
     /// Returns the number of references.
     pub(crate) fn users(&self) -> u32 {
-        // CAST: The mask leaves 30 bits.
+        // CAST: The mask leaves 29 bits.
         (self.refs.0.load(Relaxed) & Refs::COUNT) as u32
     }
 
-    /// Returns how many references were taken since the window was prepared, modulo 2^32.
+    /// Returns how many references were taken since the window was opened, modulo 2^32.
     pub(crate) fn uses(&self) -> u32 {
-        self.refs.uses()
+        self.refs.uses().wrapping_sub(self.first_use.load(Relaxed))
     }
 
     /// Returns the uses since the last call. To be called again before there are 2^32 more. Lock.
@@ -353,9 +393,12 @@ impl Window {
         self.iova.store(0, Relaxed);
         self.anchor.store(anchor.unwrap_or(u64::MAX), Relaxed);
         self.padding.store(0, Relaxed);
-        self.counted.store(0, Relaxed);
-        // A closed window's word is written by its owner only.
-        self.refs.0.store(Refs::CLOSED, Relaxed);
+        // A closed window's word is written by its owner only. Opening counts as a use that is not
+        // counted, see `Refs`.
+        let uses = (self.refs.0.load(Relaxed) & Refs::USES).wrapping_add(Refs::USE);
+        self.refs.0.store(uses | Refs::CLOSED, Relaxed);
+        self.counted.store(self.refs.uses(), Relaxed);
+        self.first_use.store(self.refs.uses(), Relaxed);
         self.set_state(State::Pending);
     }
 
@@ -365,16 +408,20 @@ impl Window {
     }
 
     /// Opens a pending window, whose address was recorded, with one reference, which
-    /// [`Self::settle`] puts. Lock.
-    pub(crate) fn open(&self) {
+    /// [`Self::settle`] puts. If it is `watched`, the put of the last reference tells. Lock.
+    pub(crate) fn open(&self, watched: bool) {
         self.set_state(State::Live);
+        let uses = self.refs.0.load(Relaxed) & Refs::USES;
+        let watched = if watched { Refs::WATCHED } else { 0 };
         // Release: a user that takes a reference sees the above.
-        self.refs.0.store(Refs::USED | 1, Release);
+        self.refs
+            .0
+            .store(uses | Refs::USED | watched | 1, Release);
     }
 
     /// Puts the reference that the window was opened with; `close` is as for [`Self::put`].
     pub(crate) fn settle(&self, close: bool) -> Result<Put, NotHeld> {
-        self.refs.put(1, close, 0)
+        self.refs.put(1, close)
     }
 
     /// Closes the window if it has no users; the caller then owns it. Returns whether it did.
@@ -382,11 +429,17 @@ impl Window {
         self.refs.close()
     }
 
-    /// Closes the window even if it has users. For the end of the engine, when no driver can use a
-    /// mapping any more.
-    pub(crate) fn force_close(&self) {
-        let uses = self.refs.0.load(Relaxed) & Refs::USES;
-        self.refs.0.store(uses | Refs::CLOSED, Relaxed);
+    /// Closes the window even if it has users, and returns their number; the caller then owns it.
+    /// Returns [`None`] if the window was closed: its owner is about to retire it. For the end of
+    /// the engine, when the device does not access memory any more.
+    pub(crate) fn force_close(&self) -> Option<u32> {
+        self.refs.force_close()
+    }
+
+    /// Has the put of the last reference tell, which it does once. Returns whether there are any
+    /// references.
+    pub(crate) fn watch(&self) -> bool {
+        self.refs.watch()
     }
 
     /// Returns whether the window was used since the last call. The reclaimer may take an idle

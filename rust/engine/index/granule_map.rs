@@ -7,10 +7,10 @@
 //! also protects the [`Chunks`]' free list.
 //!
 //! An emptied chunk is reused for other granules, maybe in another bucket or another map. A reader
-//! that is at the chunk at that moment may miss the id that it looks for; a reader that finds
-//! nothing must repeat the look-up under the lock. A reader may also find an id that is out of
-//! date, and must check what it finds. But if the id of a granule does not change during the
-//! look-up, the reader finds that id or nothing: chunks of different maps never have the same key.
+//! that is at the chunk at that moment may miss the id that it looks for, or find that of another
+//! granule: the chunk may have the key of the granule when the reader looks at it, and serve
+//! another one when the reader loads the id. A reader must check that what it finds is what it
+//! looks for, and repeat the look-up under the lock if it is not.
 
 use crate::engine::index::arena::{
     Arena,

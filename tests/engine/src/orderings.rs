@@ -33,7 +33,6 @@ use crate::addr::{
 use crate::engine::window::{
     Put,
     State,
-    Take,
     Window, //
 };
 use loom::{
@@ -72,7 +71,7 @@ impl Rig {
         // SAFETY: The window is closed, and the caller owns it.
         self.mapped.with_mut(|mapped| unsafe { *mapped = true });
         self.window.set_iova(Iova::new(iova));
-        self.window.open();
+        self.window.open(false);
         if self.window.settle(true) == Ok(Put::Closed) {
             self.unmap();
         }
@@ -87,20 +86,17 @@ impl Rig {
 
     /// Maps, uses and unmaps a buffer as a driver does, if the window serves it.
     fn use_buffer(&self, iova: u64, close: bool) {
-        match self.window.take(&want(), close) {
-            Take::Hit(at, _) => {
-                assert_eq!(at.raw(), iova + 4096, "as it was opened");
-                // SAFETY: The reference keeps the window open, so no thread writes.
-                assert!(self.mapped.with(|mapped| unsafe { *mapped }));
-                let span = IovaSpan::new(at, 4096).expect("a span");
-                match self.window.put(&span, close) {
-                    Ok(Put::Closed) => self.unmap(),
-                    Ok(Put::Open) => {}
-                    Err(error) => panic!("it was held: {error:?}"),
-                }
-            }
-            Take::Miss => {}
-            Take::Closed => self.unmap(),
+        let Some((at, _)) = self.window.take(&want()) else {
+            return;
+        };
+        assert_eq!(at.raw(), iova + 4096, "as it was opened");
+        // SAFETY: The reference keeps the window open, so no thread writes.
+        assert!(self.mapped.with(|mapped| unsafe { *mapped }));
+        let span = IovaSpan::new(at, 4096).expect("a span");
+        match self.window.put(&span, close) {
+            Ok(Put::Closed) => self.unmap(),
+            Ok(Put::Open) => {}
+            result => panic!("it was held, and not watched: {result:?}"),
         }
     }
 }
@@ -125,7 +121,7 @@ fn closing_is_ordered_after_all_users() {
         // SAFETY: No other thread knows the window yet.
         rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
         rig.window.set_iova(Iova::new(0x8000_0000));
-        rig.window.open();
+        rig.window.open(false);
         assert_eq!(rig.window.settle(false), Ok(Put::Open));
         let users: Vec<_> = (0..2)
             .map(|_| {
@@ -147,7 +143,7 @@ fn reclaiming_is_ordered_after_all_users() {
         // SAFETY: No other thread knows the window yet.
         rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
         rig.window.set_iova(Iova::new(0x8000_0000));
-        rig.window.open();
+        rig.window.open(false);
         assert_eq!(rig.window.settle(false), Ok(Put::Open));
         let user = {
             let rig = rig.clone();
@@ -158,5 +154,34 @@ fn reclaiming_is_ordered_after_all_users() {
             rig.unmap();
         }
         user.join().expect("the thread succeeds");
+    });
+}
+
+#[test]
+fn a_look_up_does_not_find_what_the_window_serves_next() {
+    loom::model(|| {
+        let rig = Rig::new();
+        rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
+        rig.window.set_iova(Iova::new(0x8000_0000));
+        rig.window.open(false);
+        let reader = {
+            let rig = rig.clone();
+            thread::spawn(move || rig.use_buffer(0x8000_0000, true))
+        };
+        if rig.window.settle(true) == Ok(Put::Closed) {
+            rig.unmap();
+            // The window now serves the memory behind it.
+            let other = GpaSpan::new(Gpa::new(GPA + 0x4000), 0x4000).expect("a span");
+            rig.window.prepare(&other, None);
+            rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
+            rig.window.set_iova(Iova::new(0x9000_0000));
+            rig.window.open(false);
+            assert_eq!(
+                rig.window.settle(true),
+                Ok(Put::Closed),
+                "a look-up for other memory takes no reference"
+            );
+        }
+        reader.join().expect("the thread succeeds");
     });
 }

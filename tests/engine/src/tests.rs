@@ -15,6 +15,7 @@ mod keys;
 mod memory;
 mod policy;
 mod property;
+mod release;
 mod rig;
 mod static_map;
 mod wire;

@@ -67,6 +67,11 @@ const REFUSALS: &[(&str, &str, &str)] = &[
         "mappings that the host failed to unmap block it",
         "restart QEMU",
     ),
+    (
+        "closed",
+        "the device was stopped because the guest shuts down",
+        "nothing: no mapping is needed any more",
+    ),
 ];
 
 /// Errors of the host, each with its meaning.

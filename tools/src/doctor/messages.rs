@@ -370,15 +370,21 @@ pub const MESSAGES: &[Message] = &[
         DRIVER_BUG,
     ),
     warning(
-        "failed to read the memory layout: {error}",
+        "failed to read the memory layout: {error}; retrying",
         "memory was added or removed, and the guest was out of memory at that moment",
-        "nothing, if mappings keep working; else reload the module",
+        "nothing, if it is not repeated",
     ),
     // Power management, and the end.
     warning(
         "rejecting hibernation: the mappings of {device} would be lost",
         "the system was to hibernate, and did not",
         "suspend instead, or unload the module before",
+    ),
+    warning(
+        "{device}: its DMA does not end: transactions are pending",
+        "the device was stopped, but does not finish what it had begun; if the guest shuts down, \
+         what is mapped stays mapped",
+        "end QEMU, which resets the device, before the guest is used again",
     ),
     remark(
         "{device}: unmapped everything for shutdown",
@@ -444,6 +450,10 @@ pub const CAUSES: &[Message] = &[
         "no free key",
         "mappings that the host failed to unmap are in the way",
         "restart QEMU",
+    ),
+    remark(
+        "the device was stopped",
+        "the guest shuts down, and the driver goes on",
     ),
     problem("unknown status", "of the reply", BROKEN),
     problem("wrong id", "the reply is to another request", BROKEN),

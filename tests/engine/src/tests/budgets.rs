@@ -3,7 +3,10 @@
 //! The limits, and how the engine stays within them: it reclaims idle windows first, those not used
 //! lately before others, many with one doorbell; then it makes windows smaller.
 
-use super::host::Placement;
+use super::host::{
+    span,
+    Placement, //
+};
 use super::rig::{
     list,
     Rig,
@@ -13,6 +16,10 @@ use super::rig::{
     BASE,
     KIB,
     MIB, //
+};
+use crate::engine::{
+    Limit,
+    MapError, //
 };
 use std::collections::BTreeSet;
 
@@ -169,4 +176,55 @@ fn limits_count_whole_granules() {
     assert_eq!(rig.engine.stats().usage.bytes, 48 * KIB);
     rig.map(BASE + 2 * MIB, 1).expect_err("no more");
     rig.release();
+}
+
+#[test]
+fn refusals_are_cheap_once_no_window_is_idle() {
+    const WINDOWS: u64 = 12_000;
+    let rig = Rig::with_ram(
+        Setup {
+            policy: TestPolicy::Smallest,
+            max_bytes: WINDOWS * 16 * KIB,
+            max_entries: 65_536,
+            ..Setup::default()
+        },
+        &[(BASE, 512 * MIB)],
+    );
+    let held: Vec<_> = (0..WINDOWS)
+        .map(|n| rig.engine.map(span(BASE + n * 16 * KIB, 4096), ALL))
+        .map(|result| result.expect("room"))
+        .collect();
+    let refuse = || {
+        let before = rig.host.look().looks;
+        let result = rig.engine.map(span(BASE + 384 * MIB, 4096), ALL);
+        assert_eq!(result, Err(MapError::Full(Limit::Bytes)));
+        rig.host.look().looks - before
+    };
+    // The first one looks at all windows, some thousand at a time.
+    assert!(refuse() > 2 * WINDOWS / 4096);
+    for _ in 0..100 {
+        assert_eq!(refuse(), 4, "known");
+    }
+    // A window that becomes idle is found at once, wherever it is.
+    for (n, iova) in (0..WINDOWS).zip(&held).step_by(1000).skip(1) {
+        assert_eq!(rig.engine.unmap(*iova, 4096), Ok(()));
+        let before = rig.host.look().looks;
+        let other = rig.engine.map(span(BASE + 256 * MIB, 4096), ALL);
+        assert!(other.is_ok());
+        assert!(rig.host.look().looks - before <= 8);
+        // Used and idle again, and taken back.
+        assert_eq!(rig.engine.unmap(other.expect("room"), 4096), Ok(()));
+        let again = rig.engine.map(span(BASE + n * 16 * KIB, 4096), ALL);
+        assert!(again.is_ok());
+        assert!(refuse() <= 4);
+    }
+    // Several at once.
+    for n in [17, 18, 10_001] {
+        let iova = held[n];
+        assert_eq!(rig.engine.unmap(iova, 4096), Ok(()));
+    }
+    let entries = list(&[0, 1, 2].map(|n| (BASE + (256 + n) * MIB, 4096)));
+    rig.engine.map_all(entries.iter(), ALL).expect("room");
+    assert!(refuse() > 2 * WINDOWS / 4096, "looks at all once more");
+    assert!(refuse() <= 4);
 }

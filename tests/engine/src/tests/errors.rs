@@ -131,6 +131,68 @@ fn unreachable() {
     }
 }
 
+/// Has the host place its next windows at `first` and above.
+fn place_at(rig: &Rig, first: u64) {
+    rig.host.look().iovas.start = first >> 14;
+}
+
+const LIMIT_32: u64 = 0xffff_ffff;
+
+#[test]
+fn an_unreachable_window_does_not_stay() {
+    for strict in [false, true] {
+        let rig = Rig::new(Setup {
+            strict,
+            ..Setup::default()
+        });
+        let request = span(BASE, 4 * KIB);
+        place_at(&rig, 0x1_0000_0000);
+        assert!(matches!(
+            rig.map_within(request, LIMIT_32),
+            Err(MapError::Unreachable(_))
+        ));
+        assert_eq!(rig.host.doorbells(), 2, "requested once, and unmapped");
+        assert!(rig.host.look().mappings.is_empty());
+        // The host has room below again.
+        place_at(&rig, 0x8000_0000);
+        rig.map_within(request, LIMIT_32).expect("reachable");
+        rig.release();
+    }
+}
+
+#[test]
+fn an_idle_window_that_the_device_does_not_reach_is_replaced() {
+    // An idle window of a wider mask, for a single mapping and for a list.
+    let alone = |rig: &Rig| rig.map_within(span(BASE, 4 * KIB), LIMIT_32).map(drop);
+    let in_list = |rig: &Rig| {
+        let entries = list(&[(BASE + MIB, 4 * KIB), (BASE, 4 * KIB)]);
+        rig.map_all(&entries, LIMIT_32)
+    };
+    let at_once = |rig: &Rig| {
+        let request = span(BASE, 4 * KIB);
+        assert_eq!(rig.engine.map_hit(&request, LIMIT_32), None);
+        rig.map_within(request, LIMIT_32).map(drop)
+    };
+    for map in [
+        &alone as &dyn Fn(&Rig) -> Result<(), MapError>,
+        &in_list,
+        &at_once,
+    ] {
+        let rig = Rig::new(Setup::default());
+        place_at(&rig, 0x1_0000_0000);
+        let high = rig.map(BASE, 4 * KIB).expect("room");
+        place_at(&rig, 0x8000_0000);
+        // Not while it is in use.
+        assert_eq!(
+            rig.map_within(span(BASE, 4 * KIB), LIMIT_32),
+            Err(MapError::Unreachable(high))
+        );
+        rig.unmap(BASE, 4 * KIB, high);
+        assert_eq!(map(&rig), Ok(()));
+        rig.release();
+    }
+}
+
 #[test]
 fn refused() {
     let rig = Rig::new(Setup::default());

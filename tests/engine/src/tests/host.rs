@@ -169,6 +169,9 @@ pub(crate) struct State {
     pub(crate) accepts_unknown_keys: bool,
     /// Map entries that were refused for another valid reason.
     pub(crate) refused_for_cause: u64,
+    /// Number of times that the engine asked whether the host is ready: once for each time that it
+    /// takes the lock for long.
+    pub(crate) looks: u64,
     /// The sizes of the map batches so far.
     pub(crate) map_batches: Vec<usize>,
     /// The sizes of the unmap batches so far.
@@ -222,6 +225,7 @@ impl ModelHost {
             refused_stale: 0,
             accepts_unknown_keys: false,
             refused_for_cause: 0,
+            looks: 0,
             map_batches: Vec::new(),
             unmap_batches: Vec::new(),
             rng: 0x1234_5678_9abc_def1,
@@ -624,7 +628,9 @@ impl Host for ModelHost {
     }
 
     fn is_ready(&mut self) -> bool {
-        self.look().ready
+        let mut state = self.look();
+        state.looks += 1;
+        state.ready
     }
 
     fn map(&mut self, batch: &mut [MapEntry]) {

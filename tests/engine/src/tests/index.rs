@@ -105,13 +105,13 @@ impl Rig {
         self.index
             .reserve_iova(&mut self.writer, id, window, &iovas)?;
         self.index.shadow(&mut self.writer, id, window, &all);
-        window.open();
+        window.open(false);
         Ok(())
     }
 
     fn remove(&mut self, id: Id) {
         let window = self.index.window(id).expect("a window");
-        window.force_close();
+        let _ = window.force_close();
         self.index.remove(&mut self.writer, id, window);
     }
 

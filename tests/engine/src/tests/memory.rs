@@ -71,6 +71,33 @@ fn removing_memory_unmaps_its_idle_windows() {
 }
 
 #[test]
+fn a_window_in_use_does_not_serve_what_replaces_its_memory() {
+    for strict in [false, true] {
+        // One window, of which a part is removed.
+        let rig = Rig::new(Setup {
+            strict,
+            ..Setup::default()
+        });
+        let (used, gone) = (BASE + 192 * KIB, BASE + 64 * KIB);
+        let held = rig.map(used, 4 * KIB).expect("room");
+        assert_eq!(keys(&rig), [(BASE, 256 * KIB)]);
+        assert_eq!(
+            rig.engine.evict(&span(BASE, 128 * KIB)),
+            0,
+            "no bug of a driver"
+        );
+        // The memory is back: another module, perhaps.
+        let doorbells = rig.host.doorbells();
+        let new = rig.map(gone, 4 * KIB).expect("room");
+        assert_eq!(rig.host.doorbells(), doorbells + 1, "a new mapping");
+        assert!(!(held.raw() - 192 * KIB..held.raw() + 64 * KIB).contains(&new.raw()));
+        rig.unmap(gone, 4 * KIB, new);
+        rig.unmap(used, 4 * KIB, held);
+        rig.release();
+    }
+}
+
+#[test]
 fn regions_of_the_static_map_stay() {
     let mut rig = Rig::new(Setup {
         max_bytes: 256 * MIB,

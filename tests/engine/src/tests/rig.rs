@@ -521,5 +521,9 @@ impl Rig {
             .filter(|key| state.view.contains_key(key))
             .count();
         assert!(ours <= released.lost as usize);
+        let (start, _) = self.setup.ram[0];
+        drop(state);
+        let late = self.engine.map(span(start, 4096), ALL);
+        assert_eq!(late, Err(MapError::Closed), "nothing is mapped any more");
     }
 }

@@ -342,6 +342,120 @@ fn strict_mode_has_unmapped_when_unmap_returns() {
 }
 
 #[test]
+fn a_look_up_for_other_memory_does_not_keep_a_window() {
+    // The second thread's request begins in the first one's window and ends behind it.
+    explore(1500, || {
+        let rig = rig(Setup {
+            strict: true,
+            ..few()
+        });
+        each(&rig, 0..2, |rig, n| match n {
+            0 => {
+                for _ in 0..2 {
+                    let iova = map(rig, A, 64).expect("room");
+                    unmap(rig, A, 64, iova);
+                    let state = rig.host.look();
+                    let ours = state.mappings.get(&A);
+                    let kept = ours.filter(|mapping| mapping.span.len() == 16 * KIB);
+                    assert!(kept.is_none(), "still mapped");
+                }
+            }
+            _ => use_all(rig, &[(A + 12 * KIB, 8 * KIB), (A + 12 * KIB, 8 * KIB)]),
+        });
+        finish(rig);
+    });
+}
+
+#[test]
+fn strict_mode_has_unmapped_when_the_last_unmap_returns() {
+    // The second thread may find the window while the first one creates it.
+    explore(2000, || {
+        let rig = rig(Setup {
+            strict: true,
+            ..few()
+        });
+        let others = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (rig, others) = (rig.clone(), others.clone());
+                thread::spawn(move || {
+                    use std::sync::atomic::Ordering::SeqCst;
+                    others.fetch_add(1, SeqCst);
+                    let iova = map(&rig, A, 64).expect("room");
+                    unmap(&rig, A, 64, iova);
+                    // The last user that is left.
+                    if others.fetch_sub(1, SeqCst) == 1 {
+                        let state = rig.host.look();
+                        assert!(!state.mappings.contains_key(&A), "still mapped");
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("the thread succeeds");
+        }
+        finish(rig);
+    });
+}
+
+#[test]
+fn release_against_the_last_users() {
+    for strict in [false, true] {
+        explore(2000, move || {
+            let rig = rig(Setup { strict, ..few() });
+            let held = map(&rig, A, 64).expect("room");
+            // The device is stopped, so that nothing has to be backed any more.
+            rig.host.look().held.clear();
+            let user = {
+                let rig = rig.clone();
+                thread::spawn(move || {
+                    let _ = rig.engine.unmap(held, 64);
+                    for start in [A, B] {
+                        match rig.engine.map(span(start, 64), ALL) {
+                            Ok(iova) => drop(rig.engine.unmap(iova, 64)),
+                            Err(error) => assert_eq!(error, MapError::Closed),
+                        }
+                    }
+                })
+            };
+            rig.engine.release();
+            user.join().expect("the thread succeeds");
+            assert_eq!(rig.engine.map(span(C, 64), ALL), Err(MapError::Closed));
+            assert!(rig.host.look().mappings.is_empty());
+            let state = rig.host.look();
+            let (maps, unmaps) = (state.map_entries, state.unmap_batches.iter().sum::<usize>());
+            assert_eq!(maps, unmaps as u64, "each was unmapped once");
+        });
+    }
+}
+
+#[test]
+fn refusals_against_windows_that_become_idle() {
+    // A window that becomes idle at any time during a search is found by the next one.
+    explore(1500, || {
+        let rig = rig(Setup {
+            max_entries: 2,
+            ..few()
+        });
+        let held = [A, B].map(|start| map(&rig, start, 64).expect("room"));
+        let user = {
+            let rig = rig.clone();
+            thread::spawn(move || unmap(&rig, B, 64, held[1]))
+        };
+        for _ in 0..2 {
+            if let Some(iova) = map(&rig, C, 64) {
+                unmap(&rig, C, 64, iova);
+            }
+        }
+        user.join().expect("the thread succeeds");
+        let iova = map(&rig, C, 64).expect("a window is idle");
+        unmap(&rig, C, 64, iova);
+        unmap(&rig, A, 64, held[0]);
+        finish(rig);
+    });
+}
+
+#[test]
 fn lists_that_share_windows() {
     for strict in [false, true] {
         explore(500, move || {
