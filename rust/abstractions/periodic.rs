@@ -31,7 +31,7 @@ pub(crate) trait PeriodicTask: Send + Sync {
     fn run(&self);
 }
 
-/// A task that runs periodically, until this is dropped. An idle CPU is not woken up for it.
+/// A task that runs periodically, until it is stopped or this is dropped. An idle CPU is not woken up for it.
 ///
 /// # Invariants
 ///
@@ -47,7 +47,7 @@ pub(crate) struct Periodic<T: PeriodicTask> {
 // SAFETY: The workqueue does its own locking on the work item, and the target is `Send`.
 unsafe impl<T: PeriodicTask> Send for Periodic<T> {}
 
-// SAFETY: A shared reference has no methods, and the target is `Sync`.
+// SAFETY: The workqueue does its own locking on the work item, and the target is `Sync`.
 unsafe impl<T: PeriodicTask> Sync for Periodic<T> {}
 
 impl<T: PeriodicTask> Periodic<T> {
@@ -68,6 +68,15 @@ impl<T: PeriodicTask> Periodic<T> {
                 }
             }),
         })
+    }
+
+    /// Stops the task for good. It does not run when this returns, nor later.
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn stop(&self) {
+        // SAFETY: By the type invariants the work item is initialised. It does not queue itself
+        // again while it is being cancelled, and nothing else queues it.
+        unsafe { kernel::bindings::cancel_delayed_work_sync(self.work.get()) };
     }
 
     /// Runs the task and queues the work item again.
@@ -91,8 +100,6 @@ impl<T: PeriodicTask> Periodic<T> {
 #[pinned_drop]
 impl<T: PeriodicTask> PinnedDrop for Periodic<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariants the work item is initialised. It does not run when this
-        // returns, nor later.
-        unsafe { kernel::bindings::cancel_delayed_work_sync(self.work.get()) };
+        self.stop();
     }
 }

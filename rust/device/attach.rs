@@ -61,11 +61,16 @@ pub(super) fn check_bus(companion: &pci::Device<Bound>) -> Result {
 }
 
 /// A device whose lock is held.
-struct LockedDevice<'a>(&'a pci::Device);
+pub(super) struct LockedDevice<'a>(&'a pci::Device);
 
 impl LockedDevice<'_> {
+    /// Returns the device.
+    pub(super) fn device(&self) -> &pci::Device {
+        self.0
+    }
+
     /// Returns whether a driver is bound to the device.
-    fn has_driver(&self) -> bool {
+    pub(super) fn has_driver(&self) -> bool {
         // SAFETY: The device is valid, and its driver does not change while the lock is held.
         unsafe { !(*raw::device(self.0)).driver.is_null() }
     }
@@ -94,11 +99,11 @@ impl LockedDevice<'_> {
 }
 
 /// A guard that holds a device's lock.
-struct DeviceGuard<'a>(LockedDevice<'a>);
+pub(super) struct DeviceGuard<'a>(LockedDevice<'a>);
 
 impl<'a> DeviceGuard<'a> {
     /// Takes the lock of `dev`.
-    fn new(dev: &'a pci::Device) -> Self {
+    pub(super) fn new(dev: &'a pci::Device) -> Self {
         // SAFETY: `dev` is a valid device.
         unsafe { bindings::apple_dma_helper_device_lock(raw::device(dev)) };
         Self(LockedDevice(dev))
@@ -265,6 +270,13 @@ impl BusEvents for DeviceHook<'_> {
         }
     }
 
+    fn unbound(&self, dev: &pci::Device) {
+        if self.function.has(dev) {
+            // The driver may have left the device running, on memory that is not mapped for long.
+            self.function.stop_dma_of(&LockedDevice(dev));
+        }
+    }
+
     fn removed(&self, dev: &pci::Device) {
         if self.function.has(dev) {
             // SAFETY: A removed device has no driver.
@@ -283,6 +295,7 @@ impl Drop for DeviceHook<'_> {
         }
         // If there was a link, the driver core has unbound the driver, as that of a consumer.
         let (locked, _) = DeviceGuard::without_driver(&dev);
+        self.function.stop_dma_of(&locked);
         // SAFETY: No driver is bound.
         unsafe { self.translation.remove(&locked) };
     }

@@ -9,19 +9,39 @@ use crate::addr::{
     Address,
     GpaSpan, //
 };
+use crate::sys::Relaxed;
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 
 impl Instance<'_> {
-    /// Reads the layout of RAM and passes it on to the engine.
+    /// Reads the layout of RAM and passes it on to the engine. If that fails, it is tried again
+    /// periodically.
     ///
     /// Context: process, may sleep.
     pub(super) fn update_ram(&self) {
+        // Cleared first: a change meanwhile sets it again.
+        self.ram_outdated.store(0, Relaxed);
         match ram::system_ram() {
             Ok(ram) => drop(self.engine.set_ram(ram)),
-            Err(error) => dev_warn!(self.dev, "failed to read the memory layout: {:?}\n", error),
+            Err(error) => {
+                self.ram_outdated.store(1, Relaxed);
+                dev_warn!(
+                    self.dev,
+                    "failed to read the memory layout: {:?}; retrying\n",
+                    error
+                );
+            }
+        }
+    }
+
+    /// Reads the layout of RAM if that failed before.
+    ///
+    /// Context: process, may sleep.
+    pub(super) fn retry_update_ram(&self) {
+        if self.ram_outdated.load(Relaxed) != 0 {
+            self.update_ram();
         }
     }
 }

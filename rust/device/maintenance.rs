@@ -144,6 +144,7 @@ impl PeriodicTask for Recovery<'_> {
         // A failure is not an error: without spare memory, calls with interrupts off still try to
         // allocate.
         let _ = instance.engine.reserve(SPARE);
+        instance.retry_update_ram();
         instance.recover(false);
         if self.runs.fetch_add(1, Relaxed) % COUNT_EVERY == 0 {
             instance.engine.count_uses();

@@ -13,6 +13,7 @@
 //! - `report`: counters and messages about failed calls;
 //! - `dma_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
 //! - `bdf`, `attach`: the managed device's address, and the takeover of its DMA;
+//! - `quiesce`: the end of its DMA;
 //! - `hotplug`, `maintenance`: memory that is added or removed, and periodic work;
 //! - `show`: the contents of the files in debugfs and sysfs.
 
@@ -24,6 +25,7 @@ mod dma_range_map;
 mod hotplug;
 mod maintenance;
 mod mode;
+mod quiesce;
 mod report;
 mod scatterlist;
 mod show;
@@ -92,7 +94,8 @@ const RESERVE: usize = 512;
 /// The engine of a managed device.
 type DeviceEngine<'a> = Engine<Companion<'a>, Adaptive, EventSource>;
 
-/// An engine that unmaps everything when it is dropped, also where probing fails half-way.
+/// An engine that unmaps everything when it is dropped, also where probing fails half-way, unless
+/// it was closed before.
 struct ReleaseOnDrop<'a>(DeviceEngine<'a>);
 
 impl<'a> Deref for ReleaseOnDrop<'a> {
@@ -112,8 +115,9 @@ impl DerefMut for ReleaseOnDrop<'_> {
 
 impl Drop for ReleaseOnDrop<'_> {
     fn drop(&mut self) {
-        // The instance has already logged the windows that the host fails to unmap here.
-        self.release();
+        if !self.is_closed() {
+            self.release();
+        }
     }
 }
 
@@ -134,6 +138,8 @@ pub(crate) struct Instance<'a> {
     /// The last address of the first mapping; the DART's addresses are at least that large. 0 if
     /// there is no DART.
     first_last: u64,
+    /// Not 0 if the engine may not know the layout of RAM, since reading it failed.
+    ram_outdated: Atomic<u32>,
     /// Lost windows that messages have reported.
     lost_logged: Atomic<u64>,
     /// Recovered windows that messages have reported.
@@ -163,8 +169,12 @@ impl<'a> Instance<'a> {
     /// Context: process, may sleep.
     fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<(Arc<Self>, Translation)> {
         attach::check_bus(dev)?;
-        let (companion, dart) = Companion::probe(dev)?;
+        let mut companion = Companion::probe(dev)?;
         let managed = ManagedFunction::new(dev, companion.managed_bdf())?;
+        // An earlier kernel that crashed may have left the device running, and its mappings on the
+        // host, some of which are in the way.
+        managed.stop_unbound();
+        let dart = companion.negotiate()?;
         let (dialect, batch_max) = (companion.dialect(), companion.batch_max());
         let source = companion.event_source();
         let mode = Mode::requested(params, dart);
@@ -198,6 +208,7 @@ impl<'a> Instance<'a> {
                 dialect,
                 batch_max,
                 first_last: first.map_or(0, |span| span.last()),
+                ram_outdated: Atomic::new(0),
                 lost_logged: Atomic::new(0),
                 recovered_logged: Atomic::new(0),
                 failure_log <- RateLimit::new(),
@@ -266,8 +277,8 @@ impl PinnedDrop for Instance<'_> {
 pub(crate) struct Binding<'a> {
     _attachment: Attachment<'a>,
     _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
-    _ageing: Option<Pin<KBox<Periodic<Ageing<'a>>>>>,
-    _recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
+    ageing: Option<Pin<KBox<Periodic<Ageing<'a>>>>>,
+    recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
     _files: DeviceFiles<'a, Instance<'a>>,
     instance: Arc<Instance<'a>>,
 }
@@ -291,8 +302,8 @@ impl<'a> Binding<'a> {
         Ok(Self {
             _attachment: attachment,
             _memory: memory,
-            _ageing: ageing,
-            _recovery: recovery,
+            ageing,
+            recovery,
             _files: files,
             instance,
         })
@@ -301,15 +312,23 @@ impl<'a> Binding<'a> {
 
 impl PmOps for Binding<'_> {
     fn shutdown(self: Pin<&Self>) {
-        // The managed device's driver was shut down before, and does not use the mappings that it
-        // left.
         let this = &self.instance;
-        this.release();
-        dev_info!(
-            this.dev,
-            "{}: unmapped everything for shutdown\n",
-            this.managed
-        );
+        // Otherwise these would go on, also while another kernel starts.
+        self.recovery.stop();
+        if let Some(ageing) = &self.ageing {
+            ageing.stop();
+        }
+        // The managed device's driver was shut down before only if it has a callback for that.
+        if this.managed.stop_dma() {
+            this.release();
+            dev_info!(
+                this.dev,
+                "{}: unmapped everything for shutdown\n",
+                this.managed
+            );
+        } else {
+            this.engine.close();
+        }
     }
 
     fn resume(self: Pin<&Self>) {

@@ -86,7 +86,8 @@ impl Instance<'_> {
         let memory = (call.addr, call.len);
         self.source
             .refusal(error, memory, call.nents.unwrap_or(1), dma_limit, start);
-        if self.failure_log.allows() {
+        // Drivers that were not told of a shutdown go on for a while.
+        if error != MapError::Closed && self.failure_log.allows() {
             self.log_failure(error, call, dma_limit);
         }
     }
@@ -154,6 +155,10 @@ impl Instance<'_> {
     #[cold]
     #[inline(never)]
     pub(super) fn report_misuse(&self, call: Call) {
+        if self.engine.is_closed() {
+            // The module unmapped it, not the driver.
+            return;
+        }
         self.misuses.fetch_add(1, Relaxed);
         self.source.misuse(call.addr, call.len);
         if self.misuse_log.allows() {

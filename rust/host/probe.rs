@@ -121,13 +121,11 @@ fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<usize> {
 }
 
 impl<'a> Companion<'a> {
-    /// Creates the companion of `dev`: checks its registers, and learns the dialect of the host by
-    /// mapping one granule. Reports what is wrong.
-    ///
-    /// Also returns what was learnt of the host's DART.
+    /// Creates the companion of `dev`: checks its registers, and reports what is wrong. The next
+    /// call is [`Self::negotiate`].
     ///
     /// Context: process, may sleep.
-    pub(crate) fn probe(dev: &'a pci::Device<Core<'_>>) -> Result<(Self, Dart)> {
+    pub(crate) fn probe(dev: &'a pci::Device<Core<'_>>) -> Result<Self> {
         let enabled = EnabledDevice::new(dev)?;
         let registers = Registers::new(dev)?;
         let batch_max = check(dev, &registers)?;
@@ -155,13 +153,16 @@ impl<'a> Companion<'a> {
             _enabled: enabled,
         };
         companion.program();
-        let dart = companion.negotiate()?;
-        Ok((companion, dart))
+        Ok(companion)
     }
 
     /// Maps one granule and unmaps it again, which tells the dialect, and that the host works at
-    /// all.
-    fn negotiate(&mut self) -> Result<Dart> {
+    /// all. Reports what is wrong. Returns what was learnt of the host's DART.
+    ///
+    /// The managed device does no DMA: an earlier kernel may have mapped the same granule for it.
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn negotiate(&mut self) -> Result<Dart> {
         let dev = self.dev;
         // CAST: A granule is small.
         let page = SharedBuffer::new(dev, GRANULE as usize / size_of::<u32>())?;
