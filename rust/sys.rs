@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The engine's platform: memory, atomics and a lock.
+//! The engine's platform: memory, atomics, a lock and time.
 //!
 //! The engine's files use nothing else of the kernel, so that user-space tests can replace this
 //! file by one with the same interface on top of the standard library.
@@ -19,6 +19,10 @@ use kernel::{
         ordering::AcquireOrRelaxed,
         Atomic as KernelAtomic,
         AtomicType, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -264,5 +268,24 @@ impl<T> Lock<T> {
     /// Context: any.
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         self.0.lock()
+    }
+}
+
+/// A measurement of the time that has passed since it began.
+pub(crate) struct Stopwatch(Instant<Monotonic>);
+
+impl Stopwatch {
+    /// Begins a measurement.
+    ///
+    /// Context: any.
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Returns the milliseconds that have passed.
+    ///
+    /// Context: any.
+    pub(crate) fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(0)
     }
 }

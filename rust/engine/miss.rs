@@ -34,14 +34,24 @@ use crate::addr::{
     Iova, //
 };
 use crate::engine::policy::Policy;
-use crate::sys::Guard;
+use crate::sys::{
+    Guard,
+    Stopwatch, //
+};
 
 /// The most rounds of one call. Every round but the last makes progress, so this bounds what a host
 /// can do to keep a CPU busy, not what a device driver can map.
 pub(super) const MAX_ROUNDS: usize = 4096;
 
+/// The time in milliseconds after which a call rings no more doorbells. With the last one, which
+/// takes two seconds at most, it stays below what the watchdogs of a CPU with interrupts off allow;
+/// a list of a thousand new windows takes a slow host two seconds.
+pub(super) const CALL_MAX_MS: u64 = 4000;
+
 /// The state that the rounds of one call pass on to each other.
 struct MissProgress {
+    /// The time since the call began.
+    time: Stopwatch,
     choice: Choice,
     /// Set unless the index could not grow the last time that it had to.
     may_grow: bool,
@@ -55,6 +65,13 @@ struct MissProgress {
     for_address: RetryBudget,
     /// Set if stale keys were unmapped since the last progress.
     freed_keys: bool,
+}
+
+impl MissProgress {
+    /// Returns whether the call must end.
+    fn is_late(&self) -> bool {
+        self.time.elapsed_ms() > CALL_MAX_MS
+    }
 }
 
 /// The result of one round of the slow path.
@@ -81,6 +98,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         I: Iterator<Item = &'a R> + Clone,
     {
         let mut progress = MissProgress {
+            time: Stopwatch::start(),
             choice: Choice::Policy,
             may_grow: true,
             scanned: 0,
@@ -119,8 +137,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 }
             }
         }
-        // Windows that the host created, but in a way that is of no use.
-        self.unmap_retired();
+        // Windows that the host created, but in a way that is of no use. Where the host is slow, the
+        // next call or the periodic work unmaps them.
+        if !progress.is_late() {
+            self.unmap_retired();
+        }
         result
     }
 
@@ -158,7 +179,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
-        if matches!(error, MapError::Unreachable(_) | MapError::Invalid | MapError::Closed) {
+        let is_final = matches!(
+            error,
+            MapError::Unreachable(_) | MapError::Invalid | MapError::Closed //
+        );
+        if is_final || progress.is_late() {
             return false;
         }
         let stale = state.counters.windows_stale;
@@ -211,7 +236,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             return self.abandon(state, MapError::Closed);
         }
         self.collect_retired(state);
-        if state.retired != NONE {
+        if state.retired != NONE && !progress.is_late() {
             self.unmap_retired_batch(state);
             return RoundResult::Again;
         }
@@ -236,7 +261,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             if self.index.is_pending(&state.index, &span) {
                 continue;
             }
-            if !state.host.is_ready() {
+            if progress.is_late() || !state.host.is_ready() {
                 return self.abandon(state, MapError::NoAnswer);
             }
             let obstacle = match self.add(state, &span, progress.choice, progress.target.as_mut()) {

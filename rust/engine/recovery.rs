@@ -98,11 +98,12 @@ impl<H> Locked<H> {
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Retries to unmap some of the lost windows, a batch at most. To be called periodically.
-    /// Interrupts are off for one doorbell at a time.
+    /// Unmaps the windows that calls left to it, and retries to unmap some of the lost windows, a
+    /// batch at most. To be called periodically. Interrupts are off for one doorbell at a time.
     ///
     /// Context: any.
     pub(crate) fn retry_lost(&self) {
+        self.unmap_retired();
         for _ in 0..STEPS {
             if !self.retry_lost_step() {
                 return;

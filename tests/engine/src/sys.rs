@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The engine's platform in user space: the interface of the module's `rust/sys.rs`, with
-//! allocations that can be made to fail.
+//! allocations that can be made to fail, and a clock of each thread that tests advance.
 //!
 //! Atomics and locks are those of `crate::sync`: the standard library's, or those of a checker that
 //! schedules the threads itself.
@@ -36,6 +36,25 @@ pub(crate) enum Alloc {
 
 thread_local! {
     static FAIL_ATOMIC: Cell<bool> = const { Cell::new(false) };
+    static MILLISECONDS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Lets time pass for this thread.
+pub(crate) fn pass_ms(milliseconds: u64) {
+    MILLISECONDS.with(|now| now.set(now.get() + milliseconds));
+}
+
+/// A measurement of the time that has passed since it began.
+pub(crate) struct Stopwatch(u64);
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self(MILLISECONDS.with(Cell::get))
+    }
+
+    pub(crate) fn elapsed_ms(&self) -> u64 {
+        MILLISECONDS.with(Cell::get) - self.0
+    }
 }
 
 /// Makes allocations of this thread that may not sleep fail, or succeed again.

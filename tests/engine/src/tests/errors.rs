@@ -33,7 +33,10 @@ use crate::engine::{
     ReplyError,
     Request, //
 };
-use crate::sys::fail_atomic_allocations;
+use crate::sys::{
+    fail_atomic_allocations,
+    Stopwatch, //
+};
 
 const REPLY_ERRORS: [ReplyError; 6] = [
     ReplyError::Status,
@@ -836,6 +839,68 @@ fn a_host_that_is_not_ready() {
             rig.engine.stats().counters.windows_recovered.get(),
             u64::from(strict)
         );
+        rig.release();
+    }
+}
+
+#[test]
+fn a_call_ends_in_time_whatever_it_needs() {
+    // A host that is just fast enough for each batch, on which one call needs many.
+    let needy: [fn(&Rig); 3] = [
+        // A list of more windows than a batch has.
+        |rig| {
+            let spans: Vec<_> = (0..60).map(|n| (BASE + n * MIB, 4 * KIB)).collect();
+            let result = rig.engine.map_all(list(&spans).iter(), ALL);
+            assert_eq!(result, Err(MapError::NoAnswer));
+        },
+        // One that is refused in every way.
+        |rig| {
+            rig.host.look().refuse_every = Some(1);
+            let result = rig.engine.map(span(BASE + 512 * KIB, 64 * KIB), ALL);
+            assert!(matches!(
+                result,
+                Err(MapError::NoAnswer | MapError::Refused)
+            ));
+        },
+        // One whose address is wrong, while many lost windows may be in the way.
+        |rig| {
+            for n in 0..60 {
+                let iova = rig.map(BASE + n * MIB, 4 * KIB).expect("room");
+                rig.unmap(BASE + n * MIB, 4 * KIB, iova);
+            }
+            rig.host.look().unmap_faults = vec![UnmapFault::SilentKept; 60].into();
+            rig.engine.evict(&span(BASE, 60 * MIB));
+            rig.host.look().batch_ms = 1900;
+            rig.host.look().map_faults = vec![MapFault::Overlap; 60].into();
+            assert!(rig.engine.map(span(BASE + 63 * MIB, 4 * KIB), ALL).is_err());
+        },
+    ];
+    for (n, call) in needy.into_iter().enumerate() {
+        let rig = Rig::new(Setup {
+            batch_max: 2,
+            ..Setup::default()
+        });
+        if n != 2 {
+            rig.host.look().batch_ms = 1900;
+        }
+        let before = Stopwatch::start();
+        call(&rig);
+        assert!(
+            before.elapsed_ms() <= 4000 + 1900,
+            "{n}: no doorbell after that"
+        );
+        // The same host, but fast, again does what it should.
+        {
+            let mut state = rig.host.look();
+            state.batch_ms = 0;
+            state.refuse_every = None;
+            state.map_faults.clear();
+            state.unmap_faults.clear();
+        }
+        for _ in 0..60 {
+            rig.engine.retry_lost();
+        }
+        rig.map(BASE + 62 * MIB, 4 * KIB).expect("room");
         rig.release();
     }
 }

@@ -24,6 +24,7 @@ use crate::engine::{
     UnmapOutcome,
     WindowInfo, //
 };
+use crate::sys::pass_ms;
 use std::{
     collections::{
         BTreeMap,
@@ -142,6 +143,8 @@ pub(crate) struct State {
     pub(crate) refuse_every: Option<u64>,
     /// Set while the host processes batches.
     pub(crate) ready: bool,
+    /// Milliseconds that a batch takes.
+    pub(crate) batch_ms: u64,
 
     /// Mappings, by their keys.
     pub(crate) mappings: BTreeMap<u64, Mapping>,
@@ -211,6 +214,7 @@ impl ModelHost {
             unmap_faults: VecDeque::new(),
             refuse_every: None,
             ready: true,
+            batch_ms: 0,
             mappings: BTreeMap::new(),
             used: BTreeMap::new(),
             view: BTreeMap::new(),
@@ -634,10 +638,14 @@ impl Host for ModelHost {
     }
 
     fn map(&mut self, batch: &mut [MapEntry]) {
-        self.look().map_batch(batch);
+        let mut state = self.look();
+        pass_ms(state.batch_ms);
+        state.map_batch(batch);
     }
 
     fn unmap(&mut self, batch: &mut [UnmapEntry]) {
-        self.look().unmap_batch(batch);
+        let mut state = self.look();
+        pass_ms(state.batch_ms);
+        state.unmap_batch(batch);
     }
 }
