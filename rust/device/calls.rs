@@ -260,12 +260,14 @@ impl Instance<'_> {
         dma_limit >= self.first_last
     }
 
-    /// Returns the largest length of a single mapping, in bytes: a mapping that is not aligned
-    /// touches one granule more.
+    /// Returns the largest length of a single mapping, in bytes, that can be expected to work beside
+    /// others; less after the host has refused as much.
     pub(super) fn max_mapping_size(&self) -> usize {
-        let max = self.params.max_bytes.min(self.dialect.max_len());
-        let bytes = max.saturating_sub(GRANULE) & !(GRANULE - 1);
-        usize::try_from(bytes).unwrap_or(usize::MAX)
+        // A mapping that is not aligned touches one granule more.
+        let refused = self.engine.refused_len().map_or(u64::MAX, |len| {
+            len.saturating_sub(2 * GRANULE).max(GRANULE) & !(GRANULE - 1)
+        });
+        usize::try_from(self.max_len.min(refused)).unwrap_or(usize::MAX)
     }
 }
 

@@ -135,6 +135,8 @@ pub(crate) struct Instance<'a> {
     params: Params,
     dialect: Dialect,
     batch_max: usize,
+    /// The longest mapping that the host can be expected to grant, in bytes.
+    max_len: u64,
     /// The last address of the first mapping; the DART's addresses are at least that large. 0 if
     /// there is no DART.
     first_last: u64,
@@ -180,6 +182,7 @@ impl<'a> Instance<'a> {
         let mode = Mode::requested(params, dart);
         let mut engine = new_engine(companion, mode, source, params)?;
         let mode = mode.set_up(dev, &mut engine, params)?;
+        let max_len = mode.max_len(&engine, params, dialect);
         let ranges = mode::dma_ranges(dev, &engine, params)?;
         let first = match dart {
             Dart::None => None,
@@ -207,6 +210,7 @@ impl<'a> Instance<'a> {
                 params: *params,
                 dialect,
                 batch_max,
+                max_len,
                 first_last: first.map_or(0, |span| span.last()),
                 ram_outdated: Atomic::new(0),
                 lost_logged: Atomic::new(0),

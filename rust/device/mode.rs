@@ -12,6 +12,7 @@ use super::dma_range_map::{
 use super::DeviceEngine;
 use crate::addr::{
     Address,
+    GRANULE,
     GRANULE_SHIFT, //
 };
 use crate::driver::params::{
@@ -24,6 +25,7 @@ use crate::engine::{
     Limit,
     MapError, //
 };
+use crate::host::wire::Dialect;
 use crate::host::Dart;
 use kernel::{
     device::Bound,
@@ -89,6 +91,25 @@ impl Mode {
     /// Returns whether memory that is added later cannot be mapped.
     pub(super) fn is_fixed(self) -> bool {
         self == Mode::Direct
+    }
+
+    /// Returns the longest mapping that works in this mode, in bytes, or that can be expected to.
+    /// To be called after [`Self::set_up`].
+    ///
+    /// Context: process, may sleep.
+    pub(super) fn max_len(
+        self,
+        engine: &DeviceEngine<'_>,
+        params: &Params,
+        dialect: Dialect,
+    ) -> u64 {
+        match self {
+            Mode::Strict | Mode::Lazy => engine.learn_max_len(),
+            Mode::Identity | Mode::Direct | Mode::WholeRam => {
+                let max = params.max_bytes.min(dialect.max_len());
+                max.saturating_sub(GRANULE) & !(GRANULE - 1)
+            }
+        }
     }
 
     /// Maps what the mode needs in advance, and returns the mode in effect: whole-RAM mode becomes

@@ -196,7 +196,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 self.index.remove(&mut state.index, id, window);
                 self.destroy(state, id, window);
                 state.suspects.push(*span);
-                self.suspect(state);
+                if span.granules() == 1 {
+                    // Longer ones may be refused for their length.
+                    self.suspect(state);
+                }
                 SubmitResult::Failed(MapError::Refused)
             }
             MapOutcome::Rejected(error) => {
@@ -215,6 +218,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Opens a window that the host created, and whose IOVAs are reserved.
     fn open(&self, state: &mut Locked<H>, id: Id, window: &Window, span: &GpaSpan) {
         state.counters.windows_created.inc();
+        state.refusals.granted(span.len());
         self.index.shadow(&mut state.index, id, window, span);
         window.open(state.idle_watch.is_on());
         if let Some(info) = WindowInfo::new(window) {

@@ -65,6 +65,8 @@ struct MissProgress {
     for_address: RetryBudget,
     /// Set if stale keys were unmapped since the last progress.
     freed_keys: bool,
+    /// Set if the last round sent a batch to the host.
+    was_sent: bool,
 }
 
 impl MissProgress {
@@ -109,6 +111,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             for_room: RetryBudget::default(),
             for_address: RetryBudget::default(),
             freed_keys: false,
+            was_sent: false,
         };
         // CAST: `usize` has at most 64 bits.
         let missing = requests.clone().filter(|r| r.iova().is_none()).count() as u64;
@@ -204,6 +207,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             return true;
         }
         if progress.choice == Choice::Smallest {
+            if error == MapError::Refused && progress.was_sent {
+                let missing = requests.filter(|r| r.iova().is_none());
+                self.state
+                    .lock()
+                    .note_refused(missing.filter_map(Request::span));
+            }
             return false;
         }
         self.state.lock().counters.retries_smaller.inc();
@@ -232,6 +241,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
+        progress.was_sent = false;
         if state.closed {
             return self.abandon(state, MapError::Closed);
         }
@@ -264,6 +274,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             if progress.is_late() || !state.host.is_ready() {
                 return self.abandon(state, MapError::NoAnswer);
             }
+            if state.is_hopeless(&span) {
+                return self.abandon(state, MapError::Refused);
+            }
             let obstacle = match self.add(state, &span, progress.choice, progress.target.as_mut()) {
                 Ok(()) => continue,
                 Err(obstacle) => obstacle,
@@ -285,6 +298,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             return RoundResult::Done;
         }
         let own = state.map.len;
+        progress.was_sent = true;
         if all {
             self.add_published(state);
         }

@@ -63,6 +63,7 @@ mod error;
 mod grow;
 mod host;
 pub(crate) mod index;
+mod length;
 mod map;
 mod miss;
 mod observer;
@@ -121,6 +122,7 @@ use self::index::{
     IndexWriter,
     WindowIndex, //
 };
+use self::length::Refusals;
 use self::policy::Policy;
 use self::ram::Ram;
 use self::reclaim::IdleWatch;
@@ -204,6 +206,8 @@ struct Locked<H> {
     closed: bool,
     map: Batch<MapEntry>,
     unmap: Batch<UnmapEntry>,
+    /// Refusals that the length may be the cause of.
+    refusals: Refusals,
     /// Keys that the host refused although no window has them: an earlier kernel may have.
     suspects: Batch<GpaSpan>,
     counters: Counters,
@@ -250,6 +254,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 closed: false,
                 map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,
+                refusals: Refusals::NONE,
                 suspects: Batch::new(batch, fill)?,
                 counters: Counters::ZERO,
                 host_errors: [Counter::ZERO; HOST_ERRORS],

@@ -44,8 +44,8 @@ pub(super) enum StaleScan {
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Starts the scan at a sign of stale mappings: one was found, or the host refuses a window
-    /// that it should have room for.
+    /// Starts the scan at a sign of stale mappings: one was found, or the host refuses a window of
+    /// one granule, which it should have room for.
     ///
     /// Context: engine lock held.
     pub(super) fn suspect(&self, state: &mut Locked<H>) {

@@ -35,7 +35,10 @@ use crate::engine::{
     Limit,
     MapError, //
 };
-use crate::sys::fail_atomic_allocations;
+use crate::sys::{
+    fail_atomic_allocations,
+    pass_ms, //
+};
 
 /// Fails unless the condition holds.
 macro_rules! ensure {
@@ -265,6 +268,8 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
     rig.host.look().seed(seed);
 
     for op in ops {
+        // A length that was refused is asked for again.
+        pass_ms(2000);
         let before = Before::of(&rig);
         match op {
             Op::Map(want, dma_limit) => {

@@ -35,6 +35,7 @@ use crate::engine::{
 };
 use crate::sys::{
     fail_atomic_allocations,
+    pass_ms,
     Stopwatch, //
 };
 
@@ -903,4 +904,67 @@ fn a_call_ends_in_time_whatever_it_needs() {
         rig.map(BASE + 62 * MIB, 4 * KIB).expect("room");
         rig.release();
     }
+}
+
+/// Has the host refuse whatever is longer than `len` bytes.
+fn refuse_beyond(rig: &Rig, len: u64) {
+    rig.host.look().segment_max = len;
+}
+
+#[test]
+fn the_length_that_the_host_grants_is_learnt() {
+    for (segment_max, max_bytes, learnt) in [
+        (u64::MAX, 64 * MIB, 4 * MIB),
+        // With a granule for a mapping that begins within one.
+        (4 * MIB + 16 * KIB, 64 * MIB, 4 * MIB),
+        (4 * MIB, 64 * MIB, 2 * MIB),
+        (MIB, 64 * MIB, 512 * KIB),
+        (16 * KIB, 64 * MIB, 64 * KIB),
+        // Within the limits.
+        (u64::MAX, 4 * MIB, 512 * KIB),
+        (u64::MAX, 256 * KIB, 32 * KIB),
+    ] {
+        let rig = Rig::new(Setup {
+            max_bytes,
+            ..Setup::default()
+        });
+        rig.engine.reserve(16).expect("memory");
+        refuse_beyond(&rig, segment_max);
+        assert_eq!(rig.engine.learn_max_len(), learnt, "{segment_max:#x}");
+        assert!(rig.host.look().mappings.is_empty());
+        assert!(!rig.engine.search_stale(), "not a sign of stale mappings");
+        rig.check();
+        rig.release();
+    }
+}
+
+#[test]
+fn a_length_that_the_host_refuses_is_not_requested_again_and_again() {
+    let rig = Rig::new(Setup::default());
+    refuse_beyond(&rig, MIB);
+    let ask = |len| {
+        let before = rig.host.doorbells();
+        let result = rig.map(BASE + 8 * KIB, len);
+        (result.map(drop), rig.host.doorbells() - before)
+    };
+    // A driver that retries every 8 ms, for a minute.
+    let mut doorbells = 0;
+    for _ in 0..60_000 / 8 {
+        let (result, rung) = ask(2 * MIB);
+        assert_eq!(result, Err(MapError::Refused));
+        doorbells += rung;
+        pass_ms(8);
+    }
+    assert!(doorbells <= 4 * 70, "{doorbells} doorbells");
+    assert_eq!(rig.engine.refused_len(), Some(2 * MIB + 16 * KIB));
+    // What is shorter is not affected, nor is what others have mapped.
+    assert_eq!(ask(512 * KIB).0, Ok(()));
+    assert_eq!(ask(4 * KIB).0, Ok(()));
+    // The host has room again.
+    refuse_beyond(&rig, u64::MAX);
+    pass_ms(1100);
+    assert_eq!(ask(2 * MIB).0, Ok(()));
+    assert_eq!(rig.engine.refused_len(), None);
+    assert!(!rig.engine.search_stale(), "not a sign of stale mappings");
+    rig.release();
 }

@@ -127,6 +127,8 @@ pub(crate) struct State {
     pub(crate) ram: Vec<GpaSpan>,
     pub(crate) batch_max: usize,
     pub(crate) len_max: u64,
+    /// The longest range, in bytes, for which there is one segment of IOVAs.
+    pub(crate) segment_max: u64,
     /// The host's own limits.
     pub(crate) max_bytes: u64,
     pub(crate) max_entries: usize,
@@ -205,6 +207,7 @@ impl ModelHost {
             ram: ram.iter().map(|&(start, len)| span(start, len)).collect(),
             batch_max: 64,
             len_max: u64::MAX,
+            segment_max: u64::MAX,
             max_bytes: u64::MAX,
             max_entries: usize::MAX,
             placement: Placement::Low,
@@ -328,6 +331,7 @@ impl State {
         let in_ram = self.ram.iter().any(|block| block.covers(span));
         if !in_ram
             || span.len() > self.len_max
+            || span.len() > self.segment_max
             || self.mappings.len() >= self.max_entries
             || bytes.saturating_add(cost(span)) > self.max_bytes
         {

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The length of a mapping that the host grants: learnt when the engine is set up, and from
+//! refusals.
+//!
+//! The DART maps a range only in one piece, so the host may refuse long ranges however much room
+//! there is in all. Drivers get a bound for their mappings before the first one, and many try for
+//! ever what was refused once.
+
+use super::{
+    Engine,
+    Host,
+    Locked,
+    MapError,
+    Observer, //
+};
+use crate::addr::{
+    Address,
+    GpaSpan,
+    GRANULE, //
+};
+use crate::engine::policy::{
+    smallest,
+    Policy, //
+};
+use crate::sys::Stopwatch;
+
+/// The longest mapping that is tried, in bytes, with a granule more since a mapping may begin
+/// anywhere in one.
+const LONGEST: u64 = 4 << 20;
+
+/// The shortest mapping that is tried, in bytes.
+const SHORTEST: u64 = 64 << 10;
+
+/// The part of the limit that one mapping may take, as a divisor: drivers have others, too.
+const DIVISOR: u64 = 8;
+
+/// The refusals in a row after which the host is not asked for the same length at once.
+const PATIENCE: u32 = 2;
+
+/// The first pause in milliseconds before the host is asked again. It doubles with each refusal.
+const PAUSE_MS: u64 = 8;
+
+/// The most doublings of [`PAUSE_MS`]: about a second.
+const DOUBLINGS: u32 = 7;
+
+/// Refusals of windows that could not have been smaller, with none granted that was as long.
+pub(super) struct Refusals {
+    /// The shortest length that was refused, in bytes.
+    len: u64,
+    /// The number of refusals.
+    count: u32,
+    /// The time since the last one.
+    since: Option<Stopwatch>,
+}
+
+impl Refusals {
+    /// No refusals.
+    pub(super) const NONE: Self = Self {
+        len: u64::MAX,
+        count: 0,
+        since: None,
+    };
+
+    /// Returns whether the host is not to be asked for `len` bytes now.
+    fn forbids(&self, len: u64) -> bool {
+        let Some(doublings) = self.count.checked_sub(PATIENCE) else {
+            return false;
+        };
+        let pause = PAUSE_MS << doublings.min(DOUBLINGS);
+        let since = self.since.as_ref().map(Stopwatch::elapsed_ms);
+        len >= self.len && since.is_some_and(|elapsed| elapsed < pause)
+    }
+
+    /// Records that the host refused `len` bytes. A granule is not too long for any host.
+    fn refused(&mut self, len: u64) {
+        if len > GRANULE {
+            self.len = self.len.min(len);
+            self.count = self.count.saturating_add(1);
+            self.since = Some(Stopwatch::start());
+        }
+    }
+
+    /// Records that the host granted `len` bytes.
+    pub(super) fn granted(&mut self, len: u64) {
+        // A window whose key was taken begins some pages later.
+        if len.saturating_add(GRANULE) >= self.len {
+            *self = Self::NONE;
+        }
+    }
+}
+
+impl<H: Host> Locked<H> {
+    /// Returns the length in bytes of the smallest window for `request`.
+    fn least_len(&self, request: &GpaSpan) -> u64 {
+        let proposal = smallest(request, self.ram.block_of(request));
+        proposal.map_or(0, |proposal| proposal.span.len())
+    }
+
+    /// Returns whether the host has refused windows for `request` so often that it is not to be
+    /// asked now.
+    pub(super) fn is_hopeless(&self, request: &GpaSpan) -> bool {
+        // Most hosts never refused anything.
+        self.refusals.count >= PATIENCE && self.refusals.forbids(self.least_len(request))
+    }
+
+    /// Records that the host refused the smallest windows for `requests`.
+    pub(super) fn note_refused(&mut self, requests: impl Iterator<Item = GpaSpan>) {
+        // Of several it is not known which; the longest is the most likely.
+        if let Some(len) = requests.map(|request| self.least_len(&request)).max() {
+            self.refusals.refused(len);
+        }
+    }
+}
+
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
+    /// Returns the length of a mapping, in bytes, that the host can be expected to grant beside
+    /// others: has it map so many bytes, or fewer if it refuses, and unmap them again. To be called
+    /// while nothing is mapped, after [`Engine::reserve`].
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn learn_max_len(&self) -> u64 {
+        let (max_bytes, len_max) = {
+            let state = self.state.lock();
+            (state.budget.max_bytes(), state.host.len_max())
+        };
+        let most = LONGEST
+            .min(max_bytes / DIVISOR)
+            .min(len_max.saturating_sub(GRANULE));
+        let mut len = most & !GRANULE.wrapping_sub(1);
+        while len > SHORTEST {
+            match self.try_len(len) {
+                Ok(()) => break,
+                // RAM has no such range, or the host does not grant it.
+                Err(MapError::Invalid | MapError::Refused) => len /= 2,
+                // This tells nothing of the length.
+                Err(_) => return SHORTEST.min(most),
+            }
+        }
+        len & !GRANULE.wrapping_sub(1)
+    }
+
+    /// Has the host map `len` bytes and a granule, and unmap them again.
+    fn try_len(&self, len: u64) -> Result<(), MapError> {
+        let span = {
+            let state = self.state.lock();
+            let blocks = state.ram.blocks().iter();
+            let longest = blocks.max_by_key(|block| block.len());
+            let inner = longest.and_then(|block| {
+                let start = block.start().raw().checked_next_multiple_of(GRANULE)?;
+                GpaSpan::from_bounds(start, start.checked_add(len)?.checked_add(GRANULE)?)
+                    .filter(|span| block.covers(span))
+            });
+            inner.ok_or(MapError::Invalid)?
+        };
+        let result = match self.premap_region(&span) {
+            // An earlier kernel may have left a mapping with this key.
+            Err(MapError::Refused) if self.recover() => self.premap_region(&span),
+            result => result,
+        };
+        if let Ok((_, Some(info))) = &result {
+            self.observer.created(info);
+        }
+        self.unmap_all_windows();
+        result.map(drop)
+    }
+
+    /// Returns the shortest length, in bytes, of a window that the host refused lately.
+    ///
+    /// Context: any.
+    pub(crate) fn refused_len(&self) -> Option<u64> {
+        let state = self.state.lock();
+        (state.refusals.count >= PATIENCE).then_some(state.refusals.len)
+    }
+}
