@@ -172,9 +172,13 @@ bool apple_dma_helper_is_online(phys_addr_t phys)
 	return pfn_to_online_page(PHYS_PFN(phys));
 }
 
-void apple_dma_helper_init_deferrable_work(struct delayed_work *work, work_func_t func)
+void apple_dma_helper_init_delayed_work(struct delayed_work *work, work_func_t func,
+					bool deferrable)
 {
-	INIT_DEFERRABLE_WORK(work, func);
+	if (deferrable)
+		INIT_DEFERRABLE_WORK(work, func);
+	else
+		INIT_DELAYED_WORK(work, func);
 }
 
 void apple_dma_helper_queue_freezable_work(struct delayed_work *work, unsigned long delay)

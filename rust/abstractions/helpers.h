@@ -58,7 +58,8 @@ phys_addr_t apple_dma_helper_memory_section_size(void);
 bool apple_dma_helper_is_online(phys_addr_t phys);
 
 /* linux/workqueue.h */
-void apple_dma_helper_init_deferrable_work(struct delayed_work *work, work_func_t func);
+void apple_dma_helper_init_delayed_work(struct delayed_work *work, work_func_t func,
+					bool deferrable);
 void apple_dma_helper_queue_freezable_work(struct delayed_work *work, unsigned long delay);
 
 /* linux/pci.h */

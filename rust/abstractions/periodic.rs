@@ -25,13 +25,16 @@ use kernel::{
 
 /// The task of a [`Periodic`].
 pub(crate) trait PeriodicTask: Send + Sync {
+    /// Set if the task may be late while the CPU is idle, which is not woken up for it then.
+    const DEFERRABLE: bool;
+
     /// Runs the task once. Not called while the system is suspended; calls do not overlap.
     ///
     /// Context: process, may sleep.
     fn run(&self);
 }
 
-/// A task that runs periodically, until it is stopped or this is dropped. An idle CPU is not woken up for it.
+/// A task that runs periodically, until it is stopped or this is dropped.
 ///
 /// # Invariants
 ///
@@ -63,7 +66,11 @@ impl<T: PeriodicTask> Periodic<T> {
                 // valid until `drop` cancels it. The function may run from here on; the other
                 // fields were initialised before.
                 unsafe {
-                    bindings::apple_dma_helper_init_deferrable_work(work, Some(Self::run));
+                    bindings::apple_dma_helper_init_delayed_work(
+                        work,
+                        Some(Self::run),
+                        T::DEFERRABLE,
+                    );
                     bindings::apple_dma_helper_queue_freezable_work(work, *period);
                 }
             }),

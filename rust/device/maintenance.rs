@@ -114,6 +114,9 @@ impl<'a> Ageing<'a> {
 }
 
 impl PeriodicTask for Ageing<'_> {
+    // The device reaches an idle window for `max_idle` at most, whether a CPU is busy or not.
+    const DEFERRABLE: bool = false;
+
     fn run(&self) {
         self.0.engine.age();
     }
@@ -139,6 +142,8 @@ impl<'a> Recovery<'a> {
 }
 
 impl PeriodicTask for Recovery<'_> {
+    const DEFERRABLE: bool = true;
+
     fn run(&self) {
         let instance = &self.instance;
         // A failure is not an error: without spare memory, calls with interrupts off still try to

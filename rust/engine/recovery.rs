@@ -88,10 +88,15 @@ impl RetryBudget {
 }
 
 impl<H> Locked<H> {
+    /// Returns the number of lost windows.
+    pub(super) fn lost(&self) -> u64 {
+        let lost = self.counters.windows_lost.get();
+        lost.saturating_sub(self.counters.windows_recovered.get())
+    }
+
     /// Returns the number of batches that hold all lost windows.
     fn lost_batches(&self) -> u64 {
-        let lost = self.counters.windows_lost.get();
-        let lost = lost.saturating_sub(self.counters.windows_recovered.get());
+        let lost = self.lost();
         // CAST: `usize` has at most 64 bits.
         lost.div_ceil(self.unmap.capacity().max(1) as u64)
     }

@@ -85,7 +85,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.unmap_retired();
         self.state.lock().suspects.clear();
         self.retry_all_lost();
-        released.lost = self.state.lock().budget.usage().entries;
+        // A window that its last user closed just now is not lost, and still counts.
+        released.lost = u32::try_from(self.state.lock().lost()).unwrap_or(u32::MAX);
         released
     }
 }
