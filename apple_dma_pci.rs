@@ -83,6 +83,10 @@ module! {
             default: crate::driver::params::MAX_ENTRIES,
             description: "Most mappings that the host is asked to have at a time",
         },
+        share_limits: u8 {
+            default: 1,
+            description: "Limits hold for all devices together (1) or for each of them (0)",
+        },
         max_idle: u32 {
             default: crate::driver::params::MAX_IDLE,
             description: "Seconds until idle windows are given \

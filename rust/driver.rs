@@ -66,6 +66,7 @@ pub(crate) fn params() -> Result<Params> {
         whole_ram: value(&module_parameters::whole_ram),
         max_bytes: value(&module_parameters::max_bytes),
         max_entries: value(&module_parameters::max_entries),
+        share_limits: value(&module_parameters::share_limits),
         max_idle: value(&module_parameters::max_idle),
         congruent: value(&module_parameters::congruent),
     })

@@ -45,6 +45,8 @@ pub(crate) struct Params {
     pub(crate) max_bytes: u64,
     /// Most mappings to have at a time.
     pub(crate) max_entries: u32,
+    /// `max_bytes` and `max_entries` hold for all devices together, not for each.
+    pub(crate) share_limits: bool,
     /// Seconds after which an idle window is unmapped; 0 means never.
     pub(crate) max_idle: u32,
     /// Try to map large buffers at addresses that are congruent to the memory's.
@@ -61,6 +63,8 @@ pub(crate) struct RawParams {
     pub(crate) max_bytes: u64,
     /// See [`Params`].
     pub(crate) max_entries: u32,
+    /// See [`Params`]; 0 or 1.
+    pub(crate) share_limits: u8,
     /// See [`Params`].
     pub(crate) max_idle: u32,
     /// See [`Params`]; 0 or 1.
@@ -81,6 +85,7 @@ impl Params {
     pub(crate) fn new(raw: &RawParams) -> Result<Self> {
         let strict = flag("strict", raw.strict)?;
         let congruent = flag("congruent", raw.congruent)?;
+        let share_limits = flag("share_limits", raw.share_limits)?;
         let whole_ram = match raw.whole_ram {
             0 => WholeRam::Never,
             1 => WholeRam::IfItFits,
@@ -116,6 +121,7 @@ impl Params {
             whole_ram,
             max_bytes: raw.max_bytes,
             max_entries: raw.max_entries,
+            share_limits,
             max_idle: raw.max_idle,
             congruent,
         })

@@ -151,6 +151,7 @@ impl PeriodicTask for Recovery<'_> {
         let _ = instance.engine.reserve(SPARE);
         instance.retry_update_ram();
         instance.recover(false);
+        instance.engine.make_room_for_others();
         if self.runs.fetch_add(1, Relaxed) % COUNT_EVERY == 0 {
             instance.engine.count_uses();
         }

@@ -55,6 +55,7 @@ use crate::addr::{
     GRANULE, //
 };
 use crate::driver::params::Params;
+use crate::engine::budget::Pool;
 use crate::engine::policy::Adaptive;
 use crate::engine::{
     Config,
@@ -90,6 +91,14 @@ const TABLE_MAX: usize = 1 << 24;
 
 /// Windows for which the tables have memory from the beginning.
 const RESERVE: usize = 512;
+
+/// The amount that all managed devices have mapped together.
+static POOL: Pool = Pool {
+    bytes: Atomic::new(0),
+    entries: Atomic::new(0),
+    shortages: Atomic::new(0),
+    engines: Atomic::new(0),
+};
 
 /// The engine of a managed device.
 type DeviceEngine<'a> = Engine<Companion<'a>, Adaptive, EventSource>;
@@ -243,6 +252,7 @@ fn new_engine<'a>(
         strict: params.strict,
         max_bytes: params.max_bytes,
         max_entries: params.max_entries,
+        pool: params.share_limits.then_some(&POOL),
         ram: ram::system_ram()?,
         congruent: params.congruent,
         table_max: TABLE_MAX,

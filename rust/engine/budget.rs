@@ -2,6 +2,9 @@
 
 //! The limits on the windows that the host has, and the windows that count against them.
 //!
+//! The platform's limits may be those of several devices together, such as the functions of one card,
+//! so engines may have one [`Pool`].
+//!
 //! Every window counts from its creation until it is known that the host does not have it, whether
 //! it serves mappings or not. Whether a window is wanted is up to the policy and the slow path.
 
@@ -9,6 +12,10 @@ use super::error::Limit;
 use crate::addr::{
     GpaSpan,
     GRANULE, //
+};
+use crate::sys::{
+    Atomic,
+    Relaxed, //
 };
 
 /// The part of a limit that is left.
@@ -53,21 +60,136 @@ impl Usage {
     };
 }
 
+/// The amount that several engines have mapped together, which the same limits hold for.
+///
+/// Each engine has a part of the limits for itself, a [`SHARE`]th, so that it works whatever the
+/// others have. It takes that part when it is created, and takes from the rest what it needs
+/// beyond. What the host failed to unmap stays taken when an engine ends.
+pub(crate) struct Pool {
+    /// Bytes that are taken, in whole granules.
+    pub(crate) bytes: Atomic<u64>,
+    /// Windows that are taken.
+    pub(crate) entries: Atomic<u32>,
+    /// The number of times that an engine did not get what it needed; wraps.
+    pub(crate) shortages: Atomic<u32>,
+    /// The number of engines.
+    pub(crate) engines: Atomic<u32>,
+}
+
+/// The part of the limits that each engine has for itself, as a divisor.
+const SHARE: u32 = 16;
+
+impl Pool {
+    /// Takes `bytes` and `entries`, of `max_bytes` and `max_entries` in all.
+    fn take(&self, bytes: u64, entries: u32, max_bytes: u64, max_entries: u32) -> Result<(), Limit> {
+        let result = self.take_both(bytes, entries, max_bytes, max_entries);
+        if result.is_err() {
+            // A lost increment is as good as the one that overwrote it.
+            let shortages = self.shortages.load(Relaxed);
+            self.shortages.store(shortages.wrapping_add(1), Relaxed);
+        }
+        result
+    }
+
+    fn take_both(
+        &self,
+        bytes: u64,
+        entries: u32,
+        max_bytes: u64,
+        max_entries: u32,
+    ) -> Result<(), Limit> {
+        // No ordering: these are only sums.
+        let mut old = self.bytes.load(Relaxed);
+        loop {
+            let new = old.saturating_add(bytes);
+            if bytes != 0 && new > max_bytes {
+                return Err(Limit::Bytes);
+            }
+            match self.bytes.cmpxchg(old, new, Relaxed) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+        let mut old = self.entries.load(Relaxed);
+        loop {
+            let new = old.saturating_add(entries);
+            if entries != 0 && new > max_entries {
+                self.give(bytes, 0);
+                return Err(Limit::Entries);
+            }
+            match self.entries.cmpxchg(old, new, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Gives `bytes` and `entries` back.
+    fn give(&self, bytes: u64, entries: u32) {
+        let mut old = self.bytes.load(Relaxed);
+        while let Err(now) = self
+            .bytes
+            .cmpxchg(old, old.saturating_sub(bytes), Relaxed)
+        {
+            old = now;
+        }
+        let mut old = self.entries.load(Relaxed);
+        while let Err(now) = self
+            .entries
+            .cmpxchg(old, old.saturating_sub(entries), Relaxed)
+        {
+            old = now;
+        }
+    }
+
+    /// Counts one engine more, or less.
+    fn count(&self, step: impl Fn(u32) -> u32) {
+        let mut old = self.engines.load(Relaxed);
+        while let Err(now) = self.engines.cmpxchg(old, step(old), Relaxed) {
+            old = now;
+        }
+    }
+}
+
 /// The limits, and the usage that counts against them.
 pub(super) struct Budget {
     max_bytes: u64,
     max_entries: u32,
     usage: Usage,
+    pool: Option<&'static Pool>,
+    /// The bytes of the pool that are this engine's own.
+    own_bytes: u64,
+    /// The windows of the pool that are this engine's own.
+    own_entries: u32,
+    /// The shortages of the pool that were noticed.
+    seen_shortages: u32,
 }
 
 impl Budget {
     /// Creates a budget of `max_bytes` bytes in whole granules and `max_entries` windows, with
-    /// nothing used.
-    pub(super) const fn new(max_bytes: u64, max_entries: u32) -> Self {
+    /// nothing used. With a `pool`, the limits hold for all of its engines together.
+    pub(super) fn new(max_bytes: u64, max_entries: u32, pool: Option<&'static Pool>) -> Self {
+        let (mut own_bytes, mut own_entries) = (max_bytes, max_entries);
+        if let Some(pool) = pool {
+            pool.count(|engines| engines.saturating_add(1));
+            own_bytes = max_bytes / u64::from(SHARE);
+            own_entries = max_entries / SHARE;
+            if pool
+                .take_both(own_bytes, own_entries, max_bytes, max_entries)
+                .is_err()
+            {
+                // The others have it all; more is had when they unmap.
+                (own_bytes, own_entries) = (0, 0);
+            }
+        }
         Self {
             max_bytes,
             max_entries,
             usage: Usage::ZERO,
+            pool,
+            own_bytes,
+            own_entries,
+            seen_shortages: 0,
         }
     }
 
@@ -83,38 +205,92 @@ impl Budget {
 
     /// Returns the bytes that are left.
     pub(super) fn bytes(&self) -> Room {
+        let mut left = self.max_bytes.saturating_sub(self.usage.bytes);
+        if let Some(pool) = self.pool {
+            let rest = self.max_bytes.saturating_sub(pool.bytes.load(Relaxed));
+            let own = self.own_bytes.saturating_sub(self.usage.bytes);
+            left = left.min(own.saturating_add(rest));
+        }
         Room {
-            left: self.max_bytes.saturating_sub(self.usage.bytes),
+            left,
             max: self.max_bytes,
         }
     }
 
     /// Returns the windows that are left.
     pub(super) fn entries(&self) -> Room {
+        let mut left = self.max_entries.saturating_sub(self.usage.entries);
+        if let Some(pool) = self.pool {
+            let rest = self.max_entries.saturating_sub(pool.entries.load(Relaxed));
+            let own = self.own_entries.saturating_sub(self.usage.entries);
+            left = left.min(own.saturating_add(rest));
+        }
         Room {
-            left: u64::from(self.max_entries.saturating_sub(self.usage.entries)),
+            left: u64::from(left),
             max: u64::from(self.max_entries),
         }
     }
 
     /// Returns an error if a window for `span` would exceed a limit.
     pub(super) fn check(&self, span: &GpaSpan) -> Result<(), Limit> {
-        if self.bytes().left < cost(span) {
-            return Err(Limit::Bytes);
+        let result = if self.bytes().left < cost(span) {
+            Err(Limit::Bytes)
+        } else if self.entries().left == 0 {
+            Err(Limit::Entries)
+        } else {
+            Ok(())
+        };
+        if let (Some(pool), Err(_)) = (self.pool, result) {
+            // As in `take`.
+            let shortages = pool.shortages.load(Relaxed);
+            pool.shortages.store(shortages.wrapping_add(1), Relaxed);
         }
-        if self.entries().left == 0 {
-            return Err(Limit::Entries);
+        result
+    }
+
+    /// Counts a new window for `span`. Fails if that would exceed a limit.
+    pub(super) fn charge(&mut self, span: &GpaSpan) -> Result<(), Limit> {
+        self.check(span)?;
+        let bytes = self.usage.bytes.saturating_add(cost(span));
+        let entries = self.usage.entries.saturating_add(1);
+        if let Some(pool) = self.pool {
+            let more_bytes = self.drawn_bytes(bytes).saturating_sub(self.drawn_bytes(self.usage.bytes));
+            let more_entries = self
+                .drawn_entries(entries)
+                .saturating_sub(self.drawn_entries(self.usage.entries));
+            pool.take(more_bytes, more_entries, self.max_bytes, self.max_entries)?;
         }
+        let usage = &mut self.usage;
+        usage.bytes = bytes;
+        usage.entries = entries;
+        usage.peak_bytes = usage.peak_bytes.max(bytes);
+        usage.peak_entries = usage.peak_entries.max(entries);
         Ok(())
     }
 
-    /// Counts a new window for `span`.
-    pub(super) fn charge(&mut self, span: &GpaSpan) {
-        let usage = &mut self.usage;
-        usage.bytes = usage.bytes.saturating_add(cost(span));
-        usage.entries = usage.entries.saturating_add(1);
-        usage.peak_bytes = usage.peak_bytes.max(usage.bytes);
-        usage.peak_entries = usage.peak_entries.max(usage.entries);
+    /// Returns the bytes beyond the engine's own of `bytes` that it uses.
+    fn drawn_bytes(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.own_bytes)
+    }
+
+    /// Returns the windows beyond the engine's own of `entries` that it uses.
+    fn drawn_entries(&self, entries: u32) -> u32 {
+        entries.saturating_sub(self.own_entries)
+    }
+
+    /// Returns whether another engine lacks what this one has beyond an equal share, for the first
+    /// time since the last call.
+    pub(super) fn is_wanted_elsewhere(&mut self) -> bool {
+        let Some(pool) = self.pool else {
+            return false;
+        };
+        let shortages = pool.shortages.load(Relaxed);
+        let engines = pool.engines.load(Relaxed).max(1);
+        let is_new = core::mem::replace(&mut self.seen_shortages, shortages) != shortages;
+        is_new
+            && engines > 1
+            && (self.usage.bytes > self.max_bytes / u64::from(engines)
+                || self.usage.entries > self.max_entries / engines)
     }
 
     /// Counts `bytes` of a window that was charged as padding.
@@ -124,10 +300,33 @@ impl Budget {
 
     /// Removes a window for `span` from the count, and its `padding`.
     pub(super) fn refund(&mut self, span: &GpaSpan, padding: u64) {
+        let bytes = self.usage.bytes.saturating_sub(cost(span));
+        let entries = self.usage.entries.saturating_sub(1);
+        if let Some(pool) = self.pool {
+            pool.give(
+                self.drawn_bytes(self.usage.bytes)
+                    .saturating_sub(self.drawn_bytes(bytes)),
+                self.drawn_entries(self.usage.entries)
+                    .saturating_sub(self.drawn_entries(entries)),
+            );
+        }
         let usage = &mut self.usage;
-        usage.bytes = usage.bytes.saturating_sub(cost(span));
-        usage.entries = usage.entries.saturating_sub(1);
+        usage.bytes = bytes;
+        usage.entries = entries;
         usage.padding = usage.padding.saturating_sub(padding);
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool {
+            // What is still in use is lost.
+            pool.give(
+                self.own_bytes.saturating_sub(self.usage.bytes),
+                self.own_entries.saturating_sub(self.usage.entries),
+            );
+            pool.count(|engines| engines.saturating_sub(1));
+        }
     }
 }
 

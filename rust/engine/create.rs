@@ -176,11 +176,17 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         span: &GpaSpan,
         anchor: Option<u64>,
     ) -> Result<(Id, &Window), Obstacle> {
-        state.check_limits(span)?;
-        let created = self.index.create(&mut state.index, span, anchor);
-        let (id, window) = created.ok_or(Obstacle::Tables)?;
-        state.budget.charge(span);
-        Ok((id, window))
+        if span.len() > state.host.len_max() {
+            return Err(Obstacle::Fatal(MapError::Refused));
+        }
+        state.budget.charge(span).map_err(Obstacle::Limit)?;
+        match self.index.create(&mut state.index, span, anchor) {
+            Some(created) => Ok(created),
+            None => {
+                state.budget.refund(span, 0);
+                Err(Obstacle::Tables)
+            }
+        }
     }
 
     /// Frees a window that the host does not have, and that is not found by memory.

@@ -111,7 +111,8 @@ use self::alignment::AllocOrder;
 use self::batch::Batch;
 use self::budget::{
     cost,
-    Budget, //
+    Budget,
+    Pool, //
 };
 use self::combining::PublicationList;
 use self::index::arena::{
@@ -153,6 +154,8 @@ pub(crate) struct Config {
     pub(crate) max_bytes: u64,
     /// The most windows at a time.
     pub(crate) max_entries: u32,
+    /// The engines that both limits hold for together; [`None`] for this one alone.
+    pub(crate) pool: Option<&'static Pool>,
     /// The blocks of guest RAM; see [`Engine::set_ram`].
     pub(crate) ram: Ram,
     /// Try to get addresses for large buffers that are congruent to the memory's.
@@ -244,7 +247,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 alloc_order: AllocOrder::BottomUp,
                 misplaced: None,
                 index: writer,
-                budget: Budget::new(config.max_bytes, config.max_entries),
+                budget: Budget::new(config.max_bytes, config.max_entries, config.pool),
                 retired: NONE,
                 lost: Lost::new(),
                 search: StaleScan::Unneeded,

@@ -286,6 +286,17 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
+    /// Unmaps all idle windows if another engine of the pool lacks room, and this one has more than
+    /// an equal share. To be called periodically.
+    ///
+    /// Context: any. Interrupts are off for a batch at a time.
+    pub(crate) fn make_room_for_others(&self) {
+        let wanted = self.state.lock().budget.is_wanted_elsewhere();
+        if wanted {
+            self.reclaim_all_idle();
+        }
+    }
+
     /// Unmaps the windows that are idle and were not used since the last call. To be called
     /// periodically.
     ///

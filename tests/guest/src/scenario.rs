@@ -396,7 +396,16 @@ impl Case {
             (Some(_), Mode::Direct) => "",
             (_, mode) => mode.parameter(),
         };
-        let parameters = [mode, &scenario.parameters].join(" ");
+        // Devices share limits if they share a DART.
+        let own_darts = scenario.devices.len() > 1
+            && scenario
+                .devices
+                .iter()
+                .any(|device| !device.contains("dart="));
+        let share = if own_darts { "share_limits=0" } else { "" };
+        let parameters = [mode, share, &scenario.parameters];
+        let parameters: Vec<_> = parameters.into_iter().filter(|p| !p.is_empty()).collect();
+        let parameters = parameters.join(" ");
         let mut variables: Vec<_> = scenario.set.clone().into_iter().collect();
         variables.push(("SCENARIO".to_owned(), self.script().to_owned()));
         variables.push(("MODE".to_owned(), scenario.mode.name().to_owned()));

@@ -273,6 +273,7 @@ impl Replay {
             max_bytes: parameters.max_bytes,
             max_entries: parameters.max_entries,
             ram: Ram::new(ram),
+            pool: None,
             congruent: parameters.congruent,
             table_max: TABLE_MAX,
         };

@@ -299,6 +299,11 @@ const PARAMETERS: &[Parameter] = &[
         usual: (1024, 65536),
     },
     Parameter {
+        name: "share_limits",
+        may: (0, 1),
+        usual: (0, 1),
+    },
+    Parameter {
         name: "max_idle",
         may: (0, 86400),
         usual: (0, 86400),

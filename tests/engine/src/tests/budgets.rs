@@ -5,7 +5,8 @@
 
 use super::host::{
     span,
-    Placement, //
+    Placement,
+    UnmapFault, //
 };
 use super::rig::{
     list,
@@ -17,10 +18,13 @@ use super::rig::{
     KIB,
     MIB, //
 };
+use crate::addr::Iova;
+use crate::engine::budget::Pool;
 use crate::engine::{
     Limit,
     MapError, //
 };
+use crate::sys::Atomic;
 use std::collections::BTreeSet;
 
 /// Maps and unmaps a page in each of `windows`, in megabytes from the base.
@@ -227,4 +231,95 @@ fn refusals_are_cheap_once_no_window_is_idle() {
     rig.engine.map_all(entries.iter(), ALL).expect("room");
     assert!(refuse() > 2 * WINDOWS / 4096, "looks at all once more");
     assert!(refuse() <= 4);
+}
+
+/// Returns a new pool.
+fn pool() -> &'static Pool {
+    Box::leak(Box::new(Pool {
+        bytes: Atomic::new(0),
+        entries: Atomic::new(0),
+        shortages: Atomic::new(0),
+        engines: Atomic::new(0),
+    }))
+}
+
+/// Maps as many pages as there is room for, a window each. Returns the addresses.
+fn fill(rig: &Rig) -> Vec<Iova> {
+    (0..)
+        .map_while(|n| rig.engine.map(span(BASE + n * 64 * KIB, 4096), ALL).ok())
+        .collect()
+}
+
+#[test]
+fn engines_of_a_pool_stay_within_the_limits_together() {
+    for (max_bytes, max_entries) in [(16 * MIB, 4096), (256 * MIB, 320)] {
+        let setup = Setup {
+            policy: TestPolicy::Smallest,
+            max_bytes,
+            max_entries,
+            ..Setup::default()
+        };
+        let (all, pool) = (pool(), [(); 3]);
+        let rigs = pool.map(|()| Rig::with_pool(setup, &[(BASE, 256 * MIB)], Some(all)));
+        let used = || {
+            let all = rigs.iter().map(|rig| rig.engine.stats().usage);
+            let used = all.fold((0, 0), |sum, usage| {
+                (sum.0 + usage.bytes, sum.1 + usage.entries)
+            });
+            assert!(used.0 <= max_bytes && used.1 <= max_entries, "{used:?}");
+            used
+        };
+        let share = (max_bytes / 16 / (16 * KIB)).min(u64::from(max_entries / 16));
+        let most = (max_bytes / (16 * KIB)).min(u64::from(max_entries));
+        // The first takes all but what belongs to the others.
+        let first = fill(&rigs[0]);
+        assert_eq!(first.len() as u64, most - 2 * share);
+        used();
+        // The others have their own, whatever the first has.
+        for rig in &rigs[1..] {
+            assert_eq!(fill(rig).len() as u64, share);
+            used();
+        }
+        assert_eq!(used().0.max(u64::from(used().1)), used().0.max(most));
+        // What the first has idle is there for them, but not at once.
+        for iova in first {
+            rigs[0].unmap_page(iova);
+        }
+        let request = span(BASE + 128 * MIB, 4096);
+        assert!(rigs[1].engine.map(request, ALL).is_err());
+        rigs[0].engine.make_room_for_others();
+        assert_eq!(rigs[0].engine.stats().usage.entries, 0);
+        assert!(rigs[1].engine.map(request, ALL).is_ok());
+        used();
+        // Nobody lacks anything: idle windows stay.
+        rigs[1].unmap_page(rigs[1].engine.map(request, ALL).expect("a hit"));
+        let before = rigs[1].engine.stats();
+        rigs[1].engine.make_room_for_others();
+        assert_eq!(rigs[1].engine.stats().usage, before.usage);
+        // An engine that ends leaves all that it had.
+        for rig in rigs {
+            rig.engine.release();
+        }
+        let alone = Rig::with_pool(setup, &[(BASE, 256 * MIB)], Some(all));
+        assert_eq!(fill(&alone).len() as u64, most);
+    }
+}
+
+#[test]
+fn lost_windows_of_an_engine_that_ended_count() {
+    let setup = Setup {
+        policy: TestPolicy::Smallest,
+        max_entries: 32,
+        ..Setup::default()
+    };
+    let all = pool();
+    let rig = Rig::with_pool(setup, &[(BASE, 64 * MIB)], Some(all));
+    for iova in fill(&rig) {
+        rig.unmap_page(iova);
+    }
+    rig.host.look().unmap_faults = vec![UnmapFault::SilentKept; 200].into();
+    assert_eq!(rig.engine.release().lost, 32);
+    drop(rig);
+    let next = Rig::with_pool(setup, &[(BASE, 64 * MIB)], Some(all));
+    assert!(fill(&next).is_empty(), "the platform may have them all");
 }

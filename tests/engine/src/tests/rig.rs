@@ -20,7 +20,10 @@ use crate::addr::{
     Iova,
     GRANULE, //
 };
-use crate::engine::budget::Room;
+use crate::engine::budget::{
+    Pool,
+    Room, //
+};
 use crate::engine::policy::{
     smallest,
     Adaptive,
@@ -279,6 +282,10 @@ impl Rig {
     }
 
     pub(crate) fn with_ram(setup: Setup, ram: &[(u64, u64)]) -> Self {
+        Self::with_pool(setup, ram, None)
+    }
+
+    pub(crate) fn with_pool(setup: Setup, ram: &[(u64, u64)], pool: Option<&'static Pool>) -> Self {
         let host = ModelHost::new(ram);
         {
             let mut state = host.look();
@@ -294,6 +301,7 @@ impl Rig {
             max_entries: setup.max_entries,
             ram: Ram::new(blocks.expect("memory")),
             congruent: setup.congruent,
+            pool,
             table_max: setup.table_max,
         };
         let engine = Engine::new(host.clone(), setup.policy, host.clone(), config).expect("memory");
@@ -350,6 +358,12 @@ impl Rig {
         self.host.look().drop_held(span(start, len), iova);
         assert_eq!(self.engine.unmap(iova, len), Ok(()), "it was held");
         self.check();
+    }
+
+    /// Unmaps a page that was mapped through the engine itself.
+    #[track_caller]
+    pub(crate) fn unmap_page(&self, iova: Iova) {
+        assert_eq!(self.engine.unmap(iova, 4096), Ok(()), "it was held");
     }
 
     /// Unmaps a list that was mapped.
