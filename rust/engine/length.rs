@@ -142,7 +142,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Has the host map `len` bytes and a granule, and unmap them again.
     fn try_len(&self, len: u64) -> Result<(), MapError> {
-        let span = {
+        let (span, counters) = {
             let state = self.state.lock();
             let blocks = state.ram.blocks().iter();
             let longest = blocks.max_by_key(|block| block.len());
@@ -151,7 +151,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 GpaSpan::from_bounds(start, start.checked_add(len)?.checked_add(GRANULE)?)
                     .filter(|span| block.covers(span))
             });
-            inner.ok_or(MapError::Invalid)?
+            (inner.ok_or(MapError::Invalid)?, state.counters)
         };
         let result = match self.premap_region(&span) {
             // An earlier kernel may have left a mapping with this key.
@@ -162,6 +162,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             self.observer.created(info);
         }
         self.unmap_all_windows();
+        // This was no window for a driver.
+        let mut state = self.state.lock();
+        state.counters.windows_created = counters.windows_created;
+        state.counters.windows_returned = counters.windows_returned;
         result.map(drop)
     }
 
