@@ -78,15 +78,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Unmaps a window that the caller closed.
-    ///
-    /// Context: any.
-    #[inline(never)]
-    pub(super) fn retire_and_flush(&self, id: Id, window: &Window) {
-        self.retire(id, window);
-        self.unmap_retired();
-    }
-
     /// Unmaps all windows that were queued before the call.
     ///
     /// Context: any.
