@@ -15,6 +15,7 @@ mod fixture;
 mod guest;
 mod kernel;
 mod log;
+mod memory;
 mod messages;
 mod module;
 mod system;
@@ -62,6 +63,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("companion-driver", devices::companion_driver),
     ("dart", devices::dart),
     ("managed-device", devices::managed),
+    ("memory-devices", memory::devices),
     ("driver-order", boot::order),
     ("driver-built-in", boot::built_in),
     ("initramfs", boot::initramfs),

@@ -13,6 +13,9 @@ use crate::doctor::guest::{
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 
+/// Drivers that leave DMA to programs.
+const USER_SPACE: &[&str] = &["vfio-pci", "uio_pci_generic"];
+
 /// Returns the companions that the module drives.
 fn ours(guest: &Guest) -> impl Iterator<Item = (&Companion, &str)> {
     guest
@@ -112,7 +115,15 @@ pub fn managed(guest: &Guest) -> Vec<Finding> {
             continue;
         }
         found.push(match guest.driver(managed) {
-            Some(driver) if ["vfio-pci", "pci-stub"].contains(&&*driver) => Finding::warning(
+            Some(driver) if USER_SPACE.contains(&&*driver) => Finding::problem(
+                format!(
+                    "managed device {managed} has the driver {driver}: programs that have it do \
+                     DMA by guest-physical addresses, which are not mapped; that may bring the Mac \
+                     down"
+                ),
+                format!("echo {managed} >{DRIVERS}/{driver}/unbind"),
+            ),
+            Some(driver) if driver == "pci-stub" => Finding::warning(
                 format!("managed device {managed} has the driver {driver}, which excludes others"),
                 format!("echo {managed} >{DRIVERS}/{driver}/unbind, unless that is wanted"),
             ),
@@ -323,7 +334,10 @@ mod tests {
         Fixture::is_ok(&managed(&fixture.guest()));
         fixture.remove(&driver);
         fixture.link(&driver, "../../../bus/pci/drivers/vfio-pci");
-        Fixture::is_warning(&managed(&fixture.guest()), "vfio-pci");
+        Fixture::is_problem(&managed(&fixture.guest()), "by guest-physical addresses");
+        fixture.remove(&driver);
+        fixture.link(&driver, "../../../bus/pci/drivers/pci-stub");
+        Fixture::is_warning(&managed(&fixture.guest()), "pci-stub");
         fixture.remove(&driver);
         Fixture::is_problem(&managed(&fixture.guest()), "nvme is loaded, but failed");
         fixture.remove("sys/module/nvme");
