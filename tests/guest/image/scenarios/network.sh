@@ -98,6 +98,12 @@ tcp() {
 	check "$what: through the NIC" within 10 moved "$sent" "$received"
 }
 
+# sender WHERE ADDRESS PORT: sends its input from WHERE, which is `there` or empty. It keeps the
+# connection until the receiver has closed it: the kernel drops what is left to be sent in a socket
+# that no process has, without a word, as soon as a retransmission waits for tcp_rto_max_ms; the
+# receiver would wait for ever.
+sender() { $1 socat -b 65536 -t 600 - "TCP:$2:$3,retry=100,interval=0.1"; }
+
 # copies: sends /tmp/file in each direction, at the same time.
 copies() {
 	local pids=() pid
@@ -106,9 +112,9 @@ copies() {
 	pids+=($!)
 	socat -u TCP-LISTEN:5011,reuseaddr CREATE:/tmp/here &
 	pids+=($!)
-	socat -u FILE:/tmp/file TCP:10.0.0.2:5010,retry=100,interval=0.1 &
+	sender '' 10.0.0.2 5010 </tmp/file &
 	pids+=($!)
-	there socat -u FILE:/tmp/file TCP:10.0.0.1:5011,retry=100,interval=0.1 &
+	sender there 10.0.0.1 5011 </tmp/file &
 	pids+=($!)
 	for pid in "${pids[@]}"; do
 		wait "$pid" || return
@@ -154,7 +160,7 @@ receive() {
 # stream NAME RECEIVER SENDER ADDRESS PORT: runs a stream to its end. RECEIVER and SENDER are
 # `there`, or empty.
 stream() {
-	send | $3 socat -u -b 65536 - "TCP:$4:$5,retry=100,interval=0.1" &
+	send | sender "$3" "$4" "$5" &
 	{ $2 socat -u -b 65536 "TCP-LISTEN:$5,reuseaddr" - | receive "$1"; } >"/run/$1.result" 2>&1
 	mv "/run/$1.result" "/run/$1.end"
 	wait
