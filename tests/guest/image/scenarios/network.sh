@@ -73,8 +73,12 @@ frames() {
 datagrams() {
 	local size
 	for size in 0 1 18 19 63 512 1471 1472 1473 $((mtu - 29)) $((mtu - 28)) 20001; do
-		ping -n -c 2 -i 0.05 -W 5 -s $size 10.0.0.2 >/tmp/ping || return
-		! grep -i wrong /tmp/ping || return
+		if ! ping -n -c 2 -i 0.05 -W 5 -s $size 10.0.0.2 >/tmp/ping ||
+			grep -i wrong /tmp/ping; then
+			cat /tmp/ping
+			echo "datagrams of $size bytes"
+			return 1
+		fi
 	done
 }
 
