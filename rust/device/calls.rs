@@ -5,6 +5,7 @@
 //! Callbacks for streaming mappings try the engine's lock-free paths first; the slow variants trace
 //! the call and report a failure. Counters and messages of failures belong in `report.rs`.
 
+use super::mode::Mode;
 use super::report::Call;
 use super::scatterlist::{
     Entries,
@@ -255,9 +256,36 @@ impl Instance<'_> {
         gpa
     }
 
-    /// Returns whether a device that reaches addresses up to `dma_limit` can be expected to work.
+    /// Returns whether a device that reaches addresses up to `dma_limit` can be expected to work:
+    /// whether it reaches what the host assigned first, and all of RAM where that is mapped.
+    ///
+    /// Context: any.
     pub(super) fn reaches(&self, dma_limit: u64) -> bool {
-        dma_limit >= self.first_last
+        let whole = self.engine.static_map();
+        dma_limit
+            >= match self.mode {
+                // Without a DART, the driver allocates by its mask, as on other machines.
+                Mode::Identity => 0,
+                _ => whole.map_or(0, |map| map.highest_iova()).max(self.first_last),
+            }
+    }
+
+    /// Returns the smallest mask that covers every address which the device was given so far, or
+    /// can be given without the host. [`Self::reaches`] accepts it.
+    ///
+    /// The DART may assign higher addresses later. But a mask that covered these would be one that
+    /// hardly any device has, and drivers of devices with a smaller one would keep to the little
+    /// memory below 4 GiB, to no avail.
+    ///
+    /// Context: any.
+    pub(super) fn required_mask(&self) -> u64 {
+        let highest = match self.mode {
+            Mode::Identity => self.engine.ram_end().saturating_sub(1),
+            _ => self.engine.highest_iova().max(self.first_last),
+        };
+        u64::MAX
+            .checked_shr(highest.leading_zeros())
+            .unwrap_or(0)
     }
 
     /// Returns the largest length of a single mapping, in bytes, that can be expected to work beside

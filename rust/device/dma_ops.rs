@@ -408,13 +408,13 @@ unsafe extern "C" fn dma_supported(dev: *mut device, mask: u64) -> c_int {
     c_int::from(this.reaches(unsafe { dma_limit(dev, mask) }))
 }
 
-/// Returns all-ones: the DART may place a mapping anywhere.
-///
 /// # Safety
 ///
-/// Always safe to call.
-unsafe extern "C" fn get_required_mask(_dev: *mut device) -> u64 {
-    u64::MAX
+/// As [`dma_supported`].
+unsafe extern "C" fn get_required_mask(dev: *mut device) -> u64 {
+    // SAFETY: By the safety requirements.
+    let this = unsafe { instance(dev) };
+    this.required_mask()
 }
 
 /// # Safety

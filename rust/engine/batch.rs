@@ -220,6 +220,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         state.counters.windows_created.inc();
         state.refusals.granted(span.len());
         self.index.shadow(&mut state.index, id, window, span);
+        if let Some(iovas) = window.iova_span() {
+            state.highest_iova = state.highest_iova.max(iovas.last());
+        }
         window.open(state.idle_watch.is_on());
         if let Some(info) = WindowInfo::new(window) {
             // Other CPUs may use it already.

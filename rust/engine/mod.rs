@@ -189,6 +189,8 @@ struct Locked<H> {
     ram: Ram,
     /// The order in which the host was last seen to assign addresses.
     alloc_order: AllocOrder,
+    /// The highest address of all windows that were ever open, other than the regions of RAM.
+    highest_iova: u64,
     /// The last window that the host created at an address that the call did not aim at, with that
     /// address, until the window is unmapped.
     misplaced: Option<(Id, Iova)>,
@@ -245,6 +247,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 host,
                 ram: config.ram,
                 alloc_order: AllocOrder::BottomUp,
+                highest_iova: 0,
                 misplaced: None,
                 index: writer,
                 budget: Budget::new(config.max_bytes, config.max_entries, config.pool),
@@ -286,6 +289,25 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Returns the map of all RAM, if it is mapped at once.
     pub(crate) fn static_map(&self) -> Option<&StaticMap> {
         self.static_map.as_ref()
+    }
+
+    /// Returns the end of the last block of RAM.
+    ///
+    /// Context: any.
+    pub(crate) fn ram_end(&self) -> u64 {
+        let state = self.state.lock();
+        state.ram.blocks().last().map_or(0, |block| block.end())
+    }
+
+    /// Returns the highest address that mappings were ever given, or can be without the host. No
+    /// mapping lies above it.
+    ///
+    /// Context: any.
+    pub(crate) fn highest_iova(&self) -> u64 {
+        let windows = self.state.lock().highest_iova;
+        self.static_map
+            .as_ref()
+            .map_or(windows, |map| windows.max(map.highest_iova()))
     }
 
     /// Calls `f` with the host under the engine lock: `f` must not sleep.

@@ -139,6 +139,12 @@ impl StaticMap {
         &self.regions
     }
 
+    /// Returns the highest address that RAM is mapped at.
+    pub(crate) fn highest_iova(&self) -> u64 {
+        let last = self.regions().iter().map(|region| region.iova.last());
+        last.fold(0, u64::max)
+    }
+
     /// Returns the IOVA of `span`, if it lies in one region.
     #[inline]
     pub(crate) fn iova_of(&self, span: &GpaSpan) -> Option<Iova> {

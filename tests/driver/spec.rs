@@ -107,6 +107,7 @@ pub(crate) enum Key {
     Kind,
     Layout,
     Len,
+    Limited,
     Off,
     Pairs,
     Samples,
@@ -144,6 +145,8 @@ pub(crate) struct Spec {
     /// True if nothing is mapped twice.
     pub(crate) fresh: bool,
     pub(crate) layout: Choice<Layout>,
+    /// True if the device must count as one whose mask is too small, false if it must not.
+    pub(crate) limited: Choice<bool>,
     /// The mistake to make.
     pub(crate) mistake: Mistake,
     /// Number of pairs of operations that are timed as a whole.
@@ -187,6 +190,7 @@ impl Spec {
         expect_failure: false,
         fresh: false,
         layout: Choice::Any,
+        limited: Choice::Any,
         mistake: Mistake::Never,
         pairs: 0,
         samples: 1000,
@@ -235,6 +239,7 @@ impl Spec {
             Key::Kind => self.mistake = mistake(value)?,
             Key::Layout => self.layout = layout(value)?,
             Key::Len => self.len = bounds(value)?,
+            Key::Limited => self.limited = limited(value)?,
             Key::Off => self.offset = bounds(value)?,
             Key::Pairs => self.pairs = size(value)?,
             Key::Samples => self.samples = size(value)?,
@@ -263,6 +268,7 @@ fn own_key(name: &str) -> Option<Key> {
         "kind" => Key::Kind,
         "layout" => Key::Layout,
         "len" => Key::Len,
+        "limited" => Key::Limited,
         "off" => Key::Off,
         "pairs" => Key::Pairs,
         "samples" => Key::Samples,
@@ -368,6 +374,15 @@ fn layout(value: &str) -> Result<Choice<Layout>> {
         "adjacent" => Ok(Choice::Is(Layout::Adjacent)),
         "scattered" => Ok(Choice::Is(Layout::Scattered)),
         "mixed" => Ok(Choice::Any),
+        _ => Err(EINVAL),
+    }
+}
+
+fn limited(value: &str) -> Result<Choice<bool>> {
+    match value {
+        "no" => Ok(Choice::Is(false)),
+        "yes" => Ok(Choice::Is(true)),
+        "any" => Ok(Choice::Any),
         _ => Err(EINVAL),
     }
 }

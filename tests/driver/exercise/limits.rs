@@ -15,6 +15,7 @@ use crate::mapping::{
     Mapping,
     Request, //
 };
+use crate::spec::Choice;
 use kernel::{
     bindings,
     dma::DmaMask,
@@ -31,7 +32,7 @@ pub(crate) struct Mask<'d> {
 
 impl<'d> Exercise<'d> for Mask<'d> {
     const NAME: &'static str = "mask";
-    const KEYS: &'static [Key] = &[Key::Bits, Key::Expect, Key::Len];
+    const KEYS: &'static [Key] = &[Key::Bits, Key::Expect, Key::Len, Key::Limited];
     const ATOMIC: bool = false;
     // Masks must not be changed while something is being mapped.
     const ALONE: bool = true;
@@ -60,6 +61,7 @@ impl<'d> Exercise<'d> for Mask<'d> {
             };
         }
         set.doing("setting the mask")?;
+        self.check_limited(turn)?;
         self.check_mapping(mask, turn)?;
         self.check_coherent(mask, turn)
     }
@@ -71,6 +73,53 @@ impl<'d> Exercise<'d> for Mask<'d> {
 }
 
 impl Mask<'_> {
+    /// Checks whether the device counts as one whose mask is too small.
+    fn check_limited(&self, turn: &Turn<'_, '_, '_>) -> Result<(), Failure> {
+        let dev = raw(self.dev);
+        // SAFETY: `dev` is bound, which is all that these functions demand.
+        let (limited, required) = unsafe {
+            (
+                bindings::dma_addressing_limited(dev),
+                bindings::dma_get_required_mask(dev),
+            )
+        };
+
+        match turn.spec.limited {
+            Choice::Is(expected) if expected != limited => Err(Failure::new(Reason::Value {
+                what: if limited {
+                    "addressing is limited; the required mask"
+                } else {
+                    "addressing is not limited; the required mask"
+                },
+                expected: 0,
+                found: required,
+            })),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the mask which the DMA API requires covers memory up to `last`, unless nothing
+    /// is to be checked about that mask.
+    fn check_required(
+        &self,
+        iova: Iova,
+        len: usize,
+        turn: &Turn<'_, '_, '_>,
+    ) -> Result<(), Failure> {
+        let last = iova.add(len.saturating_sub(1)).value();
+        // SAFETY: The device is bound, which is all that the function demands.
+        let required = unsafe { bindings::dma_get_required_mask(raw(self.dev)) };
+
+        if turn.spec.limited == Choice::Any || last <= required {
+            return Ok(());
+        }
+        Err(Failure::new(Reason::Value {
+            what: "the required mask",
+            expected: last,
+            found: required,
+        }))
+    }
+
     fn check_mapping(&self, mask: DmaMask, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let len = turn.rng.within(turn.spec.len);
         let direction = DataDirection::Bidirectional;
@@ -93,6 +142,7 @@ impl Mask<'_> {
             let iova = mapping.iova();
 
             check_reach(iova, len, mask)?;
+            self.check_required(iova, len, turn)?;
             exchange.engine(turn.channel, once(Segment { iova, len }))?;
         }
         exchange.verify(turn.channel, once(len))
@@ -109,6 +159,7 @@ impl Mask<'_> {
         );
 
         check_reach(iova, len, mask)?;
+        self.check_required(iova, len, turn)?;
         exchange.stage();
         exchange.engine(turn.channel, once(Segment { iova, len }))?;
         exchange.verify(turn.channel, once(len))

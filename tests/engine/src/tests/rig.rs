@@ -446,6 +446,11 @@ impl Rig {
                 Some(held.span.start()),
                 "{held:x?}"
             );
+            let last = held.iova + (held.span.len() - 1);
+            assert!(
+                last <= self.engine.highest_iova(),
+                "above the highest address: {held:x?}"
+            );
         }
         drop(busy);
     }
