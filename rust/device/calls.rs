@@ -97,6 +97,7 @@ impl Instance<'_> {
             Some(span) => self.engine.map(span, dma_limit),
             None => Err(MapError::Invalid),
         };
+        self.notices.log();
         match result {
             Ok(iova) => {
                 if let Some((span, path)) = traced.zip(path) {
@@ -115,6 +116,7 @@ impl Instance<'_> {
         let start = TraceStart::now();
         let path = start.is_enabled().then(|| self.sg_path(entries.clone()));
         let result = self.engine.map_all(entries.clone(), dma_limit);
+        self.notices.log();
         if let Some(path) = path.filter(|_| result.is_ok()) {
             self.trace_map_sg(entries.clone(), start, path);
         }
@@ -185,6 +187,7 @@ impl Instance<'_> {
         let start = TraceStart::now();
         let gpa = start.is_enabled().then(|| self.gpa_for_trace(iova, len));
         let result = self.engine.unmap(Iova::new(iova), len);
+        self.notices.log();
         if let Some(gpa) = gpa {
             self.source.unmap(gpa, iova, len, start, (0, 1));
         }
@@ -224,7 +227,9 @@ impl Instance<'_> {
         if trace::is_enabled() {
             self.trace_unmap_sg(entries.clone());
         }
-        if self.engine.unmap_all(entries.clone()).is_err() {
+        let result = self.engine.unmap_all(entries.clone());
+        self.notices.log();
+        if result.is_err() {
             self.report_sg_misuse(entries);
         }
     }
@@ -266,7 +271,9 @@ impl Instance<'_> {
             >= match self.mode {
                 // Without a DART, the driver allocates by its mask, as on other machines.
                 Mode::Identity => 0,
-                _ => whole.map_or(0, |map| map.highest_iova()).max(self.first_last),
+                _ => whole
+                    .map_or(0, |map| map.highest_iova())
+                    .max(self.first_last),
             }
     }
 
@@ -283,9 +290,7 @@ impl Instance<'_> {
             Mode::Identity => self.engine.ram_end().saturating_sub(1),
             _ => self.engine.highest_iova().max(self.first_last),
         };
-        u64::MAX
-            .checked_shr(highest.leading_zeros())
-            .unwrap_or(0)
+        u64::MAX.checked_shr(highest.leading_zeros()).unwrap_or(0)
     }
 
     /// Returns the largest length of a single mapping, in bytes, that can be expected to work beside

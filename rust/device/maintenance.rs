@@ -11,7 +11,10 @@ use crate::abstractions::periodic::{
     PeriodicTask, //
 };
 use crate::engine::Released;
-use crate::host::CommandBuffers;
+use crate::host::{
+    set_master,
+    CommandBuffers, //
+};
 use crate::sys::{
     Atomic,
     Relaxed, //
@@ -47,6 +50,7 @@ impl Instance<'_> {
         // Without memory now, the next period tries again.
         let fresh = wanted.and_then(|entries| CommandBuffers::new(self.dev, entries).ok());
         if let Some(fresh) = fresh {
+            set_master(self.dev);
             drop(self.engine.with_host(|host| host.replace_buffers(fresh)));
         }
         let mut stats = self.engine.stats();
@@ -59,6 +63,7 @@ impl Instance<'_> {
                 break;
             }
         }
+        self.notices.log();
         let news = |logged: &Atomic<u64>, now: u64| now.saturating_sub(logged.xchg(now, Relaxed));
         let lost = news(&self.lost_logged, stats.counters.windows_lost.get());
         let recovered = news(
@@ -83,6 +88,7 @@ impl Instance<'_> {
     pub(super) fn release(&self) -> Released {
         self.recover(true);
         let released = self.engine.release();
+        self.notices.log();
         if released.lost != 0 {
             dev_err!(
                 self.dev,
@@ -160,5 +166,6 @@ impl PeriodicTask for Recovery<'_> {
                 break;
             }
         }
+        instance.notices.log();
     }
 }

@@ -65,7 +65,8 @@ use crate::engine::{
 use crate::host::wire::Dialect;
 use crate::host::{
     Companion,
-    Dart, //
+    Dart,
+    Notices, //
 };
 use crate::observe::files::DeviceFiles;
 use crate::observe::trace::EventSource;
@@ -140,6 +141,8 @@ pub(crate) struct Instance<'a> {
     dev: &'a pci::Device<Bound>,
     managed: ManagedFunction<'a>,
     source: EventSource,
+    /// What happened under the engine's lock and is to be logged.
+    notices: Arc<Notices<'a>>,
     mode: Mode,
     params: Params,
     dialect: Dialect,
@@ -188,6 +191,7 @@ impl<'a> Instance<'a> {
         let dart = companion.negotiate()?;
         let (dialect, batch_max) = (companion.dialect(), companion.batch_max());
         let source = companion.event_source();
+        let notices = companion.notices();
         let mode = Mode::requested(params, dart);
         let mut engine = new_engine(companion, mode, source, params)?;
         let mode = mode.set_up(dev, &mut engine, params)?;
@@ -215,6 +219,7 @@ impl<'a> Instance<'a> {
                 dev,
                 managed,
                 source,
+                notices,
                 mode,
                 params: *params,
                 dialect,

@@ -144,6 +144,14 @@ fn direct_cause() -> &'static str {
     }
 }
 
+/// Maps all of RAM at once; logs what happened to the host meanwhile, before the caller logs a
+/// failure.
+fn premap_ram(engine: &mut DeviceEngine<'_>) -> Result<(), MapError> {
+    let result = engine.premap_ram();
+    engine.with_host(|host| host.notices()).log();
+    result
+}
+
 /// Maps all of RAM at once for the kernel's direct mapping; logs why if that is not possible.
 fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: &Params) -> Result {
     let cause = direct_cause();
@@ -163,7 +171,7 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
         );
         return Err(ENODEV);
     }
-    engine.premap_ram().map_err(|error| {
+    premap_ram(engine).map_err(|error| {
         match error {
             MapError::Full(Limit::Bytes) => dev_err!(
                 dev,
@@ -187,7 +195,7 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
 /// Maps all of RAM at once if that is possible, and returns whether it was; logs a failure of the
 /// host.
 fn try_map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>) -> bool {
-    match engine.premap_ram() {
+    match premap_ram(engine) {
         Ok(()) => true,
         Err(MapError::Full(_)) => false,
         Err(error) => {

@@ -7,6 +7,7 @@
 
 use super::{
     buffers::CommandBuffers,
+    notices::Notice,
     wire::{
         self,
         BatchStatus, //
@@ -22,7 +23,8 @@ use crate::engine::{
 use crate::observe::trace;
 use core::mem::ManuallyDrop;
 use kernel::{
-    prelude::*,
+    device::Bound,
+    pci,
     processor::cpu_relax,
     time::{
         Delta,
@@ -48,6 +50,15 @@ const PAUSE_DOUBLINGS: u32 = 6;
 /// The most times that the host gets other memory. The memory that is replaced, a few pages, is
 /// never used again.
 const RENEWALS: u32 = 32;
+
+/// Lets the companion `dev` access memory again, in case it has been reset. To be called before
+/// [`Companion::replace_buffers`], without the engine lock: the kernel may log it.
+///
+/// Context: process.
+pub(crate) fn set_master(dev: &pci::Device<Bound>) {
+    // SAFETY: The device is valid, and enabled as long as its driver is bound.
+    unsafe { kernel::bindings::pci_set_master(raw::pci_dev(dev)) };
+}
 
 impl<'a> Companion<'a> {
     /// Rings for the first `count` requests in the buffers and waits for the end of the batch.
@@ -111,35 +122,19 @@ impl<'a> Companion<'a> {
     fn mark_unresponsive(&mut self, since: Instant<Monotonic>, gone: bool, timeout: Delta) {
         self.pending_since = Some(since);
         self.timeouts = self.timeouts.saturating_add(1);
-        if !self.log_limit.allows() {
-            return;
-        }
-        if gone {
-            dev_err!(
-                self.dev,
-                "registers read all-ones: companion does not respond\n"
-            );
+        self.notices.push(if gone {
+            Notice::Gone
         } else {
-            dev_err!(
-                self.dev,
-                "host timed out after {} ms; new mappings fail until it responds\n",
-                timeout.as_millis()
-            );
-        }
+            Notice::TimedOut(timeout.as_millis())
+        });
     }
 
     /// Notes that batches can be sent again, after one that was pending from `since` on. `how` is
     /// the reason, for the message.
-    pub(super) fn mark_responsive(&mut self, since: Instant<Monotonic>, how: &str) {
+    pub(super) fn mark_responsive(&mut self, since: Instant<Monotonic>, how: &'static str) {
         self.pending_since = None;
-        if self.log_limit.allows() {
-            dev_info!(
-                self.dev,
-                "host is responding again after {} ms ({})\n",
-                since.elapsed().as_millis(),
-                how
-            );
-        }
+        let ms = since.elapsed().as_millis();
+        self.notices.push(Notice::Responsive(ms, how));
     }
 
     /// Returns for how many requests the memory for [`Self::replace_buffers`] must be, if it is
@@ -164,7 +159,7 @@ impl<'a> Companion<'a> {
         fits.then_some(self.batch_max)
     }
 
-    /// Continues with the memory `fresh`, if a batch is still pending; the old memory is never used
+    /// Continues with the memory `fresh`, after [`set_master`], if a batch is still pending; the old memory is never used
     /// again, since the host may still write to it. Returns memory that is not needed, to be
     /// dropped where sleeping is allowed.
     ///
@@ -182,10 +177,6 @@ impl<'a> Companion<'a> {
         let since = self.pending_since.unwrap_or_else(Instant::now);
         self.buffers = ManuallyDrop::new(fresh);
         self.renewals = self.renewals.saturating_add(1);
-        // The device may have been reset.
-        //
-        // SAFETY: The device is valid, and enabled as long as the companion is there.
-        unsafe { kernel::bindings::pci_set_master(raw::pci_dev(self.dev)) };
         self.program();
         self.mark_responsive(since, "new buffers");
         None

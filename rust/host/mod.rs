@@ -12,7 +12,8 @@
 //! - `buffers`: the memory that the guest and the host share;
 //! - `wire`: the layout of that memory, and which replies can be trusted; pure code;
 //! - `doorbell`: ringing, waiting and timeouts;
-//! - `doorbell_stats`: counters of doorbells; pure code.
+//! - `doorbell_stats`: counters of doorbells; pure code;
+//! - `notices`: what is to be logged once the engine's lock is dropped.
 //!
 //! Of the rest of the module this folder uses the engine's interface to the host, `abstractions`
 //! and the tracepoints. A new command of the host gets its layout in `wire` and a method of
@@ -21,12 +22,15 @@
 mod buffers;
 mod doorbell;
 pub(crate) mod doorbell_stats;
+mod notices;
 mod probe;
 mod registers;
 pub(crate) mod wire;
 
 pub(crate) use self::{
     buffers::CommandBuffers,
+    doorbell::set_master,
+    notices::Notices,
     probe::Dart, //
 };
 
@@ -40,11 +44,6 @@ use self::{
         Request,
         Response, //
     }, //
-};
-use crate::abstractions::ratelimit::RateLimit;
-use crate::addr::{
-    Address,
-    Gpa, //
 };
 use crate::engine::{
     Command,
@@ -60,6 +59,7 @@ use kernel::{
     device::Bound,
     pci,
     prelude::*,
+    sync::Arc,
     time::{
         Instant,
         Monotonic, //
@@ -83,13 +83,18 @@ pub(crate) struct Companion<'a> {
     renewals: u32,
     doorbell_stats: KBox<DoorbellStats>,
     origin: EventSource,
-    /// Limits the messages about a host that stops or starts to respond.
-    log_limit: Pin<KBox<RateLimit>>,
+    /// What is to be logged when the engine lock is not held.
+    notices: Arc<Notices<'a>>,
     /// Last, since it is dropped after everything that needs the device.
     _enabled: EnabledDevice<'a>,
 }
 
-impl Companion<'_> {
+impl<'a> Companion<'a> {
+    /// Returns what is to be logged when the engine lock is not held.
+    pub(crate) fn notices(&self) -> Arc<Notices<'a>> {
+        self.notices.clone()
+    }
+
     /// Returns the address of the managed device as the host knows it, `bus << 8 | devfn`.
     pub(crate) fn managed_bdf(&self) -> u32 {
         self.registers.managed_bdf()
@@ -223,22 +228,5 @@ impl Host for Companion<'_> {
                 }
             },
         );
-    }
-}
-
-impl Drop for Companion<'_> {
-    fn drop(&mut self) {
-        // The device forgets the command block before its memory is used for something else.
-        self.registers.set_command_block(Gpa::new(0));
-        if self.pending_since.is_some() && self.status() == BatchStatus::Pending {
-            dev_warn!(
-                self.dev,
-                "command buffers are not freed: the host may still write to them\n"
-            );
-            return;
-        }
-        // SAFETY: The buffers are not used after this: not here, and not by the host either, since
-        // every batch is finished.
-        unsafe { ManuallyDrop::drop(&mut self.buffers) };
     }
 }

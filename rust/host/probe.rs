@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Setup of a companion: checks of the registers, and what the first mappings tell about the host.
+//! Setup and end of a companion: checks of the registers, what the first mappings tell about the
+//! host, and whether the shared memory may be freed. The engine's lock is not held here.
 //!
 //! A check that a companion must pass before its first use belongs here; a check of a later reply
 //! belongs into [`wire`](super::wire).
@@ -11,6 +12,7 @@ use super::{
         SharedBuffer, //
     },
     doorbell_stats::DoorbellStats,
+    notices::Notices,
     registers::{
         Registers,
         PCI_ERROR_RESPONSE, //
@@ -21,12 +23,10 @@ use super::{
     },
     Companion, //
 };
-use crate::abstractions::{
-    ratelimit::RateLimit,
-    raw, //
-};
+use crate::abstractions::raw;
 use crate::addr::{
     Address,
+    Gpa,
     GpaSpan,
     Iova,
     GRANULE,
@@ -57,7 +57,8 @@ use kernel::{
         DmaMask, //
     },
     pci,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 /// Most requests of a batch, even if the host accepts more: bounds the time for which interrupts
@@ -132,7 +133,7 @@ impl<'a> Companion<'a> {
 
         // SAFETY: No mapping nor allocation was made for the device yet.
         unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
-        let log_limit = KBox::pin_init(RateLimit::new(), GFP_KERNEL)?;
+        let notices = Arc::pin_init(Notices::new(dev), GFP_KERNEL)?;
         let doorbell_stats = KBox::new(DoorbellStats::new(), GFP_KERNEL)?;
         // CAST: The upper half is the bus.
         let managed = ManagedFunction::named(dev, registers.managed_bdf() as u8);
@@ -149,7 +150,7 @@ impl<'a> Companion<'a> {
             renewals: 0,
             doorbell_stats,
             origin: EventSource::new(&ManagedFunction::of(dev), &managed),
-            log_limit,
+            notices,
             _enabled: enabled,
         };
         companion.program();
@@ -172,6 +173,7 @@ impl<'a> Companion<'a> {
         let mut outcome = MapOutcome::Refused;
         for _ in 0..2 {
             outcome = self.probe_map(&span)?;
+            self.notices.log();
             if outcome != MapOutcome::Refused || !self.probe_unmap(&span) {
                 break;
             }
@@ -253,8 +255,26 @@ impl<'a> Companion<'a> {
     fn probe_unmap(&mut self, span: &GpaSpan) -> bool {
         let mut batch = [UnmapEntry::new(*span)];
         self.unmap(&mut batch);
+        self.notices.log();
         batch
             .iter()
             .all(|entry| entry.outcome == UnmapOutcome::Unmapped)
+    }
+}
+
+impl Drop for Companion<'_> {
+    fn drop(&mut self) {
+        // The device forgets the command block before its memory is used for something else.
+        self.registers.set_command_block(Gpa::new(0));
+        if self.pending_since.is_some() && self.status() == BatchStatus::Pending {
+            dev_warn!(
+                self.dev,
+                "command buffers are not freed: the host may still write to them\n"
+            );
+            return;
+        }
+        // SAFETY: The buffers are not used after this: not here, and not by the host either, since
+        // every batch is finished.
+        unsafe { ManuallyDrop::drop(&mut self.buffers) };
     }
 }

@@ -61,7 +61,7 @@ impl<'d> Exercise<'d> for Mask<'d> {
             };
         }
         set.doing("setting the mask")?;
-        self.check_limited(turn)?;
+        self.check_limited(mask, turn)?;
         self.check_mapping(mask, turn)?;
         self.check_coherent(mask, turn)
     }
@@ -74,7 +74,7 @@ impl<'d> Exercise<'d> for Mask<'d> {
 
 impl Mask<'_> {
     /// Checks whether the device counts as one whose mask is too small.
-    fn check_limited(&self, turn: &Turn<'_, '_, '_>) -> Result<(), Failure> {
+    fn check_limited(&self, mask: DmaMask, turn: &Turn<'_, '_, '_>) -> Result<(), Failure> {
         let dev = raw(self.dev);
         // SAFETY: `dev` is bound, which is all that these functions demand.
         let (limited, required) = unsafe {
@@ -91,7 +91,7 @@ impl Mask<'_> {
                 } else {
                     "addressing is not limited; the required mask"
                 },
-                expected: 0,
+                expected: mask.value(),
                 found: required,
             })),
             _ => Ok(()),
