@@ -34,6 +34,8 @@ mod engine;
 mod host;
 #[path = "rust/observe/mod.rs"]
 mod observe;
+#[path = "rust/pci_address.rs"]
+mod pci_address;
 #[path = "rust/sys.rs"]
 mod sys;
 

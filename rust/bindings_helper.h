@@ -13,3 +13,4 @@
 #include "abstractions/helpers.h"
 #include "observe/files.h"
 #include "observe/trace.h"
+#include "text_params.h"

@@ -59,6 +59,18 @@ impl pci::Driver for CompanionDriver {
     }
 }
 
+/// Returns the value of the parameter `managed`; empty if it is not set.
+fn managed() -> &'static CStr {
+    // SAFETY: Always safe to call.
+    let text = unsafe { bindings::apple_dma_param_managed() };
+    if text.is_null() {
+        return c"";
+    }
+    // SAFETY: The parameter is text that ends with a zero, which stays as it is until the module is
+    // unloaded.
+    unsafe { CStr::from_char_ptr(text) }
+}
+
 /// Returns the checked parameters of the module; logs which one is wrong.
 pub(crate) fn params() -> Result<Params> {
     Params::new(&RawParams {
@@ -69,5 +81,6 @@ pub(crate) fn params() -> Result<Params> {
         share_limits: value(&module_parameters::share_limits),
         max_idle: value(&module_parameters::max_idle),
         congruent: value(&module_parameters::congruent),
+        managed: managed(),
     })
 }

@@ -6,6 +6,7 @@
 //! `device/mode.rs`.
 
 use crate::addr::GRANULE;
+use crate::pci_address::PciAddress;
 use kernel::prelude::*;
 
 /// The default of `max_bytes`: below the 1.5 GiB that the platform can map, since requests beyond
@@ -51,6 +52,26 @@ pub(crate) struct Params {
     pub(crate) max_idle: u32,
     /// Try to map large buffers at addresses that are congruent to the memory's.
     pub(crate) congruent: bool,
+    /// The managed devices of companions that the host does not name rightly.
+    managed: ManagedDevices,
+}
+
+/// A list of companions and the devices that they manage, as text: `COMPANION=DEVICE`, separated by
+/// commas.
+#[derive(Clone, Copy)]
+struct ManagedDevices(&'static str);
+
+impl ManagedDevices {
+    /// Returns the pairs of a companion and its device; [`None`] for each that is none.
+    fn pairs(self) -> impl Iterator<Item = Option<(PciAddress, PciAddress)>> {
+        self.0
+            .split(',')
+            .filter(move |_| !self.0.is_empty())
+            .map(|pair| {
+                let (companion, device) = pair.split_once('=')?;
+                Some((PciAddress::parse(companion)?, PciAddress::parse(device)?))
+            })
+    }
 }
 
 /// The module's parameters as loaded, unchecked.
@@ -69,6 +90,8 @@ pub(crate) struct RawParams {
     pub(crate) max_idle: u32,
     /// See [`Params`]; 0 or 1.
     pub(crate) congruent: u8,
+    /// See [`Params::managed_by`].
+    pub(crate) managed: &'static CStr,
 }
 
 /// Converts the value of the boolean parameter `name`; logs a wrong one.
@@ -116,6 +139,14 @@ impl Params {
             );
             return Err(EINVAL);
         }
+        let managed = raw.managed.to_str().ok().map(ManagedDevices);
+        let Some(managed) = managed.filter(|list| list.pairs().all(|pair| pair.is_some())) else {
+            pr_err!(
+                "managed={}: invalid value: must be COMPANION=DEVICE[,...], PCI addresses\n",
+                raw.managed
+            );
+            return Err(EINVAL);
+        };
         Ok(Self {
             strict,
             whole_ram,
@@ -124,7 +155,16 @@ impl Params {
             share_limits,
             max_idle: raw.max_idle,
             congruent,
+            managed,
         })
+    }
+
+    /// Returns the device that `companion` manages, if a parameter names it.
+    pub(crate) fn managed_by(&self, companion: PciAddress) -> Option<PciAddress> {
+        let mut pairs = self.managed.pairs().flatten();
+        pairs
+            .find(|(address, _)| *address == companion)
+            .map(|(_, device)| device)
     }
 
     /// Returns whether the kernel's direct mapping is to translate addresses, rather than the

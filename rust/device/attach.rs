@@ -213,26 +213,55 @@ struct DeviceHook<'a> {
     translation: Translation,
 }
 
-impl DeviceHook<'_> {
-    /// Makes the companion the supplier of `dev`, so that a driver binds to `dev` only while the
-    /// companion's driver is bound.
-    fn link(&self, dev: &pci::Device) -> Result {
-        let companion = self.function.companion();
-        // SAFETY: Both are valid devices.
-        let linked = unsafe {
-            bindings::apple_dma_helper_device_link(raw::device(dev), raw::device(companion))
-        };
-        if !linked {
-            dev_err!(
-                companion,
-                "{}: failed to create a device link to the companion\n",
-                self.function
-            );
-            return Err(ENODEV);
-        }
-        Ok(())
+/// Makes the companion the supplier of `dev`, the device at `function`, so that a driver binds to
+/// `dev` only while the companion's driver is bound. Does nothing if it is the supplier already.
+fn link(function: &ManagedFunction<'_>, dev: &pci::Device) -> Result {
+    let companion = function.companion();
+    // SAFETY: Both are valid devices.
+    let linked =
+        unsafe { bindings::apple_dma_helper_device_link(raw::device(dev), raw::device(companion)) };
+    if !linked {
+        dev_err!(
+            companion,
+            "{}: failed to create a device link to the companion\n",
+            function
+        );
+        return Err(ENODEV);
     }
+    Ok(())
+}
 
+/// A managed device that no driver can be bound to until its companion is bound.
+pub(super) struct Claim {
+    /// Set if a driver was unbound.
+    detached: bool,
+}
+
+/// Unbinds the driver of the device at `function`, if there is one, and makes the companion the
+/// device's supplier: from now on, a driver binds to the device only while the companion's driver
+/// is bound. A link between devices cannot be removed by its supplier, so this holds, if the
+/// companion's probe fails, until one of the devices is removed. If it succeeds, then or at any
+/// later time, the driver core probes the device's driver.
+///
+/// To be called in the companion's probe, as soon as the function is known. Does nothing if there
+/// is no device yet: [`Attachment`] handles those that appear later.
+///
+/// Context: process, may sleep.
+pub(super) fn claim(function: &ManagedFunction<'_>) -> Result<Claim> {
+    let Some(dev) = function.device() else {
+        return Ok(Claim { detached: false });
+    };
+    let (locked, detached) = DeviceGuard::without_driver(&dev);
+    // The state of a link is wrong if a driver is bound, or being bound, when it is created; the
+    // lock prevents that.
+    link(function, locked.0 .0)?;
+    // An earlier kernel that crashed may have left the device running, and mappings on the host
+    // that are in the way.
+    function.stop_dma_of(&locked);
+    Ok(Claim { detached })
+}
+
+impl DeviceHook<'_> {
     /// Checks that the translation overwrites nothing on `dev`; logs what it would.
     fn check(&self, dev: &LockedDevice<'_>) -> Result {
         let Some(obstacle) = self.translation.obstacle(dev) else {
@@ -257,7 +286,7 @@ impl BusEvents for DeviceHook<'_> {
                 self.function
             );
             // Without a link, `drop` unbinds the driver if one is bound then.
-            let _ = self.link(dev);
+            let _ = link(&self.function, dev);
         }
     }
 
@@ -307,14 +336,9 @@ pub(super) struct Attachment<'a> {
 }
 
 impl<'a> Attachment<'a> {
-    /// Installs `translation` for drivers of the device at `function`, and makes the companion the
-    /// device's supplier: from now on, a driver binds to the device only while the companion's
-    /// driver is bound. A driver that is already bound is unbound first; the driver core probes it
-    /// again after the companion's probe, as it does a driver that could not be bound before. The
-    /// same holds for a device that is added later, for the first time or again.
-    ///
-    /// This must be the last step of the companion's probe that can fail: a link between devices
-    /// cannot be removed before the companion's driver unbinds.
+    /// Installs `translation` for drivers of the device at `function`, which `claim` keeps off it
+    /// until the companion's probe is over. The same holds for a device that is added later, for the
+    /// first time or again.
     ///
     /// # Safety
     ///
@@ -323,47 +347,29 @@ impl<'a> Attachment<'a> {
     pub(super) unsafe fn new(
         function: ManagedFunction<'a>,
         translation: Translation,
+        claim: Claim,
     ) -> Result<Self> {
         let hook = DeviceHook {
             function,
             translation,
         };
         let notifier = KBox::pin_init(BusNotifier::new(hook), GFP_KERNEL)?;
-        let hook = notifier.listener();
-        let Some(dev) = function.device() else {
-            dev_warn!(
+        // A device may have appeared after the first claim and before the notifier existed.
+        let again = self::claim(&function)?;
+        match function.device() {
+            Some(dev) => notifier.listener().check(&DeviceGuard::new(&dev))?,
+            None => dev_warn!(
                 function.companion(),
                 "{}: managed device not present; waiting for it\n",
                 function
-            );
-            return Ok(Self {
-                _notifier: notifier,
-            });
-        };
-        // The notifier serves drivers that bind from now on; one that was bound before has to bind
-        // again.
-        let (locked, detached) = DeviceGuard::without_driver(&dev);
-        if detached {
+            ),
+        }
+        if claim.detached || again.detached {
             dev_info!(
                 function.companion(),
                 "{}: detached its driver; it is re-probed with managed DMA\n",
                 function
             );
-        }
-        let result = hook.check(&locked).and_then(|()| hook.link(&dev));
-        drop(locked);
-        // On success, the link makes the driver core probe the driver again when the companion is
-        // bound. A probe now would be deferred, and leave the core with a wrong state of the
-        // device.
-        if let Err(error) = result {
-            drop(notifier);
-            if detached {
-                // A driver that has been unloaded is not an error.
-                //
-                // SAFETY: The device is valid, and its lock is not held.
-                let _ = unsafe { kernel::bindings::device_attach(raw::device(&dev)) };
-            }
-            return Err(error);
         }
         Ok(Self {
             _notifier: notifier,

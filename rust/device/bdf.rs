@@ -6,6 +6,8 @@
 
 use crate::abstractions::raw;
 use crate::bindings;
+use crate::driver::params::Params;
+use crate::pci_address::PciAddress;
 use core::ptr;
 use kernel::{
     device::Bound,
@@ -15,21 +17,47 @@ use kernel::{
     sync::aref::ARef, //
 };
 
+/// The base class of bridges, host bridges among them.
+const BRIDGE: u32 = 0x06;
+
+/// The device at a PCI address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Present {
+    /// No device.
+    Nothing,
+    /// A device that can be managed.
+    Endpoint,
+    /// A bridge, or a companion.
+    Other,
+}
+
 /// The address of the function that `companion` manages. A device may be removed from there and be
 /// added again.
 #[derive(Clone, Copy)]
 pub(crate) struct ManagedFunction<'a> {
     companion: &'a pci::Device<Bound>,
-    devfn: u8,
+    address: PciAddress,
 }
 
 impl<'a> ManagedFunction<'a> {
-    /// Checks `bdf`, the guest address `bus << 8 | devfn` of the device that `companion` manages,
-    /// and logs what is wrong with it.
+    /// Determines the function that `companion` manages: the one that `params` name, or else the
+    /// one that `bdf` means, the guest address `bus << 8 | devfn` by the host. Logs what was chosen
+    /// if that is not simply `bdf`, or what is wrong.
     ///
-    /// The companion is always on the bus of its managed device. Where the bus part of `bdf`
-    /// differs, it was read before the firmware numbered the buses, and only `devfn` counts.
-    pub(crate) fn new(companion: &'a pci::Device<Bound>, bdf: u32) -> Result<Self> {
+    /// A companion that QEMU creates is on the bus of its managed device, but the bus part of `bdf`
+    /// is what QEMU knew then: 0 if the firmware had yet to number the bus. A companion that a user
+    /// creates may be on any bus.
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn choose(
+        companion: &'a pci::Device<Bound>,
+        bdf: u32,
+        params: &Params,
+    ) -> Result<Self> {
+        let own = address(companion);
+        if let Some(address) = params.managed_by(own) {
+            return Self::by_parameter(companion, bdf, address);
+        }
         if bdf > 0xffff {
             dev_err!(
                 companion,
@@ -38,40 +66,102 @@ impl<'a> ManagedFunction<'a> {
             );
             return Err(ENODEV);
         }
-        // CAST: The rest is the bus.
-        let function = Self::named(companion, bdf as u8);
-        if function.devfn == Self::of(companion).devfn {
-            dev_err!(
-                companion,
-                "MANAGED_BDF: invalid value {:#x}: the companion's own address\n",
-                bdf
-            );
+        let named = PciAddress {
+            // CAST: The value has 16 bits.
+            bus: (bdf >> 8) as u8,
+            // CAST: The rest is the bus.
+            devfn: bdf as u8,
+            ..own
+        };
+        let beside = PciAddress {
+            bus: own.bus,
+            ..named
+        };
+        let (is_named, is_beside) = (present(named), present(beside));
+        let both = is_named == Present::Endpoint && is_beside == Present::Endpoint;
+        let chosen = match (is_named, is_beside) {
+            // A bus that had no number yet.
+            (Present::Endpoint, Present::Endpoint) if named.bus == 0 => Some(beside),
+            (Present::Endpoint, _) => Some(named),
+            (_, Present::Endpoint) => Some(beside),
+            // The device is waited for.
+            (_, Present::Nothing) => Some(beside),
+            (Present::Nothing, _) => Some(named),
+            (Present::Other, Present::Other) => None,
+        };
+        let Some(chosen) = chosen else {
+            if named == own {
+                dev_err!(
+                    companion,
+                    "MANAGED_BDF: invalid value {:#x}: the companion's own address\n",
+                    bdf
+                );
+            } else {
+                dev_err!(
+                    companion,
+                    "MANAGED_BDF: invalid value {:#x}: a bridge; name the device by the parameter \
+                     managed\n",
+                    bdf
+                );
+            }
             return Err(ENODEV);
-        }
-        // SAFETY: A device that a driver is bound to is on a bus.
-        let number = u32::from(unsafe { (*function.bus()).number });
-        if bdf >> 8 != number {
+        };
+        if chosen != named {
             dev_info!(
                 companion,
                 "MANAGED_BDF: unexpected bus {:02x}; using the companion's bus {:02x}\n",
-                bdf >> 8,
-                number
+                named.bus,
+                chosen.bus
+            );
+        } else if chosen != beside {
+            dev_info!(
+                companion,
+                "MANAGED_BDF: using bus {:02x}, which it names; the companion is on bus {:02x}\n",
+                chosen.bus,
+                own.bus
             );
         }
-        Ok(function)
+        if both && named != beside {
+            dev_info!(
+                companion,
+                "MANAGED_BDF: {} and {} may be meant; the parameter managed can name either\n",
+                named,
+                beside
+            );
+        }
+        Ok(Self::at(companion, chosen))
     }
 
-    /// Returns the function `devfn` on the bus of `companion`, unchecked: for its name only.
-    pub(crate) fn named(companion: &'a pci::Device<Bound>, devfn: u8) -> Self {
-        Self { companion, devfn }
+    /// Checks that the device at `address`, which a parameter names, can be managed.
+    fn by_parameter(
+        companion: &'a pci::Device<Bound>,
+        bdf: u32,
+        address: PciAddress,
+    ) -> Result<Self> {
+        if present(address) == Present::Other {
+            dev_err!(
+                companion,
+                "{}: named by the parameter managed, but a bridge or a companion\n",
+                address
+            );
+            return Err(ENODEV);
+        }
+        dev_info!(
+            companion,
+            "{}: named by the parameter managed; MANAGED_BDF is {:#x}\n",
+            address,
+            bdf
+        );
+        Ok(Self::at(companion, address))
+    }
+
+    fn at(companion: &'a pci::Device<Bound>, address: PciAddress) -> Self {
+        Self { companion, address }
     }
 
     /// Returns the function of `companion` itself, for its name.
     pub(crate) fn of(companion: &'a pci::Device<Bound>) -> Self {
-        // SAFETY: The device is valid.
-        let devfn = unsafe { (*raw::pci_dev(companion)).devfn };
-        // CAST: The field holds 8 bits.
-        Self::named(companion, devfn as u8)
+        Self::at(companion, address(companion))
     }
 
     /// Returns the companion that manages the function.
@@ -98,38 +188,79 @@ impl<'a> ManagedFunction<'a> {
         CStr::from_bytes_until_nul(name).unwrap_or(c"?")
     }
 
-    /// Returns the bus of both devices, which exists as long as the companion does.
-    fn bus(&self) -> *mut kernel::bindings::pci_bus {
-        // SAFETY: The device is valid.
-        unsafe { (*raw::pci_dev(self.companion)).bus }
-    }
-
-    /// Returns whether `dev` is the device at this address.
+    /// Returns whether `dev` is the device at this address, and can be managed.
     pub(super) fn has(&self, dev: &pci::Device) -> bool {
-        let dev = raw::pci_dev(dev);
-        // SAFETY: The device is valid, and neither field changes.
-        unsafe { ptr::eq((*dev).bus, self.bus()) && (*dev).devfn == u32::from(self.devfn) }
+        address(dev) == self.address && is_endpoint(dev)
     }
 
-    /// Returns the device that is at this address now.
+    /// Returns the device that is at this address now, if it can be managed.
     ///
     /// Context: process, may sleep.
     pub(super) fn device(&self) -> Option<ARef<pci::Device>> {
-        // SAFETY: The bus is valid. The reference that the call takes is passed on below.
-        let dev = unsafe { kernel::bindings::pci_get_slot(self.bus(), self.devfn.into()) };
-        // SAFETY: `pci::Device` is a transparent wrapper of `struct pci_dev`, and this function
-        // owns a reference.
-        ptr::NonNull::new(dev).map(|dev| unsafe { ARef::from_raw(dev.cast()) })
+        device(self.address).filter(|dev| is_endpoint(dev))
     }
 }
 
 impl fmt::Display for ManagedFunction<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bus = self.bus();
-        // SAFETY: The bus is valid.
-        let (domain, number) =
-            unsafe { (bindings::apple_dma_helper_pci_domain_nr(bus), (*bus).number) };
-        let (slot, function) = (self.devfn >> 3, self.devfn & 7);
-        write!(f, "{domain:04x}:{number:02x}:{slot:02x}.{function:x}")
+        self.address.fmt(f)
+    }
+}
+
+/// Returns the address of `dev`.
+fn address<Ctx: kernel::device::DeviceContext>(dev: &pci::Device<Ctx>) -> PciAddress {
+    let dev = raw::pci_dev(dev);
+    // SAFETY: The device is valid, and so is its bus; none of the fields changes. The domain is a
+    // number of 32 bits.
+    unsafe {
+        let bus = (*dev).bus;
+        PciAddress {
+            // CAST: A domain is not negative.
+            domain: bindings::apple_dma_helper_pci_domain_nr(bus) as u32,
+            bus: (*bus).number,
+            // CAST: The field holds 8 bits.
+            devfn: (*dev).devfn as u8,
+        }
+    }
+}
+
+/// Returns the device at `address`.
+///
+/// Context: process, may sleep.
+fn device(address: PciAddress) -> Option<ARef<pci::Device>> {
+    // A domain beyond this does not exist.
+    let domain = i32::try_from(address.domain).ok()?;
+    // SAFETY: Always safe to call. The reference that the call takes is passed on below.
+    let dev = unsafe {
+        kernel::bindings::pci_get_domain_bus_and_slot(
+            domain,
+            address.bus.into(),
+            address.devfn.into(),
+        )
+    };
+    // SAFETY: `pci::Device` is a transparent wrapper of `struct pci_dev`, and this function owns a
+    // reference.
+    ptr::NonNull::new(dev).map(|dev| unsafe { ARef::from_raw(dev.cast()) })
+}
+
+/// Returns whether `dev` can be managed: it is neither a bridge nor a companion.
+fn is_endpoint(dev: &pci::Device) -> bool {
+    let dev = raw::pci_dev(dev);
+    // SAFETY: The device is valid, and none of the fields changes.
+    let (header, class, vendor, device) =
+        unsafe { ((*dev).hdr_type, (*dev).class, (*dev).vendor, (*dev).device) };
+    let companion = u32::from(vendor) == bindings::APPLE_DMA_PCI_VENDOR_ID
+        && u32::from(device) == bindings::APPLE_DMA_PCI_DEVICE_ID;
+    u32::from(header) == kernel::bindings::PCI_HEADER_TYPE_NORMAL
+        && class >> 16 != BRIDGE
+        && !companion
+}
+
+/// Returns what is at `address`.
+fn present(address: PciAddress) -> Present {
+    match device(address) {
+        None => Present::Nothing,
+        Some(dev) if is_endpoint(&dev) => Present::Endpoint,
+        Some(_) => Present::Other,
     }
 }

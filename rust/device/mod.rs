@@ -32,6 +32,7 @@ mod show;
 
 use self::attach::{
     Attachment,
+    Claim,
     Translation, //
 };
 use self::bdf::ManagedFunction;
@@ -66,7 +67,8 @@ use crate::host::wire::Dialect;
 use crate::host::{
     Companion,
     Dart,
-    Notices, //
+    Notices,
+    OpenedCompanion, //
 };
 use crate::observe::files::DeviceFiles;
 use crate::observe::trace::EventSource;
@@ -181,14 +183,14 @@ impl<'a> Instance<'a> {
     /// Creates the instance of a companion, with the translation that its managed device is to use.
     ///
     /// Context: process, may sleep.
-    fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<(Arc<Self>, Translation)> {
+    fn new(
+        dev: &'a pci::Device<Core<'_>>,
+        opened: OpenedCompanion<'a>,
+        managed: ManagedFunction<'a>,
+        params: &Params,
+    ) -> Result<(Arc<Self>, Translation)> {
         attach::check_bus(dev)?;
-        let mut companion = Companion::probe(dev)?;
-        let managed = ManagedFunction::new(dev, companion.managed_bdf())?;
-        // An earlier kernel that crashed may have left the device running, and its mappings on the
-        // host, some of which are in the way.
-        managed.stop_unbound();
-        let dart = companion.negotiate()?;
+        let (companion, dart) = Companion::probe(dev, opened, &managed)?;
         let (dialect, batch_max) = (companion.dialect(), companion.batch_max());
         let source = companion.event_source();
         let notices = companion.notices();
@@ -303,11 +305,35 @@ pub(crate) struct Binding<'a> {
 }
 
 impl<'a> Binding<'a> {
-    /// Sets up the companion and attaches its managed device.
+    /// Sets up the companion and attaches its managed device. That device has no driver from the
+    /// moment that it is known, and gets none if anything fails, since its DMA would be by
+    /// guest-physical addresses.
     ///
     /// Context: process, may sleep.
     pub(crate) fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Self> {
-        let (instance, translation) = Instance::new(dev, params)?;
+        let opened = OpenedCompanion::new(dev)?;
+        let managed = ManagedFunction::choose(dev, opened.managed_bdf()?, params)?;
+        attach::claim(&managed)
+            .and_then(|claim| Self::with_claim(dev, opened, managed, claim, params))
+            .inspect_err(|_| {
+                dev_err!(
+                    dev,
+                    "{}: gets no driver, since its DMA is not managed; when the cause is mended, \
+                     bind this companion again\n",
+                    managed
+                );
+            })
+    }
+
+    /// Continues [`Self::new`] when the managed device has no driver.
+    fn with_claim(
+        dev: &'a pci::Device<Core<'_>>,
+        opened: OpenedCompanion<'a>,
+        managed: ManagedFunction<'a>,
+        claim: Claim,
+        params: &Params,
+    ) -> Result<Self> {
+        let (instance, translation) = Instance::new(dev, opened, managed, params)?;
         let memory = KBox::pin_init(MemoryNotifier::new(instance.clone()), GFP_KERNEL)?;
         // Memory may have been added or removed before the notifier existed.
         instance.update_ram();
@@ -317,7 +343,7 @@ impl<'a> Binding<'a> {
         // SAFETY: The operations live as long as the instance, which outlives the attachment, and
         // so do its mappings. This is the last step of the companion's probe, so both live until
         // its driver unbinds.
-        let attachment = unsafe { Attachment::new(instance.managed, translation)? };
+        let attachment = unsafe { Attachment::new(instance.managed, translation, claim)? };
         Ok(Self {
             _attachment: attachment,
             _memory: memory,

@@ -29,18 +29,6 @@ impl ManagedFunction<'_> {
         }
     }
 
-    /// Stops the DMA of the present device, unless a driver is bound to it.
-    ///
-    /// Context: process, may sleep. The lock of the device is not held.
-    pub(super) fn stop_unbound(&self) {
-        if let Some(dev) = self.device() {
-            let locked = DeviceGuard::new(&dev);
-            if !locked.has_driver() {
-                self.stop_dma_of(&locked);
-            }
-        }
-    }
-
     /// Stops the DMA of `dev`, which is at this address; otherwise as [`Self::stop_dma`].
     ///
     /// Context: process, may sleep.

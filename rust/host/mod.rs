@@ -31,7 +31,10 @@ pub(crate) use self::{
     buffers::CommandBuffers,
     doorbell::set_master,
     notices::Notices,
-    probe::Dart, //
+    probe::{
+        Dart,
+        OpenedCompanion, //
+    }, //
 };
 
 use self::{
@@ -93,11 +96,6 @@ impl<'a> Companion<'a> {
     /// Returns what is to be logged when the engine lock is not held.
     pub(crate) fn notices(&self) -> Arc<Notices<'a>> {
         self.notices.clone()
-    }
-
-    /// Returns the address of the managed device as the host knows it, `bus << 8 | devfn`.
-    pub(crate) fn managed_bdf(&self) -> u32 {
-        self.registers.managed_bdf()
     }
 
     /// Returns the dialect of the host.

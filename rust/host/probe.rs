@@ -15,6 +15,8 @@ use super::{
     notices::Notices,
     registers::{
         Registers,
+        BAR,
+        BAR_SIZE,
         PCI_ERROR_RESPONSE, //
     },
     wire::{
@@ -93,11 +95,16 @@ impl Drop for EnabledDevice<'_> {
     }
 }
 
+/// Reports that a companion does not respond.
+fn report_gone(dev: &pci::Device<Bound>) {
+    dev_err!(dev, "registers read all-ones: companion does not respond\n");
+}
+
 /// Checks the protocol version, and returns the most requests of a batch. Reports what is wrong.
 fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<usize> {
     let version = registers.version();
     if version == PCI_ERROR_RESPONSE {
-        dev_err!(dev, "registers read all-ones: companion does not respond\n");
+        report_gone(dev);
         return Err(ENODEV);
     }
     if version != uapi::APPLE_DMA_PCI_VERSION {
@@ -121,22 +128,67 @@ fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<usize> {
     Ok(max_entries.min(BATCH_MAX) as usize)
 }
 
-impl<'a> Companion<'a> {
-    /// Creates the companion of `dev`: checks its registers, and reports what is wrong. The next
-    /// call is [`Self::negotiate`].
+/// A companion whose registers can be read, and are not checked yet.
+pub(crate) struct OpenedCompanion<'a> {
+    registers: Registers<'a>,
+    /// Last, since it is dropped after the registers.
+    enabled: EnabledDevice<'a>,
+}
+
+impl<'a> OpenedCompanion<'a> {
+    /// Enables `dev` and maps its registers. Reports what is wrong.
     ///
     /// Context: process, may sleep.
-    pub(crate) fn probe(dev: &'a pci::Device<Core<'_>>) -> Result<Self> {
+    pub(crate) fn new(dev: &'a pci::Device<Core<'_>>) -> Result<Self> {
         let enabled = EnabledDevice::new(dev)?;
-        let registers = Registers::new(dev)?;
+        let len = dev.resource_len(BAR)?;
+        if len < BAR_SIZE as u64 {
+            dev_err!(
+                dev,
+                "BAR {}: invalid size {:#x}: expected {:#x}\n",
+                BAR,
+                len,
+                BAR_SIZE
+            );
+            return Err(ENODEV);
+        }
+        Ok(Self {
+            registers: Registers::new(dev)?,
+            enabled,
+        })
+    }
+
+    /// Returns the address of the managed device as the host knows it, `bus << 8 | devfn`; reports
+    /// a companion that does not respond at all.
+    pub(crate) fn managed_bdf(&self) -> Result<u32> {
+        let (bdf, version) = (self.registers.managed_bdf(), self.registers.version());
+        if bdf == PCI_ERROR_RESPONSE && version == PCI_ERROR_RESPONSE {
+            report_gone(self.enabled.0);
+            return Err(ENODEV);
+        }
+        Ok(bdf)
+    }
+}
+
+impl<'a> Companion<'a> {
+    /// Creates the companion of `dev`, which manages `managed`: checks its registers, and learns
+    /// the dialect of the host by mapping one granule. Reports what is wrong.
+    ///
+    /// Also returns what was learnt of the host's DART.
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn probe(
+        dev: &'a pci::Device<Core<'_>>,
+        opened: OpenedCompanion<'a>,
+        managed: &ManagedFunction<'a>,
+    ) -> Result<(Self, Dart)> {
+        let OpenedCompanion { registers, enabled } = opened;
         let batch_max = check(dev, &registers)?;
 
         // SAFETY: No mapping nor allocation was made for the device yet.
         unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
         let notices = Arc::pin_init(Notices::new(dev), GFP_KERNEL)?;
         let doorbell_stats = KBox::new(DoorbellStats::new(), GFP_KERNEL)?;
-        // CAST: The upper half is the bus.
-        let managed = ManagedFunction::named(dev, registers.managed_bdf() as u8);
         // The last step that may fail before there is a companion, whose `drop` frees the buffers.
         let buffers = CommandBuffers::new(dev, batch_max)?;
         let mut companion = Self {
@@ -149,21 +201,19 @@ impl<'a> Companion<'a> {
             timeouts: 0,
             renewals: 0,
             doorbell_stats,
-            origin: EventSource::new(&ManagedFunction::of(dev), &managed),
+            origin: EventSource::new(&ManagedFunction::of(dev), managed),
             notices,
             _enabled: enabled,
         };
         companion.program();
-        Ok(companion)
+        let dart = companion.negotiate()?;
+        Ok((companion, dart))
     }
 
     /// Maps one granule and unmaps it again, which tells the dialect, and that the host works at
-    /// all. Reports what is wrong. Returns what was learnt of the host's DART.
-    ///
-    /// The managed device does no DMA: an earlier kernel may have mapped the same granule for it.
-    ///
-    /// Context: process, may sleep.
-    pub(crate) fn negotiate(&mut self) -> Result<Dart> {
+    /// all. The managed device does no DMA: an earlier kernel may have mapped the same granule for
+    /// it.
+    fn negotiate(&mut self) -> Result<Dart> {
         let dev = self.dev;
         // CAST: A granule is small.
         let page = SharedBuffer::new(dev, GRANULE as usize / size_of::<u32>())?;

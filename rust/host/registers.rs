@@ -18,8 +18,8 @@ use kernel::{
 };
 
 // CAST: These are small constants.
-const BAR: u32 = uapi::APPLE_DMA_PCI_BAR;
-const BAR_SIZE: usize = uapi::APPLE_DMA_PCI_BAR_SIZE as usize;
+pub(super) const BAR: u32 = uapi::APPLE_DMA_PCI_BAR;
+pub(super) const BAR_SIZE: usize = uapi::APPLE_DMA_PCI_BAR_SIZE as usize;
 const VERSION: usize = uapi::APPLE_DMA_PCI_REG_VERSION as usize;
 const MANAGED_BDF: usize = uapi::APPLE_DMA_PCI_REG_MANAGED_BDF as usize;
 const MAX_ENTRIES: usize = uapi::APPLE_DMA_PCI_REG_MAX_ENTRIES as usize;
@@ -35,21 +35,10 @@ pub(super) const PCI_ERROR_RESPONSE: u32 = u32::MAX;
 pub(super) struct Registers<'a>(pci::Bar<'a, BAR_SIZE>);
 
 impl<'a> Registers<'a> {
-    /// Maps the registers of `dev`, and reports a BAR that is too small.
+    /// Maps the registers of `dev`.
     ///
     /// Context: process, may sleep.
     pub(super) fn new(dev: &'a pci::Device<Bound>) -> Result<Self> {
-        let len = dev.resource_len(BAR)?;
-        if len < BAR_SIZE as u64 {
-            dev_err!(
-                dev,
-                "BAR {}: invalid size {:#x}: expected {:#x}\n",
-                BAR,
-                len,
-                BAR_SIZE
-            );
-            return Err(ENODEV);
-        }
         Ok(Self(
             dev.iomap_region_sized::<BAR_SIZE>(BAR, c"apple_dma_pci")?,
         ))

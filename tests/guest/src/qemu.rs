@@ -450,7 +450,7 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     }
     // A doorbell that waits would hold QEMU's lock, and the simulator waits for QEMU's VT-d.
     let posted = scenario.posted || case.has_vtd();
-    let plug = |command: &mut Command, name: &str, address: &str| {
+    let plug = |command: &mut Command, name: &str, address: &str, on_first: bool| {
         let mut device = json!({
             "driver": "vfio-user-pci",
             "socket": { "type": "unix", "path": paths.sockets.join(format!("{name}.sock")) },
@@ -458,7 +458,7 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
             "addr": address,
             "multifunction": true,
         });
-        if bus.is_some() {
+        if bus.is_some() && !on_first {
             device["bus"] = "bus".into();
         }
         command.arg("-device").arg(device.to_string());
@@ -473,17 +473,19 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
                     command.arg("-device").arg(option + &mem::take(&mut place));
                 }
             }
-            None => plug(&mut command, &device.name, &device.address),
+            None => plug(&mut command, &device.name, &device.address, false),
         }
         if device.companion {
+            let apart = scenario.apart.contains(&device.name);
             let address = match scenario.bus {
-                Bus::Port => format!("0.{}", COMPANION_FUNCTION + index),
+                Bus::Port if !apart => format!("0.{}", COMPANION_FUNCTION + index),
                 _ => format!("{:x}", COMPANION_SLOT + index),
             };
             plug(
                 &mut command,
                 &format!("{}-companion", device.name),
                 &address,
+                apart,
             );
         }
     }

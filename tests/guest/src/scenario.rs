@@ -101,6 +101,9 @@ pub struct Scenario {
     /// The bus that managed devices and companions are on.
     #[serde(default)]
     pub bus: Bus,
+    /// The devices whose companions are on the first bus all the same.
+    #[serde(default)]
+    pub apart: Vec<String>,
     /// The PCI domain of the bus in arm64 guests.
     #[serde(default)]
     pub domain: u16,

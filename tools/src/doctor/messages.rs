@@ -86,6 +86,8 @@ const NO_IOMMU: &str = "start QEMU without a virtual IOMMU and without anything 
     translates addresses: the module cannot work on top of them";
 const ALL_OF_RAM: &str = "remove the parameter, reduce the guest's RAM, or raise max_bytes if the \
     platform has room; or use a kernel with CONFIG_ARCH_HAS_DMA_OPS";
+const NAME_IT: &str =
+    "name the companion's device: managed=COMPANION=DEVICE, see docs/parameters.md";
 const PARAMETER: &str =
     "correct the parameter, in modprobe.d or on the kernel's command line, and \
     load the module again";
@@ -144,6 +146,20 @@ pub const MESSAGES: &[Message] = &[
          the companion",
     ),
     remark(
+        "MANAGED_BDF: using bus {bus}, which it names; the companion is on bus {bus}",
+        "the companion was created apart from its device, and names it rightly",
+    ),
+    warning(
+        "MANAGED_BDF: {device} and {device} may be meant; the parameter managed can name either",
+        "the device has the same place on the companion's bus as another device on the bus that the \
+         companion names; the message 'manages DEVICE' says which one was taken",
+        NAME_IT,
+    ),
+    remark(
+        "{device}: named by the parameter managed; MANAGED_BDF is {n}",
+        "the parameter decides which device the companion manages",
+    ),
+    remark(
         "cannot map all of RAM at once: {cause}; mapping on demand",
         "the module uses lazy mode",
     ),
@@ -178,6 +194,24 @@ pub const MESSAGES: &[Message] = &[
         "MANAGED_BDF: invalid value {n}: the companion's own address",
         "the companion is broken",
         BROKEN,
+    ),
+    problem(
+        "MANAGED_BDF: invalid value {n}: a bridge; name the device by the parameter managed",
+        "the companion was created before its device's bus had a number, and on another bus",
+        NAME_IT,
+    ),
+    problem(
+        "{device}: named by the parameter managed, but a bridge or a companion",
+        "the companion is not used, and its device is not managed",
+        NAME_IT,
+    ),
+    problem(
+        "{device}: gets no driver, since its DMA is not managed; when the cause is mended, bind \
+         this companion again",
+        "the companion's probe failed, as the messages before this one say. With a driver, the \
+         device would access memory by guest-physical addresses, which can bring the Mac down",
+        "mend the cause, then: echo COMPANION >/sys/bus/pci/drivers/apple_dma_pci/bind, or restart \
+         the guest",
     ),
     problem(
         "BAR {n}: invalid size {n}: expected {n}",
@@ -281,6 +315,11 @@ pub const MESSAGES: &[Message] = &[
     ),
     problem(
         "max_idle={n}: invalid value: must be at most 86400",
+        BAD_PARAMETER,
+        PARAMETER,
+    ),
+    problem(
+        "managed={list}: invalid value: must be COMPANION=DEVICE[,...], PCI addresses",
         BAD_PARAMETER,
         PARAMETER,
     ),

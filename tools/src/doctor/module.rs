@@ -14,6 +14,7 @@ use object::{
     Object,
     ObjectSection, //
 };
+use regex_lite::Regex;
 use std::collections::BTreeMap;
 
 /// Directories of modules that are not the kernel's own, below those of a kernel.
@@ -315,6 +316,16 @@ const PARAMETERS: &[Parameter] = &[
     },
 ];
 
+/// The parameter that names the managed devices of companions.
+const MANAGED: &str = "managed";
+
+/// Returns whether `value` is a list of companions with their devices.
+fn is_managed(value: &str) -> bool {
+    let address = "([0-9a-fA-F]{1,8}:)?[0-9a-fA-F]{1,2}:[01]?[0-9a-fA-F][.][0-7]";
+    let pair = format!("{address}={address}");
+    Regex::new(&format!("^({pair}(,{pair})*)?$")).is_ok_and(|list| list.is_match(value))
+}
+
 /// Returns the parameters that are set, with the place where they are.
 fn given(guest: &Guest) -> Vec<(String, String, String)> {
     let mut given = Vec::new();
@@ -354,6 +365,15 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
     let mut found = Vec::new();
     let given = given(guest);
     for (name, value, place) in &given {
+        if name == MANAGED {
+            if !is_managed(value) {
+                found.push(Finding::problem(
+                    format!("{place} has {name}={value}, which keeps the module from being loaded"),
+                    "use COMPANION=DEVICE[,...], with PCI addresses as lspci -D prints them",
+                ));
+            }
+            continue;
+        }
         let Some(parameter) = PARAMETERS.iter().find(|other| other.name == name) else {
             found.push(Finding::warning(
                 format!("{place} has a parameter that the module does not have: {name}"),
@@ -544,6 +564,19 @@ mod tests {
         );
         Fixture::is_problem(&check("apple_dma_pci.max_entries=15", ""), "max_entries=15");
         Fixture::is_problem(&check("apple_dma_pci.max_idle=86401", ""), "max_idle=86401");
+        for list in ["00:10.0=01:00.0", "0000:00:1f.7=5:1:0.0,00:11.0=00:05.0"] {
+            Fixture::is_ok(&check(&format!("apple_dma_pci.managed={list}"), ""));
+        }
+        for list in [
+            "1",
+            "00:10.0",
+            "00:10.0=00:20.0",
+            "00:10.0=00:05.0,",
+            "00:10.0=00:05.8",
+        ] {
+            let found = check(&format!("apple_dma_pci.managed={list}"), "");
+            Fixture::is_problem(&found, "managed=");
+        }
         Fixture::is_warning(
             &check("apple_dma_pci.max_bites=1", ""),
             "does not have: max_bites",
@@ -584,6 +617,14 @@ mod tests {
             .map(|(name, _)| name)
             .collect();
         names.sort_unstable();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../rust/text_params.c");
+        let text = std::fs::read_to_string(path).unwrap();
+        let text: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("module_param(")?.split_once(','))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(text, [MANAGED]);
         let mut known: Vec<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
         known.sort_unstable();
         assert_eq!(names, known);
