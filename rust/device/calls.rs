@@ -6,7 +6,10 @@
 //! the call and report a failure. Counters and messages of failures belong in `report.rs`.
 
 use super::mode::Mode;
-use super::report::Call;
+use super::report::{
+    Call,
+    Loudness, //
+};
 use super::scatterlist::{
     Entries,
     DMA_MAPPING_ERROR, //
@@ -31,6 +34,7 @@ use crate::observe::trace::{
     self,
     TraceStart, //
 };
+use kernel::ffi::c_ulong;
 
 impl Instance<'_> {
     /// Returns `struct device` of the companion, whose own memory is plain guest memory.
@@ -45,31 +49,40 @@ impl Instance<'_> {
     ///
     /// Context: any.
     #[inline(always)]
-    pub(super) fn map_phys(&self, gpa: u64, len: usize, dma_limit: u64) -> u64 {
+    pub(super) fn map_phys(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
         if trace::is_enabled() {
-            return self.map_phys_slow(gpa, len, dma_limit);
+            return self.map_phys_slow(gpa, len, dma_limit, attrs);
         }
         match span(gpa, len).and_then(|span| self.engine.map_at_once(&span, dma_limit)) {
             Some(iova) => iova.raw(),
-            None => self.map_phys_window(gpa, len, dma_limit),
+            None => self.map_phys_window(gpa, len, dma_limit, attrs),
         }
     }
 
     /// Continues [`Self::map_phys`] with an existing window.
     #[inline(never)]
-    fn map_phys_window(&self, gpa: u64, len: usize, dma_limit: u64) -> u64 {
+    fn map_phys_window(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
         match span(gpa, len).and_then(|span| self.engine.map_hit(&span, dma_limit)) {
             Some(iova) => iova.raw(),
-            None => self.map_phys_slow(gpa, len, dma_limit),
+            None => self.map_phys_slow(gpa, len, dma_limit, attrs),
         }
     }
 
-    /// Continues [`Self::map_phys`] with everything that the engine can do.
+    /// Continues [`Self::map_phys`] with everything that the engine can do. An empty range gets an
+    /// address at which nothing is mapped for it, as in other implementations.
     #[cold]
     #[inline(never)]
-    fn map_phys_slow(&self, gpa: u64, len: usize, dma_limit: u64) -> u64 {
-        self.map(gpa, len, dma_limit)
+    fn map_phys_slow(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
+        if len == 0 {
+            return self.nothing().raw();
+        }
+        self.map(gpa, len, dma_limit, Loudness::of(attrs))
             .map_or(DMA_MAPPING_ERROR, Iova::raw)
+    }
+
+    /// Returns the address of empty ranges: one that the device reaches.
+    fn nothing(&self) -> Iova {
+        Iova::new(self.first_last & !(GRANULE - 1))
     }
 
     /// Reports a request to map MMIO, which the DART cannot reach, and returns
@@ -78,9 +91,9 @@ impl Instance<'_> {
     /// Context: any.
     #[cold]
     #[inline(never)]
-    pub(super) fn reject_mmio(&self, phys: u64, len: usize, dma_limit: u64) -> u64 {
-        let call = Call::single(phys, len);
-        self.fail(MapError::Mmio, call, dma_limit, TraceStart::now());
+    pub(super) fn reject_mmio(&self, phys: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
+        let (call, loudness) = (Call::single(phys, len), Loudness::of(attrs));
+        self.fail(MapError::Mmio, call, dma_limit, TraceStart::now(), loudness);
         DMA_MAPPING_ERROR
     }
 
@@ -88,7 +101,13 @@ impl Instance<'_> {
     /// call and reports a failure.
     ///
     /// Context: any.
-    pub(super) fn map(&self, gpa: u64, len: usize, dma_limit: u64) -> Result<Iova, MapError> {
+    pub(super) fn map(
+        &self,
+        gpa: u64,
+        len: usize,
+        dma_limit: u64,
+        loudness: Loudness,
+    ) -> Result<Iova, MapError> {
         let start = TraceStart::now();
         let span = span(gpa, len);
         let traced = span.filter(|_| start.is_enabled());
@@ -104,24 +123,41 @@ impl Instance<'_> {
                     self.source.map(&span, iova, start, (0, 1), path);
                 }
             }
-            Err(error) => self.fail(error, Call::single(gpa, len), dma_limit, start),
+            Err(error) => {
+                self.fail(error, Call::single(gpa, len), dma_limit, start, loudness);
+            }
         }
         result
     }
 
-    /// Maps all entries of a scatterlist or none.
+    /// Maps all entries of a scatterlist or none. Empty entries are as in [`Self::map_phys`].
     ///
     /// Context: any.
-    pub(super) fn map_sg(&self, entries: Entries<'_>, dma_limit: u64) -> Result<(), MapError> {
+    pub(super) fn map_sg(
+        &self,
+        entries: Entries<'_>,
+        dma_limit: u64,
+        loudness: Loudness,
+    ) -> Result<(), MapError> {
         let start = TraceStart::now();
         let path = start.is_enabled().then(|| self.sg_path(entries.clone()));
-        let result = self.engine.map_all(entries.clone(), dma_limit);
+        let nothing = self.nothing();
+        let used = entries
+            .clone()
+            .filter(move |entry| !entry.set_if_empty(nothing));
+        let result = self.engine.map_all(used, dma_limit);
         self.notices.log();
         if let Some(path) = path.filter(|_| result.is_ok()) {
             self.trace_map_sg(entries.clone(), start, path);
         }
         if let Err(error) = result {
-            self.fail(error, Call::scatterlist(entries), dma_limit, start);
+            self.fail(
+                error,
+                Call::scatterlist(entries),
+                dma_limit,
+                start,
+                loudness,
+            );
         }
         result
     }
@@ -176,6 +212,9 @@ impl Instance<'_> {
     #[cold]
     #[inline(never)]
     fn unmap_phys_slow(&self, iova: u64, len: usize) {
+        if len == 0 {
+            return;
+        }
         // CAST: `usize` has at most 64 bits.
         if self.unmap_traced(iova, len as u64).is_err() {
             self.report_misuse(Call::single(iova, len));

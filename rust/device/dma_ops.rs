@@ -11,6 +11,7 @@
 //! core skips them then. So are `opt_mapping_size`, since no length is better than another, and
 //! `get_merge_boundary`, since entries of a scatterlist are never merged.
 
+use super::report::Loudness;
 use super::scatterlist::Entries;
 use super::Instance;
 use crate::addr::{
@@ -156,10 +157,11 @@ unsafe fn map_allocation(
     gpa: u64,
     size: usize,
     dma_handle: *mut dma_addr_t,
+    loudness: Loudness,
 ) -> bool {
     // SAFETY: By the safety requirements.
     let dma_limit = unsafe { coherent_limit(dev) };
-    let result = this.map(gpa, size, dma_limit);
+    let result = this.map(gpa, size, dma_limit, loudness);
     if let Ok(iova) = result {
         // SAFETY: By the safety requirements.
         unsafe { *dma_handle = iova.raw() };
@@ -183,8 +185,9 @@ unsafe extern "C" fn alloc(
     let mut gpa = 0;
     // SAFETY: The companion is a valid device with no operations of its own.
     let cpu = unsafe { kernel::bindings::dma_alloc_attrs(companion, size, &mut gpa, gfp, attrs) };
+    let loudness = Loudness::of(attrs);
     // SAFETY: By the safety requirements.
-    if cpu.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle) } {
+    if cpu.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle, loudness) } {
         return cpu;
     }
     // SAFETY: This memory was allocated above. The companion is coherent, its addresses are
@@ -233,8 +236,9 @@ unsafe extern "C" fn alloc_pages(
     let mut gpa = 0;
     // SAFETY: The companion is a valid device with no operations of its own.
     let pages = unsafe { kernel::bindings::dma_alloc_pages(companion, size, &mut gpa, dir, gfp) };
+    let loudness = Loudness::Logged;
     // SAFETY: By the safety requirements.
-    if pages.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle) } {
+    if pages.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle, loudness) } {
         return pages;
     }
     // SAFETY: These pages were allocated above.
@@ -329,9 +333,9 @@ unsafe extern "C" fn map_phys(
     // SAFETY: By the safety requirements.
     let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
     if attrs & MMIO != 0 {
-        return this.reject_mmio(phys, size, dma_limit);
+        return this.reject_mmio(phys, size, dma_limit, attrs);
     }
-    this.map_phys(phys, size, dma_limit)
+    this.map_phys(phys, size, dma_limit, attrs)
 }
 
 /// # Safety
@@ -369,7 +373,7 @@ unsafe extern "C" fn map_sg(
     };
     // SAFETY: By the safety requirements; this callback may write the list's DMA fields.
     let entries = unsafe { Entries::new(list, count) };
-    match this.map_sg(entries.clone(), dma_limit) {
+    match this.map_sg(entries.clone(), dma_limit, Loudness::of(attrs)) {
         Ok(()) => nents,
         // This error is documented for dma_map_sgtable().
         Err(MapError::Invalid) if entries.clone().any(|entry| entry.is_p2pdma()) => {

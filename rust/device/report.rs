@@ -14,6 +14,7 @@ use crate::engine::{
 use crate::observe::trace::TraceStart;
 use crate::sys::Relaxed;
 use kernel::{
+    ffi::c_ulong,
     fmt,
     prelude::*, //
 };
@@ -72,6 +73,27 @@ impl fmt::Display for Call {
     }
 }
 
+/// Whether a failed call is logged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loudness {
+    /// At a limited rate.
+    Logged,
+    /// Not at all: the driver says that it can do without.
+    Silent,
+}
+
+impl Loudness {
+    /// Returns what the attributes of a mapping ask for.
+    pub(super) fn of(attrs: c_ulong) -> Self {
+        // CAST: The attribute is a bit of an `unsigned long`.
+        if attrs & kernel::bindings::DMA_ATTR_NO_WARN as c_ulong != 0 {
+            Loudness::Silent
+        } else {
+            Loudness::Logged
+        }
+    }
+}
+
 impl Instance<'_> {
     /// Reports that `call` of a device that reaches addresses up to `dma_limit` could not be
     /// mapped.
@@ -79,7 +101,14 @@ impl Instance<'_> {
     /// Context: any.
     #[cold]
     #[inline(never)]
-    pub(super) fn fail(&self, error: MapError, call: Call, dma_limit: u64, start: TraceStart) {
+    pub(super) fn fail(
+        &self,
+        error: MapError,
+        call: Call,
+        dma_limit: u64,
+        start: TraceStart,
+        loudness: Loudness,
+    ) {
         if let Some(count) = self.failures.get(error.index()) {
             count.fetch_add(1, Relaxed);
         }
@@ -87,7 +116,8 @@ impl Instance<'_> {
         self.source
             .refusal(error, memory, call.nents.unwrap_or(1), dma_limit, start);
         // Drivers that were not told of a shutdown go on for a while.
-        if error != MapError::Closed && self.failure_log.allows() {
+        let is_news = loudness == Loudness::Logged && error != MapError::Closed;
+        if is_news && self.failure_log.allows() {
             self.log_failure(error, call, dma_limit);
         }
     }

@@ -28,6 +28,17 @@ pub(super) const DMA_MAPPING_ERROR: kernel::bindings::dma_addr_t = !0;
 pub(super) struct Entry(Opaque<kernel::bindings::scatterlist>);
 
 impl Entry {
+    /// Returns whether the entry has no bytes, and sets the address of such an entry to `iova`.
+    pub(super) fn set_if_empty(&self, iova: Iova) -> bool {
+        let sg = self.0.get();
+        // SAFETY: By the contract of `Entries` the entry is valid.
+        let is_empty = unsafe { (*sg).length } == 0;
+        if is_empty {
+            self.set_iova(Some(iova));
+        }
+        is_empty
+    }
+
     /// Returns whether the entry is memory of another PCI device.
     pub(super) fn is_p2pdma(&self) -> bool {
         // SAFETY: By the contract of `Entries` this is a valid entry with a page.

@@ -96,6 +96,7 @@ const COMMANDS: &[Command] = &[
     command!(exercise::SgTable),
     command!(exercise::Hold),
     command!(exercise::Many),
+    command!(exercise::Empty),
     command!(exercise::Mask<'_>),
     command!(exercise::Sizes<'_>),
     command!(exercise::Resource),

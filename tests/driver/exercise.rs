@@ -8,6 +8,7 @@ mod capacity;
 mod coherent;
 mod copy;
 mod cost;
+mod empty;
 mod ends;
 mod export;
 mod hold;
@@ -34,6 +35,7 @@ pub(crate) use self::{
         Cost,
         CostSg, //
     },
+    empty::Empty,
     ends::Ends,
     export::SgTable,
     hold::Hold,

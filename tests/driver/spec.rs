@@ -60,8 +60,6 @@ pub(crate) enum Mistake {
     Twice,
     /// Unmaps more than was mapped.
     Longer,
-    /// Maps, and unmaps, an empty range.
-    Empty,
     /// Maps, and unmaps, a range beyond the last address.
     Wrap,
     /// Unmaps a scatterlist twice.
@@ -77,11 +75,10 @@ pub(crate) enum Mistake {
 }
 
 impl Mistake {
-    const NAMES: [(&'static str, Self); 10] = [
+    const NAMES: [(&'static str, Self); 9] = [
         ("never", Self::Never),
         ("twice", Self::Twice),
         ("longer", Self::Longer),
-        ("empty", Self::Empty),
         ("wrap", Self::Wrap),
         ("list", Self::List),
         ("free", Self::Free),
@@ -418,6 +415,7 @@ fn attribute(value: &str) -> Result<Attrs> {
         "write_combine" => bindings::DMA_ATTR_WRITE_COMBINE,
         "force_contiguous" => bindings::DMA_ATTR_FORCE_CONTIGUOUS,
         "single_pages" => bindings::DMA_ATTR_ALLOC_SINGLE_PAGES,
+        "no_warn" => bindings::DMA_ATTR_NO_WARN,
         "weak_ordering" => bindings::DMA_ATTR_WEAK_ORDERING,
         _ => return Err(EINVAL),
     };

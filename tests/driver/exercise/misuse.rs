@@ -63,11 +63,6 @@ impl Exercise<'_> for Misuse {
                 let mapping = self.map(dev)?;
                 mapping.misunmap(mapping.iova().value(), MUCH);
             }
-            Mistake::Empty => {
-                mapping::must_refuse(dev, self.buffer()?.phys(0), 0)?;
-                let mapping = self.map(dev)?;
-                mapping.misunmap(mapping.iova().value(), 0);
-            }
             Mistake::Wrap => {
                 mapping::must_refuse(dev, !0xfff, MUCH)?;
                 let mapping = self.map(dev)?;

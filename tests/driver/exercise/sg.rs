@@ -40,6 +40,7 @@ impl Exercise<'_> for Sg {
     const NAME: &'static str = "sg";
     const KEYS: &'static [Key] = &[
         Key::Api,
+        Key::Attr,
         Key::Count,
         Key::Dir,
         Key::Layout,
@@ -110,7 +111,7 @@ impl Sg {
                 // CAST: `unsigned long` is at least as wide.
                 true => bindings::DMA_ATTR_SKIP_CPU_SYNC as Attrs,
                 false => 0,
-            },
+            } | turn.spec.attrs,
         }
     }
 

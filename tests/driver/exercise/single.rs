@@ -21,7 +21,14 @@ const LEAD: usize = PAGE_SIZE;
 struct Range(Buffer);
 
 impl Range {
-    const KEYS: &'static [Key] = &[Key::Dir, Key::Len, Key::Off, Key::SkipSync, Key::Sync];
+    const KEYS: &'static [Key] = &[
+        Key::Attr,
+        Key::Dir,
+        Key::Len,
+        Key::Off,
+        Key::SkipSync,
+        Key::Sync,
+    ];
 
     fn new(spec: &Spec) -> Result<Self, Failure> {
         let len = LEAD
@@ -44,7 +51,7 @@ impl Range {
                 // CAST: `unsigned long` is at least as wide.
                 true => bindings::DMA_ATTR_SKIP_CPU_SYNC as Attrs,
                 false => 0,
-            },
+            } | turn.spec.attrs,
         };
         let mut place = Place {
             len: request.len,
