@@ -159,9 +159,9 @@ impl<'a> Companion<'a> {
         fits.then_some(self.batch_max)
     }
 
-    /// Continues with the memory `fresh`, after [`set_master`], if a batch is still pending; the old memory is never used
+    /// Continues with the memory `fresh`, if a batch is still pending; the old memory is never used
     /// again, since the host may still write to it. Returns memory that is not needed, to be
-    /// dropped where sleeping is allowed.
+    /// dropped where sleeping is allowed. To be called after [`set_master`].
     ///
     /// A host handles one doorbell after the other. So when the first batch in the new memory is
     /// finished, nothing more happens to the old one.

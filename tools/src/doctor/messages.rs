@@ -151,8 +151,8 @@ pub const MESSAGES: &[Message] = &[
     ),
     warning(
         "MANAGED_BDF: {device} and {device} may be meant; the parameter managed can name either",
-        "the device has the same place on the companion's bus as another device on the bus that the \
-         companion names; the message 'manages DEVICE' says which one was taken",
+        "the device has the same place on the companion's bus as another device on the bus that \
+         the companion names; the message 'manages DEVICE' says which one was taken",
         NAME_IT,
     ),
     remark(
