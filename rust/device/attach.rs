@@ -243,9 +243,10 @@ pub(super) struct Claim {
 /// companion's probe fails, until one of the devices is removed. If it succeeds, then or at any
 /// later time, the driver core probes the device's driver.
 ///
-/// The lock of the managed device is taken while that of the companion is held. When a bus is reset,
-/// the locks of all of its devices are taken in the order of the bus; but resets by user space and
-/// by drivers only try that, and error recovery, which waits, needs a bridge that reports errors.
+/// The lock of the managed device is taken while that of the companion is held. When a bus is
+/// reset, the locks of all of its devices are taken in the order of the bus; but resets by user
+/// space and by drivers only try that, and error recovery, which waits, needs a bridge that reports
+/// errors.
 ///
 /// To be called in the companion's probe, as soon as the function is known. Does nothing if there
 /// is no device yet: [`Attachment`] handles those that appear later.
