@@ -246,7 +246,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             return self.abandon(state, MapError::Closed);
         }
         self.collect_retired(state);
-        if state.retired != NONE && !progress.is_late() {
+        let is_late = progress.is_late();
+        if state.retired != NONE && !is_late {
             self.unmap_retired_batch(state);
             return RoundResult::Again;
         }
@@ -271,7 +272,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             if self.index.is_pending(&state.index, &span) {
                 continue;
             }
-            if progress.is_late() || !state.host.is_ready() {
+            if is_late || !state.host.is_ready() {
                 return self.abandon(state, MapError::NoAnswer);
             }
             if state.is_hopeless(&span) {
