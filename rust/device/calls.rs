@@ -332,8 +332,8 @@ impl Instance<'_> {
         u64::MAX.checked_shr(highest.leading_zeros()).unwrap_or(0)
     }
 
-    /// Returns the largest length of a single mapping, in bytes, that can be expected to work beside
-    /// others; less after the host has refused as much.
+    /// Returns the largest length of a single mapping, in bytes, that can be expected to work
+    /// beside others; less after the host has refused as much.
     pub(super) fn max_mapping_size(&self) -> usize {
         // A mapping that is not aligned touches one granule more.
         let refused = self.engine.refused_len().map_or(u64::MAX, |len| {

@@ -2,8 +2,8 @@
 
 //! The limits on the windows that the host has, and the windows that count against them.
 //!
-//! The platform's limits may be those of several devices together, such as the functions of one card,
-//! so engines may have one [`Pool`].
+//! The platform's limits may be those of several devices together, such as the functions of one
+//! card, so engines may have one [`Pool`].
 //!
 //! Every window counts from its creation until it is known that the host does not have it, whether
 //! it serves mappings or not. Whether a window is wanted is up to the policy and the slow path.
@@ -81,14 +81,25 @@ const SHARE: u32 = 16;
 
 impl Pool {
     /// Takes `bytes` and `entries`, of `max_bytes` and `max_entries` in all.
-    fn take(&self, bytes: u64, entries: u32, max_bytes: u64, max_entries: u32) -> Result<(), Limit> {
+    fn take(
+        &self,
+        bytes: u64,
+        entries: u32,
+        max_bytes: u64,
+        max_entries: u32,
+    ) -> Result<(), Limit> {
         let result = self.take_both(bytes, entries, max_bytes, max_entries);
         if result.is_err() {
-            // A lost increment is as good as the one that overwrote it.
-            let shortages = self.shortages.load(Relaxed);
-            self.shortages.store(shortages.wrapping_add(1), Relaxed);
+            self.note_shortage();
         }
         result
+    }
+
+    /// Notes that an engine did not get what it needed.
+    fn note_shortage(&self) {
+        // A lost increment is as good as the one that overwrote it.
+        let shortages = self.shortages.load(Relaxed);
+        self.shortages.store(shortages.wrapping_add(1), Relaxed);
     }
 
     fn take_both(
@@ -127,10 +138,7 @@ impl Pool {
     /// Gives `bytes` and `entries` back.
     fn give(&self, bytes: u64, entries: u32) {
         let mut old = self.bytes.load(Relaxed);
-        while let Err(now) = self
-            .bytes
-            .cmpxchg(old, old.saturating_sub(bytes), Relaxed)
-        {
+        while let Err(now) = self.bytes.cmpxchg(old, old.saturating_sub(bytes), Relaxed) {
             old = now;
         }
         let mut old = self.entries.load(Relaxed);
@@ -241,9 +249,7 @@ impl Budget {
             Ok(())
         };
         if let (Some(pool), Err(_)) = (self.pool, result) {
-            // As in `take`.
-            let shortages = pool.shortages.load(Relaxed);
-            pool.shortages.store(shortages.wrapping_add(1), Relaxed);
+            pool.note_shortage();
         }
         result
     }
@@ -254,7 +260,9 @@ impl Budget {
         let bytes = self.usage.bytes.saturating_add(cost(span));
         let entries = self.usage.entries.saturating_add(1);
         if let Some(pool) = self.pool {
-            let more_bytes = self.drawn_bytes(bytes).saturating_sub(self.drawn_bytes(self.usage.bytes));
+            let more_bytes = self
+                .drawn_bytes(bytes)
+                .saturating_sub(self.drawn_bytes(self.usage.bytes));
             let more_entries = self
                 .drawn_entries(entries)
                 .saturating_sub(self.drawn_entries(self.usage.entries));

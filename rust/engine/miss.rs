@@ -140,8 +140,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 }
             }
         }
-        // Windows that the host created, but in a way that is of no use. Where the host is slow, the
-        // next call or the periodic work unmaps them.
+        // Windows that the host created, but in a way that is of no use. Where the host is slow,
+        // the next call or the periodic work unmaps them.
         if !progress.is_late() {
             self.unmap_retired();
         }

@@ -175,8 +175,8 @@ pub(crate) struct Engine<H, P, O = ()> {
     index: WindowIndex,
     /// The first of the windows that their last user closed, and that are not in [`Locked`] yet.
     retired: Atomic<u32>,
-    /// The watched window that became idle since the reclaimer last looked; [`reclaim::MANY`] for more than
-    /// one.
+    /// The watched window that became idle since the reclaimer last looked; [`reclaim::MANY`] for
+    /// more than one.
     idled: Atomic<u32>,
     /// Requests of CPUs that wait for the lock.
     published: PublicationList,

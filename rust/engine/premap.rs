@@ -141,7 +141,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 
     /// Maps one region, until the end of the engine. Returns it with its window.
-    pub(super) fn premap_region(&self, span: &GpaSpan) -> Result<(Region, Option<WindowInfo>), MapError> {
+    pub(super) fn premap_region(
+        &self,
+        span: &GpaSpan,
+    ) -> Result<(Region, Option<WindowInfo>), MapError> {
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.map.is_full() {

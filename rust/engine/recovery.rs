@@ -132,9 +132,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let steps = u64::from(STEPS);
         match error {
             // Any recovered window helps.
-            MapError::Full(_) | MapError::NoKey => {
-                self.state.lock().lost_batches().min(1).saturating_mul(steps)
-            }
+            MapError::Full(_) | MapError::NoKey => self
+                .state
+                .lock()
+                .lost_batches()
+                .min(1)
+                .saturating_mul(steps),
             // A lost window is at these addresses, but it is not known which.
             MapError::Rejected(ReplyError::Overlap) => {
                 let mut state = self.state.lock();

@@ -148,11 +148,13 @@ impl StaticMap {
     /// Returns the IOVA of `span`, if it lies in one region.
     #[inline]
     pub(crate) fn iova_of(&self, span: &GpaSpan) -> Option<Iova> {
-        self.longest_first.iter().find_map(|Lookup { region, len }| {
-            let offset = span.offset_in(region.gpa.start().raw(), len.load(Relaxed))?;
-            // By the type invariant the sum lies in the region's IOVAs.
-            Some(Iova::new(region.iova.start().raw().wrapping_add(offset)))
-        })
+        self.longest_first
+            .iter()
+            .find_map(|Lookup { region, len }| {
+                let offset = span.offset_in(region.gpa.start().raw(), len.load(Relaxed))?;
+                // By the type invariant the sum lies in the region's IOVAs.
+                Some(Iova::new(region.iova.start().raw().wrapping_add(offset)))
+            })
     }
 
     /// Returns the guest address that is mapped at `span`, if it lies in one region.

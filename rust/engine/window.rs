@@ -154,10 +154,7 @@ impl Refs {
             if old & Self::CLOSED != 0 {
                 return None;
             }
-            match self
-                .0
-                .cmpxchg(old, old & Self::USES | Self::CLOSED, Full)
-            {
+            match self.0.cmpxchg(old, old & Self::USES | Self::CLOSED, Full) {
                 // CAST: The mask leaves 29 bits.
                 Ok(_) => return Some((old & Self::COUNT) as u32),
                 Err(now) => old = now,
@@ -414,9 +411,7 @@ impl Window {
         let uses = self.refs.0.load(Relaxed) & Refs::USES;
         let watched = if watched { Refs::WATCHED } else { 0 };
         // Release: a user that takes a reference sees the above.
-        self.refs
-            .0
-            .store(uses | Refs::USED | watched | 1, Release);
+        self.refs.0.store(uses | Refs::USED | watched | 1, Release);
     }
 
     /// Puts the reference that the window was opened with; `close` is as for [`Self::put`].

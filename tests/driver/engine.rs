@@ -238,8 +238,8 @@ impl Channel<'_> {
         Err(Failure::new(Reason::Checksum { expected, found }))
     }
 
-    /// Has the engine copy `len` bytes at `src` to `dst` over and over, until it is reset or must not
-    /// master the bus any more. The channel is not released.
+    /// Has the engine copy `len` bytes at `src` to `dst` over and over, until it is reset or must
+    /// not master the bus any more. The channel is not released.
     pub(crate) fn copy_until_stopped(
         mut self,
         src: Iova,

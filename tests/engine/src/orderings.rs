@@ -161,6 +161,7 @@ fn reclaiming_is_ordered_after_all_users() {
 fn a_look_up_does_not_find_what_the_window_serves_next() {
     loom::model(|| {
         let rig = Rig::new();
+        // SAFETY: No other thread knows the window yet.
         rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
         rig.window.set_iova(Iova::new(0x8000_0000));
         rig.window.open(false);
@@ -173,6 +174,7 @@ fn a_look_up_does_not_find_what_the_window_serves_next() {
             // The window now serves the memory behind it.
             let other = GpaSpan::new(Gpa::new(GPA + 0x4000), 0x4000).expect("a span");
             rig.window.prepare(&other, None);
+            // SAFETY: The window is closed, and this thread owns it.
             rig.mapped.with_mut(|mapped| unsafe { *mapped = true });
             rig.window.set_iova(Iova::new(0x9000_0000));
             rig.window.open(false);
