@@ -9,6 +9,9 @@
 //!
 //! The crate root names the modules and the facts of the kernel module; code belongs below `rust/`.
 
+// The code says what happens where an integer overflows, so that nothing can panic.
+#![deny(clippy::arithmetic_side_effects)]
+
 use kernel::{
     driver::Registration,
     pci,

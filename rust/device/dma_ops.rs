@@ -377,7 +377,7 @@ unsafe extern "C" fn map_sg(
         Ok(()) => nents,
         // This error is documented for dma_map_sgtable().
         Err(MapError::Invalid) if entries.clone().any(|entry| entry.is_p2pdma()) => {
-            -c_int::try_from(kernel::bindings::EREMOTEIO).unwrap_or(0)
+            c_int::try_from(kernel::bindings::EREMOTEIO).map_or(0, c_int::wrapping_neg)
         }
         Err(error) => errno(error),
     }

@@ -106,7 +106,7 @@ impl WindowIndex {
             .saturating_mul(5)
             .saturating_add(megabytes.saturating_mul(2))
             .min(MAX_OBJECTS);
-        let bits = (max_windows / 4).max(64).ilog2();
+        let bits = (max_windows / 4).max(64).checked_ilog2().unwrap_or(0);
         let index = Self {
             windows: Arena::new(windows.min(MAX_OBJECTS))?,
             chunks: Arena::new(chunks)?,

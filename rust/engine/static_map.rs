@@ -24,7 +24,6 @@ use crate::sys::{
     BoxedSlice,
     Relaxed, //
 };
-use core::cmp::Reverse;
 
 /// Most regions of a static map. UEFI firmware keeps memory for itself in places, which cuts RAM
 /// into nine blocks on QEMU's q35, most of them small.
@@ -96,6 +95,22 @@ struct Lookup {
     len: Atomic<u64>,
 }
 
+/// Sorts `regions` by length, the longest first. The sorts of `core` can panic; this one, of at
+/// most [`MAX_REGIONS`] elements, cannot.
+fn sort_longest_first(regions: &mut [Region]) {
+    for _ in 0..regions.len() {
+        let mut rest = &mut *regions;
+        while let [first, others @ ..] = rest {
+            if let Some(second) = others.first_mut() {
+                if first.gpa.len() < second.gpa.len() {
+                    core::mem::swap(first, second);
+                }
+            }
+            rest = others;
+        }
+    }
+}
+
 /// The regions of guest RAM; see the module's documentation.
 pub(crate) struct StaticMap {
     /// The regions, sorted by guest address.
@@ -110,7 +125,7 @@ impl StaticMap {
     /// Context: process, may sleep.
     pub(crate) fn new(regions: BoxedSlice<Region>) -> Result<Self, AllocError> {
         let mut sorted = BoxedSlice::copy_of(&regions)?;
-        sorted.sort_unstable_by_key(|region| Reverse(region.gpa.len()));
+        sort_longest_first(&mut sorted);
         let first = sorted.first().copied().ok_or(AllocError)?;
         let longest_first = BoxedSlice::new(sorted.len(), Alloc::Sleep, |index| {
             let region = sorted.get(index).copied().unwrap_or(first);

@@ -216,7 +216,8 @@ impl<'a> Companion<'a> {
     fn negotiate(&mut self) -> Result<Dart> {
         let dev = self.dev;
         // CAST: A granule is small.
-        let page = SharedBuffer::new(dev, GRANULE as usize / size_of::<u32>())?;
+        let words = const { GRANULE as usize / size_of::<u32>() };
+        let page = SharedBuffer::new(dev, words)?;
         let span = GpaSpan::new(page.gpa(), GRANULE).ok_or(EINVAL)?;
 
         // An earlier kernel may have left a mapping with this key; then the second try works.

@@ -18,6 +18,7 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/spinlock.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
@@ -563,4 +564,14 @@ int dma_test_on_cpus(unsigned int count,
 unsigned int dma_test_online_cpus(void)
 {
 	return num_online_cpus();
+}
+
+static int compare_values(const void *a, const void *b)
+{
+	return cmp_int(*(const u64 *)a, *(const u64 *)b);
+}
+
+void dma_test_sort(u64 *values, size_t count)
+{
+	sort(values, count, sizeof(*values), compare_values, NULL);
 }

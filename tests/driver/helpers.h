@@ -123,4 +123,7 @@ unsigned int dma_test_time_map_sg(struct device *dev, struct scatterlist *sg,
 void dma_test_time_unmap_sg(struct device *dev, struct scatterlist *sg,
 			    int nents, enum dma_data_direction dir, u64 *ns);
 
+/* Sorts @values; unlike the sorts of Rust's core, this one cannot panic. */
+void dma_test_sort(u64 *values, size_t count);
+
 #endif /* _APPLE_DMA_TEST_HELPERS_H */

@@ -24,6 +24,22 @@ pub(crate) struct Land {
     block_len: usize,
 }
 
+/// Sorts `blocks`, which are few, by their addresses. The sorts of `core` can panic, and objtool
+/// does not know that.
+fn sort_by_address(blocks: &mut [Buffer]) {
+    for _ in 0..blocks.len() {
+        let mut rest = &mut *blocks;
+        while let [first, others @ ..] = rest {
+            if let Some(second) = others.first_mut() {
+                if second.phys(0) < first.phys(0) {
+                    core::mem::swap(first, second);
+                }
+            }
+            rest = others;
+        }
+    }
+}
+
 impl Land {
     /// Allocates at least `len` bytes. May sleep.
     pub(crate) fn new(len: usize) -> Result<Self> {
@@ -38,7 +54,7 @@ impl Land {
         for _ in 0..count {
             blocks.push(Buffer::new(block_len)?, GFP_KERNEL)?;
         }
-        blocks.sort_unstable_by_key(|block: &Buffer| block.phys(0));
+        sort_by_address(&mut blocks);
         Ok(Self { blocks, block_len })
     }
 

@@ -63,7 +63,10 @@ impl<T: Linked, const N: usize> Arena<T, N> {
     pub(crate) fn get(&self, id: Id) -> Option<&T> {
         // CAST: `usize` has at least 32 bits.
         let index = (id as usize).checked_sub(1)?;
-        self.segments.get(index / N)?.as_ref()?.get(index % N)
+        self.segments
+            .get(index.checked_div(N)?)?
+            .as_ref()?
+            .get(index.checked_rem(N)?)
     }
 
     /// Adds `segment` to the arena and its objects to `list`. Fails with `segment` if the arena has

@@ -36,6 +36,9 @@ const CHUNK_SHIFT: u32 = 6;
 /// Number of granules of a chunk.
 pub(crate) const CHUNK: usize = 1 << CHUNK_SHIFT;
 
+/// The bits of a granule's number that tell its place in a chunk.
+const CHUNK_MASK: u64 = CHUNK as u64 - 1;
+
 /// Position of the map's number in a key. Granule numbers have 50 bits, of which the lowest
 /// [`CHUNK_SHIFT`] are not part of the key.
 const TAG_SHIFT: u32 = 60;
@@ -97,7 +100,8 @@ pub(crate) fn chunks_for(first: u64, last: u64) -> usize {
 
 /// Returns the most chunks that `granules` neighbouring granules can need, wherever they begin.
 pub(crate) fn chunks_anywhere(granules: u64) -> usize {
-    chunks_for(CHUNK as u64 - 1, granules.saturating_add(CHUNK as u64 - 2))
+    let last = CHUNK_MASK.saturating_add(granules).saturating_sub(1);
+    chunks_for(CHUNK_MASK, last)
 }
 
 impl GranuleMap {
@@ -109,7 +113,7 @@ impl GranuleMap {
         let bits = bits.clamp(1, 31);
         Ok(Self {
             buckets: BoxedSlice::new(1 << bits, Alloc::Sleep, |_| Atomic::new(NONE))?,
-            shift: u64::BITS - bits,
+            shift: u64::BITS.wrapping_sub(bits),
             tag: u64::from(number) << TAG_SHIFT,
         })
     }
@@ -123,7 +127,9 @@ impl GranuleMap {
     #[inline(always)]
     fn bucket(&self, key: u64) -> Option<&Atomic<u32>> {
         // Multiplicative hashing by 2^64 divided by the golden ratio.
-        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift;
+        let hash = key
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_shr(self.shift);
         // CAST: The hash has at most 31 bits left.
         self.buckets.get(hash as usize)
     }
@@ -251,6 +257,6 @@ impl Chunk {
     #[inline(always)]
     fn slot(&self, granule: u64) -> &Atomic<u32> {
         // The mask keeps the index inside the array, and the compiler sees that.
-        &self.slots[(granule & (CHUNK as u64 - 1)) as usize]
+        &self.slots[(granule & CHUNK_MASK) as usize]
     }
 }

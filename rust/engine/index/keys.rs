@@ -94,9 +94,12 @@ impl KeyTable {
 
     /// Returns the bucket of `key`.
     fn bucket(&self, key: Gpa) -> usize {
-        let bits = self.buckets.len().max(2).ilog2();
+        let bits = self.buckets.len().checked_ilog2().unwrap_or(0);
         // Multiplicative hashing by 2^64 divided by the golden ratio.
-        let hash = (key.raw() / PAGE).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - bits);
+        let hash = (key.raw() / PAGE)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .checked_shr(u64::BITS.wrapping_sub(bits))
+            .unwrap_or(0);
         // CAST: The hash is below the number of buckets, a `usize`.
         hash as usize
     }

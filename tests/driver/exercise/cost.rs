@@ -105,7 +105,9 @@ impl Samples {
     /// Sorts the samples, for [`fmt::Display`].
     fn sort(&mut self) {
         for times in [&mut self.nothing, &mut self.map, &mut self.unmap] {
-            times.0.sort_unstable();
+            let samples = &mut times.0;
+            // SAFETY: The pointer is that of as many values.
+            unsafe { helpers::dma_test_sort(samples.as_mut_ptr(), samples.len()) };
         }
     }
 
