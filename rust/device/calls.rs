@@ -34,7 +34,10 @@ use crate::observe::trace::{
     self,
     TraceStart, //
 };
-use kernel::ffi::c_ulong;
+use kernel::{
+    ffi::c_ulong,
+    page::PAGE_SIZE, //
+};
 
 impl Instance<'_> {
     /// Returns `struct device` of the companion, whose own memory is plain guest memory.
@@ -108,12 +111,44 @@ impl Instance<'_> {
         dma_limit: u64,
         loudness: Loudness,
     ) -> Result<Iova, MapError> {
+        self.map_by(gpa, len, dma_limit, loudness, |span| {
+            self.engine.map(span, dma_limit)
+        })
+    }
+
+    /// Maps memory that the DMA API allocates, at an address that is aligned as it promises;
+    /// otherwise as [`Self::map`].
+    ///
+    /// Context: any.
+    pub(super) fn map_allocation(
+        &self,
+        gpa: u64,
+        len: usize,
+        dma_limit: u64,
+        loudness: Loudness,
+    ) -> Result<Iova, MapError> {
+        self.map_by(gpa, len, dma_limit, loudness, |span| {
+            // CAST: `usize` has at most 64 bits.
+            self.engine
+                .map_allocation(span, PAGE_SIZE as u64, dma_limit)
+        })
+    }
+
+    /// Maps memory by `map`; traces the call and reports a failure.
+    fn map_by(
+        &self,
+        gpa: u64,
+        len: usize,
+        dma_limit: u64,
+        loudness: Loudness,
+        map: impl FnOnce(GpaSpan) -> Result<Iova, MapError>,
+    ) -> Result<Iova, MapError> {
         let start = TraceStart::now();
         let span = span(gpa, len);
         let traced = span.filter(|_| start.is_enabled());
         let path = traced.map(|span| self.engine.source(&span));
         let result = match span {
-            Some(span) => self.engine.map(span, dma_limit),
+            Some(span) => map(span),
             None => Err(MapError::Invalid),
         };
         self.notices.log();

@@ -145,8 +145,14 @@ unsafe fn coherent_limit(dev: *mut device) -> u64 {
     unsafe { dma_limit(dev, (*dev).coherent_dma_mask) }
 }
 
+/// Most bytes of pages whose address must be aligned like that of coherent memory. No more is
+/// promised for pages: this much is aligned so that it crosses no boundary of this size, and a page
+/// of the size where the host allows that.
+const PAGES_ALIGNED: usize = 64 << 10;
+
 /// Maps memory that was allocated at `gpa` for `dev`, writes the address to `dma_handle`, and
-/// returns whether that succeeded.
+/// returns whether that succeeded. With `aligned`, the address must be aligned as the DMA API
+/// promises.
 ///
 /// # Safety
 ///
@@ -157,11 +163,16 @@ unsafe fn map_allocation(
     gpa: u64,
     size: usize,
     dma_handle: *mut dma_addr_t,
+    aligned: bool,
     loudness: Loudness,
 ) -> bool {
     // SAFETY: By the safety requirements.
     let dma_limit = unsafe { coherent_limit(dev) };
-    let result = this.map(gpa, size, dma_limit, loudness);
+    let result = if aligned {
+        this.map_allocation(gpa, size, dma_limit, loudness)
+    } else {
+        this.map(gpa, size, dma_limit, loudness)
+    };
     if let Ok(iova) = result {
         // SAFETY: By the safety requirements.
         unsafe { *dma_handle = iova.raw() };
@@ -187,7 +198,8 @@ unsafe extern "C" fn alloc(
     let cpu = unsafe { kernel::bindings::dma_alloc_attrs(companion, size, &mut gpa, gfp, attrs) };
     let loudness = Loudness::of(attrs);
     // SAFETY: By the safety requirements.
-    if cpu.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle, loudness) } {
+    if cpu.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle, true, loudness) }
+    {
         return cpu;
     }
     // SAFETY: This memory was allocated above. The companion is coherent, its addresses are
@@ -236,9 +248,11 @@ unsafe extern "C" fn alloc_pages(
     let mut gpa = 0;
     // SAFETY: The companion is a valid device with no operations of its own.
     let pages = unsafe { kernel::bindings::dma_alloc_pages(companion, size, &mut gpa, dir, gfp) };
-    let loudness = Loudness::Logged;
+    let (aligned, loudness) = (size <= PAGES_ALIGNED, Loudness::Logged);
     // SAFETY: By the safety requirements.
-    if pages.is_null() || unsafe { map_allocation(this, dev, gpa, size, dma_handle, loudness) } {
+    let is_mapped = !pages.is_null()
+        && unsafe { map_allocation(this, dev, gpa, size, dma_handle, aligned, loudness) };
+    if pages.is_null() || is_mapped {
         return pages;
     }
     // SAFETY: These pages were allocated above.

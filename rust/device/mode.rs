@@ -21,6 +21,7 @@ use crate::driver::params::{
     HAS_OPS, //
 };
 use crate::engine::policy::WINDOW_SHIFT;
+use crate::engine::static_map::StaticMap;
 use crate::engine::{
     Limit,
     MapError, //
@@ -127,7 +128,10 @@ impl Mode {
                 engine.set_identity()?;
                 dev_warn!(dev, "host has no DART; DMA addresses are guest-physical\n");
             }
-            Mode::Direct => map_all_ram(dev, engine, params)?,
+            Mode::Direct => {
+                map_all_ram(dev, engine, params)?;
+                warn_if_misaligned(dev, engine);
+            }
             Mode::WholeRam if !try_map_all_ram(dev, engine) => return Ok(Mode::Lazy),
             Mode::WholeRam | Mode::Strict | Mode::Lazy => {}
         }
@@ -190,6 +194,19 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
         }
         ENODEV
     })
+}
+
+/// Warns if allocations of the kernel's direct mapping may be less aligned than the DMA API
+/// promises. In other modes such an allocation gets a window of its own.
+fn warn_if_misaligned(dev: &pci::Device<Bound>, engine: &DeviceEngine<'_>) {
+    if let Some(region) = engine.static_map().and_then(StaticMap::misaligned) {
+        dev_warn!(
+            dev,
+            "coherent memory may be misaligned: RAM at {:#x} is mapped at {:#x}\n",
+            region.gpa().start().raw(),
+            region.iova().start().raw()
+        );
+    }
 }
 
 /// Maps all of RAM at once if that is possible, and returns whether it was; logs a failure of the

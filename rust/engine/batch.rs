@@ -7,7 +7,10 @@
 //! Keys that belong to no window have submissions of their own, in `stale.rs`, and lost windows are
 //! mapped again in `recovery.rs`.
 
-use super::alignment::AlignTarget;
+use super::alignment::{
+    AlignTarget,
+    Verdict, //
+};
 use super::host::{
     Command,
     Host,
@@ -171,13 +174,19 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let (id, span) = (entry.id, &entry.span);
         let outcome = match entry.outcome {
             MapOutcome::Mapped(iova) => {
-                if target.is_some_and(|target| target.observe(span, iova, &mut state.alloc_order)) {
+                let verdict = target.map_or(Verdict::Accept, |target| {
+                    target.observe(span, iova, &mut state.alloc_order)
+                });
+                if verdict != Verdict::Accept {
                     state.counters.windows_created.inc();
                     state.counters.retries_misplaced.inc();
                     // The address matters only if the host fails to unmap the window.
                     state.misplaced = Some((id, iova));
                     self.quarantine(state, id, window);
-                    return SubmitResult::Misplaced;
+                    return match verdict {
+                        Verdict::Fail => SubmitResult::Failed(MapError::Misaligned),
+                        Verdict::Accept | Verdict::Retry => SubmitResult::Misplaced,
+                    };
                 }
                 match self.reserve_iova(state, id, window, span, iova) {
                     Ok(()) => entry.outcome,

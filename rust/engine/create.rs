@@ -156,7 +156,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             }
             let extended = span
                 .filter(|span| block.is_some_and(|block| block.covers(span)))
-                .filter(|span| state.check_limits(span).is_ok())
+                // Room is made for a required one.
+                .filter(|span| target.is_required() || state.check_limits(span).is_ok())
                 .filter(|_| target.within_budget(padding, max_bytes));
             if let Some(span) = extended {
                 return (Proposal { span, tile: false }, extra);

@@ -41,6 +41,8 @@ pub(crate) enum MapError {
     NoKey,
     /// The engine is closed: the device is stopped.
     Closed,
+    /// The host assigned no address that is aligned as memory of the DMA API must be.
+    Misaligned,
 }
 
 /// A class of causes, which decides about the error code that the caller gets.
@@ -107,6 +109,7 @@ causes! {
     MapError::NoMemory => Space, c"no_memory", "out of memory";
     MapError::NoKey => Host, c"no_key", "no free key";
     MapError::Closed => Host, c"closed", "the device was stopped";
+    MapError::Misaligned => Host, c"misaligned", "no aligned address from the host";
 }
 
 impl MapError {

@@ -153,13 +153,13 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             });
             (inner.ok_or(MapError::Invalid)?, state.counters)
         };
-        let result = match self.premap_region(&span) {
+        let result = match self.premap(&span) {
             // An earlier kernel may have left a mapping with this key.
-            Err(MapError::Refused) if self.recover() => self.premap_region(&span),
+            Err(MapError::Refused) if self.recover() => self.premap(&span),
             result => result,
         };
-        if let Ok((_, Some(info))) = &result {
-            self.observer.created(info);
+        if let Ok(premapped) = &result {
+            self.report_premapped(premapped);
         }
         self.unmap_all_windows();
         // This was no window for a driver.

@@ -39,6 +39,12 @@ pub(crate) trait Request {
 
     /// Records the address where it is mapped, or that it is not mapped.
     fn set_iova(&self, iova: Option<Iova>);
+
+    /// Returns the modulus to which the address must be congruent to the guest memory's, if there
+    /// is one; see [`Engine::map_allocation`].
+    fn modulus(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A single request.
@@ -295,7 +301,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Reports that the window `id`, to which the caller has a reference, is in use again. Returns
     /// `iova`.
     #[inline(never)]
-    fn reused(&self, id: Id, iova: Iova) -> Iova {
+    pub(super) fn reused(&self, id: Id, iova: Iova) -> Iova {
         if let Some(info) = self.index.window(id).and_then(WindowInfo::new) {
             self.observer.reused(&info);
         }

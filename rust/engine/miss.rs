@@ -99,15 +99,17 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
+        let target = AlignTarget::new(requests.clone(), self.congruent);
         let mut progress = MissProgress {
             time: Stopwatch::start(),
-            choice: Choice::Policy,
+            // The larger a window is, the more padding it needs to be aligned.
+            choice: match &target {
+                Some(target) if target.is_required() => Choice::Smallest,
+                _ => Choice::Policy,
+            },
             may_grow: true,
             scanned: 0,
-            target: self
-                .congruent
-                .then(|| AlignTarget::new(requests.clone()))
-                .flatten(),
+            target,
             for_room: RetryBudget::default(),
             for_address: RetryBudget::default(),
             freed_keys: false,
@@ -158,9 +160,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let (mut state, records) = match self.state.try_lock() {
             Some(state) => (state, RecordSet::NONE),
             None => {
+                let shareable = requests.clone().filter(|r| r.modulus().is_none());
                 let records = self
                     .published
-                    .publish(requests.clone(), |span| self.may_share(span));
+                    .publish(shareable, |span| self.may_share(span));
                 (self.state.lock(), records)
             }
         };
@@ -184,7 +187,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     {
         let is_final = matches!(
             error,
-            MapError::Unreachable(_) | MapError::Invalid | MapError::Closed //
+            MapError::Unreachable(_) | MapError::Invalid | MapError::Closed | MapError::Misaligned
         );
         if is_final || progress.is_late() {
             return false;
@@ -259,7 +262,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             };
             // The doorbell of another CPU may have served the request.
             let found = request.iova().or_else(|| {
-                let iova = self.hit_locked(state, &span)?;
+                let iova = self.hit_request(state, request, &span)?;
                 request.set_iova(Some(iova));
                 Some(iova)
             });
@@ -373,7 +376,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let Some(span) = request.span() else {
                 return RoundResult::Failed(MapError::Invalid);
             };
-            match self.hit_locked(state, &span) {
+            match self.hit_request(state, request, &span) {
                 Some(iova) => {
                     request.set_iova(Some(iova));
                     if !reachable(iova, &span, dma_limit) {

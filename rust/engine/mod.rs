@@ -57,6 +57,7 @@
 mod alignment;
 mod batch;
 pub(crate) mod budget;
+mod coherent;
 mod combining;
 mod create;
 mod error;

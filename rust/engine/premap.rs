@@ -2,12 +2,26 @@
 
 //! Mapping all of RAM at once when the engine is set up. The result is a [`StaticMap`], which does
 //! the look-ups from then on.
+//!
+//! A region whose IOVA is congruent to its guest address serves all allocations at the alignment
+//! that the DMA API promises. The whole of RAM cannot be extended by padding, so a misaligned
+//! region is unmapped and mapped again while a filler, some other mapping, takes as many IOVAs as
+//! are missing: on a host that fills free ranges from one end, the region moves by the filler's
+//! length.
 
+use super::alignment::{
+    misalignment,
+    of_region,
+    AllocOrder,
+    ALIGNMENT_MAX, //
+};
+use super::budget::cost;
 use super::create::Obstacle;
 use super::host::{
     MapOutcome,
     ReplyError, //
 };
+use super::index::arena::Id;
 use super::{
     Command,
     Engine,
@@ -21,8 +35,10 @@ use super::{
 };
 use crate::addr::{
     Address,
+    Gpa,
     GpaSpan,
-    Iova, //
+    Iova,
+    GRANULE_SHIFT, //
 };
 use crate::engine::policy::Policy;
 use crate::engine::static_map::{
@@ -43,6 +59,64 @@ const REGION_MAX: u64 = 2 << 30;
 
 /// Smallest region size to try, in bytes.
 const REGION_MIN: u64 = 64 << 20;
+
+/// Most fillers for one region.
+const FILLERS: usize = 6;
+
+/// Most bytes that a host is expected to leave free between two mappings.
+const GUARD_MAX: u64 = 256 << 10;
+
+/// A mapping that was made in advance.
+#[derive(Clone, Copy)]
+pub(super) struct Premapped {
+    id: Id,
+    region: Region,
+}
+
+impl Premapped {
+    /// Returns the first IOVA.
+    fn iova(&self) -> Iova {
+        self.region.iova().start()
+    }
+}
+
+/// The pattern in which the host assigns IOVAs to mappings in a row.
+struct Pattern {
+    order: AllocOrder,
+    /// Bytes that the host leaves free between two mappings.
+    guard: u64,
+}
+
+impl Pattern {
+    /// Returns the length of the filler that should move a mapping, which is misaligned by
+    /// `missing` modulo `modulus`, to an aligned IOVA.
+    fn filler(&self, missing: u64, modulus: u64) -> u64 {
+        let shift = match self.order {
+            AllocOrder::BottomUp => missing,
+            AllocOrder::TopDown => missing.wrapping_neg(),
+        };
+        match shift.wrapping_sub(self.guard) & modulus.wrapping_sub(1) {
+            0 => modulus,
+            len => len,
+        }
+    }
+
+    /// Learns from a mapping that a filler of `len` bytes has moved. Returns whether it fits a
+    /// pattern.
+    fn learn(&mut self, before: Iova, after: Iova, len: u64) -> bool {
+        let up = after.raw().wrapping_sub(before.raw());
+        for (order, moved) in [
+            (AllocOrder::BottomUp, up),
+            (AllocOrder::TopDown, up.wrapping_neg()),
+        ] {
+            if let Some(guard) = moved.checked_sub(len).filter(|guard| *guard <= GUARD_MAX) {
+                *self = Self { order, guard };
+                return true;
+            }
+        }
+        false
+    }
+}
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Maps all of RAM at once, if it fits `max_bytes` with an eighth to spare for memory that is
@@ -95,6 +169,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let mut regions: BoxedSlice<Option<Region>> =
             BoxedSlice::new(MAX_REGIONS, Alloc::Sleep, |_| None).map_err(|_| MapError::NoMemory)?;
         let mut count: usize = 0;
+        let mut pattern = Pattern {
+            order: self.state.lock().alloc_order,
+            guard: 0,
+        };
         let block = |index| self.state.lock().ram.blocks().get(index).copied();
         for block in (0..).map_while(block) {
             let mut start = block.start().raw();
@@ -105,11 +183,14 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     .split_at_mut_checked(count)
                     .ok_or(MapError::Full(Limit::Entries))?;
                 let place = free.first_mut().ok_or(MapError::Full(Limit::Entries))?;
-                let (region, info) = match self.premap_region(&span) {
+                let premapped = match self.premap_aligned(&span, &mut pattern) {
                     // An earlier kernel may have left a mapping with this key.
-                    Err(MapError::Refused) if self.recover() => self.premap_region(&span),
+                    Err(MapError::Refused) if self.recover() => {
+                        self.premap_aligned(&span, &mut pattern)
+                    }
                     result => result,
                 }?;
+                let region = premapped.region;
                 let overlaps = earlier
                     .iter()
                     .flatten()
@@ -119,14 +200,13 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     self.host_error(&mut self.state.lock(), Command::Map, &span, error);
                     return Err(MapError::Rejected(ReplyError::Overlap));
                 }
-                if let Some(info) = info {
-                    self.observer.created(&info);
-                }
+                self.report_premapped(&premapped);
                 *place = Some(region);
                 count = count.saturating_add(1);
                 start = end;
             }
         }
+        self.state.lock().alloc_order = pattern.order;
         let regions = regions.get(..count).unwrap_or(&[]);
         let first = regions
             .first()
@@ -140,11 +220,112 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         .map_err(|_| MapError::NoMemory)
     }
 
-    /// Maps one region, until the end of the engine. Returns it with its window.
-    pub(super) fn premap_region(
-        &self,
-        span: &GpaSpan,
-    ) -> Result<(Region, Option<WindowInfo>), MapError> {
+    /// Maps one region, until the end of the engine, at an aligned IOVA if the host gives one.
+    fn premap_aligned(&self, span: &GpaSpan, host: &mut Pattern) -> Result<Premapped, MapError> {
+        let mut premapped = self.premap(span)?;
+        let Some(modulus) = of_region(span) else {
+            return Ok(premapped);
+        };
+        // They stay until the region is mapped, so that holes that are too short get filled.
+        let mut fillers = [None; FILLERS];
+        let mut longer = None;
+        let mut surprised = false;
+        for (slot, index) in fillers.iter_mut().zip(0..) {
+            let before = premapped.iova();
+            let missing = misalignment(span.start(), before, modulus);
+            let shift = host.filler(missing, modulus);
+            let expects_shift = longer.is_none();
+            let len = longer.take().unwrap_or(shift);
+            let Some(filler) = self.filler(len, index).filter(|_| missing != 0) else {
+                break;
+            };
+            self.unmap_premapped(&premapped)?;
+            *slot = self.premap(&filler).ok();
+            // Of a filler that failed, the host may have something all the same.
+            self.unmap_retired();
+            premapped = match self.premap(span) {
+                // There may be no other place for the region than that of the fillers.
+                Err(MapError::Refused) => {
+                    self.unmap_fillers(&mut fillers)?;
+                    return self.premap(span);
+                }
+                result => result?,
+            };
+            if premapped.iova() == before {
+                let filler = slot.as_ref().map(Premapped::iova);
+                let in_front = filler.is_some_and(|filler| filler < before);
+                longer = Some(if in_front == (host.order == AllocOrder::BottomUp) {
+                    // It went to a shorter hole: the next is too long for any.
+                    shift.saturating_add(ALIGNMENT_MAX)
+                } else {
+                    // The region is in a hole without room for it: the next fills the hole.
+                    cost(span)
+                });
+            } else if !host.learn(before, premapped.iova(), len) && expects_shift {
+                if surprised {
+                    // The host does not fill free ranges from one end.
+                    break;
+                }
+                surprised = true;
+            }
+        }
+        self.unmap_fillers(&mut fillers)?;
+        Ok(premapped)
+    }
+
+    /// Reports that a mapping was made that stays.
+    pub(super) fn report_premapped(&self, premapped: &Premapped) {
+        let window = self.index.window(premapped.id);
+        if let Some(info) = window.and_then(WindowInfo::new) {
+            self.observer.created(&info);
+        }
+    }
+
+    /// Unmaps `fillers`.
+    fn unmap_fillers(&self, fillers: &mut [Option<Premapped>]) -> Result<(), MapError> {
+        fillers
+            .iter_mut()
+            .filter_map(Option::take)
+            .try_for_each(|filler| self.unmap_premapped(&filler))
+    }
+
+    /// Returns RAM for filler number `index` of `len` bytes, in whole granules. Its key is none of
+    /// a region's, which begin at a block or a multiple of [`REGION_MIN`] behind.
+    fn filler(&self, len: u64, index: u64) -> Option<GpaSpan> {
+        let state = self.state.lock();
+        state.ram.blocks().iter().find_map(|block| {
+            let start = block.start().raw() >> GRANULE_SHIFT;
+            let start = start.checked_add(index)?.checked_add(2)? << GRANULE_SHIFT;
+            let filler = GpaSpan::new(Gpa::new(start), len)?;
+            block.covers(&filler).then_some(filler)
+        })
+    }
+
+    /// Unmaps what [`Self::premap`] mapped. Fails if the host does not, as its key stays taken.
+    fn unmap_premapped(&self, premapped: &Premapped) -> Result<(), MapError> {
+        let window = self.index.window(premapped.id).ok_or(MapError::NoKey)?;
+        {
+            let state = &mut *self.state.lock();
+            // Nobody else knows the window.
+            let _ = window.force_close();
+            // It was not reported as created. The address matters only if the host fails to unmap
+            // the window.
+            state.misplaced = Some((premapped.id, window.iova()));
+            window.set_iova(Iova::new(0));
+            self.quarantine(state, premapped.id, window);
+        }
+        self.unmap_retired();
+        let state = self.state.lock();
+        let key = premapped.region.gpa().start();
+        if self.index.key_is_free(&state.index, key) {
+            Ok(())
+        } else {
+            Err(MapError::NoKey)
+        }
+    }
+
+    /// Maps `span`, until the end of the engine or [`Self::unmap_premapped`].
+    pub(super) fn premap(&self, span: &GpaSpan) -> Result<Premapped, MapError> {
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.map.is_full() {
@@ -167,16 +348,16 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let outcome = state.map.get(0).map(|entry| entry.outcome);
         state.map.clear();
         let region = match outcome {
-            Some(MapOutcome::Mapped(iova)) => Region::new(*span, iova).map(|region| (iova, region)),
+            Some(MapOutcome::Mapped(iova)) => Region::new(*span, iova),
             _ => None,
         };
         match (outcome, region) {
-            (_, Some((iova, region))) => {
+            (_, Some(region)) => {
                 state.counters.windows_created.inc();
-                window.set_iova(iova);
+                window.set_iova(region.iova().start());
                 window.open(false);
                 window.set_state(State::Fixed);
-                Ok((region, WindowInfo::new(window)))
+                Ok(Premapped { id, region })
             }
             (Some(MapOutcome::Refused), None) => {
                 self.host_error(state, Command::Map, span, HostError::Refused);

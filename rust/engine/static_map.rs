@@ -10,6 +10,10 @@
 //!
 //! Context of all functions but [`StaticMap::new`]: any.
 
+use super::alignment::{
+    is_congruent,
+    of_region, //
+};
 use crate::addr::{
     Address,
     Gpa,
@@ -158,6 +162,16 @@ impl StaticMap {
     pub(crate) fn highest_iova(&self) -> u64 {
         let last = self.regions().iter().map(|region| region.iova.last());
         last.fold(0, u64::max)
+    }
+
+    /// Returns a region whose IOVAs are not congruent to its guest addresses, so that an allocation
+    /// in it may be less aligned than the DMA API promises.
+    pub(crate) fn misaligned(&self) -> Option<&Region> {
+        self.regions.iter().find(|region| {
+            of_region(&region.gpa).is_some_and(|modulus| {
+                !is_congruent(region.gpa.start(), region.iova.start(), modulus)
+            })
+        })
     }
 
     /// Returns the IOVA of `span`, if it lies in one region.

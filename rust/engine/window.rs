@@ -257,6 +257,16 @@ impl Window {
         self.refs.get(|| self.iova_of(want))
     }
 
+    /// Takes a reference as [`Self::take`], if `accepts` returns true for the address of `want`.
+    pub(crate) fn take_if(
+        &self,
+        want: &GpaSpan,
+        accepts: impl Fn(Iova) -> bool,
+    ) -> Option<(Iova, bool)> {
+        self.refs
+            .get(|| self.iova_of(want).filter(|iova| accepts(*iova)))
+    }
+
     /// Puts the reference of a mapping at `span`; closes the window if it was the last one and
     /// `close` is set. Fails if `span` does not lie in the window's IOVAs.
     #[inline(always)]

@@ -86,6 +86,13 @@ impl<'d> Coherent<'d> {
         self.len
     }
 
+    /// Returns the address of the memory for the CPU; [`None`] without a kernel mapping.
+    pub(crate) fn address(&self) -> Option<usize> {
+        let mapped = self.attrs & (bindings::DMA_ATTR_NO_KERNEL_MAPPING as Attrs) == 0;
+
+        mapped.then(|| self.cpu.as_ptr().addr())
+    }
+
     /// Returns the memory as the CPU sees it; [`None`] without a kernel mapping.
     pub(crate) fn memory(&self) -> Option<Span<'_>> {
         if self.attrs & (bindings::DMA_ATTR_NO_KERNEL_MAPPING as Attrs) != 0 {

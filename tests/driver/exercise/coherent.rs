@@ -10,6 +10,13 @@ use crate::engine::{
 };
 use crate::failure::expect;
 use crate::pattern::Pattern;
+use kernel::page::PAGE_SIZE;
+
+/// The alignment of CMA: `CONFIG_CMA_ALIGNMENT` is 8 in all kernels of the tests.
+const CMA_ALIGNMENT: usize = 1 << 20;
+
+/// The largest block of the page allocator, with pages of 4 KiB.
+const LARGEST_BLOCK: usize = 4 << 20;
 
 /// One allocation at a time.
 pub(crate) struct Coherent<'d> {
@@ -44,6 +51,7 @@ fn check(memory: &Memory<'_>, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure
     let (iova, len) = (memory.iova(), memory.len());
 
     check_align(iova, turn.spec.align)?;
+    check_order(memory)?;
     // A kernel that checks the users of the DMA API must be told in any case.
     if !cfg!(CONFIG_DMA_API_DEBUG) {
         expect(
@@ -91,6 +99,25 @@ fn check_by_engine(
         channel.checksum(iova.add(kept), rest, second.crc32(kept, rest))?;
     }
     Ok(())
+}
+
+/// Fails unless both addresses of `memory` are aligned to the smallest page order that holds it, as
+/// the DMA API promises. CMA does not align memory to more than [`CMA_ALIGNMENT`]; the DMA address
+/// has to be as aligned as the memory.
+fn check_order(memory: &Memory<'_>) -> Result<(), Failure> {
+    let order = memory
+        .len()
+        .max(PAGE_SIZE)
+        .checked_next_power_of_two()
+        .unwrap_or(0);
+    let Some(address) = memory.address() else {
+        return check_align(memory.iova(), order.min(CMA_ALIGNMENT));
+    };
+    let beyond = address & order.min(CMA_ALIGNMENT).wrapping_sub(1);
+    // CAST: `usize` is not wider than `u64`.
+    expect("the CPU's address beyond its order", 0, beyond as u64)?;
+    let aligned = 1usize.checked_shl(address.trailing_zeros()).unwrap_or(0);
+    check_align(memory.iova(), order.min(aligned).min(LARGEST_BLOCK))
 }
 
 /// Fails unless `iova` is a multiple of `align`.

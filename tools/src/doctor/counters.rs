@@ -72,6 +72,11 @@ const REFUSALS: &[(&str, &str, &str)] = &[
         "the device was stopped because the guest shuts down",
         "nothing: no mapping is needed any more",
     ),
+    (
+        "misaligned",
+        "the host assigned no address that is a multiple of the size",
+        "try again; raise max_bytes if the platform has room",
+    ),
 ];
 
 /// Errors of the host, each with its meaning.

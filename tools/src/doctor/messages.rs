@@ -292,6 +292,12 @@ pub const MESSAGES: &[Message] = &[
         "the host has no contiguous range of addresses for RAM",
         ALL_OF_RAM,
     ),
+    warning(
+        "coherent memory may be misaligned: RAM at {address} is mapped at {address}",
+        "in direct mode coherent memory is as aligned as RAM is mapped: some drivers rely on \
+         addresses that are multiples of the size",
+        "use whole_ram=1; on a kernel without CONFIG_ARCH_HAS_DMA_OPS, load the module again",
+    ),
     // Parameters.
     problem(
         "{parameter}={n}: invalid value: must be 0 or 1",
@@ -493,6 +499,13 @@ pub const CAUSES: &[Message] = &[
     remark(
         "the device was stopped",
         "the guest shuts down, and the driver goes on",
+    ),
+    problem(
+        "no aligned address from the host",
+        "the driver asked for coherent memory, whose address must be a multiple of its size; the \
+         host assigned none",
+        "try again, since addresses depend on what is mapped; raise max_bytes if the platform has \
+         room",
     ),
     problem("unknown status", "of the reply", BROKEN),
     problem("wrong id", "the reply is to another request", BROKEN),

@@ -10,6 +10,7 @@ use super::host::{
 };
 use super::rig::{
     list,
+    order,
     Rig,
     Setup,
     TestPolicy,
@@ -24,6 +25,7 @@ use crate::{
     },
     engine::{
         HostError,
+        MapError,
         ReplyError, //
     },
 };
@@ -228,4 +230,180 @@ fn a_refused_second_try_does_not_fail_the_call() {
     rig.map(FIRST, 2 * MIB)
         .expect("it is mapped without alignment");
     rig.release();
+}
+
+/// Sizes of allocations, in bytes.
+const SIZES: [u64; 8] = [
+    20 * KIB,
+    32 * KIB,
+    48 * KIB,
+    64 * KIB,
+    256 * KIB,
+    MIB,
+    2 * MIB,
+    4 * MIB,
+];
+
+#[test]
+fn allocations_are_aligned_to_their_order() {
+    for congruent in [false, true] {
+        for strict in [false, true] {
+            for placement in [Placement::Low, Placement::High] {
+                let rig = Rig::with_ram(
+                    Setup {
+                        congruent,
+                        strict,
+                        placement,
+                        max_bytes: 1280 * MIB,
+                        max_entries: 4096,
+                        policy: TestPolicy::Adaptive(18),
+                        ..Setup::default()
+                    },
+                    BLOCK,
+                );
+                rig.host.look().iovas = 0x2_0001..0x20_0000;
+                for (n, len) in (0..).zip(SIZES) {
+                    let before = rig.host.doorbells();
+                    // Small windows in between, so that no buffer is aligned by itself.
+                    rig.map(FIRST + 256 * MIB + n * MIB, 4 * KIB).expect("room");
+                    // The rig checks the alignment.
+                    let iova = rig.alloc(FIRST + n * 8 * MIB, len).expect("room");
+                    let doorbells = rig.host.doorbells() - before;
+                    // One more try, once the order is known.
+                    let most = if n == 0 { 5 } else { 3 };
+                    assert!(doorbells <= 1 + most, "{doorbells}");
+                    assert_eq!(rig.alloc(FIRST + n * 8 * MIB, len), Ok(iova));
+                    assert_eq!(rig.host.doorbells() - before, doorbells);
+                }
+                rig.release();
+            }
+        }
+    }
+}
+
+#[test]
+fn an_allocation_in_a_misaligned_window_gets_one_of_its_own() {
+    let rig = rig(Placement::Low);
+    // A tile of 256 KiB, off by 16 KiB.
+    let tile = FIRST + 64 * MIB;
+    let mapped = rig.map(tile, 256 * KIB).expect("room");
+    rig.host.look().placement = Placement::Low;
+    for n in 0..8 {
+        let start = tile + n * 32 * KIB;
+        let iova = rig.alloc(start, 32 * KIB).expect("room");
+        // Both are unmapped by their IOVAs, and the window serves it again.
+        assert_eq!(rig.alloc(start, 32 * KIB), Ok(iova));
+        rig.unmap(start, 32 * KIB, iova);
+        rig.unmap(start, 32 * KIB, iova);
+    }
+    rig.unmap(tile, 256 * KIB, mapped);
+    rig.release();
+}
+
+#[test]
+fn a_hole_that_is_too_short_for_padding_does_no_harm() {
+    // The free IOVAs below the rest are as long as the buffer, and a little longer.
+    for placement in [Placement::Low, Placement::High] {
+        for room in 4..8 {
+            let rig = rig(placement);
+            let spans = [64 * KIB, room * 16 * KIB, 64 * KIB, 7 * 16 * KIB];
+            let mut mapped = Vec::new();
+            for (n, len) in (0..).zip(spans) {
+                let start = FIRST + 16 * KIB + n * MIB;
+                mapped.push((start, len, rig.map(start, len).expect("room")));
+            }
+            // Holes in which the buffer is misaligned.
+            for n in [1, 3] {
+                let (start, len, iova) = mapped[n];
+                rig.unmap(start, len, iova);
+            }
+            for _ in 0..2 {
+                rig.engine.age();
+            }
+            for n in 0..4 {
+                rig.alloc(FIRST + 32 * MIB + n * MIB, 64 * KIB)
+                    .expect("an aligned address");
+            }
+            rig.release();
+        }
+    }
+}
+
+#[test]
+fn allocations_on_a_host_with_random_addresses() {
+    let rig = rig(Placement::Random);
+    for n in 0..200 {
+        rig.alloc(FIRST + n * MIB, 64 * KIB)
+            .expect("one of 64 tries");
+    }
+    // Chance is not enough for larger ones: they are aligned, or fail.
+    let mut aligned = 0;
+    for n in 0..20 {
+        match rig.alloc(FIRST + 200 * MIB + n * 4 * MIB, 4 * MIB) {
+            Ok(_) => aligned += 1,
+            Err(error) => assert_eq!(error, MapError::Misaligned),
+        }
+    }
+    assert!(aligned < 20, "{aligned}");
+    rig.release();
+}
+
+#[test]
+fn a_host_that_never_aligns_is_not_asked_forever() {
+    // At a fixed distance, whatever the length.
+    let rig = rig(Placement::Offset(16 * KIB));
+    let before = rig.host.doorbells();
+    assert_eq!(rig.alloc(FIRST, 32 * KIB), Err(MapError::Misaligned));
+    let doorbells = rig.host.doorbells() - before;
+    assert!(doorbells <= 20, "{doorbells}");
+    assert_eq!(rig.engine.stats().usage.bytes, 0);
+    rig.release();
+}
+
+#[test]
+fn padding_of_allocations_is_bounded() {
+    let rig = rig(Placement::Low);
+    let mut failed = 0;
+    for n in 0..60 {
+        rig.map(FIRST + 400 * MIB + n * MIB, 4 * KIB).expect("room");
+        match rig.alloc(FIRST + n * 4 * MIB, 4 * MIB) {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error, MapError::Misaligned);
+                failed += 1;
+            }
+        }
+        let padding = rig.engine.stats().usage.padding;
+        assert!(padding <= 4096 * MIB / 16, "{padding:#x}");
+    }
+    assert_eq!(failed, 0, "256 MiB are enough for these");
+    rig.release();
+}
+
+#[test]
+fn an_allocation_beyond_the_mask_fails() {
+    let rig = rig(Placement::Low);
+    let span = super::host::span(FIRST, order(64 * KIB));
+    let result = rig.alloc_within(span, 0x8000_ffff);
+    assert!(
+        matches!(result, Err(MapError::Unreachable(_))),
+        "{result:?}"
+    );
+    rig.release();
+}
+
+#[test]
+fn a_taken_key_does_not_keep_an_allocation_from_being_aligned() {
+    for placement in [Placement::Low, Placement::High] {
+        for off in 0..8 {
+            for len in [32 * KIB, 64 * KIB, 128 * KIB] {
+                let rig = rig(placement);
+                rig.host.look().iovas = 0x2_0000 + off..0x20_0000 - off;
+                rig.map(FIRST, 256 * KIB).expect("room");
+                rig.alloc(FIRST, len).expect("room");
+                rig.alloc(FIRST + 256 * KIB - len, len).expect("room");
+                rig.release();
+            }
+        }
+    }
 }

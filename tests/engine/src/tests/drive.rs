@@ -12,10 +12,12 @@ use super::host::{
     cost,
     Held,
     MapFault,
+    Placement,
     UnmapFault,
     View, //
 };
 use super::rig::{
+    order,
     Entry,
     Rig,
     Setup,
@@ -68,6 +70,8 @@ pub(crate) enum Op {
     Map(Want, u64),
     /// Maps a list; otherwise as `Map`.
     MapAll(Vec<Want>, u64),
+    /// Maps memory that the page allocator gave; otherwise as `Map`.
+    Alloc(Want, u64),
     /// Maps the span of a held mapping once more.
     Repeat(usize),
     /// Unmaps a held mapping.
@@ -106,6 +110,12 @@ pub(crate) struct Want {
 impl Want {
     fn span(self) -> Option<GpaSpan> {
         GpaSpan::new(Gpa::new(self.start), self.len)
+    }
+
+    /// Returns memory of about this length and place as the page allocator gives it.
+    fn allocated(self) -> Option<GpaSpan> {
+        let len = self.len.clamp(1, 4 * MIB);
+        GpaSpan::new(Gpa::new(self.start & !(order(len) - 1)), len)
     }
 }
 
@@ -176,8 +186,8 @@ fn check_reason(
             .iter()
             .flatten()
             .any(|want| iova.raw() + (want.len() - 1) > dma_limit),
-        // The engine gets no requests for MMIO, and is not closed.
-        MapError::Mmio | MapError::Closed => false,
+        // The engine gets no requests for MMIO, and is not closed; allocations must be aligned.
+        MapError::Mmio | MapError::Closed | MapError::Misaligned => false,
         MapError::NoMemory => failing,
         MapError::Full(limit) => {
             // The need of a list depends on the windows that it falls into, open ones among them,
@@ -239,6 +249,43 @@ fn check_reason(
     }
 }
 
+/// Checks that there was a reason for an allocation at `span` to fail with `error`.
+fn check_alloc_reason(
+    rig: &Rig,
+    before: &Before,
+    span: &GpaSpan,
+    dma_limit: u64,
+    failing: bool,
+    error: MapError,
+) -> Result<(), String> {
+    // A window with padding in front or behind, wherever it is needed.
+    let order = order(span.len());
+    let start = span.start().raw();
+    let padded = GpaSpan::from_bounds(
+        start.saturating_sub(order),
+        start.saturating_add(order.saturating_mul(2)),
+    );
+    let state = rig.host.look();
+    let fits = padded.is_some_and(|padded| state.ram.iter().any(|ram| ram.covers(&padded)));
+    let faulty = state.injected != before.injected || state.placement == Placement::Random;
+    let padding = rig.engine.stats().usage.padding.saturating_add(order);
+    let budget = rig.setup.max_bytes / 16;
+    let too_long = state.len_max < order.saturating_mul(3);
+    drop(state);
+    let (bytes, entries, _) = rig.stuck();
+    match error {
+        MapError::Misaligned if faulty || !fits || too_long || padding > budget => Ok(()),
+        MapError::Refused if too_long => Ok(()),
+        MapError::Full(Limit::Bytes)
+            if bytes.saturating_add(order.saturating_mul(2)) > rig.setup.max_bytes =>
+        {
+            Ok(())
+        }
+        MapError::Full(Limit::Entries) if entries + 1 > rig.setup.max_entries => Ok(()),
+        error => check_reason(rig, before, &[Some(*span)], dma_limit, failing, error),
+    }
+}
+
 /// Returns one of the mappings that drivers hold.
 fn held(rig: &Rig, index: usize) -> Option<Held> {
     let state = rig.host.look();
@@ -266,6 +313,7 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
     let mut failing = false;
     let rig = Rig::new(setup);
     rig.host.look().seed(seed);
+    rig.host.look().guard = seed % 3;
 
     for op in ops {
         // A length that was refused is asked for again.
@@ -284,6 +332,22 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
                     }
                     Err(error) => {
                         check_reason(&rig, &before, &[Some(span)], dma_limit, failing, error)?;
+                    }
+                }
+            }
+            Op::Alloc(want, dma_limit) => {
+                let Some(span) = want.allocated() else {
+                    continue;
+                };
+                match rig.alloc_within(span, dma_limit) {
+                    Ok(_) => {
+                        let doorbells = rig.host.doorbells();
+                        let again = rig.alloc_within(span, dma_limit);
+                        ensure!(again.is_ok(), "{:?} on a repeat", again);
+                        ensure_eq!(rig.host.doorbells(), doorbells, "a hit does not ring");
+                    }
+                    Err(error) => {
+                        check_alloc_reason(&rig, &before, &span, dma_limit, failing, error)?;
                     }
                 }
             }

@@ -133,6 +133,8 @@ pub(crate) struct State {
     pub(crate) max_bytes: u64,
     pub(crate) max_entries: usize,
     pub(crate) placement: Placement,
+    /// Granules that stay free behind each mapping.
+    pub(crate) guard: u64,
     /// The granules of IOVAs that can be used.
     pub(crate) iovas: std::ops::Range<u64>,
     /// The engine's limits: bytes in whole granules, and entries.
@@ -211,6 +213,7 @@ impl ModelHost {
             max_bytes: u64::MAX,
             max_entries: usize::MAX,
             placement: Placement::Low,
+            guard: 0,
             iovas: 0x8000_0000 >> GRANULE_SHIFT..0x2_0000_0000 >> GRANULE_SHIFT,
             budget: (u64::MAX, u32::MAX),
             map_faults: VecDeque::new(),
@@ -274,7 +277,7 @@ impl State {
     }
 
     fn place(&mut self, span: &GpaSpan) -> Option<u64> {
-        let count = cost(span) / GRANULE;
+        let count = cost(span) / GRANULE + self.guard;
         let offset = span.start().raw() % GRANULE;
         let end = self.iovas.end.checked_sub(count)?;
         let first = match self.placement {

@@ -172,6 +172,7 @@ fn ops(ram: Layout) -> impl Strategy<Value = Vec<Op>> {
     let plain = prop_oneof![
         8 => (wants(ram), dma_limits()).prop_map(|(want, dma_limit)| Op::Map(want, dma_limit)),
         4 => (lists(ram), dma_limits()).prop_map(|(list, dma_limit)| Op::MapAll(list, dma_limit)),
+        4 => (wants(ram), dma_limits()).prop_map(|(want, dma_limit)| Op::Alloc(want, dma_limit)),
         2 => index.prop_map(Op::Repeat),
         8 => index.prop_map(Op::Unmap),
         1 => (index, 1usize..4).prop_map(|(from, step)| Op::UnmapAll(from, step)),

@@ -18,7 +18,8 @@ use crate::addr::{
     Gpa,
     GpaSpan,
     Iova,
-    GRANULE, //
+    GRANULE,
+    PAGE, //
 };
 use crate::engine::budget::{
     Pool,
@@ -53,6 +54,11 @@ use std::{
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
+
+/// Returns the bytes of the smallest block of the page allocator that holds `len` bytes.
+pub(crate) fn order(len: u64) -> u64 {
+    len.max(PAGE).next_power_of_two()
+}
 
 /// A limit that every address is within.
 pub(crate) const ALL: u64 = u64::MAX;
@@ -330,6 +336,29 @@ impl Rig {
         }
         self.check();
         result
+    }
+
+    /// Maps memory that the page allocator gave for `len` bytes at `start`, which is aligned to
+    /// their order. The IOVA must be, too.
+    #[track_caller]
+    pub(crate) fn alloc_within(&self, span: GpaSpan, dma_limit: u64) -> Result<Iova, MapError> {
+        let result = self.engine.map_allocation(span, PAGE, dma_limit);
+        if let Ok(iova) = result {
+            assert!(
+                iova.raw() + (span.len() - 1) <= dma_limit,
+                "beyond the limit"
+            );
+            assert_eq!(iova.raw() % order(span.len()), 0, "{span:x?} at {iova:x?}");
+            self.host.look().hold(span, iova);
+        }
+        self.check();
+        result
+    }
+
+    /// As [`Self::alloc_within`], without a limit on the IOVA.
+    #[track_caller]
+    pub(crate) fn alloc(&self, start: u64, len: u64) -> Result<Iova, MapError> {
+        self.alloc_within(span(start, len), ALL)
     }
 
     #[track_caller]

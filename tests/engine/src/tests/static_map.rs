@@ -5,10 +5,13 @@
 
 use super::host::{
     span,
-    MapFault, //
+    MapFault,
+    Placement,
+    UnmapFault, //
 };
 use super::rig::{
     list,
+    order,
     Rig,
     Setup,
     ALL,
@@ -341,4 +344,134 @@ fn empty_batches_fail() {
     });
     assert!(rig.engine.premap_ram().is_err());
     assert_eq!(rig.host.doorbells(), 0);
+}
+
+/// Guest RAM whose blocks are larger than what an allocation can be aligned to, and smaller.
+const BLOCKS: &[(u64, u64)] = &[
+    (0x4000_0000, 64 * MIB),
+    (0x4800_0000 + 12 * KIB, 60 * KIB),
+    (0x4900_0000, 24 * KIB),
+    (0x5000_0000 + 128 * KIB, 3 * MIB),
+    (0x8000_0000, 256 * MIB),
+];
+
+fn large() -> Setup {
+    Setup {
+        max_bytes: 512 * MIB,
+        ..Setup::default()
+    }
+}
+
+/// Maps allocations of all sizes all over [`BLOCKS`]; the rig checks their alignment. Returns the
+/// number of those that failed for lack of an aligned IOVA.
+fn allocate(rig: &Rig) -> u32 {
+    let mut misaligned = 0;
+    for &(start, len) in BLOCKS {
+        for size in [4 * KIB, 20 * KIB, 48 * KIB, 64 * KIB, 256 * KIB, 2 * MIB] {
+            let step = order(size);
+            let first = start.next_multiple_of(step);
+            for at in [first, first + step, (start + len) / step * step - step] {
+                if at < start || at + size > start + len {
+                    continue;
+                }
+                match rig.alloc(at, size) {
+                    Ok(iova) => rig.unmap(at, size, iova),
+                    Err(MapError::Misaligned) => misaligned += 1,
+                    // A region has the key, and there is no memory in front.
+                    Err(error) => assert_eq!((error, at), (MapError::NoKey, start)),
+                }
+            }
+        }
+    }
+    misaligned
+}
+
+#[test]
+fn regions_are_aligned_where_the_host_fills_free_ranges_from_one_end() {
+    for placement in [Placement::Low, Placement::High] {
+        for (off, guard) in [(0, 0), (1, 0), (77, 1), (128, 0), (255, 1), (3, 3)] {
+            let mut rig = ready_with(large(), BLOCKS);
+            {
+                let mut state = rig.host.look();
+                state.placement = placement;
+                state.guard = guard;
+                state.iovas = 0x2_0000 + off..0x8_0000 - off;
+            }
+            assert_eq!(rig.engine.premap_ram(), Ok(()));
+            let static_map = rig.engine.static_map().expect("it is mapped");
+            assert!(static_map.misaligned().is_none(), "{placement:?}, {off}");
+            // No filler is left.
+            assert_eq!(rig.host.look().mappings.len(), BLOCKS.len());
+            rig.check();
+            let doorbells = rig.host.doorbells();
+            assert_eq!(allocate(&rig), 0);
+            assert_eq!(rig.host.doorbells(), doorbells);
+            end(rig);
+        }
+    }
+}
+
+#[test]
+fn windows_serve_what_misaligned_regions_do_not() {
+    let mut rig = ready_with(large(), BLOCKS);
+    rig.host.look().placement = Placement::Random;
+    assert_eq!(rig.engine.premap_ram(), Ok(()));
+    let static_map = rig.engine.static_map().expect("it is mapped");
+    assert!(static_map.misaligned().is_some());
+    // Later mappings are where chance is not needed.
+    rig.host.look().placement = Placement::Low;
+    assert_eq!(allocate(&rig), 0);
+    // Others are served by the regions.
+    let doorbells = rig.host.doorbells();
+    let iova = rig.map(BASE, 2 * MIB).expect("it is mapped");
+    rig.unmap(BASE, 2 * MIB, iova);
+    assert_eq!(rig.host.doorbells(), doorbells);
+    end(rig);
+}
+
+#[test]
+fn a_fault_during_alignment_leaves_nothing_behind() {
+    for fault in [
+        MapFault::Refuse,
+        MapFault::RejectMapped(ReplyError::Id),
+        MapFault::SilentMapped,
+        MapFault::Overlap,
+    ] {
+        for at in 0..12 {
+            let mut rig = ready_with(large(), BLOCKS);
+            {
+                let mut state = rig.host.look();
+                state.iovas = 0x2_0001..0x8_0000;
+                state.map_faults.extend(vec![MapFault::None; at]);
+                state.map_faults.push_back(fault);
+            }
+            let mapped = rig.engine.premap_ram();
+            rig.check();
+            let mappings = rig.host.look().mappings.len();
+            let expected = if mapped.is_ok() { BLOCKS.len() } else { 0 };
+            assert_eq!(mappings, expected, "{fault:?} at {at}: {mapped:?}");
+            allocate(&rig);
+            end(rig);
+        }
+    }
+}
+
+#[test]
+fn a_region_that_is_not_unmapped_ends_the_static_map() {
+    for fault in [UnmapFault::Refuse, UnmapFault::SilentKept] {
+        for at in 0..4 {
+            let mut rig = ready_with(large(), BLOCKS);
+            {
+                let mut state = rig.host.look();
+                state.iovas = 0x2_0001..0x8_0000;
+                state.unmap_faults.extend(vec![UnmapFault::None; at]);
+                state.unmap_faults.push_back(fault);
+            }
+            let mapped = rig.engine.premap_ram();
+            assert_eq!(mapped, Err(MapError::NoKey), "{fault:?} at {at}");
+            rig.check();
+            allocate(&rig);
+            end(rig);
+        }
+    }
 }
