@@ -180,7 +180,7 @@ impl Budget {
         let (mut own_bytes, mut own_entries) = (max_bytes, max_entries);
         if let Some(pool) = pool {
             pool.count(|engines| engines.saturating_add(1));
-            own_bytes = max_bytes / u64::from(SHARE);
+            own_bytes = max_bytes.checked_div(SHARE.into()).unwrap_or(0);
             own_entries = max_entries / SHARE;
             if pool
                 .take_both(own_bytes, own_entries, max_bytes, max_entries)
@@ -294,11 +294,12 @@ impl Budget {
         };
         let shortages = pool.shortages.load(Relaxed);
         let engines = pool.engines.load(Relaxed).max(1);
+        let equal_bytes = self.max_bytes.checked_div(engines.into()).unwrap_or(0);
+        let equal_entries = self.max_entries.checked_div(engines).unwrap_or(0);
         let is_new = core::mem::replace(&mut self.seen_shortages, shortages) != shortages;
         is_new
             && engines > 1
-            && (self.usage.bytes > self.max_bytes / u64::from(engines)
-                || self.usage.entries > self.max_entries / engines)
+            && (self.usage.bytes > equal_bytes || self.usage.entries > equal_entries)
     }
 
     /// Counts `bytes` of a window that was charged as padding.
