@@ -250,9 +250,8 @@ unsafe extern "C" fn alloc_pages(
     let pages = unsafe { kernel::bindings::dma_alloc_pages(companion, size, &mut gpa, dir, gfp) };
     let (aligned, loudness) = (size <= PAGES_ALIGNED, Loudness::Logged);
     // SAFETY: By the safety requirements.
-    let is_mapped = !pages.is_null()
-        && unsafe { map_allocation(this, dev, gpa, size, dma_handle, aligned, loudness) };
-    if pages.is_null() || is_mapped {
+    let map = || unsafe { map_allocation(this, dev, gpa, size, dma_handle, aligned, loudness) };
+    if pages.is_null() || map() {
         return pages;
     }
     // SAFETY: These pages were allocated above.
