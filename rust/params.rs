@@ -64,13 +64,21 @@ struct ManagedDevices(&'static str);
 impl ManagedDevices {
     /// Returns the pairs of a companion and its device; [`None`] for each that is none.
     fn pairs(self) -> impl Iterator<Item = Option<(PciAddress, PciAddress)>> {
-        self.0
-            .split(',')
-            .filter(move |_| !self.0.is_empty())
-            .map(|pair| {
-                let (companion, device) = pair.split_once('=')?;
-                Some((PciAddress::parse(companion)?, PciAddress::parse(device)?))
-            })
+        let mut rest = Some(self.0).filter(|list| !list.is_empty());
+        // Unlike str::split(), split_once() does not refer to a panic.
+        core::iter::from_fn(move || {
+            let list = rest?;
+            let (pair, others) = match list.split_once(',') {
+                Some((pair, others)) => (pair, Some(others)),
+                None => (list, None),
+            };
+            rest = others;
+            Some(pair)
+        })
+        .map(|pair| {
+            let (companion, device) = pair.split_once('=')?;
+            Some((PciAddress::parse(companion)?, PciAddress::parse(device)?))
+        })
     }
 }
 
