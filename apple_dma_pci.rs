@@ -15,8 +15,7 @@
 use kernel::{
     driver::Registration,
     pci,
-    prelude::*,
-    InPlaceModule, //
+    prelude::*, //
 };
 
 #[path = "rust/abstractions/mod.rs"]
@@ -37,8 +36,6 @@ mod engine;
 mod host;
 #[path = "rust/observe/mod.rs"]
 mod observe;
-#[path = "rust/pci_address.rs"]
-mod pci_address;
 #[path = "rust/sys.rs"]
 mod sys;
 
@@ -53,7 +50,7 @@ struct Module {
     _root: observe::files::DebugfsRoot,
 }
 
-impl InPlaceModule for Module {
+impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             // A wrong parameter fails the load of the module, not the probe of each device.
@@ -73,8 +70,7 @@ module! {
     params: {
         whole_ram: u8 {
             default: 1,
-            description: "Map all of guest RAM at once: 0 never, 1 if it fits max_bytes, \
-                2 always, by the kernel's direct mapping",
+            description: "Map all of guest RAM: 0 never, 1 if it fits, 2 always, by direct mapping",
         },
         strict: u8 {
             default: 0,
@@ -94,8 +90,7 @@ module! {
         },
         max_idle: u32 {
             default: crate::driver::params::MAX_IDLE,
-            description: "Seconds until idle windows are given \
-                back (0: never)",
+            description: "Seconds until idle windows are unmapped (0: never)",
         },
         congruent: u8 {
             default: 1,

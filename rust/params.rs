@@ -6,7 +6,7 @@
 //! `device/mode.rs`.
 
 use crate::addr::GRANULE;
-use crate::pci_address::PciAddress;
+use crate::device::pci_address::PciAddress;
 use kernel::prelude::*;
 
 /// The default of `max_bytes`: below the 1.5 GiB that the platform can map, since requests beyond

@@ -4,10 +4,10 @@
 //!
 //! Taking control of that device is [`attach`](super::attach)'s responsibility.
 
+use super::pci_address::PciAddress;
 use crate::abstractions::raw;
 use crate::bindings;
 use crate::driver::params::Params;
-use crate::pci_address::PciAddress;
 use core::ptr;
 use kernel::{
     device::Bound,

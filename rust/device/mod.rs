@@ -25,6 +25,7 @@ mod dma_range_map;
 mod hotplug;
 mod maintenance;
 mod mode;
+pub(crate) mod pci_address;
 mod quiesce;
 mod report;
 mod scatterlist;

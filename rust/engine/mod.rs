@@ -73,6 +73,7 @@ mod premap;
 pub(crate) mod ram;
 mod reclaim;
 mod recovery;
+mod refs;
 mod release;
 mod stale;
 pub(crate) mod static_map;
