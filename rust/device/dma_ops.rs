@@ -12,17 +12,17 @@
 //! `get_merge_boundary`, since entries of a scatterlist are never merged.
 
 use super::report::Loudness;
-use super::scatterlist::Entries;
+use super::scatterlist::{
+    errno,
+    Entries, //
+};
 use super::Instance;
 use crate::addr::{
     Address,
     Gpa, //
 };
 use crate::bindings;
-use crate::engine::{
-    ErrorClass,
-    MapError, //
-};
+use crate::engine::MapError;
 use core::ptr;
 use kernel::{
     bindings::{
@@ -441,13 +441,4 @@ unsafe extern "C" fn max_mapping_size(dev: *mut device) -> usize {
     // SAFETY: By the safety requirements.
     let this = unsafe { instance(dev) };
     this.max_mapping_size()
-}
-
-/// Returns the error number for a scatterlist that was not mapped because of `error`.
-fn errno(error: MapError) -> c_int {
-    match error.class() {
-        ErrorClass::Request => EINVAL.to_errno(),
-        ErrorClass::Space => ENOMEM.to_errno(),
-        ErrorClass::Host => EIO.to_errno(),
-    }
 }

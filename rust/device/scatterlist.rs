@@ -13,10 +13,18 @@ use crate::addr::{
     IovaSpan, //
 };
 use crate::bindings;
-use crate::engine::Request;
+use crate::engine::{
+    ErrorClass,
+    MapError,
+    Request, //
+};
 use core::marker::PhantomData;
 use kernel::{
-    ffi::c_ulong,
+    ffi::{
+        c_int,
+        c_ulong, //
+    },
+    prelude::*,
     types::Opaque, //
 };
 
@@ -162,5 +170,14 @@ impl<'a> Iterator for Entries<'a> {
         // SAFETY: By the contract of `new`, `entry` is valid for `'a`. `Entry` is a transparent
         // wrapper.
         Some(unsafe { &*entry.cast() })
+    }
+}
+
+/// Returns the error number for a scatterlist that was not mapped because of `error`.
+pub(super) fn errno(error: MapError) -> c_int {
+    match error.class() {
+        ErrorClass::Request => EINVAL.to_errno(),
+        ErrorClass::Space => ENOMEM.to_errno(),
+        ErrorClass::Host => EIO.to_errno(),
     }
 }
