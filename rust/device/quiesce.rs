@@ -34,6 +34,12 @@ impl ManagedFunction<'_> {
     /// Context: process, may sleep.
     pub(super) fn stop_dma_of(&self, dev: &LockedDevice<'_>) -> bool {
         let pci_dev = raw::pci_dev(dev.device());
+        // A device that was unplugged does no DMA, and its registers read as ones.
+        //
+        // SAFETY: The device is valid.
+        if !unsafe { bindings::pci_device_is_present(pci_dev) } {
+            return true;
+        }
         // SAFETY: The device is valid. Its lock is held, so that no driver is being bound that
         // turns bus mastering on again.
         unsafe { bindings::pci_clear_master(pci_dev) };
