@@ -35,7 +35,8 @@ pub(crate) trait BusEvents: Send + Sync {
     /// probe is next. The lock of `dev` is held.
     fn binding(&self, dev: &pci::Device);
 
-    /// Handles that a driver was unbound from `dev`. The lock of `dev` is held.
+    /// Handles that a driver was unbound from `dev`, or failed to bind to it. The lock of `dev` is
+    /// held.
     fn unbound(&self, dev: &pci::Device);
 
     /// Handles that `dev` was removed: no driver is bound to it, nor will be.
@@ -72,7 +73,7 @@ impl<T: BusEvents> Listener<BusChain> for T {
         match action {
             ADD_DEVICE => self.added(dev),
             BIND_DRIVER => self.binding(dev),
-            UNBOUND_DRIVER => self.unbound(dev),
+            UNBOUND_DRIVER | DRIVER_NOT_BOUND => self.unbound(dev),
             REMOVED_DEVICE => self.removed(dev),
             _ => {}
         }
@@ -84,4 +85,6 @@ impl<T: BusEvents> Listener<BusChain> for T {
 const ADD_DEVICE: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_ADD_DEVICE as c_ulong;
 const BIND_DRIVER: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_BIND_DRIVER as c_ulong;
 const UNBOUND_DRIVER: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_UNBOUND_DRIVER as c_ulong;
+const DRIVER_NOT_BOUND: c_ulong =
+    bindings::bus_notifier_event_BUS_NOTIFY_DRIVER_NOT_BOUND as c_ulong;
 const REMOVED_DEVICE: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_REMOVED_DEVICE as c_ulong;

@@ -717,7 +717,7 @@ mod tests {
         let cases = [
             (0, RAM, RAM, 1),
             (6, RAM, RAM, 1),
-            (0x400 | DMA_ENGINE_CMD_FILL, RAM, RAM, 1),
+            (0x800 | DMA_ENGINE_CMD_FILL, RAM, RAM, 1),
             (DMA_ENGINE_CMD_FILL, RAM, RAM, 0),
             (DMA_ENGINE_CMD_READ, RAM, size, 1),
             (DMA_ENGINE_CMD_READ, RAM, size - 1, 2),
