@@ -83,9 +83,10 @@ impl Instance<'_> {
             .map_or(DMA_MAPPING_ERROR, Iova::raw)
     }
 
-    /// Returns the address of empty ranges: one that the device reaches.
+    /// Returns the address of empty ranges: one that the device reaches. It is not at a boundary,
+    /// which a range without bytes would cross to those that compute its last byte.
     fn nothing(&self) -> Iova {
-        Iova::new(self.first_last & !(GRANULE - 1))
+        Iova::new(self.first_last & !(GRANULE - 1) | 64)
     }
 
     /// Reports a request to map MMIO, which the DART cannot reach, and returns
