@@ -144,7 +144,7 @@ pub(crate) struct Instance<'a> {
     dev: &'a pci::Device<Bound>,
     managed: ManagedFunction<'a>,
     source: EventSource,
-    /// What happened under the engine's lock and is to be logged.
+    /// Events under the engine's lock that are to be logged.
     notices: Arc<Notices<'a>>,
     mode: Mode,
     params: Params,

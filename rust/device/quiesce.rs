@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Stopping a managed device, so that none of its DMA is under way when mappings are taken away.
+//! Stopping a managed device, so that none of its DMA is under way when windows are unmapped.
 //!
 //! Most drivers have no shutdown callback, and the PCI core turns bus mastering off only if another
 //! kernel is started, so a device may well do DMA until the machine is reset. A driver may also

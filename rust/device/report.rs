@@ -73,7 +73,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// Whether a failed call is logged.
+/// The choice of whether a failed call is logged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loudness {
     /// At a limited rate.

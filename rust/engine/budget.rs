@@ -69,30 +69,58 @@ pub(crate) struct Pool {
     /// Bytes that are taken, in whole granules.
     pub(crate) bytes: Atomic<u64>,
     /// Windows that are taken.
-    pub(crate) entries: Atomic<u32>,
+    pub(crate) entries: Atomic<u64>,
     /// The number of times that an engine did not get what it needed; wraps.
     pub(crate) shortages: Atomic<u32>,
     /// The number of engines.
-    pub(crate) engines: Atomic<u32>,
+    pub(crate) engines: Atomic<u64>,
 }
 
 /// The part of the limits that each engine has for itself, as a divisor.
 const SHARE: u32 = 16;
 
+/// Adds `amount` to `sum`, unless that would exceed `max`; 0 always fits. Returns whether it did.
+fn add(sum: &Atomic<u64>, amount: u64, max: u64) -> bool {
+    // No ordering: it is only a sum.
+    let mut old = sum.load(Relaxed);
+    loop {
+        let new = old.saturating_add(amount);
+        if amount != 0 && new > max {
+            return false;
+        }
+        match sum.cmpxchg(old, new, Relaxed) {
+            Ok(_) => return true,
+            Err(now) => old = now,
+        }
+    }
+}
+
+/// Subtracts `amount` from `sum`.
+fn subtract(sum: &Atomic<u64>, amount: u64) {
+    let mut old = sum.load(Relaxed);
+    while let Err(now) = sum.cmpxchg(old, old.saturating_sub(amount), Relaxed) {
+        old = now;
+    }
+}
+
 impl Pool {
     /// Takes `bytes` and `entries`, of `max_bytes` and `max_entries` in all.
-    fn take(
-        &self,
-        bytes: u64,
-        entries: u32,
-        max_bytes: u64,
-        max_entries: u32,
-    ) -> Result<(), Limit> {
-        let result = self.take_both(bytes, entries, max_bytes, max_entries);
-        if result.is_err() {
-            self.note_shortage();
+    fn take(&self, bytes: u64, entries: u32, max: (u64, u32)) -> Result<(), Limit> {
+        let (max_bytes, max_entries) = max;
+        if !add(&self.bytes, bytes, max_bytes) {
+            return Err(Limit::Bytes);
         }
-        result
+        if !add(&self.entries, entries.into(), max_entries.into()) {
+            subtract(&self.bytes, bytes);
+            return Err(Limit::Entries);
+        }
+        Ok(())
+    }
+
+    /// Returns `bytes` and `entries` to the pool.
+    fn put(&self, bytes: u64, entries: u32) {
+        subtract(&self.bytes, bytes);
+        subtract(&self.entries, entries.into());
     }
 
     /// Notes that an engine did not get what it needed.
@@ -100,62 +128,6 @@ impl Pool {
         // A lost increment is as good as the one that overwrote it.
         let shortages = self.shortages.load(Relaxed);
         self.shortages.store(shortages.wrapping_add(1), Relaxed);
-    }
-
-    fn take_both(
-        &self,
-        bytes: u64,
-        entries: u32,
-        max_bytes: u64,
-        max_entries: u32,
-    ) -> Result<(), Limit> {
-        // No ordering: these are only sums.
-        let mut old = self.bytes.load(Relaxed);
-        loop {
-            let new = old.saturating_add(bytes);
-            if bytes != 0 && new > max_bytes {
-                return Err(Limit::Bytes);
-            }
-            match self.bytes.cmpxchg(old, new, Relaxed) {
-                Ok(_) => break,
-                Err(now) => old = now,
-            }
-        }
-        let mut old = self.entries.load(Relaxed);
-        loop {
-            let new = old.saturating_add(entries);
-            if entries != 0 && new > max_entries {
-                self.give(bytes, 0);
-                return Err(Limit::Entries);
-            }
-            match self.entries.cmpxchg(old, new, Relaxed) {
-                Ok(_) => return Ok(()),
-                Err(now) => old = now,
-            }
-        }
-    }
-
-    /// Gives `bytes` and `entries` back.
-    fn give(&self, bytes: u64, entries: u32) {
-        let mut old = self.bytes.load(Relaxed);
-        while let Err(now) = self.bytes.cmpxchg(old, old.saturating_sub(bytes), Relaxed) {
-            old = now;
-        }
-        let mut old = self.entries.load(Relaxed);
-        while let Err(now) = self
-            .entries
-            .cmpxchg(old, old.saturating_sub(entries), Relaxed)
-        {
-            old = now;
-        }
-    }
-
-    /// Counts one engine more, or less.
-    fn count(&self, step: impl Fn(u32) -> u32) {
-        let mut old = self.engines.load(Relaxed);
-        while let Err(now) = self.engines.cmpxchg(old, step(old), Relaxed) {
-            old = now;
-        }
     }
 }
 
@@ -177,20 +149,11 @@ impl Budget {
     /// Creates a budget of `max_bytes` bytes in whole granules and `max_entries` windows, with
     /// nothing used. With a `pool`, the limits hold for all of its engines together.
     pub(super) fn new(max_bytes: u64, max_entries: u32, pool: Option<&'static Pool>) -> Self {
-        let (mut own_bytes, mut own_entries) = (max_bytes, max_entries);
-        if let Some(pool) = pool {
-            pool.count(|engines| engines.saturating_add(1));
-            own_bytes = max_bytes.checked_div(SHARE.into()).unwrap_or(0);
-            own_entries = max_entries / SHARE;
-            if pool
-                .take_both(own_bytes, own_entries, max_bytes, max_entries)
-                .is_err()
-            {
-                // The others have it all; more is had when they unmap.
-                (own_bytes, own_entries) = (0, 0);
-            }
-        }
-        Self {
+        let (own_bytes, own_entries) = match pool {
+            Some(_) => (0, 0),
+            None => (max_bytes, max_entries),
+        };
+        let mut budget = Self {
             max_bytes,
             max_entries,
             usage: Usage::ZERO,
@@ -198,6 +161,28 @@ impl Budget {
             own_bytes,
             own_entries,
             seen_shortages: 0,
+        };
+        if let Some(pool) = pool {
+            add(&pool.engines, 1, u64::MAX);
+            budget.take_share();
+        }
+        budget
+    }
+
+    /// Takes the part of the pool that is this engine's own, unless it has it, or the others have
+    /// it all. To be called periodically.
+    pub(super) fn take_share(&mut self) {
+        let Some(pool) = self.pool.filter(|_| self.own_entries == 0) else {
+            return;
+        };
+        let bytes = self.max_bytes.checked_div(SHARE.into()).unwrap_or(0);
+        let entries = self.max_entries.checked_div(SHARE).unwrap_or(0);
+        // What is in use was taken already.
+        let missing_bytes = bytes.saturating_sub(self.usage.bytes);
+        let missing_entries = entries.saturating_sub(self.usage.entries);
+        let max = (self.max_bytes, self.max_entries);
+        if pool.take(missing_bytes, missing_entries, max).is_ok() {
+            (self.own_bytes, self.own_entries) = (bytes, entries);
         }
     }
 
@@ -229,7 +214,8 @@ impl Budget {
     pub(super) fn entries(&self) -> Room {
         let mut left = self.max_entries.saturating_sub(self.usage.entries);
         if let Some(pool) = self.pool {
-            let rest = self.max_entries.saturating_sub(pool.entries.load(Relaxed));
+            let taken = u32::try_from(pool.entries.load(Relaxed)).unwrap_or(u32::MAX);
+            let rest = self.max_entries.saturating_sub(taken);
             let own = self.own_entries.saturating_sub(self.usage.entries);
             left = left.min(own.saturating_add(rest));
         }
@@ -266,7 +252,8 @@ impl Budget {
             let more_entries = self
                 .drawn_entries(entries)
                 .saturating_sub(self.drawn_entries(self.usage.entries));
-            pool.take(more_bytes, more_entries, self.max_bytes, self.max_entries)?;
+            pool.take(more_bytes, more_entries, (self.max_bytes, self.max_entries))
+                .inspect_err(|_| pool.note_shortage())?;
         }
         let usage = &mut self.usage;
         usage.bytes = bytes;
@@ -294,12 +281,14 @@ impl Budget {
         };
         let shortages = pool.shortages.load(Relaxed);
         let engines = pool.engines.load(Relaxed).max(1);
-        let equal_bytes = self.max_bytes.checked_div(engines.into()).unwrap_or(0);
-        let equal_entries = self.max_entries.checked_div(engines).unwrap_or(0);
+        let equal_bytes = self.max_bytes.checked_div(engines).unwrap_or(0);
+        let equal_entries = u64::from(self.max_entries)
+            .checked_div(engines)
+            .unwrap_or(0);
         let is_new = core::mem::replace(&mut self.seen_shortages, shortages) != shortages;
         is_new
             && engines > 1
-            && (self.usage.bytes > equal_bytes || self.usage.entries > equal_entries)
+            && (self.usage.bytes > equal_bytes || u64::from(self.usage.entries) > equal_entries)
     }
 
     /// Counts `bytes` of a window that was charged as padding.
@@ -312,7 +301,7 @@ impl Budget {
         let bytes = self.usage.bytes.saturating_sub(cost(span));
         let entries = self.usage.entries.saturating_sub(1);
         if let Some(pool) = self.pool {
-            pool.give(
+            pool.put(
                 self.drawn_bytes(self.usage.bytes)
                     .saturating_sub(self.drawn_bytes(bytes)),
                 self.drawn_entries(self.usage.entries)
@@ -330,11 +319,11 @@ impl Drop for Budget {
     fn drop(&mut self) {
         if let Some(pool) = self.pool {
             // What is still in use is lost.
-            pool.give(
+            pool.put(
                 self.own_bytes.saturating_sub(self.usage.bytes),
                 self.own_entries.saturating_sub(self.usage.entries),
             );
-            pool.count(|engines| engines.saturating_sub(1));
+            subtract(&pool.engines, 1);
         }
     }
 }

@@ -15,7 +15,8 @@ use super::alignment::{
 use super::index::arena::Id;
 use super::map::{
     reachable,
-    Request, //
+    Request,
+    Single, //
 };
 use super::{
     Engine,
@@ -29,33 +30,6 @@ use crate::addr::{
     Iova, //
 };
 use crate::engine::policy::Policy;
-use core::cell::Cell;
-
-/// A request for memory whose IOVA must be aligned.
-struct Aligned {
-    span: GpaSpan,
-    /// The modulus to which the IOVA must be congruent to the guest address.
-    modulus: u64,
-    iova: Cell<Option<Iova>>,
-}
-
-impl Request for Aligned {
-    fn span(&self) -> Option<GpaSpan> {
-        Some(self.span)
-    }
-
-    fn iova(&self) -> Option<Iova> {
-        self.iova.get()
-    }
-
-    fn set_iova(&self, iova: Option<Iova>) {
-        self.iova.set(iova);
-    }
-
-    fn modulus(&self) -> Option<u64> {
-        Some(self.modulus)
-    }
-}
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Maps memory that was allocated in pages of `page` bytes, at an IOVA that is aligned as the
@@ -78,17 +52,13 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 Err(MapError::Unreachable(iova))
             };
         }
-        let request = Aligned {
-            span,
-            modulus,
-            iova: Cell::new(None),
-        };
+        let request = Single::new(span, Some(modulus));
         let result = self.map_missing(core::iter::once(&request), dma_limit);
         if let Err(error) = result {
             self.release_partial(core::iter::once(&request), dma_limit);
             return Err(error);
         }
-        request.iova.get().ok_or(MapError::Refused)
+        request.iova().ok_or(MapError::Refused)
     }
 
     /// Takes a reference to a window that serves `request`, whose memory is `span`, or finds it in

@@ -48,9 +48,22 @@ pub(crate) trait Request {
 }
 
 /// A single request.
-struct Single {
+pub(super) struct Single {
     span: GpaSpan,
+    modulus: Option<u64>,
     iova: Cell<Option<Iova>>,
+}
+
+impl Single {
+    /// Creates a request for `span`, whose address must be congruent to the memory's modulo
+    /// `modulus`, if there is one.
+    pub(super) fn new(span: GpaSpan, modulus: Option<u64>) -> Self {
+        Self {
+            span,
+            modulus,
+            iova: Cell::new(None),
+        }
+    }
 }
 
 impl Request for Single {
@@ -64,6 +77,10 @@ impl Request for Single {
 
     fn set_iova(&self, iova: Option<Iova>) {
         self.iova.set(iova);
+    }
+
+    fn modulus(&self) -> Option<u64> {
+        self.modulus
     }
 }
 
@@ -158,10 +175,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     #[cold]
     #[inline(never)]
     fn map_single(&self, span: GpaSpan, dma_limit: u64) -> Result<Iova, MapError> {
-        let single = Single {
-            span,
-            iova: Cell::new(None),
-        };
+        let single = Single::new(span, None);
         self.map_all(core::iter::once(&single), dma_limit)?;
         single.iova.get().ok_or(MapError::Refused)
     }

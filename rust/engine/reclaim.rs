@@ -46,7 +46,7 @@ const SCAN: u32 = 4096;
 /// Value of [`Engine::idled`] if more than one window became idle.
 pub(super) const MANY: Id = Id::MAX;
 
-/// What is known of the windows that are not idle.
+/// The knowledge of the windows that are not idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdleWatch {
     /// Nothing.
@@ -278,11 +278,16 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 
     /// Unmaps all idle windows if another engine of the pool lacks room, and this one has more than
-    /// an equal share. To be called periodically.
+    /// an equal share; and takes the part that is this engine's own once the others have left it.
+    /// To be called periodically.
     ///
     /// Context: any. Interrupts are off for a batch at a time.
     pub(crate) fn make_room_for_others(&self) {
-        let wanted = self.state.lock().budget.is_wanted_elsewhere();
+        let wanted = {
+            let budget = &mut self.state.lock().budget;
+            budget.take_share();
+            budget.is_wanted_elsewhere()
+        };
         if wanted {
             self.reclaim_all_idle();
         }

@@ -86,7 +86,7 @@ pub(crate) struct Companion<'a> {
     renewals: u32,
     doorbell_stats: KBox<DoorbellStats>,
     origin: EventSource,
-    /// What is to be logged when the engine lock is not held.
+    /// Events to log when the engine lock is not held.
     notices: Arc<Notices<'a>>,
     /// Last, since it is dropped after everything that needs the device.
     _enabled: EnabledDevice<'a>,

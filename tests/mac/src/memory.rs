@@ -60,7 +60,7 @@ struct Part {
 #[derive(Debug)]
 struct Piece {
     region: GuestRegionMmap<()>,
-    /// What is mapped; `None` for memory of its own.
+    /// The file that is mapped; `None` for memory of its own.
     part: Option<Part>,
 }
 

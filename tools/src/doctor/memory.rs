@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices that take memory away from the guest without telling its drivers.
+//! Devices that remove memory from the guest without telling its drivers.
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::Guest;
@@ -22,11 +22,11 @@ pub fn devices(guest: &Guest) -> Vec<Finding> {
     };
     let found: Vec<_> = names.iter().filter(is_mem).map(String::as_str).collect();
     vec![if found.is_empty() {
-        Finding::ok("no device takes memory away in pieces")
+        Finding::ok("no device removes memory in pieces")
     } else {
         Finding::warning(
             format!(
-                "virtio-mem ({}) takes memory away in pieces that the module is not told of, and \
+                "virtio-mem ({}) removes memory in pieces that the module is not told of, and \
                  that stay mapped",
                 found.join(", ")
             ),

@@ -216,7 +216,7 @@ fn refusals_are_cheap_once_no_window_is_idle() {
         let other = rig.engine.map(span(BASE + 256 * MIB, 4096), ALL);
         assert!(other.is_ok());
         assert!(rig.host.look().looks - before <= 8);
-        // Used and idle again, and taken back.
+        // Used and idle again, and reclaimed.
         assert_eq!(rig.engine.unmap(other.expect("room"), 4096), Ok(()));
         let again = rig.engine.map(span(BASE + n * 16 * KIB, 4096), ALL);
         assert!(again.is_ok());
@@ -303,6 +303,31 @@ fn engines_of_a_pool_stay_within_the_limits_together() {
         let alone = Rig::with_pool(setup, &[(BASE, 256 * MIB)], Some(all));
         assert_eq!(fill(&alone).len() as u64, most);
     }
+}
+
+#[test]
+fn an_engine_that_comes_late_gets_its_share_in_the_end() {
+    let setup = Setup {
+        policy: TestPolicy::Smallest,
+        max_entries: 320,
+        ..Setup::default()
+    };
+    let all = pool();
+    let ram = &[(BASE, 64 * MIB)];
+    let first = Rig::with_pool(setup, ram, Some(all));
+    let held = fill(&first);
+    assert_eq!(held.len(), 320);
+    let late = Rig::with_pool(setup, ram, Some(all));
+    assert!(fill(&late).is_empty());
+    for iova in &held[..30] {
+        first.unmap_page(*iova);
+    }
+    first.engine.make_room_for_others();
+    late.engine.make_room_for_others();
+    // The first cannot have what is the other's own now.
+    fill(&first);
+    assert_eq!(first.engine.stats().usage.entries, 300);
+    assert_eq!(fill(&late).len(), 20);
 }
 
 #[test]
