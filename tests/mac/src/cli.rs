@@ -356,6 +356,7 @@ impl std::str::FromStr for Spec {
                 ("nvme", "queues") => {
                     params.queues = small(key, value, 1, nvme::MAX_QUEUES.into())? as u16;
                 }
+                ("nvme", "rate") => params.rate = number(value)?,
                 ("engine", "channels") => {
                     channels = small(key, value, 1, engine::MAX_CHANNELS.into())? as u16;
                 }

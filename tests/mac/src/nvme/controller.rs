@@ -9,6 +9,7 @@ use crate::bus::{
 };
 use crate::device::Device;
 use crate::nvme::identify::Smart;
+use crate::nvme::pace::Pace;
 use crate::nvme::queue::{
     CompletionQueue,
     Stop,
@@ -81,6 +82,8 @@ pub struct Core {
     pub params: Params,
     /// Time that an I/O command takes before its data moves.
     pub delay: Duration,
+    /// The speed of the medium.
+    pub pace: Pace,
     /// Registers and queues. Not held during DMA.
     pub state: Mutex<State>,
     /// Counters for the SMART log.
@@ -102,6 +105,7 @@ impl Controller {
                 disk,
                 params,
                 delay,
+                pace: Pace::new(params.rate),
                 state: Mutex::default(),
                 smart: Mutex::default(),
             }),

@@ -13,6 +13,7 @@ use crate::nvme::spec::{
     ALL_NAMESPACES, //
 };
 use crate::sync::lock;
+use std::time::Instant;
 
 /// Bytes of a range of dataset management.
 const DSM_RANGE: usize = 16;
@@ -42,6 +43,7 @@ pub fn execute(core: &Core, sq: &SubmissionQueue, command: &Command) -> Result<(
         io::FLUSH => Ok(()),
         io::READ => {
             let (offset, len) = blocks(core, command, true)?;
+            sq.pause(core.pace.take(len, Instant::now()));
             let data = fetch(core, offset, len as usize)?;
             transfer.to_guest(&data)?;
             let mut smart = lock(&core.smart);
@@ -51,6 +53,7 @@ pub fn execute(core: &Core, sq: &SubmissionQueue, command: &Command) -> Result<(
         }
         io::WRITE => {
             let (offset, len) = blocks(core, command, true)?;
+            sq.pause(core.pace.take(len, Instant::now()));
             let data = transfer.from_guest(len as usize)?;
             core.disk.write(offset, &data).map_err(write_fault)?;
             let mut smart = lock(&core.smart);

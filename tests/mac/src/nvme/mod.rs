@@ -4,7 +4,7 @@
 //!
 //! [`controller`] is the register file and the state that the queues share, [`queue`] moves entries
 //! and completions, [`admin`] and [`io`] execute commands, [`prp`] finds a command's data and
-//! [`data`] moves it, [`identify`] has the descriptions of the controller. Numbers are those of the
+//! [`data`] moves it at the speed of [`pace`], [`identify`] has the descriptions of the controller. Numbers are those of the
 //! NVM Express base specification, in [`spec`].
 
 pub mod admin;
@@ -13,6 +13,7 @@ pub mod data;
 pub mod disk;
 pub mod identify;
 pub mod io;
+pub mod pace;
 pub mod prp;
 pub mod queue;
 pub mod spec;
@@ -37,6 +38,8 @@ pub struct Params {
     pub mdts: usize,
     /// Pairs of I/O queues.
     pub queues: u16,
+    /// Bytes in a second that are read and written at most; 0: no limit.
+    pub rate: u64,
 }
 
 impl Default for Params {
@@ -45,6 +48,7 @@ impl Default for Params {
             lba_shift: 9,
             mdts: 512 << 10,
             queues: 4,
+            rate: 0,
         }
     }
 }
