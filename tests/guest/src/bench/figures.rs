@@ -20,7 +20,8 @@ use std::{
 /// Numbers that belong together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// The kind of measurement: `calls`, `host`, `capacity`, `io`, `cpus`.
+    /// The kind of measurement: `calls`, `host`, `capacity`, `io`, `cpus`,
+    /// `stream`.
     pub group: String,
     /// The module's mode, or `direct`.
     pub mode: String,

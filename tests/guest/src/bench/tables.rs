@@ -43,6 +43,20 @@ const IO: [(&str, &str); 4] = [
     ("sequential writes, 128 KiB", "write-128k"),
 ];
 
+/// Rows of work that is larger than what can be mapped.
+const STREAM: [(&str, &str); 3] = [
+    ("a file is written", "write"),
+    ("read", "read"),
+    ("read at random, 4 KiB", "randread"),
+];
+
+/// Modes of that work, with headings.
+const STREAM_MODES: [(&str, &str); 3] = [
+    ("never", "windows only"),
+    ("copied", "windows and copies"),
+    ("strict", "strict"),
+];
+
 /// Modes of the module, with headings.
 const MODES: [(&str, &str); 3] = [
     ("whole", "whole RAM"),
@@ -109,6 +123,7 @@ pub fn all(figures: &Figures) -> String {
         congruence(figures),
         io(figures),
         cpus(figures),
+        stream(figures),
     ]
     .concat()
 }
@@ -419,6 +434,27 @@ fn cpus(figures: &Figures) -> String {
             to("ours_1", "theirs_1"),
             to("ours_2", "theirs_2"),
         ]);
+    }
+    table.finish()
+}
+
+fn stream(figures: &Figures) -> String {
+    let mut columns = vec![""];
+    for (_, heading) in STREAM_MODES {
+        columns.extend([heading, "entries"]);
+    }
+    let mut table = Table::new(
+        "Eight times as much as can be mapped, a slow host: speed to that of direct mapping, and \
+         entries that the host is sent for 100 MiB",
+        &columns,
+    );
+    for (name, case) in STREAM {
+        let mut row = vec![name.to_owned()];
+        for (mode, _) in STREAM_MODES {
+            row.push(number(targets::speed(figures, mode, case), 2));
+            row.push(number(targets::entries_per_100_mib(figures, mode, case), 2));
+        }
+        table.row(row);
     }
     table.finish()
 }

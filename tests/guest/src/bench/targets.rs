@@ -168,6 +168,19 @@ pub fn throughput(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
     ratio(sum("ours"), sum("theirs"))
 }
 
+/// Returns the speed of a stream relative to that of one with direct mapping, in the last rounds:
+/// the first is the warm-up.
+pub fn speed(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
+    let last = |key| figures.find("stream", mode, case).last()?.value(key);
+    ratio(last("theirs"), last("ours"))
+}
+
+/// Returns the entries that the host is sent for 100 MiB of a stream, in the last round.
+pub fn entries_per_100_mib(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
+    let last = |key| figures.find("stream", mode, case).last()?.value(key);
+    Some(ratio(last("entries"), last("mib"))? * 100.0)
+}
+
 fn highest(values: &[Option<f64>]) -> Option<f64> {
     let present = values.iter().flatten().copied();
     present.max_by(f64::total_cmp)
