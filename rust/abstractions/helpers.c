@@ -5,6 +5,7 @@
 #include "helpers.h"
 #include "../version.h"
 
+#include <linux/crash_dump.h>
 #include <linux/iommu-dma.h>
 #include <linux/memory.h>
 #include <linux/memory_hotplug.h>
@@ -170,6 +171,11 @@ phys_addr_t apple_dma_helper_memory_section_size(void)
 bool apple_dma_helper_is_online(phys_addr_t phys)
 {
 	return pfn_to_online_page(PHYS_PFN(phys));
+}
+
+bool apple_dma_helper_is_crash_kernel(void)
+{
+	return is_kdump_kernel();
 }
 
 void apple_dma_helper_init_delayed_work(struct delayed_work *work, work_func_t func,

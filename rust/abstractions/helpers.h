@@ -57,6 +57,9 @@ void apple_dma_helper_unregister_memory_notifier(struct notifier_block *nb);
 phys_addr_t apple_dma_helper_memory_section_size(void);
 bool apple_dma_helper_is_online(phys_addr_t phys);
 
+/* linux/crash_dump.h */
+bool apple_dma_helper_is_crash_kernel(void);
+
 /* linux/workqueue.h */
 void apple_dma_helper_init_delayed_work(struct delayed_work *work, work_func_t func,
 					bool deferrable);

@@ -164,6 +164,11 @@ impl<'a> ManagedFunction<'a> {
         Self::at(companion, address(companion))
     }
 
+    /// Returns the address as a number, which is not 0.
+    pub(super) fn number(&self) -> u64 {
+        self.address.number()
+    }
+
     /// Returns the companion that manages the function.
     pub(super) fn companion(&self) -> &'a pci::Device<Bound> {
         self.companion

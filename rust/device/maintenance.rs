@@ -30,10 +30,6 @@ const SPARE: usize = 128;
 /// The period of [`Recovery`], in milliseconds.
 const RECOVERY_PERIOD: u32 = 2000;
 
-/// Batches per [`RECOVERY_PERIOD`] of the search for mappings that an earlier kernel left: some
-/// hundred milliseconds, and some tens of seconds for all of a GiB.
-const SEARCH_BATCHES: u32 = 64;
-
 /// Periods of [`RECOVERY_PERIOD`] between two sums of the windows' uses.
 const COUNT_EVERY: u32 = 8;
 
@@ -161,11 +157,7 @@ impl PeriodicTask for Recovery<'_> {
         if self.runs.fetch_add(1, Relaxed) % COUNT_EVERY == 0 {
             instance.engine.count_uses();
         }
-        for _ in 0..SEARCH_BATCHES {
-            if !instance.engine.search_stale() {
-                break;
-            }
-        }
+        instance.continue_search();
         instance.notices.log();
     }
 }

@@ -15,6 +15,7 @@
 //! - `bdf`, `attach`: the managed device's address, and the takeover of its DMA;
 //! - `quiesce`: the end of its DMA;
 //! - `hotplug`, `maintenance`: memory that is added or removed, and periodic work;
+//! - `search`: what earlier kernels left on the host;
 //! - `show`: the contents of the files in debugfs and sysfs.
 
 mod attach;
@@ -29,6 +30,7 @@ pub(crate) mod pci_address;
 mod quiesce;
 mod report;
 mod scatterlist;
+mod search;
 mod show;
 
 use self::attach::{
@@ -53,12 +55,16 @@ use crate::abstractions::ram;
 use crate::abstractions::ratelimit::RateLimit;
 use crate::addr::{
     Address,
+    Iova,
     IovaSpan,
     GRANULE, //
 };
 use crate::driver::params::Params;
-use crate::engine::budget::Pool;
 use crate::engine::policy::Adaptive;
+use crate::engine::pool::{
+    Pool,
+    CAUTIONS, //
+};
 use crate::engine::{
     Config,
     Engine,
@@ -102,6 +108,11 @@ static POOL: Pool = Pool {
     entries: Atomic::new(0),
     shortages: Atomic::new(0),
     engines: Atomic::new(0),
+    used_bytes: Atomic::new(0),
+    used_entries: Atomic::new(0),
+    markers: Atomic::new(0),
+    caution: Atomic::new(0),
+    cautions: [const { Atomic::new(0) }; CAUTIONS],
 };
 
 /// The engine of a managed device.
@@ -161,6 +172,8 @@ pub(crate) struct Instance<'a> {
     lost_logged: Atomic<u64>,
     /// Recovered windows that messages have reported.
     recovered_logged: Atomic<u64>,
+    /// Not 0 if a message has reported that what an earlier kernel left is searched for.
+    caution_logged: Atomic<u32>,
     /// Limits messages about failed map calls.
     #[pin]
     failure_log: RateLimit,
@@ -191,18 +204,24 @@ impl<'a> Instance<'a> {
         params: &Params,
     ) -> Result<(Arc<Self>, Translation)> {
         attach::check_bus(dev)?;
-        let (companion, dart) = Companion::probe(dev, opened, &managed)?;
+        let markers = search::markers()?;
+        let (companion, dart) = Companion::probe(dev, opened, &managed, markers)?;
         let (dialect, batch_max) = (companion.dialect(), companion.batch_max());
         let source = companion.event_source();
         let notices = companion.notices();
         let mode = Mode::requested(params, dart);
-        let mut engine = new_engine(companion, mode, source, params)?;
+        let id = ManagedFunction::of(dev).number();
+        let mut engine = new_engine(companion, id, mode, source, params)?;
+        let is_searching = search::before_mapping(dev, &engine, markers.kind(), mode, params)?;
         let mode = mode.set_up(dev, &mut engine, params)?;
         let max_len = mode.max_len(&engine, params, dialect);
         let ranges = mode::dma_ranges(dev, &engine, params)?;
         let first = match dart {
             Dart::None => None,
-            Dart::Assigns(iova) => IovaSpan::new(iova, GRANULE),
+            Dart::Assigns(iova) => {
+                let granule = Iova::new(iova.raw() & !(GRANULE - 1));
+                IovaSpan::new(granule, GRANULE)
+            }
         };
         dev_info!(
             dev,
@@ -232,6 +251,7 @@ impl<'a> Instance<'a> {
                 ram_outdated: Atomic::new(0),
                 lost_logged: Atomic::new(0),
                 recovered_logged: Atomic::new(0),
+                caution_logged: Atomic::new(u32::from(is_searching)),
                 failure_log <- RateLimit::new(),
                 misuse_log <- RateLimit::new(),
                 misuses: Atomic::new(0),
@@ -247,11 +267,13 @@ impl<'a> Instance<'a> {
     }
 }
 
-/// Creates the engine for `companion`, with memory for its first windows.
+/// Creates the engine for `companion`, which has the number `id`, with memory for its first
+/// windows.
 ///
 /// Context: process, may sleep.
 fn new_engine<'a>(
     companion: Companion<'a>,
+    id: u64,
     mode: Mode,
     source: EventSource,
     params: &Params,
@@ -261,12 +283,15 @@ fn new_engine<'a>(
         max_bytes: params.max_bytes,
         max_entries: params.max_entries,
         pool: params.share_limits.then_some(&POOL),
+        id,
+        markers: companion.markers(),
         ram: ram::system_ram()?,
         congruent: params.congruent,
         table_max: TABLE_MAX,
     };
     let policy = Adaptive::new(mode.initial_window_shift());
     let engine = ReleaseOnDrop(Engine::new(companion, policy, source, config)?);
+    engine.with_host(Companion::leave_markers);
     engine.reserve(RESERVE.min(params.max_entries as usize))?;
     Ok(engine)
 }

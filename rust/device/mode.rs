@@ -9,7 +9,10 @@ use super::dma_range_map::{
     DmaRangeMap,
     RangeError, //
 };
-use super::DeviceEngine;
+use super::{
+    search,
+    DeviceEngine, //
+};
 use crate::addr::{
     Address,
     GRANULE,
@@ -175,7 +178,14 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
         );
         return Err(ENODEV);
     }
-    premap_ram(engine).map_err(|error| {
+    let mut result = premap_ram(engine);
+    if result.is_err() && engine.search_state().is_running {
+        // Something was found that an earlier kernel had left: first all must be.
+        search::to_the_end(dev, engine)?;
+        result = premap_ram(engine);
+    }
+    let (max_bytes, _) = engine.limits();
+    result.map_err(|error| {
         match error {
             MapError::Full(Limit::Bytes) => dev_err!(
                 dev,
@@ -183,7 +193,7 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
                  to spare\n",
                 cause,
                 engine.ram_bytes() >> 20,
-                params.max_bytes
+                max_bytes
             ),
             error => dev_err!(
                 dev,
@@ -212,9 +222,22 @@ fn warn_if_misaligned(dev: &pci::Device<Bound>, engine: &DeviceEngine<'_>) {
 /// Maps all of RAM at once if that is possible, and returns whether it was; logs a failure of the
 /// host.
 fn try_map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>) -> bool {
-    match premap_ram(engine) {
+    let mut result = premap_ram(engine);
+    if result.is_err() && search::once_more(engine) {
+        result = premap_ram(engine);
+    }
+    match result {
         Ok(()) => true,
-        Err(MapError::Full(_)) => false,
+        Err(MapError::Full(_)) => {
+            if engine.search_state().is_running {
+                dev_info!(
+                    dev,
+                    "cannot map all of RAM at once before all is found that an earlier kernel \
+                     left; mapping on demand\n"
+                );
+            }
+            false
+        }
         Err(error) => {
             dev_info!(
                 dev,

@@ -25,6 +25,12 @@ fn hex(text: &str, digits: usize) -> Option<u32> {
 }
 
 impl PciAddress {
+    /// Returns the address as a number, which is not 0.
+    pub(crate) fn number(self) -> u64 {
+        let place = (u64::from(self.bus) << 8) | u64::from(self.devfn);
+        ((u64::from(self.domain) << 16) | place).saturating_add(1)
+    }
+
     /// Parses `[DOMAIN:]BUS:SLOT.FUNCTION`, in hexadecimal digits as everywhere.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (bus, place) = text.rsplit_once(':')?;

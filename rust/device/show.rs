@@ -4,15 +4,19 @@
 //!
 //! `docs/ABI/testing/` documents the names that are printed here, and has to be changed with them.
 
-use super::Instance;
+use super::{
+    search,
+    Instance, //
+};
 use crate::engine::index::arena::Id;
 use crate::engine::{
     Host,
     HostError,
     MapError,
-    Snapshot, //
+    SearchState,
+    Snapshot,
     WindowInfo,
-    WindowStatus,
+    WindowStatus, //
 };
 use crate::observe::files::{
     FileKind,
@@ -70,6 +74,22 @@ impl Instance<'_> {
         line(file, "entries", usage.entries);
         line(file, "peak_entries", usage.peak_entries);
         line(file, "max_entries", self.params.max_entries);
+        let (search, (limit_bytes, limit_entries)) =
+            (self.engine.search_state(), self.engine.limits());
+        line(file, "limit_bytes", limit_bytes);
+        line(file, "limit_entries", limit_entries);
+        line(
+            file,
+            "search",
+            match search {
+                SearchState {
+                    is_running: true, ..
+                } => "running",
+                SearchState { scanned: 0, .. } => "none",
+                _ => "done",
+            },
+        );
+        line(file, "search_percent", search::percent(search));
         line(file, "batch_max", self.batch_max);
         line(file, "max_idle", self.params.max_idle);
         line(file, "congruent", u8::from(self.params.congruent));

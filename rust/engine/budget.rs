@@ -3,20 +3,25 @@
 //! The limits on the windows that the host has, and the windows that count against them.
 //!
 //! The platform's limits may be those of several devices together, such as the functions of one
-//! card, so engines may have one [`Pool`].
+//! card, so engines may have one [`Pool`]. Less than the limits may be used while it is unknown what
+//! earlier kernels left; see [`Caution`].
 //!
 //! Every window counts from its creation until it is known that the host does not have it, whether
 //! it serves mappings or not. Whether a window is wanted is up to the policy and the slow path.
 
+use super::caution::Caution;
 use super::error::Limit;
+use super::pool::{
+    add,
+    subtract,
+    Pool,
+    SHARE, //
+};
 use crate::addr::{
     GpaSpan,
     GRANULE, //
 };
-use crate::sys::{
-    Atomic,
-    Relaxed, //
-};
+use crate::sys::Relaxed;
 
 /// The part of a limit that is left.
 #[derive(Clone, Copy, Debug)]
@@ -60,77 +65,6 @@ impl Usage {
     };
 }
 
-/// The amount that several engines have mapped together, which the same limits hold for.
-///
-/// Each engine has a part of the limits for itself, a [`SHARE`]th, so that it works whatever the
-/// others have. It takes that part when it is created, and takes from the rest what it needs
-/// beyond. What the host failed to unmap stays taken when an engine ends.
-pub(crate) struct Pool {
-    /// Bytes that are taken, in whole granules.
-    pub(crate) bytes: Atomic<u64>,
-    /// Windows that are taken.
-    pub(crate) entries: Atomic<u64>,
-    /// The number of times that an engine did not get what it needed; wraps.
-    pub(crate) shortages: Atomic<u32>,
-    /// The number of engines.
-    pub(crate) engines: Atomic<u64>,
-}
-
-/// The part of the limits that each engine has for itself, as a divisor.
-const SHARE: u32 = 16;
-
-/// Adds `amount` to `sum`, unless that would exceed `max`; 0 always fits. Returns whether it did.
-fn add(sum: &Atomic<u64>, amount: u64, max: u64) -> bool {
-    // No ordering: it is only a sum.
-    let mut old = sum.load(Relaxed);
-    loop {
-        let new = old.saturating_add(amount);
-        if amount != 0 && new > max {
-            return false;
-        }
-        match sum.cmpxchg(old, new, Relaxed) {
-            Ok(_) => return true,
-            Err(now) => old = now,
-        }
-    }
-}
-
-/// Subtracts `amount` from `sum`.
-fn subtract(sum: &Atomic<u64>, amount: u64) {
-    let mut old = sum.load(Relaxed);
-    while let Err(now) = sum.cmpxchg(old, old.saturating_sub(amount), Relaxed) {
-        old = now;
-    }
-}
-
-impl Pool {
-    /// Takes `bytes` and `entries`, of `max_bytes` and `max_entries` in all.
-    fn take(&self, bytes: u64, entries: u32, max: (u64, u32)) -> Result<(), Limit> {
-        let (max_bytes, max_entries) = max;
-        if !add(&self.bytes, bytes, max_bytes) {
-            return Err(Limit::Bytes);
-        }
-        if !add(&self.entries, entries.into(), max_entries.into()) {
-            subtract(&self.bytes, bytes);
-            return Err(Limit::Entries);
-        }
-        Ok(())
-    }
-
-    /// Returns `bytes` and `entries` to the pool.
-    fn put(&self, bytes: u64, entries: u32) {
-        subtract(&self.bytes, bytes);
-        subtract(&self.entries, entries.into());
-    }
-
-    /// Notes that an engine did not get what it needed.
-    fn note_shortage(&self) {
-        // A lost increment is as good as the one that overwrote it.
-        let shortages = self.shortages.load(Relaxed);
-        self.shortages.store(shortages.wrapping_add(1), Relaxed);
-    }
-}
-
 /// The limits, and the usage that counts against them.
 pub(super) struct Budget {
     max_bytes: u64,
@@ -143,12 +77,24 @@ pub(super) struct Budget {
     own_entries: u32,
     /// The shortages of the pool that were noticed.
     seen_shortages: u32,
+    /// The bytes and the mappings that markers take.
+    markers: (u64, u32),
+    /// The caution of this engine alone.
+    caution: Caution,
+    /// The number of this engine, which no other engine of the pool has.
+    id: u64,
 }
 
 impl Budget {
     /// Creates a budget of `max_bytes` bytes in whole granules and `max_entries` windows, with
-    /// nothing used. With a `pool`, the limits hold for all of its engines together.
-    pub(super) fn new(max_bytes: u64, max_entries: u32, pool: Option<&'static Pool>) -> Self {
+    /// nothing used. With a `pool`, the limits hold for all of its engines together, of which this
+    /// one has the number `id`, which is not 0.
+    pub(super) fn new(
+        max_bytes: u64,
+        max_entries: u32,
+        pool: Option<&'static Pool>,
+        id: u64,
+    ) -> Self {
         let (own_bytes, own_entries) = match pool {
             Some(_) => (0, 0),
             None => (max_bytes, max_entries),
@@ -161,12 +107,50 @@ impl Budget {
             own_bytes,
             own_entries,
             seen_shortages: 0,
+            markers: (0, 0),
+            caution: Caution::NONE,
+            id,
         };
         if let Some(pool) = pool {
             add(&pool.engines, 1, u64::MAX);
             budget.take_share();
         }
         budget
+    }
+
+    /// Counts `bytes` and `entries` for markers, instead of what they took before. They are mapped,
+    /// whether there is room for them or not.
+    pub(super) fn set_markers(&mut self, markers: (u64, u32)) {
+        let old = core::mem::replace(&mut self.markers, markers);
+        if let Some(pool) = self.pool {
+            pool.replace_markers(old, markers);
+        }
+    }
+
+    /// Returns whether this engine or another one of the pool has windows.
+    pub(super) fn has_windows(&self) -> bool {
+        self.usage.entries != 0 || self.pool.is_some_and(Pool::has_windows)
+    }
+
+    /// Sets the caution because of what earlier kernels left of this engine's companion. It is that
+    /// of all engines of the pool, and stays when this engine ends.
+    pub(super) fn set_caution(&mut self, caution: Caution) {
+        self.caution = caution;
+        if let Some(pool) = self.pool {
+            pool.set_caution(self.id, caution);
+        }
+    }
+
+    /// Returns the caution of this engine alone.
+    pub(super) fn caution(&self) -> Caution {
+        self.caution
+    }
+
+    /// Returns the limits that apply at the moment: the most bytes and windows, of this engine and
+    /// of the others of the pool together.
+    pub(super) fn limits(&self) -> (u64, u32) {
+        let caution = self.pool.map_or(self.caution, Pool::caution);
+        caution.limits((self.max_bytes, self.max_entries))
     }
 
     /// Takes the part of the pool that is this engine's own, unless it has it, or the others have
@@ -198,30 +182,40 @@ impl Budget {
 
     /// Returns the bytes that are left.
     pub(super) fn bytes(&self) -> Room {
-        let mut left = self.max_bytes.saturating_sub(self.usage.bytes);
+        let (markers, _) = self.markers;
+        let own = self.usage.bytes.saturating_add(markers);
+        let mut left = self.max_bytes.saturating_sub(own);
+        let mut used = own;
         if let Some(pool) = self.pool {
             let rest = self.max_bytes.saturating_sub(pool.bytes.load(Relaxed));
             let own = self.own_bytes.saturating_sub(self.usage.bytes);
             left = left.min(own.saturating_add(rest));
+            used = pool.used_bytes.load(Relaxed);
         }
+        let (max, _) = self.limits();
         Room {
-            left,
-            max: self.max_bytes,
+            left: left.min(max.saturating_sub(used)),
+            max,
         }
     }
 
     /// Returns the windows that are left.
     pub(super) fn entries(&self) -> Room {
-        let mut left = self.max_entries.saturating_sub(self.usage.entries);
+        let (_, markers) = self.markers;
+        let own = self.usage.entries.saturating_add(markers);
+        let mut left = self.max_entries.saturating_sub(own);
+        let mut used = u64::from(own);
         if let Some(pool) = self.pool {
             let taken = u32::try_from(pool.entries.load(Relaxed)).unwrap_or(u32::MAX);
             let rest = self.max_entries.saturating_sub(taken);
             let own = self.own_entries.saturating_sub(self.usage.entries);
             left = left.min(own.saturating_add(rest));
+            used = pool.used_entries.load(Relaxed);
         }
+        let (_, max) = self.limits();
         Room {
-            left: u64::from(left),
-            max: u64::from(self.max_entries),
+            left: u64::from(left).min(u64::from(max).saturating_sub(used)),
+            max: u64::from(max),
         }
     }
 
@@ -252,7 +246,18 @@ impl Budget {
             let more_entries = self
                 .drawn_entries(entries)
                 .saturating_sub(self.drawn_entries(self.usage.entries));
-            pool.take(more_bytes, more_entries, (self.max_bytes, self.max_entries))
+            let (max_bytes, max_entries) = self.limits();
+            // Without caution, what is taken is within the limits.
+            let max = if (max_bytes, max_entries) == (self.max_bytes, self.max_entries) {
+                (u64::MAX, u64::MAX)
+            } else {
+                (max_bytes, max_entries.into())
+            };
+            pool.add_used(cost(span), 1, max)
+                .and_then(|()| {
+                    pool.take(more_bytes, more_entries, (self.max_bytes, self.max_entries))
+                        .inspect_err(|_| pool.subtract_used(cost(span), 1))
+                })
                 .inspect_err(|_| pool.note_shortage())?;
         }
         let usage = &mut self.usage;
@@ -307,6 +312,7 @@ impl Budget {
                 self.drawn_entries(self.usage.entries)
                     .saturating_sub(self.drawn_entries(entries)),
             );
+            pool.subtract_used(cost(span), 1);
         }
         let usage = &mut self.usage;
         usage.bytes = bytes;
@@ -323,6 +329,7 @@ impl Drop for Budget {
                 self.own_bytes.saturating_sub(self.usage.bytes),
                 self.own_entries.saturating_sub(self.usage.entries),
             );
+            pool.replace_markers(self.markers, (0, 0));
             subtract(&pool.engines, 1);
         }
     }

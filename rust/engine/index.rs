@@ -26,6 +26,7 @@ use self::granule_map::{
 };
 use self::keys::KeyTable;
 use self::ram_table::RamTable;
+use super::marker::Markers;
 use super::ram::Ram;
 use super::window::{
     State,
@@ -73,6 +74,8 @@ pub(crate) struct IndexWriter {
     /// Chunks that pending windows need when they are mapped.
     reserved_chunks: usize,
     keys: KeyTable,
+    /// Markers, whose keys no window has.
+    markers: Markers,
 }
 
 /// A reason why the IOVAs of a window were not all reserved.
@@ -119,6 +122,7 @@ impl WindowIndex {
             free_chunks: FreeList::new(),
             reserved_chunks: 0,
             keys: KeyTable::new(bits)?,
+            markers: Markers::NONE,
         };
         Ok((index, writer))
     }
@@ -178,9 +182,9 @@ impl WindowIndex {
         })
     }
 
-    /// Returns whether no window has the key `key`.
+    /// Returns whether no window has the key `key`, and none of the markers either.
     pub(crate) fn key_is_free(&self, writer: &IndexWriter, key: Gpa) -> bool {
-        !writer.keys.contains(&self.windows, key)
+        !writer.markers.has_key(key) && !writer.keys.contains(&self.windows, key)
     }
 
     /// Returns `span` with its start moved by as few pages as make its key free, within `starts`.
@@ -365,6 +369,11 @@ impl WindowIndex {
 }
 
 impl IndexWriter {
+    /// Keeps the keys of `markers` from windows.
+    pub(crate) fn keep_keys_of(&mut self, markers: Markers) {
+        self.markers = markers;
+    }
+
     /// Returns the highest number of a window.
     pub(crate) fn last_id(&self) -> Id {
         self.free_windows.last_id()

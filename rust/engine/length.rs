@@ -122,7 +122,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     pub(crate) fn learn_max_len(&self) -> u64 {
         let (max_bytes, len_max) = {
             let state = self.state.lock();
-            (state.budget.max_bytes(), state.host.len_max())
+            let (max_bytes, _) = state.budget.limits();
+            (max_bytes, state.host.len_max())
         };
         let most = LONGEST
             .min(max_bytes / DIVISOR)

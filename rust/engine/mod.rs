@@ -22,6 +22,7 @@
 //! - *Hit*: a request that an existing window serves. *Miss*: any other.
 //! - *Lost*: of a window, that the host failed to unmap it, so that the host may have it.
 //! - *Stale*: of a mapping of the host, that an earlier kernel created it.
+//! - *Marker*: a mapping that tells the next kernel that this one has not unmapped everything.
 //!
 //! # The life of a window
 //!
@@ -57,6 +58,7 @@
 mod alignment;
 mod batch;
 pub(crate) mod budget;
+pub(crate) mod caution;
 mod coherent;
 mod combining;
 mod create;
@@ -66,9 +68,11 @@ mod host;
 pub(crate) mod index;
 mod length;
 mod map;
+pub(crate) mod marker;
 mod miss;
 mod observer;
 pub(crate) mod policy;
+pub(crate) mod pool;
 mod premap;
 pub(crate) mod ram;
 mod reclaim;
@@ -98,11 +102,16 @@ pub(crate) use self::host::{
     HOST_ERRORS, //
 };
 pub(crate) use self::map::Request;
+pub(crate) use self::marker::{
+    KernelKind,
+    Markers, //
+};
 pub(crate) use self::observer::{
     MapPath,
     Observer, //
 };
 pub(crate) use self::release::Released;
+pub(crate) use self::stale::SearchState;
 pub(crate) use self::stats::{
     Snapshot,
     WindowInfo,
@@ -113,8 +122,7 @@ use self::alignment::AllocOrder;
 use self::batch::Batch;
 use self::budget::{
     cost,
-    Budget,
-    Pool, //
+    Budget, //
 };
 use self::combining::PublicationList;
 use self::index::arena::{
@@ -127,10 +135,11 @@ use self::index::{
 };
 use self::length::Refusals;
 use self::policy::Policy;
+use self::pool::Pool;
 use self::ram::Ram;
 use self::reclaim::IdleWatch;
 use self::recovery::Lost;
-use self::stale::StaleScan;
+use self::stale::StaleSearch;
 use self::static_map::StaticMap;
 use self::stats::{
     Counter,
@@ -158,6 +167,10 @@ pub(crate) struct Config {
     pub(crate) max_entries: u32,
     /// The engines that both limits hold for together; [`None`] for this one alone.
     pub(crate) pool: Option<&'static Pool>,
+    /// The number of the engine among these, not 0, and that of every engine for its companion.
+    pub(crate) id: u64,
+    /// The markers that the host has; the engine unmaps them at its end.
+    pub(crate) markers: Markers,
     /// The blocks of guest RAM; see [`Engine::set_ram`].
     pub(crate) ram: Ram,
     /// Try to get addresses for large buffers that are congruent to the memory's.
@@ -202,10 +215,9 @@ struct Locked<H> {
     retired: Id,
     /// Windows that the host failed to unmap.
     lost: Lost,
+    markers: Markers,
     /// The search for mappings of an earlier kernel.
-    search: StaleScan,
-    /// Retries of the next batch of the search so far.
-    search_retries: u32,
+    search: StaleSearch,
     /// The last window that the reclaimer has looked at.
     hand: Id,
     idle_watch: IdleWatch,
@@ -229,12 +241,17 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     pub(crate) fn new(host: H, policy: P, observer: O, config: Config) -> Result<Self, AllocError> {
         let batch = host.batch_max();
         let fill = GpaSpan::new(Gpa::new(0), 1).ok_or(AllocError)?;
-        let (index, writer) = WindowIndex::new(
+        let (index, mut writer) = WindowIndex::new(
             config.max_entries,
             config.max_bytes,
             &config.ram,
             config.table_max,
         )?;
+        writer.keep_keys_of(config.markers);
+        let mut budget = Budget::new(config.max_bytes, config.max_entries, config.pool, config.id);
+        budget.set_markers(config.markers.cost());
+        budget.set_caution(config.markers.caution());
+        let search = StaleSearch::new(&config.markers);
         Ok(Self {
             strict: config.strict,
             congruent: config.congruent,
@@ -252,11 +269,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 highest_iova: 0,
                 misplaced: None,
                 index: writer,
-                budget: Budget::new(config.max_bytes, config.max_entries, config.pool),
+                budget,
                 retired: NONE,
                 lost: Lost::new(),
-                search: StaleScan::Unneeded,
-                search_retries: 0,
+                markers: config.markers,
+                search,
                 hand: NONE,
                 idle_watch: IdleWatch::Off,
                 closed: false,
@@ -276,7 +293,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ///
     /// Context: any.
     pub(crate) fn set_ram(&self, ram: Ram) -> Ram {
-        core::mem::replace(&mut self.state.lock().ram, ram)
+        let state = &mut *self.state.lock();
+        if state.ram.blocks() != ram.blocks() {
+            state.search.note_new_ram();
+        }
+        core::mem::replace(&mut state.ram, ram)
     }
 
     /// Returns the bytes of all RAM, in whole granules.

@@ -119,14 +119,14 @@ impl Pattern {
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Maps all of RAM at once, if it fits `max_bytes` with an eighth to spare for memory that is
+    /// Maps all of RAM at once, if it fits the limit with an eighth to spare for memory that is
     /// added later, and if windows may stay mapped. On failure nothing is mapped. To be called
     /// after [`Engine::reserve`], which makes room for the regions.
     ///
     /// Context: process, may sleep.
     pub(crate) fn premap_ram(&mut self) -> Result<(), MapError> {
         let bytes = self.ram_bytes();
-        let max_bytes = self.state.lock().budget.max_bytes();
+        let (max_bytes, _) = self.limits();
         let budget = max_bytes.saturating_sub(max_bytes / 8);
         if self.strict || bytes > budget {
             return Err(MapError::Full(Limit::Bytes));

@@ -19,7 +19,7 @@ use crate::engine::window::State;
 pub(crate) struct Released {
     /// Windows that device drivers had not unmapped.
     pub(crate) busy: u32,
-    /// Windows that the host failed to unmap.
+    /// Windows that the host failed to unmap, and the marker if it failed to unmap that.
     pub(crate) lost: u32,
 }
 
@@ -43,13 +43,18 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.state.lock().closed
     }
 
-    /// Closes the engine and unmaps every window, used or not. To be called when the device does no
+    /// Closes the engine and unmaps every window, used or not, and then the marker that tells of
+    /// them. To be called when the device does no
     /// DMA any more; drivers may still call the engine, and so may this be called again.
     ///
     /// Context: any. Interrupts are off for a batch at a time.
     pub(crate) fn release(&self) -> Released {
         self.close();
-        self.unmap_all_windows()
+        let mut released = self.unmap_all_windows();
+        if self.return_marker() {
+            released.lost = released.lost.saturating_add(1);
+        }
+        released
     }
 
     /// Unmaps every window, used or not, that no other CPU is unmapping.

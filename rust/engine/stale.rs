@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The scan for stale mappings: those that an earlier kernel left on the host when it crashed.
+//! The search for stale mappings: those that an earlier kernel left on the host when it crashed.
 //!
 //! A stale mapping that has the key of a new window is unmapped when the host refuses the window.
 //! The others block no request, but use up the host's room. Their keys are not known. A key is the
-//! start of a granule, or of a page where the key of the granule was taken. So at the first sign of
-//! a stale mapping the engine starts to unmap, in the background and a batch at a time, every
-//! granule of RAM, and then every page, whose start is not a key of this engine. A batch without a
-//! reply is retried, up to [`RETRIES`] times.
+//! start of a granule, or of a page where the key of the granule was taken. So the engine unmaps, a
+//! batch at a time, every granule of RAM, and then every page, whose start is not a key of this
+//! engine. It does so if a [marker](super::marker) tells that the kernel before ended without
+//! unmapping everything, or else at the first sign of a stale mapping. A batch without a reply is
+//! retried, up to [`RETRIES`] times.
+//!
+//! From the start, or from the first stale mapping on that is found, to the end of the search less
+//! than the limits is used: see [`Caution`].
 
+use super::caution::Caution;
 use super::{
     Engine,
     Host,
+    KernelKind,
     Locked,
+    Markers,
     Observer,
     UnmapEntry,
     UnmapOutcome, //
@@ -24,13 +31,26 @@ use crate::addr::{
     PAGE, //
 };
 use crate::engine::policy::Policy;
-use crate::sys::Guard;
+use crate::sys::{
+    Guard,
+    Stopwatch, //
+};
 
 /// Most retries of a batch without a reply. A host that never replies for one key must not keep the
 /// scan from the others.
 const RETRIES: u32 = 8;
 
-/// The progress of the scan.
+/// The keys of the first batch. A key that is not live costs some hosts milliseconds, and interrupts
+/// are off for a batch.
+const FIRST_BATCH: usize = 8;
+
+/// The time in milliseconds that a batch should not take: the next one is half as long.
+const BATCH_MAX_MS: u64 = 16;
+
+/// The time in milliseconds below which the next batch is twice as long.
+const BATCH_MIN_MS: u64 = 4;
+
+/// The keys that the search looks at next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StaleScan {
     /// There is no sign of a stale mapping yet.
@@ -43,15 +63,90 @@ pub(super) enum StaleScan {
     Done,
 }
 
+/// The search for stale mappings.
+pub(super) struct StaleSearch {
+    pub(super) scan: StaleScan,
+    /// Retries of the next batch so far.
+    retries: u32,
+    /// The keys of the next batch.
+    batch: usize,
+    /// The granules and pages that were scanned.
+    scanned: u64,
+    /// Set if keys were skipped because the host does not reply.
+    has_skipped: bool,
+}
+
+impl StaleSearch {
+    /// Creates the search, which begins at once if `markers` tell that there is something to find,
+    /// and that it can be found.
+    pub(super) fn new(markers: &Markers) -> Self {
+        let is_needed = markers.kind() == KernelKind::Regular && markers.caution() != Caution::NONE;
+        Self {
+            scan: if is_needed {
+                StaleScan::Granules(0)
+            } else {
+                StaleScan::Unneeded
+            },
+            retries: 0,
+            batch: FIRST_BATCH,
+            scanned: 0,
+            has_skipped: false,
+        }
+    }
+
+    /// Starts the search, unless it has started before.
+    fn start(&mut self) {
+        if self.scan == StaleScan::Unneeded {
+            self.scan = StaleScan::Granules(0);
+        }
+    }
+
+    /// Notes that other memory is RAM from now on, which an earlier kernel may have mapped.
+    pub(super) fn note_new_ram(&mut self) {
+        if matches!(self.scan, StaleScan::Granules(_) | StaleScan::Pages(_)) {
+            self.restart();
+        }
+    }
+
+    /// Starts the search once more.
+    fn restart(&mut self) {
+        self.scan = StaleScan::Granules(0);
+        self.scanned = 0;
+        self.has_skipped = false;
+    }
+
+    /// Adapts the length of batches to the time in milliseconds that one of `len` keys took.
+    fn adapt(&mut self, len: usize, ms: u64) {
+        if ms > BATCH_MAX_MS {
+            self.batch = (len / 2).max(1);
+        } else if ms < BATCH_MIN_MS && len >= self.batch {
+            self.batch = self.batch.saturating_mul(2);
+        }
+    }
+}
+
+/// The state of the search, as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SearchState {
+    /// What is used meanwhile because of this engine's companion.
+    pub(crate) caution: Caution,
+    /// Set if the search has begun and is not over.
+    pub(crate) is_running: bool,
+    /// Granules and pages that were scanned.
+    pub(crate) scanned: u64,
+    /// Granules and pages to scan in all.
+    pub(crate) total: u64,
+    /// Stale mappings that were unmapped.
+    pub(crate) found: u64,
+}
+
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Starts the scan at a sign of stale mappings: one was found, or the host refuses a window of
     /// one granule, which it should have room for.
     ///
     /// Context: engine lock held.
     pub(super) fn suspect(&self, state: &mut Locked<H>) {
-        if state.search == StaleScan::Unneeded {
-            state.search = StaleScan::Granules(0);
-        }
+        state.search.start();
     }
 
     /// Unmaps the keys that the host refused, as an earlier kernel may have left them.
@@ -93,6 +188,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         state.counters.windows_stale.add(stale as u64);
         if stale != 0 {
             self.suspect(state);
+            // The kernel before had no marker, so it is unknown how much it left.
+            if state.search.scan != StaleScan::Done {
+                let caution = state.budget.caution().max(Caution::FIRST);
+                state.budget.set_caution(caution);
+            }
         }
         let is_answered = state.unmap.filled().iter().all(|entry| {
             matches!(
@@ -115,24 +215,25 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if state.closed || !state.host.is_ready() {
             return false;
         }
-        let before = state.search;
-        while !state.unmap.is_full() {
-            let (at, size) = match state.search {
+        let (before, scanned) = (state.search.scan, state.search.scanned);
+        while state.unmap.len < state.search.batch && !state.unmap.is_full() {
+            let (at, size) = match state.search.scan {
                 StaleScan::Granules(at) => (at, GRANULE),
                 StaleScan::Pages(at) => (at, PAGE),
                 StaleScan::Unneeded | StaleScan::Done => break,
             };
             let Some(span) = next(state.ram.blocks(), at, size) else {
-                state.search = match state.search {
+                state.search.scan = match state.search.scan {
                     StaleScan::Granules(_) => StaleScan::Pages(0),
                     _ => StaleScan::Done,
                 };
                 continue;
             };
-            state.search = match state.search {
+            state.search.scan = match state.search.scan {
                 StaleScan::Granules(_) => StaleScan::Granules(span.end()),
                 _ => StaleScan::Pages(span.end()),
             };
+            state.search.scanned = state.search.scanned.saturating_add(1);
             let start = span.start();
             // The starts of granules were scanned before.
             let is_new = size == GRANULE || start.raw() & GRANULE.wrapping_sub(1) != 0;
@@ -140,14 +241,72 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 state.unmap.push(UnmapEntry::new(span));
             }
         }
+        let (len, time) = (state.unmap.len, Stopwatch::start());
         let is_answered = self.unmap_stale(state);
-        if !is_answered && state.search_retries < RETRIES {
-            state.search_retries = state.search_retries.saturating_add(1);
-            state.search = before;
+        if len != 0 {
+            state.search.adapt(len, time.elapsed_ms());
+        }
+        if !is_answered && state.search.retries < RETRIES {
+            state.search.retries = state.search.retries.saturating_add(1);
+            (state.search.scan, state.search.scanned) = (before, scanned);
             return false;
         }
-        state.search_retries = 0;
-        !matches!(state.search, StaleScan::Unneeded | StaleScan::Done)
+        state.search.retries = 0;
+        state.search.has_skipped |= !is_answered;
+        match state.search.scan {
+            StaleScan::Unneeded => false,
+            StaleScan::Granules(_) | StaleScan::Pages(_) => true,
+            // Not all is found.
+            StaleScan::Done if state.search.has_skipped && self.is_cautious(state) => {
+                state.search.restart();
+                false
+            }
+            // The last batch was this one.
+            StaleScan::Done if len != 0 => self.is_cautious(state),
+            StaleScan::Done => self.end_search(state),
+        }
+    }
+
+    /// Returns whether the end of the search changes the limits.
+    pub(super) fn is_cautious(&self, state: &Locked<H>) -> bool {
+        state.markers.kind() == KernelKind::Regular && state.budget.caution() != Caution::NONE
+    }
+
+    /// Unmaps possible stale mappings for some `ms` milliseconds, or until the search is over, or
+    /// the host does not reply.
+    ///
+    /// Context: process. Interrupts are off for a doorbell at a time.
+    pub(crate) fn search_stale_for(&self, ms: u64) {
+        let time = Stopwatch::start();
+        while self.search_stale() && time.elapsed_ms() < ms {}
+    }
+
+    /// Returns the state of the search.
+    ///
+    /// Context: any.
+    pub(crate) fn search_state(&self) -> SearchState {
+        let state = self.state.lock();
+        let blocks = state.ram.blocks().iter();
+        let keys = blocks.map(|block| block.granules().saturating_add(block.len() / PAGE));
+        SearchState {
+            caution: state.budget.caution(),
+            is_running: match state.search.scan {
+                StaleScan::Unneeded => false,
+                StaleScan::Granules(_) | StaleScan::Pages(_) => true,
+                StaleScan::Done => self.is_cautious(&state),
+            },
+            scanned: state.search.scanned,
+            total: keys.fold(0, u64::saturating_add),
+            found: state.counters.windows_stale.get(),
+        }
+    }
+
+    /// Returns the limits that apply at the moment, in bytes and windows: less than those of the
+    /// configuration while it is unknown what earlier kernels left.
+    ///
+    /// Context: any.
+    pub(crate) fn limits(&self) -> (u64, u32) {
+        self.state.lock().budget.limits()
     }
 }
 

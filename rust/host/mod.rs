@@ -53,6 +53,7 @@ use crate::engine::{
     Host,
     MapEntry,
     MapOutcome,
+    Markers,
     UnmapEntry,
     UnmapOutcome, //
 };
@@ -88,6 +89,8 @@ pub(crate) struct Companion<'a> {
     origin: EventSource,
     /// Events to log when the engine lock is not held.
     notices: Arc<Notices<'a>>,
+    /// The markers that the host has, unless the engine is to unmap them.
+    markers: Markers,
     /// Last, since it is dropped after everything that needs the device.
     _enabled: EnabledDevice<'a>,
 }
@@ -96,6 +99,11 @@ impl<'a> Companion<'a> {
     /// Returns what is to be logged when the engine lock is not held.
     pub(crate) fn notices(&self) -> Arc<Notices<'a>> {
         self.notices.clone()
+    }
+
+    /// Returns the markers that the host has.
+    pub(crate) fn markers(&self) -> Markers {
+        self.markers
     }
 
     /// Returns the dialect of the host.

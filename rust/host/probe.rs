@@ -31,8 +31,7 @@ use crate::addr::{
     Gpa,
     GpaSpan,
     Iova,
-    GRANULE,
-    PAGE, //
+    GRANULE, //
 };
 use crate::bindings as uapi;
 use crate::device::bdf::ManagedFunction;
@@ -41,6 +40,7 @@ use crate::engine::{
     Host,
     MapEntry,
     MapOutcome,
+    Markers,
     UnmapEntry,
     UnmapOutcome, //
 };
@@ -172,15 +172,17 @@ impl<'a> OpenedCompanion<'a> {
 
 impl<'a> Companion<'a> {
     /// Creates the companion of `dev`, which manages `managed`: checks its registers, and learns
-    /// the dialect of the host by mapping one granule. Reports what is wrong.
+    /// the dialect of the host by mapping one of `markers`. Reports what is wrong.
     ///
-    /// Also returns what was learnt of the host's DART.
+    /// Also returns what was learnt of the host's DART. [`Self::markers`] tells how the kernel
+    /// before ended.
     ///
     /// Context: process, may sleep.
     pub(crate) fn probe(
         dev: &'a pci::Device<Core<'_>>,
         opened: OpenedCompanion<'a>,
         managed: &ManagedFunction<'a>,
+        markers: Markers,
     ) -> Result<(Self, Dart)> {
         let OpenedCompanion { registers, enabled } = opened;
         let batch_max = check(dev, &registers)?;
@@ -203,6 +205,7 @@ impl<'a> Companion<'a> {
             doorbell_stats,
             origin: EventSource::new(&ManagedFunction::of(dev), managed),
             notices,
+            markers,
             _enabled: enabled,
         };
         companion.program();
@@ -210,10 +213,37 @@ impl<'a> Companion<'a> {
         Ok((companion, dart))
     }
 
-    /// Maps one granule and unmaps it again, which tells the dialect, and that the host works at
-    /// all. The managed device does no DMA: an earlier kernel may have mapped the same granule for
-    /// it.
+    /// Maps the first marker that the host does not have, which also tells the dialect, and that
+    /// the host works at all. The managed device does no DMA: an earlier kernel may have mapped the
+    /// same memory for it.
     fn negotiate(&mut self) -> Result<Dart> {
+        let mut markers = self.markers;
+        let taken = markers.take(self, Self::probe_map, Self::probe_unmap);
+        self.notices.log();
+        // What this kernel has mapped is unmapped if this fails.
+        self.markers = markers;
+        let Some((span, outcome)) = taken? else {
+            // The host has them all, if it does not refuse everything.
+            return self.negotiate_by_granule();
+        };
+        let iova = self.first_iova(outcome).inspect_err(|_| {
+            self.markers.returned();
+            self.unmap_first(&span);
+        })?;
+        if iova.raw() != span.start().raw() || !self.is_identity() {
+            return Ok(Dart::Assigns(iova));
+        }
+        // Nothing will be mapped.
+        self.markers = Markers::NONE;
+        if self.unmap_first(&span) {
+            Ok(Dart::None)
+        } else {
+            Err(EIO)
+        }
+    }
+
+    /// Maps one granule and unmaps it again.
+    fn negotiate_by_granule(&mut self) -> Result<Dart> {
         let dev = self.dev;
         // CAST: A granule is small.
         let words = const { GRANULE as usize / size_of::<u32>() };
@@ -230,11 +260,21 @@ impl<'a> Companion<'a> {
             }
             dev_info!(dev, "unmapped a mapping that an earlier kernel left\n");
         }
-        let result = match outcome {
-            MapOutcome::Mapped(iova) => Ok(iova),
+        let iova = self.first_iova(outcome);
+        if outcome != MapOutcome::Refused && !self.unmap_first(&span) {
+            return Err(EIO);
+        }
+        iova.map(Dart::Assigns)
+    }
+
+    /// Returns the address of the first mapping, by the outcome of the request for it; reports what
+    /// is wrong.
+    fn first_iova(&self, outcome: MapOutcome) -> Result<Iova> {
+        let dev = self.dev;
+        match outcome {
+            MapOutcome::Mapped(iova) => return Ok(iova),
             MapOutcome::Refused => {
                 dev_err!(dev, "host refused to map a single page of guest RAM\n");
-                Err(EIO)
             }
             MapOutcome::Rejected(error) => {
                 dev_err!(
@@ -242,41 +282,44 @@ impl<'a> Companion<'a> {
                     "invalid reply to the first request: {}\n",
                     error.as_str()
                 );
-                Err(EIO)
             }
             MapOutcome::Unknown => {
                 dev_err!(dev, "no reply to the first request\n");
-                Err(EIO)
             }
-        };
-        let dart = result.map(|iova| {
-            if iova.raw() == span.start().raw() && self.is_identity(&span) {
-                Dart::None
-            } else {
-                Dart::Assigns(iova)
-            }
-        });
-        if outcome != MapOutcome::Refused && !self.probe_unmap(&span) {
-            dev_err!(dev, "host failed to unmap the first mapping\n");
-            return Err(EIO);
         }
-        dart
+        Err(EIO)
     }
 
-    /// Returns whether the host maps a part of `span` at its guest-physical address as well, while
-    /// `span` is mapped there. A DART cannot map two ranges at one address, so there is none.
-    fn is_identity(&mut self, span: &GpaSpan) -> bool {
-        let start = span.start().raw().saturating_add(PAGE);
-        let Some(part) = GpaSpan::from_bounds(start, span.end()) else {
+    /// Unmaps the first mapping; reports a failure. Returns whether the host did.
+    fn unmap_first(&mut self, span: &GpaSpan) -> bool {
+        let is_unmapped = self.probe_unmap(span);
+        if !is_unmapped {
+            dev_err!(self.dev, "host failed to unmap the first mapping\n");
+        }
+        is_unmapped
+    }
+
+    /// Returns whether the host maps a page beside the marker at its guest-physical address as
+    /// well, while the marker is mapped there. A DART cannot map two ranges at one address, and the
+    /// two are in one granule, so there is none.
+    fn is_identity(&mut self) -> bool {
+        let Some(page) = self.markers.neighbour() else {
             return false;
         };
-        let mut batch = [MapEntry::new(part)];
+        let mut batch = [MapEntry::new(page)];
         self.map(&mut batch);
         let [entry] = batch;
         match entry.outcome {
-            MapOutcome::Mapped(iova) => self.probe_unmap(&part) && iova.raw() == start,
+            MapOutcome::Mapped(iova) => self.probe_unmap(&page) && iova.raw() == page.start().raw(),
             _ => false,
         }
+    }
+
+    /// Leaves unmapping of the markers to the engine.
+    ///
+    /// Context: any.
+    pub(crate) fn leave_markers(&mut self) {
+        self.markers = Markers::NONE;
     }
 
     /// Sends the first map request, which reads the same in both dialects, and learns the host's
@@ -315,6 +358,10 @@ impl<'a> Companion<'a> {
 
 impl Drop for Companion<'_> {
     fn drop(&mut self) {
+        // Nothing else is mapped.
+        if let Some(span) = self.markers.returnable() {
+            self.unmap_first(&span);
+        }
         // The device forgets the command block before its memory is used for something else.
         self.registers.set_command_block(Gpa::new(0));
         if self.pending_since.is_some() && self.status() == BatchStatus::Pending {

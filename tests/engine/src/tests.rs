@@ -5,6 +5,7 @@
 mod alignment;
 mod arena;
 mod budgets;
+mod crash;
 mod doorbells;
 mod drive;
 mod errors;

@@ -56,6 +56,7 @@ pub(crate) fn setup(bytes: &mut Bytes<'_>) -> (Setup, u64, bool) {
         len_max: bytes.pick(&[u64::MAX, 128 * KIB]),
         placement: bytes.pick(&[Placement::Low, Placement::High, Placement::Random]),
         table_max: bytes.pick(&[1 << 20, 0, 700]),
+        ..Setup::default()
     };
     (setup, bytes.u8().into(), modes & 4 != 0)
 }

@@ -19,7 +19,7 @@ use super::rig::{
     MIB, //
 };
 use crate::addr::Iova;
-use crate::engine::budget::Pool;
+use crate::engine::pool::Pool;
 use crate::engine::{
     Limit,
     MapError, //
@@ -234,12 +234,17 @@ fn refusals_are_cheap_once_no_window_is_idle() {
 }
 
 /// Returns a new pool.
-fn pool() -> &'static Pool {
+pub(crate) fn pool() -> &'static Pool {
     Box::leak(Box::new(Pool {
         bytes: Atomic::new(0),
         entries: Atomic::new(0),
         shortages: Atomic::new(0),
         engines: Atomic::new(0),
+        used_bytes: Atomic::new(0),
+        used_entries: Atomic::new(0),
+        markers: Atomic::new(0),
+        caution: Atomic::new(0),
+        cautions: std::array::from_fn(|_| Atomic::new(0)),
     }))
 }
 

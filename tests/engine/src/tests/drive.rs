@@ -213,11 +213,13 @@ fn check_reason(
             if moved {
                 need = need.saturating_add(MIB);
             }
+            // Less than the limits once a stale mapping was found.
+            let (max_bytes, max_entries) = rig.engine.limits();
             match limit {
-                Limit::Bytes => bytes.saturating_add(need) > rig.setup.max_bytes,
+                Limit::Bytes => bytes.saturating_add(need) > max_bytes,
                 Limit::Entries => {
                     let need = u32::try_from(wants.len()).expect("few");
-                    entries + need > rig.setup.max_entries
+                    entries + need > max_entries
                 }
             }
         }
@@ -273,15 +275,16 @@ fn check_alloc_reason(
     let too_long = state.len_max < order.saturating_mul(3);
     drop(state);
     let (bytes, entries, _) = rig.stuck();
+    let (max_bytes, max_entries) = rig.engine.limits();
     match error {
         MapError::Misaligned if faulty || !fits || too_long || padding > budget => Ok(()),
         MapError::Refused if too_long => Ok(()),
         MapError::Full(Limit::Bytes)
-            if bytes.saturating_add(order.saturating_mul(2)) > rig.setup.max_bytes =>
+            if bytes.saturating_add(order.saturating_mul(2)) > max_bytes =>
         {
             Ok(())
         }
-        MapError::Full(Limit::Entries) if entries + 1 > rig.setup.max_entries => Ok(()),
+        MapError::Full(Limit::Entries) if entries + 1 > max_entries => Ok(()),
         error => check_reason(rig, before, &[Some(*span)], dma_limit, failing, error),
     }
 }

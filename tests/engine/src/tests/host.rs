@@ -121,8 +121,53 @@ pub(crate) struct Held {
     pub(crate) iova: u64,
 }
 
+/// A DART, which several hosts may share: asking it for more than it holds panics the Mac.
+pub(crate) struct Dart {
+    max_bytes: u64,
+    max_entries: u64,
+    bytes: u64,
+    entries: u64,
+}
+
+impl Dart {
+    /// Creates a DART that holds `max_bytes` bytes, in whole granules, in `max_entries` mappings.
+    pub(crate) fn new(max_bytes: u64, max_entries: u64) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            max_bytes,
+            max_entries,
+            bytes: 0,
+            entries: 0,
+        }))
+    }
+
+    fn add(&mut self, span: &GpaSpan) {
+        self.bytes += cost(span);
+        self.entries += 1;
+        assert!(
+            self.bytes <= self.max_bytes && self.entries <= self.max_entries,
+            "the Mac panics: {:#x} bytes in {} mappings",
+            self.bytes,
+            self.entries
+        );
+    }
+
+    fn remove(&mut self, span: &GpaSpan) {
+        self.bytes -= cost(span);
+        self.entries -= 1;
+    }
+
+    /// Returns the bytes and the mappings that it has.
+    pub(crate) fn live(&self) -> (u64, u64) {
+        (self.bytes, self.entries)
+    }
+}
+
 /// The state of the host.
 pub(crate) struct State {
+    /// The DART behind it.
+    pub(crate) dart: Arc<Mutex<Dart>>,
+    /// Keys of markers, which engines may unmap at any time.
+    markers: BTreeSet<u64>,
     /// Blocks of guest RAM.
     pub(crate) ram: Vec<GpaSpan>,
     pub(crate) batch_max: usize,
@@ -149,6 +194,8 @@ pub(crate) struct State {
     pub(crate) ready: bool,
     /// Milliseconds that a batch takes.
     pub(crate) batch_ms: u64,
+    /// Milliseconds that a key to unmap takes besides.
+    pub(crate) key_ms: u64,
 
     /// Mappings, by their keys.
     pub(crate) mappings: BTreeMap<u64, Mapping>,
@@ -206,6 +253,8 @@ impl ModelHost {
     /// Creates a host without faults for a guest with `ram`.
     pub(crate) fn new(ram: &[(u64, u64)]) -> Self {
         Self(Arc::new(Mutex::new(State {
+            dart: Dart::new(u64::MAX, u64::MAX),
+            markers: BTreeSet::new(),
             ram: ram.iter().map(|&(start, len)| span(start, len)).collect(),
             batch_max: 64,
             len_max: u64::MAX,
@@ -221,6 +270,7 @@ impl ModelHost {
             refuse_every: None,
             ready: true,
             batch_ms: 0,
+            key_ms: 0,
             mappings: BTreeMap::new(),
             used: BTreeMap::new(),
             view: BTreeMap::new(),
@@ -345,6 +395,8 @@ impl State {
             .mappings
             .insert(span.start().raw(), Mapping { span: *span, iova });
         assert!(old.is_none());
+        let mut dart = self.dart.lock().unwrap_or_else(PoisonError::into_inner);
+        dart.add(span);
         Some(iova)
     }
 
@@ -355,6 +407,8 @@ impl State {
         if self.placement != Placement::Identity {
             self.used.remove(&(mapping.iova / GRANULE));
         }
+        let mut dart = self.dart.lock().unwrap_or_else(PoisonError::into_inner);
+        dart.remove(&mapping.span);
         true
     }
 
@@ -386,6 +440,28 @@ impl State {
                     Some((_, View::Open)) //
                 )
         })
+    }
+
+    /// Maps a marker, as a kernel does before it has an engine.
+    pub(crate) fn map_marker(&mut self, span: &GpaSpan) -> MapOutcome {
+        self.markers.insert(span.start().raw());
+        self.map_one(span, false)
+    }
+
+    /// Unmaps a marker; otherwise as [`Self::map_marker`].
+    pub(crate) fn unmap_marker(&mut self, span: &GpaSpan) -> bool {
+        self.drop_mapping(span.start().raw())
+    }
+
+    /// Forgets what an engine knows of the host: its kernel has ended, whatever it left.
+    pub(crate) fn crash(&mut self) {
+        self.view.clear();
+        self.refused_keys.clear();
+        self.held.clear();
+        self.holds = 0;
+        self.reported.clear();
+        self.map_doorbells = 0;
+        self.unmap_doorbells = 0;
     }
 
     /// Records that a driver holds a mapping, which must be backed.
@@ -578,7 +654,9 @@ impl State {
             match self.view.get(&key) {
                 Some((span, _)) => assert_eq!(*span, entry.span, "another size was mapped"),
                 None => assert!(
-                    self.accepts_unknown_keys || self.refused_keys.contains(&key),
+                    self.accepts_unknown_keys
+                        || self.refused_keys.contains(&key)
+                        || self.markers.contains(&key),
                     "key {key:#x} was never requested"
                 ),
             }
@@ -652,7 +730,7 @@ impl Host for ModelHost {
 
     fn unmap(&mut self, batch: &mut [UnmapEntry]) {
         let mut state = self.look();
-        pass_ms(state.batch_ms);
+        pass_ms(state.batch_ms + state.key_ms * batch.len() as u64);
         state.unmap_batch(batch);
     }
 }

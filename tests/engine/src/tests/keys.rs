@@ -58,6 +58,9 @@ fn stale_mappings_are_unmapped() {
     for policy in [TestPolicy::Smallest, TestPolicy::Aligned(18)] {
         let rig = Rig::new(Setup {
             policy,
+            // Once one is found, not all of it is used.
+            max_bytes: 256 * MIB,
+            max_entries: 4096,
             ..Setup::default()
         });
         for n in 0..10 {
@@ -87,6 +90,7 @@ fn stale_mappings_are_unmapped() {
 fn stale_mappings_may_outnumber_a_batch() {
     let rig = Rig::new(Setup {
         batch_max: 3,
+        max_entries: 4096,
         ..Setup::default()
     });
     for n in 0..10 {

@@ -256,6 +256,7 @@ fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
                     len_max,
                     placement,
                     table_max,
+                    ..Setup::default()
                 }
             },
         )

@@ -21,9 +21,10 @@ use crate::addr::{
     GRANULE,
     PAGE, //
 };
-use crate::engine::budget::{
-    Pool,
-    Room, //
+use crate::engine::budget::Room;
+use crate::engine::marker::{
+    KernelKind,
+    Markers, //
 };
 use crate::engine::policy::{
     smallest,
@@ -32,12 +33,14 @@ use crate::engine::policy::{
     Proposal,
     View as Surroundings, //
 };
+use crate::engine::pool::Pool;
 use crate::engine::ram::Ram;
 use crate::engine::{
     Config,
     Engine,
     HostError,
     MapError,
+    MapOutcome,
     Request,
     Snapshot,
     WindowStatus, //
@@ -256,6 +259,10 @@ pub(crate) struct Setup {
     pub(crate) len_max: u64,
     pub(crate) placement: Placement,
     pub(crate) table_max: usize,
+    /// The kind of the kernel, if it has markers.
+    pub(crate) kernel: Option<KernelKind>,
+    /// The number of the companion.
+    pub(crate) id: u64,
 }
 
 impl Default for Setup {
@@ -271,6 +278,8 @@ impl Default for Setup {
             len_max: u64::MAX,
             placement: Placement::Low,
             table_max: 4096,
+            kernel: None,
+            id: 1,
         }
     }
 }
@@ -292,7 +301,17 @@ impl Rig {
     }
 
     pub(crate) fn with_pool(setup: Setup, ram: &[(u64, u64)], pool: Option<&'static Pool>) -> Self {
-        let host = ModelHost::new(ram);
+        Self::on_host(ModelHost::new(ram), setup, ram, pool)
+    }
+
+    /// Creates an engine for `host`, on which earlier engines may have left mappings. It knows as
+    /// RAM what `ram` says.
+    pub(crate) fn on_host(
+        host: ModelHost,
+        setup: Setup,
+        ram: &[(u64, u64)],
+        pool: Option<&'static Pool>,
+    ) -> Self {
         {
             let mut state = host.look();
             state.batch_max = setup.batch_max;
@@ -300,6 +319,19 @@ impl Rig {
             state.placement = setup.placement;
             state.budget = (setup.max_bytes, setup.max_entries);
         }
+        let markers = setup.kernel.map_or(Markers::NONE, |kernel| {
+            let mut markers = Markers::new(ram[0].0, kernel);
+            let taken = markers.take(
+                &mut host.clone(),
+                |host, span| Ok::<_, ()>(host.look().map_marker(span)),
+                |host, span| host.look().unmap_marker(span),
+            );
+            let taken = taken.expect("no error");
+            if let Some((_, outcome)) = taken {
+                assert!(matches!(outcome, MapOutcome::Mapped(_)), "{outcome:?}");
+            }
+            markers
+        });
         let blocks = BoxedSlice::new(ram.len(), Alloc::Sleep, |i| span(ram[i].0, ram[i].1));
         let config = Config {
             strict: setup.strict,
@@ -308,6 +340,8 @@ impl Rig {
             ram: Ram::new(blocks.expect("memory")),
             congruent: setup.congruent,
             pool,
+            id: setup.id,
+            markers,
             table_max: setup.table_max,
         };
         let engine = Engine::new(host.clone(), setup.policy, host.clone(), config).expect("memory");

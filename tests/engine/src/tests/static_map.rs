@@ -301,6 +301,12 @@ fn stale_mappings_are_unmapped() {
     for &(start, _) in RAM {
         rig.host.look().leave_stale(&span(start, 4096));
     }
+    // What else there may be is found before all of RAM is mapped.
+    let result = rig.engine.premap_ram();
+    assert_eq!(result, Err(MapError::Full(Limit::Bytes)));
+    assert_eq!(rig.host.look().mappings.len(), 1, "the last of them");
+    rig.host.look().accepts_unknown_keys = true;
+    rig.engine.search_stale_for(u64::MAX);
     assert_eq!(rig.engine.premap_ram(), Ok(()));
     assert_eq!(rig.host.look().stale(), 0);
     assert_eq!(rig.engine.stats().counters.windows_stale.get(), 3);
