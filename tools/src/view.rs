@@ -213,6 +213,21 @@ fn needs(now: &Companion, before: Option<&Companion>) -> Vec<Attention> {
         let text = "the host does not answer: nothing new can be mapped until it does";
         add("host-silent", text.to_owned());
     }
+    if let (Some(bytes), Some(max)) = (
+        details.status_number("limit_bytes"),
+        details.status_number("max_bytes"),
+    ) {
+        if bytes < max {
+            let percent = details.status_number("search_percent").unwrap_or(0);
+            add(
+                "crash",
+                format!(
+                    "{} MiB at most until all is found that an earlier kernel left ({percent} %)",
+                    bytes >> 20
+                ),
+            );
+        }
+    }
     let before = before.and_then(|before| before.details.as_ref());
     // Formats a number, with its causes, and the new part of it.
     let counted = |numbers: fn(&Details) -> &Numbers, name: &str| {
@@ -340,6 +355,11 @@ pub mod tests {
             details
                 .status
                 .insert("host".to_owned(), "silent".to_owned());
+        });
+        only("crash", "128 MiB at most", &|now| {
+            let details = now.details.as_mut().unwrap();
+            let limit = (128 << 20).to_string();
+            details.status.insert("limit_bytes".to_owned(), limit);
         });
         only(
             "refusals",

@@ -145,6 +145,22 @@ fn of(guest: &Guest, companion: &Companion) -> Vec<Finding> {
             "the module retries every few seconds; if it persists, restart QEMU",
         ));
     }
+    let value = |name: &str| -> u64 {
+        let value = status.get(name).map(|value| value.parse());
+        value.and_then(Result::ok).unwrap_or(0)
+    };
+    if value("limit_bytes") < value("max_bytes") {
+        found.push(Finding::warning(
+            format!(
+                "an earlier kernel crashed: {device} has {} MiB in {} mappings at most until all \
+                 is found that it left ({} %)",
+                value("limit_bytes") >> 20,
+                value("limit_entries"),
+                value("search_percent"),
+            ),
+            "wait; to be done with it at once, restart QEMU",
+        ));
+    }
     for (cause, what, advice) in REFUSALS {
         let count = number(&counters, &format!("refusals_{cause}"));
         if count != 0 {
@@ -244,6 +260,16 @@ mod tests {
         let fixture = Fixture::healthy();
         fixture.write(&format!("{FILES}/status"), "host silent\n");
         Fixture::is_problem(&counters(&fixture.guest()), "the host is silent");
+    }
+
+    #[test]
+    fn caution_after_a_crash() {
+        let fixture = Fixture::healthy();
+        let path = format!("{FILES}/status");
+        let limits = "max_bytes 1342177280\nlimit_bytes 134217728\nlimit_entries 2048\n";
+        fixture.write(&path, &format!("{limits}search_percent 7\n"));
+        let text = "128 MiB in 2048 mappings at most until all is found that it left (7 %)";
+        Fixture::is_warning(&counters(&fixture.guest()), text);
     }
 
     #[test]

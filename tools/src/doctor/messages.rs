@@ -115,6 +115,13 @@ pub const ENDS: &[(&str, &[&str])] = &[
         &["{device}: managed device not present; waiting for it"],
     ),
     (
+        "unmapped all that an earlier kernel left: {n} mappings",
+        &[
+            "an earlier kernel did not unmap its memory: unmapped {n} mappings so far; until all \
+             are found, in about {n} s, at most {n} MiB in {n} mappings are used",
+        ],
+    ),
+    (
         "host unmapped {n} mappings on retry",
         &["host failed to unmap {n} mappings; retrying"],
     ),
@@ -139,6 +146,44 @@ pub const MESSAGES: &[Message] = &[
     remark(
         "unmapped a mapping that an earlier kernel left",
         "the guest was not shut down in order",
+    ),
+    warning(
+        "an earlier kernel did not unmap its memory: unmapped {n} mappings so far; until all \
+         are found, in about {n} s, at most {n} MiB in {n} mappings are used",
+        "the guest crashed, or was reset. The platform may still hold all that the kernel \
+         before had mapped, so only what is certainly free beside that is used, and mappings \
+         beyond that fail; see docs/parameters.md",
+        "wait; to be done with it at once, restart QEMU",
+    ),
+    remark(
+        "unmapped all that an earlier kernel left: {n} mappings",
+        "max_bytes and max_entries apply",
+    ),
+    remark(
+        "searching for what an earlier kernel left, before the device is used: {n}% done",
+        "all of RAM must be mapped, or nothing of the platform is certainly free, since several \
+         kernels in a row have crashed",
+    ),
+    problem(
+        "cannot find what an earlier kernel left: host does not reply",
+        "the host is silent, and all of RAM must be mapped, or nothing of the platform is \
+         certainly free",
+        "restart QEMU",
+    ),
+    remark(
+        "kernel for crash dumps: beside what the crashed kernel left, at most {n} MiB in {n} \
+         mappings are used",
+        "that is enough to write a dump",
+    ),
+    problem(
+        "kernel for crash dumps: others like it left mappings, and no more are certainly free",
+        "kernels for crash dumps have crashed themselves, or were reset",
+        "restart the guest: a full kernel finds what all of them left",
+    ),
+    remark(
+        "cannot map all of RAM at once before all is found that an earlier kernel left; mapping \
+         on demand",
+        "the module uses lazy mode until it is loaded again",
     ),
     remark(
         "MANAGED_BDF: unexpected bus {bus}; using the companion's bus {bus}",
@@ -456,13 +501,15 @@ pub const CAUSES: &[Message] = &[
     ),
     problem(
         "max_bytes reached and no idle window to reclaim",
-        "the driver has more bytes mapped than max_bytes allows",
+        "the driver has more bytes mapped than max_bytes allows, or, for a time, what is free after a \
+         crash",
         "reduce the device's load, or raise max_bytes if the platform has room: it can map about \
          1.5 GiB",
     ),
     problem(
         "max_entries reached and no idle window to reclaim",
-        "the driver has more separate ranges mapped than max_entries allows",
+        "the driver has more separate ranges mapped than max_entries allows, or, for a time, what is \
+         free after a crash",
         "reduce the device's load, or raise max_entries if the platform has room: it can map 65536",
     ),
     problem(
