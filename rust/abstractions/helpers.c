@@ -12,6 +12,7 @@
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/panic_notifier.h>
 #include <linux/preempt.h>
 #include <linux/ratelimit.h>
 #include <linux/slab.h>
@@ -176,6 +177,16 @@ bool apple_dma_helper_is_online(phys_addr_t phys)
 bool apple_dma_helper_is_crash_kernel(void)
 {
 	return is_kdump_kernel();
+}
+
+int apple_dma_helper_register_panic_notifier(struct notifier_block *nb)
+{
+	return atomic_notifier_chain_register(&panic_notifier_list, nb);
+}
+
+void apple_dma_helper_unregister_panic_notifier(struct notifier_block *nb)
+{
+	atomic_notifier_chain_unregister(&panic_notifier_list, nb);
 }
 
 void apple_dma_helper_init_delayed_work(struct delayed_work *work, work_func_t func,

@@ -60,6 +60,10 @@ bool apple_dma_helper_is_online(phys_addr_t phys);
 /* linux/crash_dump.h */
 bool apple_dma_helper_is_crash_kernel(void);
 
+/* linux/panic_notifier.h */
+int apple_dma_helper_register_panic_notifier(struct notifier_block *nb);
+void apple_dma_helper_unregister_panic_notifier(struct notifier_block *nb);
+
 /* linux/workqueue.h */
 void apple_dma_helper_init_delayed_work(struct delayed_work *work, work_func_t func,
 					bool deferrable);

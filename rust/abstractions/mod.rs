@@ -9,6 +9,7 @@
 
 pub(crate) mod memory_notifier;
 pub(crate) mod notifier;
+pub(crate) mod panic_notifier;
 pub(crate) mod pci_notifier;
 pub(crate) mod periodic;
 pub(crate) mod pm;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Blocking notifier chains.
+//! Notifier chains.
 //!
 //! C header: [`include/linux/notifier.h`](srctree/include/linux/notifier.h)
 
@@ -17,7 +17,7 @@ use kernel::{
     types::Opaque, //
 };
 
-/// A blocking notifier chain of the kernel.
+/// A notifier chain of the kernel.
 ///
 /// # Safety
 ///
@@ -49,7 +49,7 @@ pub(crate) trait Listener<C: Chain>: Send + Sync {
     /// Handles the event `action`. An error ends the walk of the chain, and is returned to the
     /// code that raised the event.
     ///
-    /// Context: process, may sleep.
+    /// Context: that of the chain.
     ///
     /// # Safety
     ///

@@ -169,6 +169,13 @@ impl<'a> ManagedFunction<'a> {
         self.address.number()
     }
 
+    /// Returns device and function, if the function is on its companion's bus.
+    pub(super) fn devfn_on_bus_of_companion(&self) -> Option<u8> {
+        let companion = address(self.companion);
+        let is_there = (companion.domain, companion.bus) == (self.address.domain, self.address.bus);
+        is_there.then_some(self.address.devfn)
+    }
+
     /// Returns the companion that manages the function.
     pub(super) fn companion(&self) -> &'a pci::Device<Bound> {
         self.companion

@@ -13,7 +13,7 @@
 //! - `report`: counters and messages about failed calls;
 //! - `dma_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
 //! - `bdf`, `attach`: the managed device's address, and the takeover of its DMA;
-//! - `quiesce`: the end of its DMA;
+//! - `quiesce`, `crash`: the end of its DMA, in general and in a panic;
 //! - `hotplug`, `maintenance`: memory that is added or removed, and periodic work;
 //! - `search`: what earlier kernels left on the host;
 //! - `show`: the contents of the files in debugfs and sysfs.
@@ -21,6 +21,7 @@
 mod attach;
 pub(crate) mod bdf;
 mod calls;
+mod crash;
 mod dma_ops;
 mod dma_range_map;
 mod hotplug;
@@ -49,6 +50,7 @@ use self::maintenance::{
 };
 use self::mode::Mode;
 use crate::abstractions::memory_notifier::MemoryNotifier;
+use crate::abstractions::panic_notifier::PanicNotifier;
 use crate::abstractions::periodic::Periodic;
 use crate::abstractions::pm::PmOps;
 use crate::abstractions::ram;
@@ -324,6 +326,7 @@ impl PinnedDrop for Instance<'_> {
 pub(crate) struct Binding<'a> {
     _attachment: Attachment<'a>,
     _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
+    _crash: Pin<KBox<PanicNotifier<Arc<Instance<'a>>>>>,
     ageing: Option<Pin<KBox<Periodic<Ageing<'a>>>>>,
     recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
     _files: DeviceFiles<'a, Instance<'a>>,
@@ -361,6 +364,7 @@ impl<'a> Binding<'a> {
     ) -> Result<Self> {
         let (instance, translation) = Instance::new(dev, opened, managed, params)?;
         let memory = KBox::pin_init(MemoryNotifier::new(instance.clone()), GFP_KERNEL)?;
+        let crash = KBox::pin_init(PanicNotifier::new(instance.clone()), GFP_KERNEL)?;
         // Memory may have been added or removed before the notifier existed.
         instance.update_ram();
         let ageing = Ageing::start(&instance)?;
@@ -373,6 +377,7 @@ impl<'a> Binding<'a> {
         Ok(Self {
             _attachment: attachment,
             _memory: memory,
+            _crash: crash,
             ageing,
             recovery,
             _files: files,

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::engine::policy::Policy;
 use crate::engine::window::State;
+use crate::sys::Stopwatch;
 
 /// The windows that stood out when all were unmapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +45,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 
     /// Closes the engine and unmaps every window, used or not, and then the marker that tells of
-    /// them. To be called when the device does no
-    /// DMA any more; drivers may still call the engine, and so may this be called again.
+    /// them. To be called when the device does no DMA any more; drivers may still call the engine,
+    /// and so may this be called again.
     ///
     /// Context: any. Interrupts are off for a batch at a time.
     pub(crate) fn release(&self) -> Released {
@@ -57,13 +58,36 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         released
     }
 
+    /// Closes the engine and unmaps windows as [`Self::release`], for `max_ms` milliseconds at most
+    /// but for the last batch. Returns whether the host has nothing any more.
+    ///
+    /// Context: any, with interrupts off. All other CPUs have stopped for good. If one of them
+    /// holds the lock, nothing is done.
+    pub(crate) fn release_in_crash(&self, max_ms: u64) -> bool {
+        if self.state.try_lock().is_none() {
+            return false;
+        }
+        let time = Stopwatch::start();
+        self.close();
+        self.unmap_windows_until(|| time.elapsed_ms() > max_ms);
+        self.state.lock().budget.usage().entries == 0 && !self.return_marker()
+    }
+
     /// Unmaps every window, used or not, that no other CPU is unmapping.
     ///
     /// Context: any. Interrupts are off for a batch at a time.
     pub(super) fn unmap_all_windows(&self) -> Released {
+        self.unmap_windows_until(|| false)
+    }
+
+    /// Unmaps windows as [`Self::unmap_all_windows`], until `is_late` returns true.
+    fn unmap_windows_until(&self, is_late: impl Fn() -> bool) -> Released {
         let mut released = Released::default();
         self.unmap_retired();
         self.sweep(|state, id, window| {
+            if is_late() {
+                return;
+            }
             match window.state() {
                 State::Free => return,
                 State::Live => match window.force_close() {
@@ -89,7 +113,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         // Those that their last user closed meanwhile, as far as they are queued.
         self.unmap_retired();
         self.state.lock().suspects.clear();
-        self.retry_all_lost();
+        if !is_late() {
+            self.retry_all_lost();
+        }
         // A window that its last user closed just now is not lost, and still counts.
         released.lost = u32::try_from(self.state.lock().lost()).unwrap_or(u32::MAX);
         released

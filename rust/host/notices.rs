@@ -104,6 +104,14 @@ impl<'a> Notices<'a> {
         self.pending.store(1, Release);
     }
 
+    /// Returns whether no CPU holds the lock of the list, which none releases any more when all but
+    /// the calling one have stopped.
+    ///
+    /// Context: any.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.try_lock().is_some()
+    }
+
     /// Logs the events that were noted; one load if there are none.
     ///
     /// Context: any, engine lock not held.

@@ -481,6 +481,10 @@ pub const MESSAGES: &[Message] = &[
         "a reboot, power-off or kexec with the module loaded",
     ),
     remark(
+        "{device}: unmapped everything after a panic",
+        "the kernel panicked; the device was stopped, and the next kernel finds nothing left",
+    ),
+    remark(
         "{device}: released, {n} windows unmapped",
         "the module does not manage the device any more; all other numbers were in debugfs until \
          then",

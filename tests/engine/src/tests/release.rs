@@ -14,6 +14,7 @@ use super::rig::{
     MIB, //
 };
 use crate::engine::MapError;
+use crate::sys::Stopwatch;
 
 /// Checks that `rig`, whose engine was released, maps nothing and sends nothing.
 #[track_caller]
@@ -75,5 +76,44 @@ fn a_released_identity_map_maps_nothing() {
     let request = span(BASE, 4 * KIB);
     assert!(rig.engine.map_at_once(&request, ALL).is_some());
     rig.engine.release();
+    check_closed(&rig);
+}
+
+#[test]
+fn a_panic_unmaps_all_unless_the_lock_is_held() {
+    let rig = Rig::new(Setup::default());
+    rig.map(BASE, 4 * KIB).expect("room");
+    let idle = rig.map(BASE + MIB, 4 * KIB).expect("room");
+    rig.unmap(BASE + MIB, 4 * KIB, idle);
+    rig.host.look().held.clear();
+    let doorbells = rig.host.doorbells();
+    // Another CPU stopped in there.
+    assert!(!rig.engine.with_host(|_| rig.engine.release_in_crash(1000)));
+    assert_eq!(rig.host.doorbells(), doorbells);
+    assert!(rig.engine.release_in_crash(1000));
+    check_closed(&rig);
+}
+
+#[test]
+fn a_panic_leaves_what_a_slow_host_does_not_unmap_in_time() {
+    let rig = Rig::new(Setup {
+        batch_max: 4,
+        ..Setup::default()
+    });
+    for n in 0..40 {
+        rig.map(BASE + n * MIB, 4 * KIB).expect("room");
+    }
+    rig.host.look().held.clear();
+    rig.host.look().batch_ms = 300;
+    let time = Stopwatch::start();
+    assert!(!rig.engine.release_in_crash(1000));
+    assert!(
+        time.elapsed_ms() <= 1000 + 300,
+        "no batch begins after that"
+    );
+    // The fourth began before the time was up.
+    assert_eq!(rig.host.look().mappings.len(), 40 - 4 * 4);
+    rig.host.look().batch_ms = 0;
+    assert!(rig.engine.release_in_crash(1000));
     check_closed(&rig);
 }
