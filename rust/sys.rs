@@ -288,4 +288,11 @@ impl Stopwatch {
     pub(crate) fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_millis()).unwrap_or(0)
     }
+
+    /// Returns the nanoseconds that have passed.
+    ///
+    /// Context: any.
+    pub(crate) fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(0)
+    }
 }

@@ -53,6 +53,8 @@ use crate::sys::{
 pub(super) struct Batch<T> {
     entries: BoxedSlice<T>,
     pub(super) len: usize,
+    /// The length from which on the list counts as full.
+    limit: usize,
 }
 
 impl<T: Copy> Batch<T> {
@@ -63,12 +65,18 @@ impl<T: Copy> Batch<T> {
         Ok(Self {
             entries: BoxedSlice::new(max, Alloc::Sleep, |_| fill)?,
             len: 0,
+            limit: max,
         })
     }
 
-    /// Returns the most entries.
-    pub(super) fn capacity(&self) -> usize {
-        self.entries.len()
+    /// Returns the most entries that the list is to have.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Sets the most entries that the list is to have, one at least.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.max(1).min(self.entries.len());
     }
 
     /// Returns whether there are no entries.
@@ -78,7 +86,7 @@ impl<T: Copy> Batch<T> {
 
     /// Returns whether there is no room for another entry.
     pub(super) fn is_full(&self) -> bool {
-        self.len >= self.entries.len()
+        self.len >= self.limit
     }
 
     /// Adds an entry, if there is room.
@@ -87,6 +95,13 @@ impl<T: Copy> Batch<T> {
             *slot = entry;
             self.len = self.len.saturating_add(1);
         }
+    }
+
+    /// Removes the last entry and returns it.
+    pub(super) fn pop(&mut self) -> Option<T> {
+        let last = self.filled().last().copied()?;
+        self.len = self.len.saturating_sub(1);
+        Some(last)
     }
 
     /// Returns the entry at `index`.
@@ -132,8 +147,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         own: usize,
         mut target: Option<&mut AlignTarget>,
     ) -> SubmitResult {
-        state.counters.doorbells.inc();
-        state.host.map(state.map.filled_mut());
+        state.send_map(&self.costs);
         state.index.unreserve_chunks();
         let mut created = None;
         let mut error = None;
@@ -328,8 +342,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if state.unmap.is_empty() {
             return;
         }
-        state.counters.doorbells.inc();
-        state.host.unmap(state.unmap.filled_mut());
+        state.send_unmap(&self.costs);
         for index in 0..state.unmap.len {
             let Some(entry) = state.unmap.get(index) else {
                 break;

@@ -129,7 +129,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 RoundResult::Again => progress.freed_keys = false,
                 RoundResult::Grow => {
                     let missing = requests.clone().filter(|r| r.iova().is_none());
-                    let windows = missing.count().min(state.map.capacity());
+                    let windows = missing.count().min(state.map.limit());
                     drop(state);
                     // Memory for the index is allocated without the lock.
                     progress.may_grow = self.grow_for(windows);

@@ -61,6 +61,7 @@ pub(crate) mod budget;
 pub(crate) mod caution;
 mod coherent;
 mod combining;
+pub(crate) mod cost;
 mod create;
 mod error;
 mod grow;
@@ -125,6 +126,7 @@ use self::budget::{
     Budget, //
 };
 use self::combining::PublicationList;
+use self::cost::EntryCosts;
 use self::index::arena::{
     Id,
     NONE, //
@@ -195,6 +197,8 @@ pub(crate) struct Engine<H, P, O = ()> {
     idled: Atomic<u32>,
     /// Requests of CPUs that wait for the lock.
     published: PublicationList,
+    /// What the host takes for an entry. Written under the lock.
+    costs: EntryCosts,
     state: Lock<Locked<H>>,
 }
 
@@ -262,6 +266,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             retired: Atomic::new(NONE),
             idled: Atomic::new(NONE),
             published: PublicationList::new()?,
+            costs: EntryCosts::new(),
             state: Lock::new(Locked {
                 host,
                 ram: config.ram,
@@ -331,6 +336,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.static_map
             .as_ref()
             .map_or(windows, |map| windows.max(map.highest_iova()))
+    }
+
+    /// Returns what the host takes for an entry.
+    pub(crate) fn costs(&self) -> &EntryCosts {
+        &self.costs
     }
 
     /// Calls `f` with the host under the engine lock: `f` must not sleep.

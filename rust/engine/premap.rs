@@ -343,8 +343,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             outcome: MapOutcome::Unknown,
             id,
         });
-        state.counters.doorbells.inc();
-        state.host.map(state.map.filled_mut());
+        state.send_map(&self.costs);
         let outcome = state.map.get(0).map(|entry| entry.outcome);
         state.map.clear();
         let region = match outcome {

@@ -98,7 +98,7 @@ impl<H> Locked<H> {
     fn lost_batches(&self) -> u64 {
         let lost = self.lost();
         // CAST: `usize` has at most 64 bits.
-        lost.div_ceil(self.unmap.capacity().max(1) as u64)
+        lost.div_ceil(self.unmap.limit().min(self.map.limit()).max(1) as u64)
     }
 }
 
@@ -214,8 +214,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             return false;
         }
         self.count_retried(state, state.map.len);
-        state.counters.doorbells.inc();
-        state.host.map(state.map.filled_mut());
+        state.send_map(&self.costs);
         for index in 0..state.map.len {
             let Some(entry) = state.map.get(index) else {
                 break;

@@ -40,16 +40,6 @@ use crate::sys::{
 /// scan from the others.
 const RETRIES: u32 = 8;
 
-/// The keys of the first batch. A key that is not live costs some hosts milliseconds, and interrupts
-/// are off for a batch.
-const FIRST_BATCH: usize = 8;
-
-/// The time in milliseconds that a batch should not take: the next one is half as long.
-const BATCH_MAX_MS: u64 = 16;
-
-/// The time in milliseconds below which the next batch is twice as long.
-const BATCH_MIN_MS: u64 = 4;
-
 /// The keys that the search looks at next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StaleScan {
@@ -68,8 +58,6 @@ pub(super) struct StaleSearch {
     pub(super) scan: StaleScan,
     /// Retries of the next batch so far.
     retries: u32,
-    /// The keys of the next batch.
-    batch: usize,
     /// The granules and pages that were scanned.
     scanned: u64,
     /// Set if keys were skipped because the host does not reply.
@@ -88,7 +76,6 @@ impl StaleSearch {
                 StaleScan::Unneeded
             },
             retries: 0,
-            batch: FIRST_BATCH,
             scanned: 0,
             has_skipped: false,
         }
@@ -113,15 +100,6 @@ impl StaleSearch {
         self.scan = StaleScan::Granules(0);
         self.scanned = 0;
         self.has_skipped = false;
-    }
-
-    /// Adapts the length of batches to the time in milliseconds that one of `len` keys took.
-    fn adapt(&mut self, len: usize, ms: u64) {
-        if ms > BATCH_MAX_MS {
-            self.batch = (len / 2).max(1);
-        } else if ms < BATCH_MIN_MS && len >= self.batch {
-            self.batch = self.batch.saturating_mul(2);
-        }
     }
 }
 
@@ -149,29 +127,33 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         state.search.start();
     }
 
-    /// Unmaps the keys that the host refused, as an earlier kernel may have left them.
+    /// Unmaps a batch of the keys that the host refused, the last ones first, as an earlier kernel
+    /// may have left them. Returns whether there are more.
     ///
     /// Context: engine lock held.
-    pub(super) fn unmap_suspects(&self, state: &mut Locked<H>) {
-        for index in 0..state.suspects.len {
-            if let Some(span) = state.suspects.get(index) {
-                if self.index.key_is_free(&state.index, span.start()) {
-                    state.unmap.push(UnmapEntry::new(span));
-                }
+    pub(super) fn unmap_suspects(&self, state: &mut Locked<H>) -> bool {
+        while state.unmap.len < state.search_limit() {
+            let Some(span) = state.suspects.pop() else {
+                break;
+            };
+            if self.index.key_is_free(&state.index, span.start()) {
+                state.unmap.push(UnmapEntry::new(span));
             }
         }
-        state.suspects.clear();
         self.unmap_stale(state);
+        !state.suspects.is_empty()
     }
 
-    /// Drops the lock, and unmaps the suspects of its time, if there are any, with another hold of
-    /// the lock: each hold submits one batch at most.
+    /// Drops the lock, and unmaps the suspects, if there are any, with other holds of the lock:
+    /// each submits one batch at most.
     pub(super) fn unmap_suspects_in_turn(&self, guard: Guard<'_, Locked<H>>) {
-        if guard.suspects.is_empty() {
-            return;
-        }
+        let most = guard.suspects.len;
         drop(guard);
-        self.unmap_suspects(&mut self.state.lock());
+        for _ in 0..most {
+            if !self.unmap_suspects(&mut self.state.lock()) {
+                return;
+            }
+        }
     }
 
     /// Submits a batch of keys that no window has. Those that are unmapped by that were stale.
@@ -180,8 +162,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if state.unmap.is_empty() {
             return true;
         }
-        state.counters.doorbells.inc();
-        state.host.unmap(state.unmap.filled_mut());
+        state.send_search(&self.costs);
         let unmapped = |entry: &&UnmapEntry| entry.outcome == UnmapOutcome::Unmapped;
         let stale = state.unmap.filled().iter().filter(unmapped).count();
         // CAST: `usize` has at most 64 bits.
@@ -216,7 +197,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             return false;
         }
         let (before, scanned) = (state.search.scan, state.search.scanned);
-        while state.unmap.len < state.search.batch && !state.unmap.is_full() {
+        while state.unmap.len < state.search_limit() {
             let (at, size) = match state.search.scan {
                 StaleScan::Granules(at) => (at, GRANULE),
                 StaleScan::Pages(at) => (at, PAGE),
@@ -241,11 +222,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 state.unmap.push(UnmapEntry::new(span));
             }
         }
-        let (len, time) = (state.unmap.len, Stopwatch::start());
+        let len = state.unmap.len;
         let is_answered = self.unmap_stale(state);
-        if len != 0 {
-            state.search.adapt(len, time.elapsed_ms());
-        }
         if !is_answered && state.search.retries < RETRIES {
             state.search.retries = state.search.retries.saturating_add(1);
             (state.search.scan, state.search.scanned) = (before, scanned);

@@ -36,12 +36,17 @@ pub(crate) enum Alloc {
 
 thread_local! {
     static FAIL_ATOMIC: Cell<bool> = const { Cell::new(false) };
-    static MILLISECONDS: Cell<u64> = const { Cell::new(0) };
+    static NANOSECONDS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Lets time pass for this thread.
+/// Lets milliseconds pass for this thread.
 pub(crate) fn pass_ms(milliseconds: u64) {
-    MILLISECONDS.with(|now| now.set(now.get() + milliseconds));
+    pass_ns(milliseconds * 1_000_000);
+}
+
+/// Lets nanoseconds pass for this thread.
+pub(crate) fn pass_ns(nanoseconds: u64) {
+    NANOSECONDS.with(|now| now.set(now.get() + nanoseconds));
 }
 
 /// A measurement of the time that has passed since it began.
@@ -49,11 +54,15 @@ pub(crate) struct Stopwatch(u64);
 
 impl Stopwatch {
     pub(crate) fn start() -> Self {
-        Self(MILLISECONDS.with(Cell::get))
+        Self(NANOSECONDS.with(Cell::get))
     }
 
     pub(crate) fn elapsed_ms(&self) -> u64 {
-        MILLISECONDS.with(Cell::get) - self.0
+        self.elapsed_ns() / 1_000_000
+    }
+
+    pub(crate) fn elapsed_ns(&self) -> u64 {
+        NANOSECONDS.with(Cell::get) - self.0
     }
 }
 
