@@ -281,6 +281,7 @@ fn new_engine<'a>(
     params: &Params,
 ) -> Result<ReleaseOnDrop<'a>> {
     let config = Config {
+        admit: false,
         strict: params.strict,
         max_bytes: params.max_bytes,
         max_entries: params.max_entries,

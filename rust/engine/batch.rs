@@ -174,6 +174,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if opened != 0 && opened != state.map.len {
             self.unshadow_batch(state);
         }
+        self.note_room(state);
         created.unwrap_or(SubmitResult::Failed(error.unwrap_or(MapError::Refused)))
     }
 
@@ -352,6 +353,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             }
         }
         state.unmap.clear();
+        self.note_room(state);
     }
 
     /// Makes of `window` what the outcome of its `entry` says.

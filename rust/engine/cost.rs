@@ -147,7 +147,9 @@ impl EntryCosts {
             .get()
             .or_else(|| others.into_iter().filter_map(Average::get).max());
         let limit = ns.and_then(|ns| BATCH_NS.checked_div(ns));
-        limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+        limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        })
     }
 }
 

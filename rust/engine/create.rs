@@ -6,6 +6,7 @@
 //! the window covers; the limits, the alignment of large buffers and the uniqueness of keys are
 //! applied here.
 
+use super::admission::Offer;
 use super::alignment::AlignTarget;
 use super::host::{
     Host,
@@ -24,6 +25,7 @@ use crate::addr::{
     GpaSpan, //
 };
 use crate::engine::policy::{
+    largest_tile,
     smallest,
     Policy,
     Proposal,
@@ -32,8 +34,11 @@ use crate::engine::policy::{
 use crate::engine::window::Window;
 
 /// The choice of a window for a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
+    /// The largest tile within what was offered that covers the request; the smallest window if
+    /// none does.
+    Admitted(Offer),
     /// The window that the policy proposes.
     Policy,
     /// The smallest window that covers the request.
@@ -124,16 +129,18 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         choice: Choice,
         block: Option<&GpaSpan>,
     ) -> Option<Proposal> {
+        let view = View {
+            len_at: &|granule| self.index.len_at(&state.index, granule),
+            bytes: state.budget.bytes(),
+            entries: state.budget.entries(),
+        };
         let proposal = match (choice, block) {
-            (Choice::Policy, Some(block)) => {
-                let view = View {
-                    len_at: &|granule| self.index.len_at(&state.index, granule),
-                    bytes: state.budget.bytes(),
-                    entries: state.budget.entries(),
-                };
-                self.policy
-                    .propose(request, block, &view)
-                    .filter(|p| p.span.covers(request) && block.covers(&p.span))
+            (Choice::Policy, Some(block)) => self
+                .policy
+                .propose(request, block, &view)
+                .filter(|p| p.span.covers(request) && block.covers(&p.span)),
+            (Choice::Admitted(offer), Some(block)) => {
+                largest_tile(request, block, offer.size, &view)
             }
             _ => None,
         };
@@ -182,7 +189,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
         state.budget.charge(span).map_err(Obstacle::Limit)?;
         match self.index.create(&mut state.index, span, anchor) {
-            Some(created) => Ok(created),
+            Some((id, window)) => {
+                if let Some(admission) = &self.admission {
+                    admission.opened(id, span, None);
+                }
+                Ok((id, window))
+            }
             None => {
                 state.budget.refund(span, 0);
                 Err(Obstacle::Tables)
@@ -194,7 +206,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ///
     /// Context: engine lock held.
     pub(super) fn destroy(&self, state: &mut Locked<H>, id: Id, window: &Window) {
-        state.count_uses(window);
+        self.count_uses_of(state, id, window);
         if let Some(span) = window.span() {
             state.budget.refund(&span, window.padding());
         }

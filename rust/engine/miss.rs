@@ -16,6 +16,7 @@ use super::create::{
     Choice,
     Obstacle, //
 };
+use super::displace::Displaced;
 use super::index::arena::NONE;
 use super::map::{
     reachable,
@@ -53,6 +54,8 @@ struct MissProgress {
     /// The time since the call began.
     time: Stopwatch,
     choice: Choice,
+    /// The windows that made room for an admitted one.
+    displaced: Displaced,
     /// Set unless the index could not grow the last time that it had to.
     may_grow: bool,
     /// Windows that the reclaimer has looked at since it last found an idle one.
@@ -99,14 +102,33 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
-        let target = AlignTarget::new(requests.clone(), self.congruent);
+        self.map_missing_by(requests, dma_limit, Choice::Policy)
+    }
+
+    /// Maps as [`Self::map_missing`], by windows of this choice.
+    pub(super) fn map_missing_by<'a, R, I>(
+        &self,
+        requests: I,
+        dma_limit: u64,
+        choice: Choice,
+    ) -> Result<(), MapError>
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
+        let target = match choice {
+            // Memory that may be copied may be at any address.
+            Choice::Admitted(_) => None,
+            _ => AlignTarget::new(requests.clone(), self.congruent),
+        };
         let mut progress = MissProgress {
             time: Stopwatch::start(),
             // The larger a window is, the more padding it needs to be aligned.
             choice: match &target {
                 Some(target) if target.is_required() => Choice::Smallest,
-                _ => Choice::Policy,
+                _ => choice,
             },
+            displaced: Displaced::default(),
             may_grow: true,
             scanned: 0,
             target,
@@ -119,7 +141,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let missing = requests.clone().filter(|r| r.iova().is_none()).count() as u64;
         let mut result = Err(MapError::Refused);
         for _ in 0..MAX_ROUNDS {
-            let mut state = self.lock_and_collect(requests.clone());
+            let Some(mut state) = self.lock_and_collect(requests.clone(), progress.choice) else {
+                return Err(MapError::NoAnswer);
+            };
             match self.round(&mut state, requests.clone(), dma_limit, &mut progress) {
                 RoundResult::Done => {
                     state.counters.misses.add(missing);
@@ -151,14 +175,20 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 
     /// Takes the lock. Where another CPU has it, publishes what is missing of `requests` for that
-    /// CPU to serve, and collects what was served.
-    fn lock_and_collect<'a, R, I>(&self, requests: I) -> Guard<'_, Locked<H>>
+    /// CPU to serve, and collects what was served. Returns [`None`] if the requests may be copied
+    /// instead.
+    fn lock_and_collect<'a, R, I>(
+        &self,
+        requests: I,
+        choice: Choice,
+    ) -> Option<Guard<'_, Locked<H>>>
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
         let (mut state, records) = match self.state.try_lock() {
             Some(state) => (state, RecordSet::NONE),
+            None if matches!(choice, Choice::Admitted(_)) => return None,
             None => {
                 let shareable = requests.clone().filter(|r| r.modulus().is_none());
                 let records = self
@@ -168,7 +198,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             }
         };
         self.collect(&mut state, records, requests);
-        state
+        Some(state)
     }
 
     /// Changes what may have made a round fail with `error`, and returns whether that is worth
@@ -199,6 +229,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         if freed_keys && !progress.freed_keys {
             progress.freed_keys = true;
             return true;
+        }
+        if matches!(progress.choice, Choice::Admitted(_)) {
+            return false;
         }
         // A lost window may be in the way.
         let budget = match error {
@@ -345,6 +378,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         obstacle: Obstacle,
         progress: &mut MissProgress,
     ) -> RoundResult {
+        if let (Obstacle::Limit(limit), Choice::Admitted(offer)) = (&obstacle, &progress.choice) {
+            return self.displace(state, offer, &mut progress.displaced, *limit);
+        }
         let error = match obstacle {
             Obstacle::Batch => return RoundResult::Failed(MapError::Refused),
             Obstacle::Fatal(error) => return RoundResult::Failed(error),

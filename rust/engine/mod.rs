@@ -55,6 +55,7 @@
 //! queue of retired windows and requests to the publication list. `docs/architecture.md` has the
 //! reasons.
 
+pub(crate) mod admission;
 mod alignment;
 mod batch;
 pub(crate) mod budget;
@@ -63,6 +64,7 @@ mod coherent;
 mod combining;
 pub(crate) mod cost;
 mod create;
+mod displace;
 mod error;
 mod grow;
 mod host;
@@ -119,6 +121,7 @@ pub(crate) use self::stats::{
     WindowStatus, //
 };
 
+use self::admission::Admission;
 use self::alignment::AllocOrder;
 use self::batch::Batch;
 use self::budget::{
@@ -175,6 +178,8 @@ pub(crate) struct Config {
     pub(crate) markers: Markers,
     /// The blocks of guest RAM; see [`Engine::set_ram`].
     pub(crate) ram: Ram,
+    /// Decide for each request that may be copied whether it is; see [`Engine::admit`].
+    pub(crate) admit: bool,
     /// Try to get addresses for large buffers that are congruent to the memory's.
     pub(crate) congruent: bool,
     /// The most granules of RAM that have a place in a flat table.
@@ -197,6 +202,8 @@ pub(crate) struct Engine<H, P, O = ()> {
     idled: Atomic<u32>,
     /// Requests of CPUs that wait for the lock.
     published: PublicationList,
+    /// What decides about requests that may be copied, if any may.
+    admission: Option<Admission>,
     /// What the host takes for an entry. Written under the lock.
     costs: EntryCosts,
     state: Lock<Locked<H>>,
@@ -224,6 +231,8 @@ struct Locked<H> {
     search: StaleSearch,
     /// The last window that the reclaimer has looked at.
     hand: Id,
+    /// The last window that was looked at for one that is cold.
+    sampled: Id,
     idle_watch: IdleWatch,
     /// Set once nothing is mapped any more; see [`Engine::close`].
     closed: bool,
@@ -244,6 +253,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Context: process, may sleep.
     pub(crate) fn new(host: H, policy: P, observer: O, config: Config) -> Result<Self, AllocError> {
         let batch = host.batch_max();
+        let (max_bytes, max_entries) = (config.max_bytes, config.max_entries);
+        let admission = config
+            .admit
+            .then(|| Admission::new(&config.ram, config.strict, max_bytes, max_entries));
         let fill = GpaSpan::new(Gpa::new(0), 1).ok_or(AllocError)?;
         let (index, mut writer) = WindowIndex::new(
             config.max_entries,
@@ -266,6 +279,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             retired: Atomic::new(NONE),
             idled: Atomic::new(NONE),
             published: PublicationList::new()?,
+            admission: admission.transpose()?,
             costs: EntryCosts::new(),
             state: Lock::new(Locked {
                 host,
@@ -280,6 +294,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 markers: config.markers,
                 search,
                 hand: NONE,
+                sampled: NONE,
                 idle_watch: IdleWatch::Off,
                 closed: false,
                 map: Batch::new(batch, MapEntry::new(fill))?,

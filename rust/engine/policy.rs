@@ -77,6 +77,27 @@ pub(crate) fn smallest(request: &GpaSpan, block: Option<&GpaSpan>) -> Option<Pro
     Some(Proposal { span, tile: false })
 }
 
+/// Returns the largest tile of up to `size` bytes that covers `request`, which lies in `block`, and
+/// in which nothing is mapped; [`None`] if there is none.
+pub(crate) fn largest_tile(
+    request: &GpaSpan,
+    block: &GpaSpan,
+    size: u64,
+    view: &View<'_>,
+) -> Option<Proposal> {
+    let mut size = size.checked_next_power_of_two()?;
+    loop {
+        if let Some(tile) = Adaptive::tile(request, size, view) {
+            let span = tile.intersection(block)?;
+            return Some(Proposal { span, tile: true });
+        }
+        size /= 2;
+        if size < GRANULE {
+            return None;
+        }
+    }
+}
+
 /// A policy whose windows grow where mappings cluster.
 ///
 /// A mapping far from all others gets the smallest window. A mapping beside a window gets a window

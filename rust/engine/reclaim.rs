@@ -217,7 +217,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             state.idle_watch = IdleWatch::Off;
             return None;
         };
-        if is_idle(window) && window.close() {
+        if window.is_idle() && window.close() {
             self.unmap_closed(state, id, window);
             state.counters.windows_reclaimed.inc();
             self.submit_unmap(state);
@@ -299,7 +299,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Context: any. Interrupts are off for a batch at a time.
     pub(crate) fn age(&self) {
         self.sweep(|state, id, window| {
-            if is_idle(window) && state.host.is_ready() && close_if_unused(window) {
+            if window.is_idle() && state.host.is_ready() && close_if_unused(window) {
                 state.counters.windows_aged.inc();
                 self.unmap_closed(state, id, window);
             }
@@ -365,21 +365,16 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 
     /// Removes a window that the caller closed from the index, and queues it for unmapping.
-    fn unmap_closed(&self, state: &mut Locked<H>, id: Id, window: &Window) {
+    pub(super) fn unmap_closed(&self, state: &mut Locked<H>, id: Id, window: &Window) {
         self.index.remove(&mut state.index, id, window);
         self.queue_unmap(state, id, window);
     }
 }
 
-/// Returns whether no mapping uses an open window.
-fn is_idle(window: &Window) -> bool {
-    window.state() == State::Live && window.users() == 0
-}
-
 /// Closes an idle window that was not used since this was last called for it. Returns whether the
 /// window is closed now, and so belongs to the caller.
 fn close_if_unused(window: &Window) -> bool {
-    is_idle(window) && !window.test_and_clear_used() && window.close()
+    window.is_idle() && !window.test_and_clear_used() && window.close()
 }
 
 /// Returns whether `window` covers some of `span`.

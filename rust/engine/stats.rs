@@ -279,13 +279,6 @@ impl Snapshot {
     }
 }
 
-impl<H> Locked<H> {
-    /// Adds the uses of `window` since the last call for it.
-    pub(super) fn count_uses(&mut self, window: &Window) {
-        self.counters.uses.add(u64::from(window.count_uses()));
-    }
-}
-
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Returns the statistics, without uses of windows that are not added up yet.
     ///
@@ -303,8 +296,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ///
     /// Context: any. Interrupts are off for some thousand windows at a time.
     pub(crate) fn snapshot(&self, snapshot: &mut Snapshot) {
-        self.sweep(|state, _, window| {
-            state.count_uses(window);
+        self.sweep(|state, id, window| {
+            self.count_uses_of(state, id, window);
             if let Some(info) = WindowInfo::new(window) {
                 snapshot.add(&info);
             }
@@ -317,7 +310,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ///
     /// Context: any. Interrupts are off for some thousand windows at a time.
     pub(crate) fn count_uses(&self) {
-        self.sweep(|state, _, window| state.count_uses(window));
+        self.sweep(|state, id, window| {
+            self.count_uses_of(state, id, window);
+        });
     }
 
     /// Returns the first window that is not free, from the number `from` on, with its number.

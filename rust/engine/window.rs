@@ -198,6 +198,11 @@ impl Window {
         self.refs.count()
     }
 
+    /// Returns whether the window is open and no mapping uses it. Lock.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state() == State::Live && self.users() == 0
+    }
+
     /// Returns how many references were taken since the window was opened, modulo 2^32.
     pub(crate) fn uses(&self) -> u32 {
         self.refs.uses().wrapping_sub(self.first_use.load(Relaxed))

@@ -277,6 +277,7 @@ impl Replay {
         let mapped = |_: &mut (), _: &GpaSpan| Ok::<_, String>(MapOutcome::Mapped(Iova::new(0)));
         markers.take(&mut (), mapped, |_, _| true)?;
         let config = Config {
+            admit: false,
             strict,
             max_bytes: parameters.max_bytes,
             max_entries: parameters.max_entries,

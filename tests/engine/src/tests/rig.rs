@@ -334,6 +334,7 @@ impl Rig {
         });
         let blocks = BoxedSlice::new(ram.len(), Alloc::Sleep, |i| span(ram[i].0, ram[i].1));
         let config = Config {
+            admit: false,
             strict: setup.strict,
             max_bytes: setup.max_bytes,
             max_entries: setup.max_entries,

@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Admission: whether memory that a driver maps and that may be copied is worth a window.
+//!
+//! Windows are a cache with a dear miss, so what streams through it is copied, and what is hot gets
+//! windows. Copying is rent, a window is bought:
+//!
+//! - Each tile of memory has a [`Heat`]: the time that copying it has taken lately. So has each
+//!   window: the time that copying would have taken instead of its hits.
+//! - While there is room, memory is worth a window once all of it, as far as it is used, was copied
+//!   twice. What that takes of the host's time is at most 1/8 of the time that passes.
+//! - Without room, copying must have taken as long as the windows that come and go would have, and
+//!   twice as long as without the coldest of the idle windows, which make room; see
+//!   `displace.rs`.
+//! - The window is the largest of which at least half is used, to [`SIZE_MAX`] where the host is
+//!   dear.
+//!
+//! Heat is forgotten at a rate that depends on what is copied and hit, not on time: half of it in
+//! each *epoch*, which is as long as it takes to copy all windows some times, or to buy them once.
+//!
+//! What is here takes no lock. Several CPUs may change the heat of a tile at once, and one of the
+//! changes is lost then: heat is an estimate.
+//!
+//! Context of all functions: any, if not said otherwise.
+
+use super::cost::Price;
+use super::index::arena::Id;
+use crate::addr::{
+    Address,
+    GpaSpan,
+    GRANULE,
+    GRANULE_SHIFT, //
+};
+use crate::engine::budget::Room;
+use crate::engine::policy::WINDOW_SHIFT;
+use crate::engine::ram::Ram;
+use crate::sys::{
+    Alloc,
+    AllocError,
+    Atomic,
+    BoxedSlice,
+    Relaxed,
+    Stopwatch, //
+};
+
+/// log2 of the bytes of a tile: one granule for each bit of [`Heat::granules`].
+const TILE_SHIFT: u32 = GRANULE_SHIFT + 4;
+
+/// The most tiles with heat of their own, 256 GiB; beyond, several tiles share it.
+const TILES_MAX: usize = 1 << 20;
+
+/// The bytes of the largest window that is bought.
+const SIZE_MAX: u64 = 4 << 20;
+
+/// The bytes that windows may have however cheap the host is.
+const SIZE_ALWAYS: u64 = 1 << WINDOW_SHIFT;
+
+/// How often a larger window must be copied for its price to be larger than it needs to be.
+const DEAR: u64 = 8;
+
+/// How often memory is copied before it gets a window while there is room.
+const TOUCHES: u64 = 2;
+
+/// How much hotter than the windows that make room a new one must be.
+const MARGIN: u64 = 2;
+
+/// The part of the time that may be spent on windows, as a divisor.
+const SHARE: u64 = 8;
+
+/// The time in nanoseconds whose share may be saved up.
+const SAVED: u64 = 1_000_000_000;
+
+/// Bits of the progress of an epoch.
+const EPOCH_SHIFT: u32 = 48;
+
+/// How often the limit of bytes is copied in an epoch at least.
+const EPOCH_COPIES: u64 = 8;
+
+/// The time that copying takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CopyCost {
+    /// Nanoseconds for each request.
+    pub(crate) request_ns: u64,
+    /// Nanoseconds for each KiB.
+    pub(crate) kib_ns: u64,
+}
+
+impl CopyCost {
+    /// Returns the nanoseconds to copy `len` bytes in one request.
+    fn of(self, len: u64) -> u64 {
+        self.request_ns.saturating_add(self.of_bytes(len))
+    }
+
+    /// Returns the nanoseconds to copy `len` bytes among others.
+    fn of_bytes(self, len: u64) -> u64 {
+        self.kib_ns.saturating_mul(len) >> 10
+    }
+}
+
+/// A window that is worth its price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// The most bytes that the window is to have.
+    pub(crate) size: u64,
+    /// The heat of its memory in nanoseconds: what its absence has cost lately.
+    pub(crate) worth: u64,
+}
+
+/// What is to become of a request that no window serves, and that may be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admit {
+    /// It is to be copied.
+    Copy,
+    /// It is to get this window; see [`Engine::map_admitted`](super::Engine::map_admitted).
+    Window(Offer),
+}
+
+/// The time that copying some memory takes, or would take, in an epoch or so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Heat {
+    /// Nanoseconds.
+    ns: u32,
+    /// The granules of a tile that were used, a bit each.
+    granules: u16,
+    /// The epoch of the last change, which wraps.
+    epoch: u16,
+}
+
+impl Heat {
+    fn from_word(word: u64) -> Self {
+        // CAST: Each is as wide as what is taken.
+        Self {
+            ns: (word >> 32) as u32,
+            granules: (word >> 16) as u16,
+            epoch: word as u16,
+        }
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.ns) << 32 | u64::from(self.granules) << 16 | u64::from(self.epoch)
+    }
+
+    /// Returns what is left of the heat in `epoch`. Memory that was not used for more than one is
+    /// cold.
+    fn at(self, epoch: u16) -> Self {
+        match epoch.wrapping_sub(self.epoch) {
+            0 => self,
+            1 => Self {
+                ns: self.ns / 2,
+                epoch,
+                ..self
+            },
+            _ => Self {
+                ns: 0,
+                granules: 0,
+                epoch,
+            },
+        }
+    }
+
+    /// Returns the heat with `ns` nanoseconds more.
+    fn plus(self, ns: u64) -> Self {
+        Self {
+            ns: self
+                .ns
+                .saturating_add(u32::try_from(ns).unwrap_or(u32::MAX)),
+            ..self
+        }
+    }
+
+    /// Returns the part of the heat of a tile that belongs to `granules`, in nanoseconds.
+    fn part(self, granules: u16) -> u64 {
+        let part = u64::from((self.granules & granules).count_ones());
+        let all = u64::from(self.granules.count_ones());
+        let scaled = u64::from(self.ns).saturating_mul(part);
+        scaled.checked_div(all).unwrap_or(0)
+    }
+}
+
+/// The use of some memory.
+struct Use {
+    /// The nanoseconds that it took to copy it.
+    ns: u64,
+    /// The number of granules.
+    granules: u64,
+}
+
+/// See the module's documentation.
+pub(crate) struct Admission {
+    /// Set unless a window is unmapped when its last mapping is.
+    lasting: bool,
+    max_bytes: u64,
+    /// The heat of tiles, by the low bits of their number.
+    tiles: BoxedSlice<Atomic<u64>>,
+    /// The heat of windows, by their ids. Lock.
+    windows: BoxedSlice<Atomic<u64>>,
+    /// The epoch, in the upper 16 bits, and how much of it is over, in nanoseconds of copying.
+    progress: Atomic<u64>,
+    /// The nanoseconds of an epoch.
+    epoch_len: Atomic<u64>,
+    /// The average time to copy a request, in 1/16 nanoseconds.
+    request: Atomic<u64>,
+    /// Bytes and windows that there is room for, as of the last change.
+    bytes_left: Atomic<u64>,
+    entries_left: Atomic<u64>,
+    entries_used: Atomic<u64>,
+    /// The most bytes of a window: less than [`SIZE_MAX`] where the host refused those.
+    size_max: Atomic<u64>,
+    /// The heat of a granule of the windows that would have to make room.
+    bar: Atomic<u64>,
+    /// The time at which what was spent on windows is within its share.
+    paid_at: Atomic<u64>,
+    clock: Stopwatch,
+}
+
+/// Returns the bits of the granules of tile number `tile` that `span` touches.
+fn granules_in(tile: u64, span: &GpaSpan) -> u16 {
+    let first = tile << (TILE_SHIFT - GRANULE_SHIFT);
+    let from = span.first_granule().max(first).wrapping_sub(first);
+    let to = span.last_granule().checked_sub(first).unwrap_or(0).min(15);
+    let above = u16::MAX.checked_shl(u32::try_from(from).unwrap_or(16));
+    let below = u16::MAX.checked_shr(u32::try_from(15u64.wrapping_sub(to)).unwrap_or(16));
+    above.unwrap_or(0) & below.unwrap_or(0)
+}
+
+/// Returns the numbers of the tiles that `span` touches.
+fn tiles_of(span: &GpaSpan) -> core::ops::RangeInclusive<u64> {
+    span.start().raw() >> TILE_SHIFT..=span.last() >> TILE_SHIFT
+}
+
+impl Admission {
+    /// Creates the admission of an engine with `max_bytes` and `max_entries` for windows of `ram`.
+    /// With `strict`, windows do not outlive their mappings.
+    ///
+    /// Context: process, may sleep.
+    pub(super) fn new(
+        ram: &Ram,
+        strict: bool,
+        max_bytes: u64,
+        max_entries: u32,
+    ) -> Result<Self, AllocError> {
+        let end = ram.blocks().last().map_or(0, GpaSpan::last);
+        let tiles = usize::try_from(end >> TILE_SHIFT).unwrap_or(TILES_MAX);
+        let tiles = tiles.saturating_add(1).min(TILES_MAX).next_power_of_two();
+        // CAST: `usize` has at least 32 bits. Ids begin with 1.
+        let windows = (max_entries as usize).saturating_add(1);
+        Ok(Self {
+            lasting: !strict,
+            max_bytes,
+            tiles: BoxedSlice::new(tiles, Alloc::Sleep, |_| Atomic::new(0))?,
+            windows: BoxedSlice::new(windows, Alloc::Sleep, |_| Atomic::new(0))?,
+            progress: Atomic::new(0),
+            epoch_len: Atomic::new(u64::MAX),
+            request: Atomic::new(0),
+            bytes_left: Atomic::new(max_bytes),
+            entries_left: Atomic::new(max_entries.into()),
+            entries_used: Atomic::new(0),
+            size_max: Atomic::new(SIZE_MAX),
+            bar: Atomic::new(0),
+            paid_at: Atomic::new(0),
+            clock: Stopwatch::start(),
+        })
+    }
+
+    /// Decides about `request`, which no window serves, and which takes `copy` to copy, while
+    /// windows have the price `price`. Counts the request as copied.
+    pub(super) fn choose(&self, request: &GpaSpan, copy: CopyCost, price: Price) -> Admit {
+        let cost = copy.of(request.len());
+        if !self.lasting {
+            let offer = Offer {
+                size: GRANULE,
+                worth: cost,
+            };
+            return if cost <= price.both() {
+                Admit::Copy
+            } else {
+                Admit::Window(offer)
+            };
+        }
+        let average = self.request.load(Relaxed);
+        let sixteenth = average.saturating_sub(average >> 4).saturating_add(cost);
+        self.request.store(sixteenth, Relaxed);
+        let windows = price.both().saturating_mul(self.entries_used.load(Relaxed));
+        let copies = copy.of_bytes(self.max_bytes).saturating_mul(EPOCH_COPIES);
+        self.epoch_len
+            .store(windows.saturating_add(copies), Relaxed);
+        let epoch = self.advance(cost);
+        self.heat(request, cost, epoch);
+        match self.offer(request, copy, price, epoch) {
+            Some(offer) => Admit::Window(offer),
+            None => Admit::Copy,
+        }
+    }
+
+    /// Returns the window that `request` is worth, if it is worth one.
+    fn offer(&self, request: &GpaSpan, copy: CopyCost, price: Price, epoch: u16) -> Option<Offer> {
+        let granule_ns = copy.of_bytes(GRANULE).max(1);
+        let is_reused = |used: &Use| {
+            let twice = used
+                .granules
+                .saturating_mul(granule_ns)
+                .saturating_mul(TOUCHES);
+            used.ns >= twice
+        };
+        let own = request.round_out(GRANULE)?;
+        let mut best = (own, self.used(&own, epoch));
+        if !is_reused(&best.1) {
+            return None;
+        }
+        let mut size = own.len().checked_next_power_of_two()?;
+        while size <= self.size_max.load(Relaxed) {
+            let is_dear = copy.of_bytes(size).saturating_mul(DEAR) <= price.both();
+            if size > SIZE_ALWAYS && !is_dear {
+                break;
+            }
+            if let Some(span) = request.round_out(size).filter(|span| span.len() == size) {
+                let used = self.used(&span, epoch);
+                if used.granules < span.granules().div_ceil(2) || !is_reused(&used) {
+                    break;
+                }
+                best = (span, used);
+            }
+            size = size.checked_mul(2)?;
+        }
+        let (span, used) = best;
+        let has_room =
+            self.bytes_left.load(Relaxed) >= span.len() && self.entries_left.load(Relaxed) != 0;
+        let bar = Heat::from_word(self.bar.load(Relaxed)).at(epoch);
+        let colder = u64::from(bar.ns).saturating_mul(span.granules());
+        let is_worth = has_room || used.ns >= threshold(price.both(), colder);
+        (is_worth && self.is_in_budget()).then_some(Offer {
+            size: span.len(),
+            worth: used.ns,
+        })
+    }
+
+    /// Returns the use of `span` lately.
+    fn used(&self, span: &GpaSpan, epoch: u16) -> Use {
+        let mut used = Use { ns: 0, granules: 0 };
+        for tile in tiles_of(span) {
+            let Some(heat) = self.tile(tile) else {
+                continue;
+            };
+            let heat = Heat::from_word(heat.load(Relaxed)).at(epoch);
+            let granules = granules_in(tile, span);
+            used.ns = used.ns.saturating_add(heat.part(granules));
+            let count = (heat.granules & granules).count_ones();
+            used.granules = used.granules.saturating_add(count.into());
+        }
+        used
+    }
+
+    /// Counts that copying `span` takes `ns`.
+    fn heat(&self, span: &GpaSpan, ns: u64, epoch: u16) {
+        let all = span.granules().max(1);
+        for tile in tiles_of(span) {
+            let Some(slot) = self.tile(tile) else {
+                continue;
+            };
+            let granules = granules_in(tile, span);
+            let share = ns.saturating_mul(granules.count_ones().into());
+            let heat = Heat::from_word(slot.load(Relaxed)).at(epoch);
+            let heat = Heat {
+                granules: heat.granules | granules,
+                ..heat.plus(share.checked_div(all).unwrap_or(0))
+            };
+            slot.store(heat.word(), Relaxed);
+        }
+    }
+
+    /// Forgets the heat of `span`, which has a window now.
+    fn cool(&self, span: &GpaSpan, epoch: u16) {
+        for tile in tiles_of(span) {
+            let Some(slot) = self.tile(tile) else {
+                continue;
+            };
+            let heat = Heat::from_word(slot.load(Relaxed)).at(epoch);
+            let rest = !granules_in(tile, span);
+            // CAST: It is a part of a number of 32 bits.
+            let ns = heat.part(rest) as u32;
+            let heat = Heat {
+                ns,
+                granules: heat.granules & rest,
+                ..heat
+            };
+            slot.store(heat.word(), Relaxed);
+        }
+    }
+
+    /// Returns the place of the heat of tile number `tile`.
+    fn tile(&self, tile: u64) -> Option<&Atomic<u64>> {
+        // CAST: The number of tiles is a power of two, so only low bits matter.
+        let index = tile as usize & self.tiles.len().wrapping_sub(1);
+        self.tiles.get(index)
+    }
+
+    /// Returns the epoch.
+    fn epoch(&self) -> u16 {
+        // CAST: The shift leaves 16 bits.
+        (self.progress.load(Relaxed) >> EPOCH_SHIFT) as u16
+    }
+
+    /// Counts `ns` nanoseconds of copying, done or saved. Returns the epoch.
+    fn advance(&self, ns: u64) -> u16 {
+        const MASK: u64 = (1 << EPOCH_SHIFT) - 1;
+        let old = self.progress.load(Relaxed);
+        let over = (old & MASK).saturating_add(ns);
+        let new = if over < self.epoch_len.load(Relaxed).min(MASK) {
+            old & !MASK | over
+        } else {
+            // The epoch wraps.
+            (old & !MASK).wrapping_add(1 << EPOCH_SHIFT)
+        };
+        self.progress.store(new, Relaxed);
+        // CAST: The shift leaves 16 bits.
+        (new >> EPOCH_SHIFT) as u16
+    }
+
+    /// Counts `uses` of the window `id` since the last call, which saved as many copies if the
+    /// window was admitted, and otherwise that it is mapped anew for `price`. Returns the heat of
+    /// the window in nanoseconds.
+    ///
+    /// Context: engine lock held.
+    pub(super) fn credit(&self, id: Id, uses: u32, price: Price) -> u64 {
+        // CAST: `usize` has at least 32 bits.
+        let Some(slot) = self.windows.get(id as usize) else {
+            return 0;
+        };
+        let old = Heat::from_word(slot.load(Relaxed));
+        let mut epoch = self.epoch();
+        let mut heat = old.at(epoch);
+        if uses == 0 {
+            return heat.ns.into();
+        }
+        if old.granules == 0 {
+            // Of these uses one would be a miss.
+            let miss = u32::try_from(price.both()).unwrap_or(u32::MAX);
+            heat.ns = heat.ns.max(miss.saturating_mul(2));
+        } else {
+            let saved = (self.request.load(Relaxed) >> 4).saturating_mul(uses.into());
+            epoch = self.advance(saved);
+            // They were in all epochs since the last call.
+            let epochs = u64::from(epoch.wrapping_sub(old.epoch)).saturating_add(1);
+            let each = saved.checked_div(epochs).unwrap_or(0);
+            let before = if epochs > 2 { each } else { 0 };
+            heat = old.at(epoch).plus(each.saturating_add(before));
+        }
+        // A window has no granules; all of it counts as used.
+        heat.granules = old.granules;
+        slot.store(heat.word(), Relaxed);
+        heat.ns.into()
+    }
+
+    /// Records that the window `id`, which serves `span`, was created with `worth` as its heat, or
+    /// for memory that must not be copied.
+    pub(super) fn opened(&self, id: Id, span: &GpaSpan, worth: Option<u64>) {
+        let epoch = self.epoch();
+        let cold = Heat {
+            ns: 0,
+            granules: u16::from(worth.is_some()),
+            epoch,
+        };
+        // CAST: `usize` has at least 32 bits.
+        if let Some(slot) = self.windows.get(id as usize) {
+            slot.store(cold.plus(worth.unwrap_or(0)).word(), Relaxed);
+        }
+        if worth.is_some() {
+            self.cool(span, epoch);
+        }
+    }
+
+    /// Records that the window of `span`, which had the heat `ns`, made room for another.
+    pub(super) fn displaced(&self, span: &GpaSpan, ns: u64) {
+        self.heat(span, ns, self.epoch());
+    }
+
+    /// Records that windows with less than `ns` nanoseconds of heat for each granule do not make
+    /// room.
+    pub(super) fn raise_bar(&self, ns: u64) {
+        let bar = Heat {
+            ns: u32::try_from(ns).unwrap_or(u32::MAX),
+            granules: 0,
+            epoch: self.epoch(),
+        };
+        self.bar.store(bar.word(), Relaxed);
+    }
+
+    /// Records that the host refused a window of `len` bytes that was admitted.
+    pub(super) fn refused(&self, len: u64) {
+        let size = self.size_max.load(Relaxed);
+        if len <= size && size > SIZE_ALWAYS {
+            self.size_max.store(size / 2, Relaxed);
+        }
+    }
+
+    /// Returns whether what was spent on windows so far is within its share of the time.
+    fn is_in_budget(&self) -> bool {
+        self.paid_at.load(Relaxed) <= self.clock.elapsed_ns().saturating_add(SAVED)
+    }
+
+    /// Counts `ns` nanoseconds that were spent on windows.
+    pub(super) fn pay(&self, ns: u64) {
+        let earned = self.clock.elapsed_ns();
+        let paid_at = self.paid_at.load(Relaxed).max(earned);
+        let paid_at = paid_at.saturating_add(ns.saturating_mul(SHARE));
+        self.paid_at.store(paid_at, Relaxed);
+    }
+
+    /// Records what there is room for.
+    pub(super) fn note_room(&self, bytes: Room, entries: Room) {
+        self.bytes_left.store(bytes.left, Relaxed);
+        self.entries_left.store(entries.left, Relaxed);
+        let used = entries.max.saturating_sub(entries.left);
+        self.entries_used.store(used, Relaxed);
+    }
+}
+
+/// Returns the heat that memory must have for a window that takes `price` with what makes room for
+/// it, if that has the heat `colder`.
+pub(super) fn threshold(price: u64, colder: u64) -> u64 {
+    price.saturating_add(colder.saturating_mul(MARGIN))
+}
