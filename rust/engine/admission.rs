@@ -12,7 +12,7 @@
 //! - Without room, copying must have taken as long as the windows that come and go would have, and
 //!   twice as long as without the coldest of the idle windows, which make room; see
 //!   `displace.rs`.
-//! - The window is the largest of which at least half is used, to [`SIZE_MAX`] where the host is
+//! - The window is the largest of which at least three quarters are used, to [`SIZE_MAX`] where the host is
 //!   dear.
 //!
 //! Heat is forgotten at a rate that depends on what is copied and hit, not on time: half of it in
@@ -61,6 +61,10 @@ const DEAR: u64 = 8;
 /// How often memory is copied before it gets a window while there is room.
 const TOUCHES: u64 = 2;
 
+/// The part of its price, as a divisor, that copying must have taken before memory gets a window
+/// while there is room.
+const SOME: u64 = 8;
+
 /// How much hotter than the windows that make room a new one must be.
 const MARGIN: u64 = 2;
 
@@ -72,6 +76,9 @@ const SAVED: u64 = 1_000_000_000;
 
 /// Bits of the progress of an epoch.
 const EPOCH_SHIFT: u32 = 48;
+
+/// The most of [`Admission::stretch`].
+const STRETCH_MAX: u32 = 6;
 
 /// How often the limit of bytes is copied in an epoch at least.
 const EPOCH_COPIES: u64 = 8;
@@ -196,8 +203,12 @@ pub(crate) struct Admission {
     windows: BoxedSlice<Atomic<u64>>,
     /// The epoch, in the upper 16 bits, and how much of it is over, in nanoseconds of copying.
     progress: Atomic<u64>,
-    /// The nanoseconds of an epoch.
+    /// The least nanoseconds of an epoch.
     epoch_len: Atomic<u64>,
+    /// log2 of how much longer epochs are, since there is room for windows and none are worth it.
+    stretch: Atomic<u32>,
+    /// Set once a window was opened or used in this epoch.
+    windows_used: Atomic<u32>,
     /// The average time to copy a request, in 1/16 nanoseconds.
     request: Atomic<u64>,
     /// Bytes and windows that there is room for, as of the last change.
@@ -251,6 +262,8 @@ impl Admission {
             windows: BoxedSlice::new(windows, Alloc::Sleep, |_| Atomic::new(0))?,
             progress: Atomic::new(0),
             epoch_len: Atomic::new(u64::MAX),
+            stretch: Atomic::new(0),
+            windows_used: Atomic::new(0),
             request: Atomic::new(0),
             bytes_left: Atomic::new(max_bytes),
             entries_left: Atomic::new(max_entries.into()),
@@ -280,7 +293,9 @@ impl Admission {
         let average = self.request.load(Relaxed);
         let sixteenth = average.saturating_sub(average >> 4).saturating_add(cost);
         self.request.store(sixteenth, Relaxed);
-        let windows = price.both().saturating_mul(self.entries_used.load(Relaxed));
+        let windows = self.entries_used.load(Relaxed);
+        let windows = windows.saturating_add(self.max_bytes / SIZE_MAX);
+        let windows = price.both().saturating_mul(windows);
         let copies = copy.of_bytes(self.max_bytes).saturating_mul(EPOCH_COPIES);
         self.epoch_len
             .store(windows.saturating_add(copies), Relaxed);
@@ -295,18 +310,13 @@ impl Admission {
     /// Returns the window that `request` is worth, if it is worth one.
     fn offer(&self, request: &GpaSpan, copy: CopyCost, price: Price, epoch: u16) -> Option<Offer> {
         let granule_ns = copy.of_bytes(GRANULE).max(1);
+        let some = price.both() / SOME;
         let is_reused = |used: &Use| {
-            let twice = used
-                .granules
-                .saturating_mul(granule_ns)
-                .saturating_mul(TOUCHES);
-            used.ns >= twice
+            let once = used.granules.saturating_mul(granule_ns);
+            used.ns >= once.saturating_mul(TOUCHES).max(some)
         };
         let own = request.round_out(GRANULE)?;
         let mut best = (own, self.used(&own, epoch));
-        if !is_reused(&best.1) {
-            return None;
-        }
         let mut size = own.len().checked_next_power_of_two()?;
         while size <= self.size_max.load(Relaxed) {
             let is_dear = copy.of_bytes(size).saturating_mul(DEAR) <= price.both();
@@ -315,7 +325,7 @@ impl Admission {
             }
             if let Some(span) = request.round_out(size).filter(|span| span.len() == size) {
                 let used = self.used(&span, epoch);
-                if used.granules < span.granules().div_ceil(2) || !is_reused(&used) {
+                if used.granules.saturating_mul(4) < span.granules().saturating_mul(3) {
                     break;
                 }
                 best = (span, used);
@@ -323,11 +333,12 @@ impl Admission {
             size = size.checked_mul(2)?;
         }
         let (span, used) = best;
-        let has_room =
-            self.bytes_left.load(Relaxed) >= span.len() && self.entries_left.load(Relaxed) != 0;
+        if !is_reused(&used) {
+            return None;
+        }
         let bar = Heat::from_word(self.bar.load(Relaxed)).at(epoch);
         let colder = u64::from(bar.ns).saturating_mul(span.granules());
-        let is_worth = has_room || used.ns >= threshold(price.both(), colder);
+        let is_worth = self.has_room(span.len()) || used.ns >= threshold(price.both(), colder);
         (is_worth && self.is_in_budget()).then_some(Offer {
             size: span.len(),
             worth: used.ns,
@@ -394,6 +405,11 @@ impl Admission {
         self.tiles.get(index)
     }
 
+    /// Returns whether there is room for a window of `len` bytes.
+    fn has_room(&self, len: u64) -> bool {
+        self.bytes_left.load(Relaxed) >= len && self.entries_left.load(Relaxed) != 0
+    }
+
     /// Returns the epoch.
     fn epoch(&self) -> u16 {
         // CAST: The shift leaves 16 bits.
@@ -405,9 +421,20 @@ impl Admission {
         const MASK: u64 = (1 << EPOCH_SHIFT) - 1;
         let old = self.progress.load(Relaxed);
         let over = (old & MASK).saturating_add(ns);
-        let new = if over < self.epoch_len.load(Relaxed).min(MASK) {
+        let stretch = self.stretch.load(Relaxed);
+        let len = self.epoch_len.load(Relaxed).min(MASK >> STRETCH_MAX) << stretch;
+        let new = if over < len {
             old & !MASK | over
         } else {
+            let is_idle = self.windows_used.xchg(0, Relaxed) == 0 && self.has_room(SIZE_ALWAYS);
+            self.stretch.store(
+                if is_idle {
+                    stretch.saturating_add(1).min(STRETCH_MAX)
+                } else {
+                    stretch.saturating_sub(1)
+                },
+                Relaxed,
+            );
             // The epoch wraps.
             (old & !MASK).wrapping_add(1 << EPOCH_SHIFT)
         };
@@ -437,6 +464,7 @@ impl Admission {
             let miss = u32::try_from(price.both()).unwrap_or(u32::MAX);
             heat.ns = heat.ns.max(miss.saturating_mul(2));
         } else {
+            self.windows_used.store(1, Relaxed);
             let saved = (self.request.load(Relaxed) >> 4).saturating_mul(uses.into());
             epoch = self.advance(saved);
             // They were in all epochs since the last call.
@@ -465,6 +493,7 @@ impl Admission {
             slot.store(cold.plus(worth.unwrap_or(0)).word(), Relaxed);
         }
         if worth.is_some() {
+            self.windows_used.store(1, Relaxed);
             self.cool(span, epoch);
         }
     }

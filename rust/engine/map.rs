@@ -118,6 +118,21 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
+    /// Maps `span` if a window serves it, after [`Self::map_hit`] found none; for requests that may
+    /// be copied. Lock-free; may miss a window.
+    ///
+    /// Context: any.
+    pub(crate) fn map_served(&self, span: &GpaSpan, dma_limit: u64) -> Option<Iova> {
+        let iova = self.hit(span)?;
+        if reachable(iova, span, dma_limit) {
+            Some(iova)
+        } else if self.static_iova(span).is_some() {
+            None
+        } else {
+            self.undo_unreachable(iova, *span)
+        }
+    }
+
     /// Drops the reference that [`Self::map_hit`] took to a window that serves `span` at `iova`,
     /// which the device does not reach. Returns [`None`].
     #[cold]

@@ -2,6 +2,7 @@
 
 //! Tests of the pure parts, one topic per file, and the model host that they run against.
 
+mod admission;
 mod alignment;
 mod arena;
 mod budgets;
@@ -19,4 +20,5 @@ mod property;
 mod release;
 mod rig;
 mod static_map;
+mod trace;
 mod wire;
