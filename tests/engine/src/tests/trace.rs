@@ -135,8 +135,6 @@ pub(crate) struct Outcome {
     pub(crate) device: u64,
     /// Nanoseconds of copies and entries.
     pub(crate) cost: u64,
-    /// The longest time of one doorbell.
-    pub(crate) longest: u64,
 }
 
 impl Outcome {
@@ -171,9 +169,18 @@ pub(crate) struct Device {
 impl Device {
     /// Creates a device with this much RAM, from 1 GiB on, and `max_bytes` for windows.
     pub(crate) fn new(world: World, way: Way, ram: u64, max_bytes: u64) -> Self {
+        Self::create(world, way, ram, max_bytes, false)
+    }
+
+    /// Creates a device as [`Self::new`], whose windows do not outlive their mappings.
+    pub(crate) fn strict(world: World, way: Way, ram: u64, max_bytes: u64) -> Self {
+        Self::create(world, way, ram, max_bytes, true)
+    }
+
+    fn create(world: World, way: Way, ram: u64, max_bytes: u64, strict: bool) -> Self {
         let blocks = BoxedSlice::new(1, Alloc::Sleep, |_| span(1 << 30, ram));
         let config = Config {
-            strict: false,
+            strict,
             max_bytes,
             max_entries: 4096,
             pool: None,
@@ -189,7 +196,8 @@ impl Device {
         let policy = Adaptive::new(WINDOW_SHIFT);
         let engine = Engine::new(host, policy, (), config).expect("memory");
         // As the module does when it is bound.
-        let _ = engine.learn_max_len();
+        engine.reserve(16).expect("memory");
+        assert_eq!(engine.learn_max_len(), 4 << 20);
         let mut device = Self {
             engine,
             world,
@@ -204,7 +212,17 @@ impl Device {
         device
     }
 
-    fn entries(&self) -> u64 {
+    /// Describes the host and the way.
+    pub(crate) fn name(&self) -> String {
+        format!(
+            "{:5} us an entry, {:?}",
+            self.world.entry_ns / 1000,
+            self.way
+        )
+    }
+
+    /// Returns the entries so far.
+    pub(crate) fn entries(&self) -> u64 {
         let counters = self.engine.stats().counters;
         counters.windows_created.get() + counters.windows_returned.get()
     }
@@ -220,7 +238,8 @@ impl Device {
     }
 
     /// Makes a request of `len` bytes at this offset in RAM, which takes the device its time.
-    pub(crate) fn request(&mut self, offset: u64, len: u64) {
+    /// Returns whether a window served it.
+    pub(crate) fn request(&mut self, offset: u64, len: u64) -> bool {
         let span = GpaSpan::new(Gpa::new((1 << 30) + offset), len).expect("a good span");
         self.outcome.requests += 1;
         self.outcome.bytes += len;
@@ -250,21 +269,18 @@ impl Device {
                 self.engine.unmap(iova, len).expect("it was mapped");
             }
         }
+        hit.is_some()
     }
 
     fn miss(&mut self, span: GpaSpan) -> Option<Iova> {
-        let start = self.time.elapsed_ns();
-        let iova = match self.way {
+        match self.way {
             Way::Copy => None,
             Way::Map => Some(self.engine.map(span, ALL).expect("room")),
             Way::Auto => match self.engine.admit(&span, self.world.copy) {
                 Admit::Copy => None,
                 Admit::Window(offer) => self.engine.map_admitted(span, offer, ALL),
             },
-        };
-        let longest = self.time.elapsed_ns() - start;
-        self.outcome.longest = self.outcome.longest.max(longest);
-        iova
+        }
     }
 
     /// Does what the module does every 16 seconds.
