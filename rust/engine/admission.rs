@@ -279,12 +279,12 @@ impl Admission {
     /// windows have the price `price`. Counts the request as copied.
     pub(super) fn choose(&self, request: &GpaSpan, copy: CopyCost, price: Price) -> Admit {
         let cost = copy.of(request.len());
-        if !self.lasting {
+        if !self.lasting || request.len() > SIZE_MAX {
             let offer = Offer {
                 size: GRANULE,
                 worth: cost,
             };
-            return if cost <= price.both() {
+            return if cost <= price.both() && request.len() <= SIZE_MAX {
                 Admit::Copy
             } else {
                 Admit::Window(offer)

@@ -32,6 +32,7 @@ use crate::addr::{
     GRANULE,
     PAGE, //
 };
+use crate::engine::admission::CopyCost;
 use crate::engine::policy::smallest;
 use crate::engine::{
     Limit,
@@ -72,6 +73,8 @@ pub(crate) enum Op {
     MapAll(Vec<Want>, u64),
     /// Maps memory that the page allocator gave; otherwise as `Map`.
     Alloc(Want, u64),
+    /// Maps a span that may be copied, which takes so many microseconds for each KiB.
+    MapOrCopy(Want, u64),
     /// Maps the span of a held mapping once more.
     Repeat(usize),
     /// Unmaps a held mapping.
@@ -425,6 +428,19 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
             Op::FailAllocations(fail) => {
                 failing = fail;
                 fail_atomic_allocations(fail);
+            }
+            Op::MapOrCopy(want, us) => {
+                let Some(span) = want.span() else { continue };
+                let copy = CopyCost {
+                    request_ns: 300,
+                    kib_ns: us * 1000,
+                };
+                if rig.map_or_copy(span, copy, ALL).is_some() {
+                    let doorbells = rig.host.doorbells();
+                    let again = rig.map_or_copy(span, copy, ALL);
+                    ensure!(again.is_some(), "no hit on a repeat");
+                    ensure_eq!(rig.host.doorbells(), doorbells, "a hit does not ring");
+                }
             }
             Op::Age => {
                 for _ in 0..2 {

@@ -14,6 +14,7 @@ use crate::addr::{
     GRANULE,
     GRANULE_SHIFT, //
 };
+use crate::engine::cost::BATCH_NS;
 use crate::engine::{
     Host,
     MapEntry,
@@ -24,7 +25,10 @@ use crate::engine::{
     UnmapOutcome,
     WindowInfo, //
 };
-use crate::sys::pass_ms;
+use crate::sys::{
+    pass_ms,
+    pass_ns, //
+};
 use std::{
     collections::{
         BTreeMap,
@@ -196,6 +200,11 @@ pub(crate) struct State {
     pub(crate) batch_ms: u64,
     /// Milliseconds that a key to unmap takes besides.
     pub(crate) key_ms: u64,
+    /// Nanoseconds that an entry takes, by command.
+    pub(crate) map_ns: u64,
+    pub(crate) unmap_ns: u64,
+    /// Set once a batch was answered in all, so that the engine knows what an entry takes.
+    measured: bool,
 
     /// Mappings, by their keys.
     pub(crate) mappings: BTreeMap<u64, Mapping>,
@@ -271,6 +280,9 @@ impl ModelHost {
             ready: true,
             batch_ms: 0,
             key_ms: 0,
+            map_ns: 0,
+            unmap_ns: 0,
+            measured: false,
             mappings: BTreeMap::new(),
             used: BTreeMap::new(),
             view: BTreeMap::new(),
@@ -582,6 +594,19 @@ impl State {
         }
     }
 
+    /// Lets the time of a batch pass, which must not be too long, unless it has one entry, or is
+    /// the first, or entries of the other command are cheaper.
+    fn take_time(&mut self, entries: usize, each: u64) {
+        let entries = u64::try_from(entries).expect("few");
+        let is_known = self.measured && self.map_ns == self.unmap_ns;
+        assert!(
+            !is_known || entries == 1 || entries * each <= BATCH_NS,
+            "{entries} entries of {each} ns",
+        );
+        pass_ns(entries * each);
+        pass_ms(self.batch_ms);
+    }
+
     fn map_batch(&mut self, batch: &mut [MapEntry]) {
         assert!(!batch.is_empty(), "an empty batch");
         assert!(batch.len() <= self.batch_max, "a batch too long");
@@ -724,13 +749,21 @@ impl Host for ModelHost {
 
     fn map(&mut self, batch: &mut [MapEntry]) {
         let mut state = self.look();
-        pass_ms(state.batch_ms);
+        let each = state.map_ns;
+        state.take_time(batch.len(), each);
         state.map_batch(batch);
+        state.measured |= batch
+            .iter()
+            .all(|entry| entry.outcome != MapOutcome::Unknown);
     }
 
     fn unmap(&mut self, batch: &mut [UnmapEntry]) {
         let mut state = self.look();
-        pass_ms(state.batch_ms + state.key_ms * batch.len() as u64);
+        let each = state.unmap_ns + state.key_ms * 1_000_000;
+        state.take_time(batch.len(), each);
         state.unmap_batch(batch);
+        state.measured |= batch
+            .iter()
+            .all(|entry| entry.outcome != UnmapOutcome::Unknown);
     }
 }

@@ -173,6 +173,7 @@ fn ops(ram: Layout) -> impl Strategy<Value = Vec<Op>> {
         8 => (wants(ram), dma_limits()).prop_map(|(want, dma_limit)| Op::Map(want, dma_limit)),
         4 => (lists(ram), dma_limits()).prop_map(|(list, dma_limit)| Op::MapAll(list, dma_limit)),
         4 => (wants(ram), dma_limits()).prop_map(|(want, dma_limit)| Op::Alloc(want, dma_limit)),
+        4 => (wants(ram), 0u64..100_000).prop_map(|(want, us)| Op::MapOrCopy(want, us)),
         2 => index.prop_map(Op::Repeat),
         8 => index.prop_map(Op::Unmap),
         1 => (index, 1usize..4).prop_map(|(from, step)| Op::UnmapAll(from, step)),
@@ -223,6 +224,7 @@ fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
     // In a large guest, most of RAM has no place in the table.
     let most = if ram == RAM { 1 << 20 } else { 1 << 16 };
     let tables = prop_oneof![2 => Just(most), 1 => 0usize..2000, 1 => Just(0)];
+    let entry_ns = prop::sample::select(&[0, 30_000, 3_000_000, 20_000_000][..]);
     (
         policy,
         (any::<bool>(), any::<bool>()),
@@ -232,6 +234,7 @@ fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
         len_max,
         placement,
         tables,
+        entry_ns,
     )
         .prop_map(
             move |(
@@ -243,6 +246,7 @@ fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
                 len_max,
                 placement,
                 table_max,
+                entry_ns,
             )| {
                 let (strict, congruent) = modes;
                 Setup {
@@ -256,6 +260,7 @@ fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
                     len_max,
                     placement,
                     table_max,
+                    entry_ns,
                     ..Setup::default()
                 }
             },

@@ -21,6 +21,10 @@ use crate::addr::{
     GRANULE,
     PAGE, //
 };
+use crate::engine::admission::{
+    Admit,
+    CopyCost, //
+};
 use crate::engine::budget::Room;
 use crate::engine::marker::{
     KernelKind,
@@ -263,6 +267,8 @@ pub(crate) struct Setup {
     pub(crate) kernel: Option<KernelKind>,
     /// The number of the companion.
     pub(crate) id: u64,
+    /// Nanoseconds that the host takes for an entry.
+    pub(crate) entry_ns: u64,
 }
 
 impl Default for Setup {
@@ -280,6 +286,7 @@ impl Default for Setup {
             table_max: 4096,
             kernel: None,
             id: 1,
+            entry_ns: 0,
         }
     }
 }
@@ -317,6 +324,7 @@ impl Rig {
             state.batch_max = setup.batch_max;
             state.len_max = setup.len_max;
             state.placement = setup.placement;
+            (state.map_ns, state.unmap_ns) = (setup.entry_ns, setup.entry_ns);
             state.budget = (setup.max_bytes, setup.max_entries);
         }
         let markers = setup.kernel.map_or(Markers::NONE, |kernel| {
@@ -334,7 +342,7 @@ impl Rig {
         });
         let blocks = BoxedSlice::new(ram.len(), Alloc::Sleep, |i| span(ram[i].0, ram[i].1));
         let config = Config {
-            admit: false,
+            admit: true,
             strict: setup.strict,
             max_bytes: setup.max_bytes,
             max_entries: setup.max_entries,
@@ -371,6 +379,31 @@ impl Rig {
         }
         self.check();
         result
+    }
+
+    /// Maps `span`, which may be copied at this cost, by a window if there is one or if it is worth
+    /// one.
+    #[track_caller]
+    pub(crate) fn map_or_copy(
+        &self,
+        span: GpaSpan,
+        copy: CopyCost,
+        dma_limit: u64,
+    ) -> Option<Iova> {
+        let served = self.engine.map_served(&span, dma_limit);
+        let iova = served.or_else(|| match self.engine.admit(&span, copy) {
+            Admit::Copy => None,
+            Admit::Window(offer) => self.engine.map_admitted(span, offer, dma_limit),
+        });
+        if let Some(iova) = iova {
+            assert!(
+                iova.raw() + (span.len() - 1) <= dma_limit,
+                "beyond the limit"
+            );
+            self.host.look().hold(span, iova);
+        }
+        self.check();
+        iova
     }
 
     /// Maps memory that the page allocator gave for `len` bytes at `start`, which is aligned to
