@@ -143,6 +143,7 @@ impl Instance<'_> {
         for (status, count) in doorbell_stats.statuses() {
             seq_print!(file, "status_{} {}\n", status.name(), count);
         }
+        counters(file, self.engine.costs().known());
     }
 
     /// Prints the number of windows by status and length.

@@ -12,24 +12,27 @@
 //! - Without room, copying must have taken as long as the windows that come and go would have, and
 //!   twice as long as without the coldest of the idle windows, which make room; see
 //!   `displace.rs`.
-//! - The window is the largest of which at least three quarters are used, to [`SIZE_MAX`] where the host is
-//!   dear.
+//! - The window is the largest of which at least three quarters are used, to [`SIZE_MAX`] where
+//!   the host is dear.
 //!
 //! Heat is forgotten at a rate that depends on what is copied and hit, not on time: half of it in
-//! each *epoch*, which is as long as it takes to copy all windows some times, or to buy them once.
+//! each *epoch*, which is as long as it takes to copy all windows some times and to buy them once.
+//! While there is room, and nothing is hot enough, epochs get longer.
 //!
-//! What is here takes no lock. Several CPUs may change the heat of a tile at once, and one of the
-//! changes is lost then: heat is an estimate.
+//! What is here takes no lock. See `heat.rs`.
 //!
 //! Context of all functions: any, if not said otherwise.
 
 use super::cost::Price;
+use super::heat::{
+    Heat,
+    Tiles,
+    Use, //
+};
 use super::index::arena::Id;
 use crate::addr::{
-    Address,
     GpaSpan,
-    GRANULE,
-    GRANULE_SHIFT, //
+    GRANULE, //
 };
 use crate::engine::budget::Room;
 use crate::engine::policy::WINDOW_SHIFT;
@@ -42,12 +45,6 @@ use crate::sys::{
     Relaxed,
     Stopwatch, //
 };
-
-/// log2 of the bytes of a tile: one granule for each bit of [`Heat::granules`].
-const TILE_SHIFT: u32 = GRANULE_SHIFT + 4;
-
-/// The most tiles with heat of their own, 256 GiB; beyond, several tiles share it.
-const TILES_MAX: usize = 1 << 20;
 
 /// The bytes of the largest window that is bought.
 const SIZE_MAX: u64 = 4 << 20;
@@ -122,83 +119,13 @@ pub(crate) enum Admit {
     Window(Offer),
 }
 
-/// The time that copying some memory takes, or would take, in an epoch or so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Heat {
-    /// Nanoseconds.
-    ns: u32,
-    /// The granules of a tile that were used, a bit each.
-    granules: u16,
-    /// The epoch of the last change, which wraps.
-    epoch: u16,
-}
-
-impl Heat {
-    fn from_word(word: u64) -> Self {
-        // CAST: Each is as wide as what is taken.
-        Self {
-            ns: (word >> 32) as u32,
-            granules: (word >> 16) as u16,
-            epoch: word as u16,
-        }
-    }
-
-    fn word(self) -> u64 {
-        u64::from(self.ns) << 32 | u64::from(self.granules) << 16 | u64::from(self.epoch)
-    }
-
-    /// Returns what is left of the heat in `epoch`. Memory that was not used for more than one is
-    /// cold.
-    fn at(self, epoch: u16) -> Self {
-        match epoch.wrapping_sub(self.epoch) {
-            0 => self,
-            1 => Self {
-                ns: self.ns / 2,
-                epoch,
-                ..self
-            },
-            _ => Self {
-                ns: 0,
-                granules: 0,
-                epoch,
-            },
-        }
-    }
-
-    /// Returns the heat with `ns` nanoseconds more.
-    fn plus(self, ns: u64) -> Self {
-        Self {
-            ns: self
-                .ns
-                .saturating_add(u32::try_from(ns).unwrap_or(u32::MAX)),
-            ..self
-        }
-    }
-
-    /// Returns the part of the heat of a tile that belongs to `granules`, in nanoseconds.
-    fn part(self, granules: u16) -> u64 {
-        let part = u64::from((self.granules & granules).count_ones());
-        let all = u64::from(self.granules.count_ones());
-        let scaled = u64::from(self.ns).saturating_mul(part);
-        scaled.checked_div(all).unwrap_or(0)
-    }
-}
-
-/// The use of some memory.
-struct Use {
-    /// The nanoseconds that it took to copy it.
-    ns: u64,
-    /// The number of granules.
-    granules: u64,
-}
-
 /// See the module's documentation.
 pub(crate) struct Admission {
     /// Set unless a window is unmapped when its last mapping is.
     lasting: bool,
     max_bytes: u64,
-    /// The heat of tiles, by the low bits of their number.
-    tiles: BoxedSlice<Atomic<u64>>,
+    /// The heat of memory.
+    tiles: Tiles,
     /// The heat of windows, by their ids. Lock.
     windows: BoxedSlice<Atomic<u64>>,
     /// The epoch, in the upper 16 bits, and how much of it is over, in nanoseconds of copying.
@@ -224,21 +151,6 @@ pub(crate) struct Admission {
     clock: Stopwatch,
 }
 
-/// Returns the bits of the granules of tile number `tile` that `span` touches.
-fn granules_in(tile: u64, span: &GpaSpan) -> u16 {
-    let first = tile << (TILE_SHIFT - GRANULE_SHIFT);
-    let from = span.first_granule().max(first).wrapping_sub(first);
-    let to = span.last_granule().checked_sub(first).unwrap_or(0).min(15);
-    let above = u16::MAX.checked_shl(u32::try_from(from).unwrap_or(16));
-    let below = u16::MAX.checked_shr(u32::try_from(15u64.wrapping_sub(to)).unwrap_or(16));
-    above.unwrap_or(0) & below.unwrap_or(0)
-}
-
-/// Returns the numbers of the tiles that `span` touches.
-fn tiles_of(span: &GpaSpan) -> core::ops::RangeInclusive<u64> {
-    span.start().raw() >> TILE_SHIFT..=span.last() >> TILE_SHIFT
-}
-
 impl Admission {
     /// Creates the admission of an engine with `max_bytes` and `max_entries` for windows of `ram`.
     /// With `strict`, windows do not outlive their mappings.
@@ -250,15 +162,12 @@ impl Admission {
         max_bytes: u64,
         max_entries: u32,
     ) -> Result<Self, AllocError> {
-        let end = ram.blocks().last().map_or(0, GpaSpan::last);
-        let tiles = usize::try_from(end >> TILE_SHIFT).unwrap_or(TILES_MAX);
-        let tiles = tiles.saturating_add(1).min(TILES_MAX).next_power_of_two();
         // CAST: `usize` has at least 32 bits. Ids begin with 1.
         let windows = (max_entries as usize).saturating_add(1);
         Ok(Self {
             lasting: !strict,
             max_bytes,
-            tiles: BoxedSlice::new(tiles, Alloc::Sleep, |_| Atomic::new(0))?,
+            tiles: Tiles::new(ram)?,
             windows: BoxedSlice::new(windows, Alloc::Sleep, |_| Atomic::new(0))?,
             progress: Atomic::new(0),
             epoch_len: Atomic::new(u64::MAX),
@@ -300,7 +209,7 @@ impl Admission {
         self.epoch_len
             .store(windows.saturating_add(copies), Relaxed);
         let epoch = self.advance(cost);
-        self.heat(request, cost, epoch);
+        self.tiles.warm(request, cost, epoch);
         match self.offer(request, copy, price, epoch) {
             Some(offer) => Admit::Window(offer),
             None => Admit::Copy,
@@ -316,7 +225,7 @@ impl Admission {
             used.ns >= once.saturating_mul(TOUCHES).max(some)
         };
         let own = request.round_out(GRANULE)?;
-        let mut best = (own, self.used(&own, epoch));
+        let mut best = (own, self.tiles.used(&own, epoch));
         let mut size = own.len().checked_next_power_of_two()?;
         while size <= self.size_max.load(Relaxed) {
             let is_dear = copy.of_bytes(size).saturating_mul(DEAR) <= price.both();
@@ -324,7 +233,7 @@ impl Admission {
                 break;
             }
             if let Some(span) = request.round_out(size).filter(|span| span.len() == size) {
-                let used = self.used(&span, epoch);
+                let used = self.tiles.used(&span, epoch);
                 if used.granules.saturating_mul(4) < span.granules().saturating_mul(3) {
                     break;
                 }
@@ -336,73 +245,13 @@ impl Admission {
         if !is_reused(&used) {
             return None;
         }
-        let bar = Heat::from_word(self.bar.load(Relaxed)).at(epoch);
+        let bar = Heat::of(&self.bar).at(epoch);
         let colder = u64::from(bar.ns).saturating_mul(span.granules());
         let is_worth = self.has_room(span.len()) || used.ns >= threshold(price.both(), colder);
         (is_worth && self.is_in_budget()).then_some(Offer {
             size: span.len(),
             worth: used.ns,
         })
-    }
-
-    /// Returns the use of `span` lately.
-    fn used(&self, span: &GpaSpan, epoch: u16) -> Use {
-        let mut used = Use { ns: 0, granules: 0 };
-        for tile in tiles_of(span) {
-            let Some(heat) = self.tile(tile) else {
-                continue;
-            };
-            let heat = Heat::from_word(heat.load(Relaxed)).at(epoch);
-            let granules = granules_in(tile, span);
-            used.ns = used.ns.saturating_add(heat.part(granules));
-            let count = (heat.granules & granules).count_ones();
-            used.granules = used.granules.saturating_add(count.into());
-        }
-        used
-    }
-
-    /// Counts that copying `span` takes `ns`.
-    fn heat(&self, span: &GpaSpan, ns: u64, epoch: u16) {
-        let all = span.granules().max(1);
-        for tile in tiles_of(span) {
-            let Some(slot) = self.tile(tile) else {
-                continue;
-            };
-            let granules = granules_in(tile, span);
-            let share = ns.saturating_mul(granules.count_ones().into());
-            let heat = Heat::from_word(slot.load(Relaxed)).at(epoch);
-            let heat = Heat {
-                granules: heat.granules | granules,
-                ..heat.plus(share.checked_div(all).unwrap_or(0))
-            };
-            slot.store(heat.word(), Relaxed);
-        }
-    }
-
-    /// Forgets the heat of `span`, which has a window now.
-    fn cool(&self, span: &GpaSpan, epoch: u16) {
-        for tile in tiles_of(span) {
-            let Some(slot) = self.tile(tile) else {
-                continue;
-            };
-            let heat = Heat::from_word(slot.load(Relaxed)).at(epoch);
-            let rest = !granules_in(tile, span);
-            // CAST: It is a part of a number of 32 bits.
-            let ns = heat.part(rest) as u32;
-            let heat = Heat {
-                ns,
-                granules: heat.granules & rest,
-                ..heat
-            };
-            slot.store(heat.word(), Relaxed);
-        }
-    }
-
-    /// Returns the place of the heat of tile number `tile`.
-    fn tile(&self, tile: u64) -> Option<&Atomic<u64>> {
-        // CAST: The number of tiles is a power of two, so only low bits matter.
-        let index = tile as usize & self.tiles.len().wrapping_sub(1);
-        self.tiles.get(index)
     }
 
     /// Returns whether there is room for a window of `len` bytes.
@@ -423,24 +272,25 @@ impl Admission {
         let over = (old & MASK).saturating_add(ns);
         let stretch = self.stretch.load(Relaxed);
         let len = self.epoch_len.load(Relaxed).min(MASK >> STRETCH_MAX) << stretch;
-        let new = if over < len {
-            old & !MASK | over
-        } else {
-            let is_idle = self.windows_used.xchg(0, Relaxed) == 0 && self.has_room(SIZE_ALWAYS);
-            self.stretch.store(
-                if is_idle {
-                    stretch.saturating_add(1).min(STRETCH_MAX)
-                } else {
-                    stretch.saturating_sub(1)
-                },
-                Relaxed,
-            );
+        let is_over = over >= len;
+        let new = if is_over {
             // The epoch wraps.
             (old & !MASK).wrapping_add(1 << EPOCH_SHIFT)
+        } else {
+            old & !MASK | over
         };
-        self.progress.store(new, Relaxed);
-        // CAST: The shift leaves 16 bits.
-        (new >> EPOCH_SHIFT) as u16
+        // An epoch must not come again, or what was used since would count as old. If another CPU
+        // was faster, this request does not count.
+        let counted = self.progress.cmpxchg(old, new, Relaxed).is_ok();
+        if counted && is_over {
+            let is_quiet = self.windows_used.xchg(0, Relaxed) == 0 && self.has_room(SIZE_ALWAYS);
+            let stretch = match is_quiet {
+                true => stretch.saturating_add(1).min(STRETCH_MAX),
+                false => stretch.saturating_sub(1),
+            };
+            self.stretch.store(stretch, Relaxed);
+        }
+        self.epoch()
     }
 
     /// Counts `uses` of the window `id` since the last call, which saved as many copies if the
@@ -453,7 +303,7 @@ impl Admission {
         let Some(slot) = self.windows.get(id as usize) else {
             return 0;
         };
-        let old = Heat::from_word(slot.load(Relaxed));
+        let old = Heat::of(slot);
         let mut epoch = self.epoch();
         let mut heat = old.at(epoch);
         if uses == 0 {
@@ -475,7 +325,7 @@ impl Admission {
         }
         // A window has no granules; all of it counts as used.
         heat.granules = old.granules;
-        slot.store(heat.word(), Relaxed);
+        heat.store(slot);
         heat.ns.into()
     }
 
@@ -490,17 +340,17 @@ impl Admission {
         };
         // CAST: `usize` has at least 32 bits.
         if let Some(slot) = self.windows.get(id as usize) {
-            slot.store(cold.plus(worth.unwrap_or(0)).word(), Relaxed);
+            cold.plus(worth.unwrap_or(0)).store(slot);
         }
         if worth.is_some() {
             self.windows_used.store(1, Relaxed);
-            self.cool(span, epoch);
+            self.tiles.cool(span, epoch);
         }
     }
 
     /// Records that the window of `span`, which had the heat `ns`, made room for another.
     pub(super) fn displaced(&self, span: &GpaSpan, ns: u64) {
-        self.heat(span, ns, self.epoch());
+        self.tiles.warm(span, ns, self.epoch());
     }
 
     /// Records that windows with less than `ns` nanoseconds of heat for each granule do not make
@@ -511,7 +361,7 @@ impl Admission {
             granules: 0,
             epoch: self.epoch(),
         };
-        self.bar.store(bar.word(), Relaxed);
+        bar.store(&self.bar);
     }
 
     /// Records that the host refused a window of `len` bytes that was admitted.
@@ -530,9 +380,14 @@ impl Admission {
     /// Counts `ns` nanoseconds that were spent on windows.
     pub(super) fn pay(&self, ns: u64) {
         let earned = self.clock.elapsed_ns();
-        let paid_at = self.paid_at.load(Relaxed).max(earned);
-        let paid_at = paid_at.saturating_add(ns.saturating_mul(SHARE));
-        self.paid_at.store(paid_at, Relaxed);
+        let time = ns.saturating_mul(SHARE);
+        let mut old = self.paid_at.load(Relaxed);
+        while let Err(now) =
+            self.paid_at
+                .cmpxchg(old, old.max(earned).saturating_add(time), Relaxed)
+        {
+            old = now;
+        }
     }
 
     /// Records what there is room for.

@@ -49,7 +49,8 @@
 //!
 //! All entry points may be called in any context unless their documentation says otherwise. A hit
 //! takes no lock, allocates nothing and does not involve the host. Everything else runs under one
-//! lock with interrupts off, which is held for one doorbell at most. [`Locked`] is what the lock
+//! lock with interrupts off, which is held for one doorbell at most, whose entries take the host
+//! [`cost::BATCH_NS`] at most. [`Locked`] is what the lock
 //! protects; beside it, every change of the [`WindowIndex`] and of the state of a window needs the
 //! lock. References to windows are taken and dropped without it, and so are windows added to the
 //! queue of retired windows and requests to the publication list. `docs/architecture.md` has the
@@ -67,6 +68,7 @@ mod create;
 mod displace;
 mod error;
 mod grow;
+mod heat;
 mod host;
 pub(crate) mod index;
 mod length;

@@ -112,6 +112,19 @@ pub fn facts(companion: &CompanionView) -> Vec<(&'static str, String)> {
         let windows = windows.map(|state| format!("{state} {}", details.windows(state)));
         facts.push(("windows", windows.join(", ")));
     }
+    if let Some(details) = &companion.now.details {
+        let cost = |command| {
+            let ns = details.doorbells.get(&format!("{command}_entry_ns"))?;
+            Some(format!("{command} {}", text::ns(*ns)))
+        };
+        let costs: Vec<_> = ["map", "unmap", "search"]
+            .into_iter()
+            .filter_map(cost)
+            .collect();
+        if !costs.is_empty() {
+            facts.push(("host's time", costs.join(", ")));
+        }
+    }
     if let Some(rates) = &companion.rates {
         let hits = rates.hit_part;
         let hits = hits.map_or(String::new(), |part| {
