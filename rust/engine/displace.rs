@@ -32,7 +32,6 @@ use super::{
     Observer, //
 };
 use crate::addr::{
-    Address,
     GpaSpan,
     Iova,
     IovaSpan,

@@ -122,6 +122,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// be copied. Lock-free; may miss a window.
     ///
     /// Context: any.
+    #[allow(dead_code)]
     pub(crate) fn map_served(&self, span: &GpaSpan, dma_limit: u64) -> Option<Iova> {
         let iova = self.hit(span)?;
         if reachable(iova, span, dma_limit) {

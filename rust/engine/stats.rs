@@ -11,7 +11,6 @@ use super::host::HOST_ERRORS;
 use super::{
     Engine,
     Host,
-    Locked,
     Observer, //
 };
 use crate::addr::{
