@@ -28,4 +28,5 @@ mod tests {
     mod host;
     mod rig;
     mod schedules;
+    mod strays;
 }

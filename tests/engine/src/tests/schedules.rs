@@ -487,10 +487,10 @@ fn lists_that_share_windows() {
 }
 
 /// Distance of the IOVAs from the guest addresses in the tests of chunks, in bytes.
-const DISTANCE: u64 = 64 * MIB;
+pub(super) const DISTANCE: u64 = 64 * MIB;
 
 /// Returns the bucket, of 64, of the chunk of an address in the map of IOVAs.
-fn bucket(addr: u64) -> u64 {
+pub(super) fn bucket(addr: u64) -> u64 {
     ((addr / MIB) | (2 << 60)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58
 }
 
