@@ -16,6 +16,12 @@ pub(crate) const MAX_BYTES: u64 = 1280 << 20;
 /// The default of `max_entries`: below the 65,536 mappings that the platform can have.
 pub(crate) const MAX_ENTRIES: u32 = 61440;
 
+/// The least value of `max_bytes`: 1 MiB.
+pub(crate) const LEAST_BYTES: u64 = 64 * GRANULE;
+
+/// The least value of `max_entries`.
+pub(crate) const LEAST_ENTRIES: u32 = 16;
+
 /// The default of `max_idle`, in seconds: long enough for memory that a driver uses from time to
 /// time, short enough for memory that a driver has stopped using.
 pub(crate) const MAX_IDLE: u32 = 60;
@@ -126,14 +132,14 @@ impl Params {
                 return Err(EINVAL);
             }
         };
-        if !(64 * GRANULE..=1 << 50).contains(&raw.max_bytes) {
+        if !(LEAST_BYTES..=1 << 50).contains(&raw.max_bytes) {
             pr_err!(
                 "max_bytes={}: invalid value: must be between 1 MiB and 1 PiB\n",
                 raw.max_bytes
             );
             return Err(EINVAL);
         }
-        if !(16..=1 << 20).contains(&raw.max_entries) {
+        if !(LEAST_ENTRIES..=1 << 20).contains(&raw.max_entries) {
             pr_err!(
                 "max_entries={}: invalid value: must be between 16 and 1048576\n",
                 raw.max_entries

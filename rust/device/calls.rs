@@ -369,13 +369,17 @@ impl Instance<'_> {
     }
 
     /// Returns the largest length of a single mapping, in bytes, that can be expected to work
-    /// beside others; less after the host has refused as much.
+    /// beside others; less after the host has refused as much, or after a limit was lowered.
     pub(super) fn max_mapping_size(&self) -> usize {
         // A mapping that is not aligned touches one granule more.
         let refused = self.engine.refused_len().map_or(u64::MAX, |len| {
             len.saturating_sub(2 * GRANULE).max(GRANULE) & !(GRANULE - 1)
         });
-        usize::try_from(self.max_len.min(refused)).unwrap_or(usize::MAX)
+        let share = match self.engine.static_map() {
+            Some(_) => u64::MAX,
+            None => self.engine.share_of_limits(),
+        };
+        usize::try_from(self.max_len.min(refused).min(share)).unwrap_or(usize::MAX)
     }
 }
 

@@ -154,6 +154,8 @@ impl PeriodicTask for Recovery<'_> {
         instance.retry_update_ram();
         instance.recover(false);
         instance.engine.make_room_for_others();
+        // Windows that were in use when a limit was lowered.
+        instance.engine.trim();
         if self.runs.fetch_add(1, Relaxed) % COUNT_EVERY == 0 {
             instance.engine.count_uses();
         }

@@ -16,6 +16,7 @@
 //! - `quiesce`, `crash`: the end of its DMA, in general and in a panic;
 //! - `hotplug`, `maintenance`: memory that is added or removed, and periodic work;
 //! - `search`: what earlier kernels left on the host;
+//! - `limits`: changing the limits of the device;
 //! - `show`: the contents of the files in debugfs and sysfs.
 
 mod attach;
@@ -25,6 +26,7 @@ mod crash;
 mod dma_ops;
 mod dma_range_map;
 mod hotplug;
+mod limits;
 mod maintenance;
 mod mode;
 pub(crate) mod pci_address;

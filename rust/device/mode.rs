@@ -184,7 +184,7 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
         search::to_the_end(dev, engine)?;
         result = premap_ram(engine);
     }
-    let (max_bytes, _) = engine.limits();
+    let (max_bytes, _) = engine.allowance();
     result.map_err(|error| {
         match error {
             MapError::Full(Limit::Bytes) => dev_err!(

@@ -126,7 +126,7 @@ impl Instance<'_> {
     fn log_failure(&self, error: MapError, call: Call, dma_limit: u64) {
         let (dev, name) = (self.dev, self.managed);
         let reason = error.as_str();
-        let stats = self.engine.stats();
+        let (usage, limits) = (self.engine.stats().usage, self.engine.limits());
         match error {
             MapError::Full(_) => dev_err!(
                 dev,
@@ -135,10 +135,10 @@ impl Instance<'_> {
                 call,
                 call.addr,
                 reason,
-                stats.usage.bytes,
-                self.params.max_bytes,
-                stats.usage.entries,
-                self.params.max_entries
+                usage.bytes,
+                limits.bytes,
+                usage.entries,
+                limits.entries
             ),
             MapError::Unreachable(iova) => dev_err!(
                 dev,

@@ -74,7 +74,7 @@ fn log_caution(
     scanned: u64,
     ms: u64,
 ) {
-    let (bytes, entries) = engine.limits();
+    let (bytes, entries) = engine.allowance();
     let left = state.total.saturating_sub(state.scanned);
     let left_ms = left.saturating_mul(ms).checked_div(scanned).unwrap_or(0);
     let seconds = left_ms.saturating_mul(PERIOD_MS) / BACKGROUND_MS / 1000;
@@ -112,7 +112,7 @@ pub(super) fn before_mapping(
     if engine.search_state().caution == Caution::NONE {
         return Ok(false);
     }
-    let limits = engine.limits();
+    let limits = engine.allowance();
     if kind == KernelKind::Crash {
         if limits == (0, 0) {
             dev_err!(

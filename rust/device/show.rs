@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The contents of an instance's files in debugfs and sysfs.
+//! The contents of an instance's files in debugfs and sysfs; see `limits` for what is written to
+//! them.
 //!
 //! `docs/ABI/testing/` documents the names that are printed here, and has to be changed with them.
 
@@ -12,6 +13,7 @@ use crate::engine::index::arena::Id;
 use crate::engine::{
     Host,
     HostError,
+    Limit,
     MapError,
     SearchState,
     Snapshot,
@@ -60,6 +62,7 @@ impl Instance<'_> {
     fn show_status(&self, file: &SeqFile) {
         let mut name = [0; DRIVER];
         let (usage, ram) = (self.engine.stats().usage, self.engine.ram_bytes());
+        let limits = self.engine.limits();
         let is_ready = self.engine.with_host(Host::is_ready);
         line(file, "managed", self.managed);
         line(file, "driver", self.managed.driver(&mut name));
@@ -69,13 +72,13 @@ impl Instance<'_> {
         line(file, "ram_bytes", ram);
         line(file, "bytes", usage.bytes);
         line(file, "peak_bytes", usage.peak_bytes);
-        line(file, "max_bytes", self.params.max_bytes);
+        line(file, "max_bytes", limits.bytes);
         line(file, "padding_bytes", usage.padding);
         line(file, "entries", usage.entries);
         line(file, "peak_entries", usage.peak_entries);
-        line(file, "max_entries", self.params.max_entries);
+        line(file, "max_entries", limits.entries);
         let (search, (limit_bytes, limit_entries)) =
-            (self.engine.search_state(), self.engine.limits());
+            (self.engine.search_state(), self.engine.allowance());
         line(file, "limit_bytes", limit_bytes);
         line(file, "limit_entries", limit_entries);
         line(
@@ -178,12 +181,16 @@ impl Inspect for Instance<'_> {
     }
 
     fn summary(&self) -> Summary<'_> {
-        let usage = self.engine.stats().usage;
+        let (usage, limits) = (self.engine.stats().usage, self.engine.limits());
         Summary {
             managed: self.source.device(),
             mode: self.mode.name(),
-            bytes: (usage.bytes, self.params.max_bytes),
-            entries: (usage.entries, self.params.max_entries),
+            bytes: (usage.bytes, limits.bytes),
+            entries: (usage.entries, limits.entries),
         }
+    }
+
+    fn set_limit(&self, limit: Limit, value: u64) -> Result {
+        Instance::set_limit(self, limit, value)
     }
 }

@@ -23,6 +23,15 @@ use crate::addr::{
 };
 use crate::sys::Relaxed;
 
+/// The most that one engine may have mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Bytes, in whole granules.
+    pub(crate) bytes: u64,
+    /// Windows.
+    pub(crate) entries: u32,
+}
+
 /// The part of a limit that is left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -66,9 +75,13 @@ impl Usage {
 }
 
 /// The limits, and the usage that counts against them.
+///
+/// The engine's own limits can be changed, and never exceed those that it was created with, which
+/// are those of the pool, too.
 pub(super) struct Budget {
     max_bytes: u64,
     max_entries: u32,
+    limits: Limits,
     usage: Usage,
     pool: Option<&'static Pool>,
     /// The bytes of the pool that are this engine's own.
@@ -102,6 +115,10 @@ impl Budget {
         let mut budget = Self {
             max_bytes,
             max_entries,
+            limits: Limits {
+                bytes: max_bytes,
+                entries: max_entries,
+            },
             usage: Usage::ZERO,
             pool,
             own_bytes,
@@ -146,9 +163,9 @@ impl Budget {
         self.caution
     }
 
-    /// Returns the limits that apply at the moment: the most bytes and windows, of this engine and
-    /// of the others of the pool together.
-    pub(super) fn limits(&self) -> (u64, u32) {
+    /// Returns what may be mapped at the moment: the most bytes and windows, of this engine and of
+    /// the others of the pool together.
+    pub(super) fn allowance(&self) -> (u64, u32) {
         let caution = self.pool.map_or(self.caution, Pool::caution);
         caution.limits((self.max_bytes, self.max_entries))
     }
@@ -156,23 +173,79 @@ impl Budget {
     /// Takes the part of the pool that is this engine's own, unless it has it, or the others have
     /// it all. To be called periodically.
     pub(super) fn take_share(&mut self) {
-        let Some(pool) = self.pool.filter(|_| self.own_entries == 0) else {
+        let Some(pool) = self.pool else {
             return;
         };
-        let bytes = self.max_bytes.checked_div(SHARE.into()).unwrap_or(0);
-        let entries = self.max_entries.checked_div(SHARE).unwrap_or(0);
+        let share = self.share();
         // What is in use was taken already.
-        let missing_bytes = bytes.saturating_sub(self.usage.bytes);
-        let missing_entries = entries.saturating_sub(self.usage.entries);
+        let missing_bytes = self.taken_bytes(share.bytes);
+        let missing_bytes = missing_bytes.saturating_sub(self.taken_bytes(self.own_bytes));
+        let missing_entries = self.taken_entries(share.entries);
+        let missing_entries = missing_entries.saturating_sub(self.taken_entries(self.own_entries));
         let max = (self.max_bytes, self.max_entries);
         if pool.take(missing_bytes, missing_entries, max).is_ok() {
-            (self.own_bytes, self.own_entries) = (bytes, entries);
+            (self.own_bytes, self.own_entries) = (share.bytes, share.entries);
         }
+    }
+
+    /// Returns the part of the pool that belongs to this engine.
+    fn share(&self) -> Limits {
+        let bytes = self.max_bytes.checked_div(SHARE.into()).unwrap_or(0);
+        let entries = self.max_entries.checked_div(SHARE).unwrap_or(0);
+        Limits {
+            bytes: bytes.min(self.limits.bytes),
+            entries: entries.min(self.limits.entries),
+        }
+    }
+
+    /// Returns the bytes of the pool that this engine has taken if `own` are its own.
+    fn taken_bytes(&self, own: u64) -> u64 {
+        own.max(self.usage.bytes)
+    }
+
+    /// Returns the windows of the pool that this engine has taken if `own` are its own.
+    fn taken_entries(&self, own: u32) -> u32 {
+        own.max(self.usage.entries)
+    }
+
+    /// Returns the engine's limits.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Sets the engine's limits, to those of the pool at most. More than that may be in use.
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.limits = Limits {
+            bytes: limits.bytes.min(self.max_bytes),
+            entries: limits.entries.min(self.max_entries),
+        };
+        let Some(pool) = self.pool else {
+            return;
+        };
+        // The others can have what this engine may not use.
+        let share = self.share();
+        let bytes = self.own_bytes.min(share.bytes);
+        let entries = self.own_entries.min(share.entries);
+        pool.put(
+            self.taken_bytes(self.own_bytes)
+                .saturating_sub(self.taken_bytes(bytes)),
+            self.taken_entries(self.own_entries)
+                .saturating_sub(self.taken_entries(entries)),
+        );
+        (self.own_bytes, self.own_entries) = (bytes, entries);
+        self.take_share();
+    }
+
+    /// Returns whether more is in use than the engine's limits allow.
+    pub(super) fn is_exceeded(&self) -> bool {
+        let (bytes, entries) = self.markers;
+        self.usage.bytes.saturating_add(bytes) > self.limits.bytes
+            || self.usage.entries.saturating_add(entries) > self.limits.entries
     }
 
     /// Returns the most bytes that may be mapped.
     pub(super) fn max_bytes(&self) -> u64 {
-        self.max_bytes
+        self.limits.bytes
     }
 
     /// Returns the amount that is mapped.
@@ -184,7 +257,7 @@ impl Budget {
     pub(super) fn bytes(&self) -> Room {
         let (markers, _) = self.markers;
         let own = self.usage.bytes.saturating_add(markers);
-        let mut left = self.max_bytes.saturating_sub(own);
+        let mut left = self.limits.bytes.saturating_sub(own);
         let mut used = own;
         if let Some(pool) = self.pool {
             let rest = self.max_bytes.saturating_sub(pool.bytes.load(Relaxed));
@@ -192,10 +265,10 @@ impl Budget {
             left = left.min(own.saturating_add(rest));
             used = pool.used_bytes.load(Relaxed);
         }
-        let (max, _) = self.limits();
+        let (max, _) = self.allowance();
         Room {
             left: left.min(max.saturating_sub(used)),
-            max,
+            max: max.min(self.limits.bytes),
         }
     }
 
@@ -203,7 +276,7 @@ impl Budget {
     pub(super) fn entries(&self) -> Room {
         let (_, markers) = self.markers;
         let own = self.usage.entries.saturating_add(markers);
-        let mut left = self.max_entries.saturating_sub(own);
+        let mut left = self.limits.entries.saturating_sub(own);
         let mut used = u64::from(own);
         if let Some(pool) = self.pool {
             let taken = u32::try_from(pool.entries.load(Relaxed)).unwrap_or(u32::MAX);
@@ -212,10 +285,10 @@ impl Budget {
             left = left.min(own.saturating_add(rest));
             used = pool.used_entries.load(Relaxed);
         }
-        let (_, max) = self.limits();
+        let (_, max) = self.allowance();
         Room {
             left: u64::from(left).min(u64::from(max).saturating_sub(used)),
-            max: u64::from(max),
+            max: u64::from(max.min(self.limits.entries)),
         }
     }
 
@@ -246,7 +319,7 @@ impl Budget {
             let more_entries = self
                 .drawn_entries(entries)
                 .saturating_sub(self.drawn_entries(self.usage.entries));
-            let (max_bytes, max_entries) = self.limits();
+            let (max_bytes, max_entries) = self.allowance();
             // Without caution, what is taken is within the limits.
             let max = if (max_bytes, max_entries) == (self.max_bytes, self.max_entries) {
                 (u64::MAX, u64::MAX)

@@ -122,7 +122,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     pub(crate) fn learn_max_len(&self) -> u64 {
         let (max_bytes, len_max) = {
             let state = self.state.lock();
-            let (max_bytes, _) = state.budget.limits();
+            let (allowance, _) = state.budget.allowance();
+            let max_bytes = allowance.min(state.budget.max_bytes());
             (max_bytes, state.host.len_max())
         };
         let most = LONGEST
@@ -168,6 +169,13 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         state.counters.windows_created = counters.windows_created;
         state.counters.windows_returned = counters.windows_returned;
         result.map(drop)
+    }
+
+    /// Returns the part of the limits that one mapping may be expected to take, in bytes.
+    ///
+    /// Context: any.
+    pub(crate) fn share_of_limits(&self) -> u64 {
+        (self.limits().bytes / DIVISOR) & !GRANULE.wrapping_sub(1)
     }
 
     /// Returns the shortest length, in bytes, of a window that the host refused lately.

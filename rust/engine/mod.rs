@@ -76,6 +76,7 @@ mod heat;
 mod host;
 pub(crate) mod index;
 mod length;
+mod limits;
 mod map;
 pub(crate) mod marker;
 mod miss;

@@ -126,7 +126,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Context: process, may sleep.
     pub(crate) fn premap_ram(&mut self) -> Result<(), MapError> {
         let bytes = self.ram_bytes();
-        let (max_bytes, _) = self.limits();
+        let (max_bytes, _) = self.allowance();
         let budget = max_bytes.saturating_sub(max_bytes / 8);
         if self.strict || bytes > budget {
             return Err(MapError::Full(Limit::Bytes));

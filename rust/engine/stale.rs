@@ -279,12 +279,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Returns the limits that apply at the moment, in bytes and windows: less than those of the
-    /// configuration while it is unknown what earlier kernels left.
+    /// Returns what may be mapped at the moment, in bytes and windows, by all engines of the pool
+    /// together: less than the limits while it is unknown what earlier kernels left.
     ///
     /// Context: any.
-    pub(crate) fn limits(&self) -> (u64, u32) {
-        self.state.lock().budget.limits()
+    pub(crate) fn allowance(&self) -> (u64, u32) {
+        self.state.lock().budget.allowance()
     }
 }
 

@@ -11,6 +11,7 @@
 #include <linux/device.h>
 #include <linux/err.h>
 #include <linux/fs.h>
+#include <linux/kstrtox.h>
 #include <linux/module.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
@@ -153,6 +154,20 @@ static ssize_t attribute_show(struct device *dev, struct device_attribute *attr,
 	}
 }
 
+static ssize_t limit_store(struct device *dev, struct device_attribute *attr, const char *buf,
+			   size_t count)
+{
+	const struct attribute_file *file = container_of(attr, struct attribute_file, attr);
+	u64 value;
+	int error;
+
+	if (kstrtou64(buf, 0, &value))
+		value = 0;
+	error = file->files->vtable->set_limit(file->files->subject, file->which == MAX_ENTRIES,
+					       value);
+	return error ?: count;
+}
+
 static int create_attributes(struct apple_dma_files *files)
 {
 	unsigned int which;
@@ -164,6 +179,10 @@ static int create_attributes(struct apple_dma_files *files)
 		file->attr.attr.name = attribute_names[which];
 		file->attr.attr.mode = 0444;
 		file->attr.show = attribute_show;
+		if (which == MAX_BYTES || which == MAX_ENTRIES) {
+			file->attr.attr.mode = 0644;
+			file->attr.store = limit_store;
+		}
 		file->files = files;
 		file->which = which;
 		files->list[which] = &file->attr.attr;
@@ -225,7 +244,8 @@ struct apple_dma_files *apple_dma_files_create(struct device *companion,
  * apple_dma_files_destroy - remove the files of a companion
  * @files: the files
  *
- * Waits for reads that are under way. No function of the vtable is called after the return.
+ * Waits for reads and writes that are under way. No function of the vtable is called after the
+ * return.
  *
  * Context: Process context. May sleep.
  */

@@ -70,6 +70,8 @@ struct apple_dma_files_summary {
  * @window: finds the first window whose number is at least *@id, and stores its number in *@id;
  *	returns false if there is none
  * @summary: fills in the attributes
+ * @set_limit: sets max_entries, or else max_bytes, to the number that was written to the attribute,
+ *	0 for other text; returns 0 or an error
  *
  * Context of all functions: process; called by several threads at once.
  */
@@ -77,6 +79,7 @@ struct apple_dma_files_vtable {
 	int (*show)(const void *subject, unsigned int kind, struct seq_file *file);
 	bool (*window)(const void *subject, u32 *id, struct apple_dma_files_window *window);
 	void (*summary)(const void *subject, struct apple_dma_files_summary *summary);
+	int (*set_limit)(const void *subject, bool is_entries, u64 value);
 };
 
 void apple_dma_files_init(void);

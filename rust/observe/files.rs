@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The files of a companion in debugfs and sysfs: a safe wrapper of `files.c`, which has their
-//! places, names and modes. Their contents are written by the implementation of [`Inspect`].
+//! places, names and modes. Their contents are the business of the implementation of [`Inspect`].
 
 use crate::abstractions::raw;
 use crate::addr::Address;
@@ -12,7 +12,10 @@ use crate::bindings::{
     apple_dma_files_window, //
 };
 use crate::engine::index::arena::Id;
-use crate::engine::WindowInfo;
+use crate::engine::{
+    Limit,
+    WindowInfo, //
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -80,6 +83,9 @@ pub(crate) trait Inspect: Send + Sync {
 
     /// Returns the attributes in sysfs.
     fn summary(&self) -> Summary<'_>;
+
+    /// Sets a limit to the number that was written to its attribute; 0 for other text.
+    fn set_limit(&self, limit: Limit, value: u64) -> Result;
 }
 
 /// The module's directory in debugfs, of which there is one, as long as the module is loaded.
@@ -158,6 +164,7 @@ impl<S: Inspect> Vtable<S> {
         show: Some(show::<S>),
         window: Some(window::<S>),
         summary: Some(summary::<S>),
+        set_limit: Some(set_limit::<S>),
     };
 }
 
@@ -231,5 +238,28 @@ unsafe extern "C" fn summary<S: Inspect>(
             entries: now.entries.0.into(),
             max_entries: now.entries.1.into(),
         });
+    }
+}
+
+/// Sets a limit.
+///
+/// # Safety
+///
+/// `subject` points to an `S`.
+unsafe extern "C" fn set_limit<S: Inspect>(
+    subject: *const c_void,
+    is_entries: bool,
+    value: u64,
+) -> c_int {
+    // SAFETY: By the safety requirements.
+    let subject = unsafe { &*subject.cast::<S>() };
+    let limit = if is_entries {
+        Limit::Entries
+    } else {
+        Limit::Bytes
+    };
+    match subject.set_limit(limit, value) {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
     }
 }

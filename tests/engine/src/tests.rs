@@ -15,6 +15,7 @@ mod granule_map;
 mod host;
 mod index;
 mod keys;
+mod limits;
 mod memory;
 mod policy;
 mod property;

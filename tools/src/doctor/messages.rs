@@ -374,6 +374,25 @@ pub const MESSAGES: &[Message] = &[
         BAD_PARAMETER,
         PARAMETER,
     ),
+    // Limits that are written to sysfs.
+    problem(
+        "{limit}: cannot set the limit: must be between {n} and {n}",
+        "something else was written to the file max_bytes or max_entries of the companion; the \
+         limit is what it was",
+        "write a number of bytes or mappings in that range; the parameter of the same name is the \
+         most",
+    ),
+    problem(
+        "{limit}: cannot set the limit: all of RAM is mapped, {n} bytes in {n} mappings",
+        "the limit that was written is below what stays mapped until the module is unloaded; it is \
+         what it was",
+        "write at least that, or load the module with whole_ram=0",
+    ),
+    remark(
+        "{device}: limits changed: at most {n} bytes in {n} mappings; {n} in {n} are used",
+        "a limit was written to a file of the companion in sysfs. If more is used, nothing is \
+         mapped until the driver has unmapped enough",
+    ),
     // Calls of the device's driver.
     problem(
         "{device}: cannot map {what} at {address}: {cause}: {n} of max_bytes={n}, {n} of \

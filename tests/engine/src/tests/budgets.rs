@@ -249,7 +249,7 @@ pub(crate) fn pool() -> &'static Pool {
 }
 
 /// Maps as many pages as there is room for, a window each. Returns the addresses.
-fn fill(rig: &Rig) -> Vec<Iova> {
+pub(super) fn fill(rig: &Rig) -> Vec<Iova> {
     (0..)
         .map_while(|n| rig.engine.map(span(BASE + n * 64 * KIB, 4096), ALL).ok())
         .collect()

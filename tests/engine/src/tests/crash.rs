@@ -117,7 +117,7 @@ fn fill(rig: &Rig, ram: &[(u64, u64)], first: u64) -> Vec<Iova> {
 fn search(rig: &Rig) {
     rig.engine.search_stale_for(u64::MAX);
     assert_eq!(
-        rig.engine.limits(),
+        rig.engine.allowance(),
         (rig.setup.max_bytes, rig.setup.max_entries)
     );
     assert!(!rig.engine.search_state().is_running);
@@ -174,7 +174,7 @@ fn the_limits_hold_across_a_crash() {
         let dart = Dart::new(PLATFORM.0, u64::from(max_entries) / 15 * 16);
         let host = host(&dart);
         let rig = Rig::on_host(host.clone(), setup, RAM, None);
-        let (bytes, entries) = rig.engine.limits();
+        let (bytes, entries) = rig.engine.allowance();
         fill(&rig, RAM, 0);
         let (live_bytes, live_entries) = dart.lock().unwrap().live();
         assert!(
@@ -186,7 +186,7 @@ fn the_limits_hold_across_a_crash() {
         // The next kernel takes some, wherever that is.
         let rig = Rig::on_host(host, setup, RAM, None);
         let limits = Caution::FIRST.limits((setup.max_bytes, max_entries));
-        assert_eq!(rig.engine.limits(), limits);
+        assert_eq!(rig.engine.allowance(), limits);
         assert!(rig.engine.search_state().is_running);
         assert!(
             !fill(&rig, RAM, first).is_empty(),
@@ -465,7 +465,7 @@ fn engines_of_a_pool_are_cautious_together() {
     let rigs = start([one, two]);
     let limits = Caution::FIRST.limits(MAX);
     for rig in &rigs {
-        assert_eq!(rig.engine.limits(), limits);
+        assert_eq!(rig.engine.allowance(), limits);
         fill(rig, RAM, 1500);
     }
     // The one that has nothing to find does not end the other's caution, nor does its end.
@@ -473,10 +473,10 @@ fn engines_of_a_pool_are_cautious_together() {
     let [one, two] = rigs;
     one.host.look().held.clear();
     one.engine.release();
-    assert_eq!(two.engine.limits(), limits);
+    assert_eq!(two.engine.allowance(), limits);
     fill(&two, RAM, 1500);
     search(&two);
-    assert_eq!(one.engine.limits(), MAX);
+    assert_eq!(one.engine.allowance(), MAX);
 }
 
 #[test]
@@ -501,7 +501,7 @@ fn a_marker_tells_of_the_windows_of_other_engines() {
     let all = pool();
     let first_rig = Rig::on_host(one, setup(MAX.1), RAM, Some(all));
     let second_rig = Rig::on_host(two, second, RAM, Some(all));
-    assert_eq!(first_rig.engine.limits(), Caution::SECOND.limits(MAX));
+    assert_eq!(first_rig.engine.allowance(), Caution::SECOND.limits(MAX));
     fill(&second_rig, RAM, 2000);
 }
 
@@ -534,12 +534,12 @@ fn the_caution_of_an_engine_that_ended_stays() {
         RAM,
         Some(all),
     );
-    assert_eq!(other.engine.limits(), Caution::FIRST.limits(MAX));
+    assert_eq!(other.engine.allowance(), Caution::FIRST.limits(MAX));
     fill(&other, RAM, 0);
     let rig = Rig::on_host(host, setup(MAX.1), RAM, Some(all));
-    assert_eq!(rig.engine.limits(), Caution::FIRST.limits(MAX));
+    assert_eq!(rig.engine.allowance(), Caution::FIRST.limits(MAX));
     search(&rig);
-    assert_eq!(other.engine.limits(), MAX);
+    assert_eq!(other.engine.allowance(), MAX);
 }
 
 /// A step of a guest with two companions behind one DART.
@@ -606,7 +606,7 @@ impl Companion {
             ..setup(MAX.1)
         };
         let rig = Rig::on_host(host, setup, kernel.ram, Some(all));
-        if kernel.kind == KernelKind::Regular && rig.engine.limits() == (0, 0) {
+        if kernel.kind == KernelKind::Regular && rig.engine.allowance() == (0, 0) {
             rig.host.look().unmap_faults.clear();
             rig.engine.search_stale_for(u64::MAX);
         }
@@ -760,7 +760,7 @@ proptest! {
             search_one(&companion.rig);
         }
         for companion in companions.into_iter().flatten() {
-            prop_assert_eq!(companion.rig.engine.limits(), MAX);
+            prop_assert_eq!(companion.rig.engine.allowance(), MAX);
             companion.unbind();
         }
         prop_assert_eq!(dart.lock().unwrap().live(), (0, 0));

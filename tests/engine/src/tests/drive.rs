@@ -101,6 +101,8 @@ pub(crate) enum Op {
     Age,
     /// Unmaps idle windows of memory that is removed.
     Evict(Want),
+    /// Sets the limits of bytes and entries.
+    Limit(u64, u32),
 }
 
 /// A span that a driver wants mapped, valid or not.
@@ -170,6 +172,7 @@ fn check_reason(
         .collect();
     let single = wants.len() == 1;
     let (bytes, entries, keys) = rig.stuck();
+    let (max_bytes, max_entries) = rig.host.look().budget;
     let ok = match error {
         MapError::Invalid => wants
             .iter()
@@ -217,7 +220,7 @@ fn check_reason(
                 need = need.saturating_add(MIB);
             }
             // Less than the limits once a stale mapping was found.
-            let (max_bytes, max_entries) = rig.engine.limits();
+            let (max_bytes, max_entries) = rig.engine.allowance();
             match limit {
                 Limit::Bytes => bytes.saturating_add(need) > max_bytes,
                 Limit::Entries => {
@@ -274,13 +277,13 @@ fn check_alloc_reason(
     let fits = padded.is_some_and(|padded| state.ram.iter().any(|ram| ram.covers(&padded)));
     let faulty = state.injected != before.injected || state.placement == Placement::Random;
     let padding = rig.engine.stats().usage.padding.saturating_add(order);
-    let budget = rig.setup.max_bytes / 16;
+    let (max_bytes, max_entries) = state.budget;
     let too_long = state.len_max < order.saturating_mul(3);
     drop(state);
     let (bytes, entries, _) = rig.stuck();
-    let (max_bytes, max_entries) = rig.engine.limits();
+    let (max_bytes, max_entries) = rig.engine.allowance();
     match error {
-        MapError::Misaligned if faulty || !fits || too_long || padding > budget => Ok(()),
+        MapError::Misaligned if faulty || !fits || too_long || padding > max_bytes / 16 => Ok(()),
         MapError::Refused if too_long => Ok(()),
         MapError::Full(Limit::Bytes)
             if bytes.saturating_add(order.saturating_mul(2)) > max_bytes =>
@@ -467,6 +470,18 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
                 rig.check();
                 let idle = idle(&rig, |span| span.overlaps(&all));
                 ensure!(idle.is_empty(), "idle, but not unmapped: {:x?}", idle);
+            }
+            Op::Limit(bytes, entries) => {
+                rig.limit(bytes, entries);
+                rig.check();
+                let usage = rig.engine.stats().usage;
+                let (bytes, entries) = rig.host.look().budget;
+                let away = !rig.host.look().ready;
+                let within = usage.bytes <= bytes && usage.entries <= entries;
+                ensure!(
+                    away || within || idle(&rig, |_| true).is_empty(),
+                    "idle beyond the limits"
+                );
             }
             Op::Stale(want) => {
                 if let Some(span) = want.span() {

@@ -129,6 +129,17 @@ fn lists(ram: Layout) -> impl Strategy<Value = Vec<Want>> {
     prop_oneof![3 => scattered, 3 => near, 1 => growing]
 }
 
+/// Generates limits: few, some, or more than the engine was created with.
+fn limits() -> impl Strategy<Value = (u64, u32)> {
+    let bytes = prop_oneof![
+        (0u64..40).prop_map(|n| n * 16 * KIB),
+        0u64..4 * MIB,
+        Just(ALL)
+    ];
+    let entries = prop_oneof![0u32..4, 0u32..100, Just(u32::MAX)];
+    (bytes, entries)
+}
+
 fn dma_limits() -> impl Strategy<Value = u64> {
     prop_oneof![20 => Just(ALL), 1 => Just(0xffff_ffff), 1 => Just(0x800f_ffff)]
 }
@@ -181,6 +192,7 @@ fn ops(ram: Layout) -> impl Strategy<Value = Vec<Op>> {
         1 => wants(ram).prop_map(Op::Stale),
         1 => Just(Op::Age),
         1 => wants(ram).prop_map(Op::Evict),
+        1 => limits().prop_map(|(bytes, entries)| Op::Limit(bytes, entries)),
     ];
     let faults = prop_oneof![
         3 => prop::collection::vec(map_faults(), 1..6).prop_map(Op::MapFaults),

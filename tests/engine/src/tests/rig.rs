@@ -25,7 +25,10 @@ use crate::engine::admission::{
     Admit,
     CopyCost, //
 };
-use crate::engine::budget::Room;
+use crate::engine::budget::{
+    Limits,
+    Room, //
+};
 use crate::engine::marker::{
     KernelKind,
     Markers, //
@@ -596,6 +599,17 @@ impl Rig {
     /// Returns the number of errors of this kind that the host made about windows.
     pub(crate) fn host_errors(&self, error: HostError) -> u64 {
         self.engine.stats().host_errors[error.index()].get()
+    }
+
+    /// Sets the engine's limits, as root does by sysfs.
+    #[track_caller]
+    pub(crate) fn limit(&self, bytes: u64, entries: u32) {
+        let limits = Limits { bytes, entries };
+        assert_eq!(self.engine.set_limits(|_| limits), Ok(()));
+        let now = self.engine.limits();
+        assert_eq!(now.bytes, bytes.min(self.setup.max_bytes));
+        assert_eq!(now.entries, entries.min(self.setup.max_entries));
+        self.host.look().budget = (now.bytes, now.entries);
     }
 
     /// Returns the bytes, the number and the keys of the mappings that are in use or lost.
