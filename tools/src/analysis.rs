@@ -17,7 +17,10 @@ use crate::recording::{
     Recording,
     Snapshot, //
 };
-use crate::whatif::Replayer;
+use crate::whatif::{
+    Replayer,
+    Variant, //
+};
 use anyhow::Result;
 use apple_dma_replay::{
     Counters,
@@ -25,9 +28,20 @@ use apple_dma_replay::{
     WINDOW_SHIFT, //
 };
 use serde::Serialize;
-use std::collections::{
-    BTreeMap,
-    HashMap, //
+use std::{
+    collections::{
+        BTreeMap,
+        HashMap, //
+    },
+    num::NonZero,
+    sync::{
+        atomic::{
+            AtomicUsize,
+            Ordering, //
+        },
+        mpsc, //
+    },
+    thread, //
 };
 
 /// Values by powers of two: the lower bound, and the number of values from there on.
@@ -377,14 +391,42 @@ fn replay(
         analysis.differs = differs.map(|name| (*name).to_owned()).collect();
     }
     if let (Ok(parameters), Ok(took)) = (parameters, took) {
-        for variant in replayer.variants(&parameters, &took) {
-            progress(&variant.name);
-            let outcome = replayer.replay(&variant.parameters, false);
-            analysis
-                .variants
-                .push(Outcome::new(&variant.name, &outcome));
-        }
+        let variants = replayer.variants(&parameters, &took);
+        analysis.variants = replay_all(&replayer, &variants, progress);
     }
+}
+
+/// Returns the outcomes of `variants`, which are replayed at the same time, as many as there are
+/// CPUs; calls `progress` with each that is done.
+fn replay_all(
+    replayer: &Replayer<'_>,
+    variants: &[Variant],
+    mut progress: impl FnMut(&str),
+) -> Vec<Outcome> {
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel();
+    let mut outcomes: Vec<Option<Outcome>> = variants.iter().map(|_| None).collect();
+    thread::scope(|scope| {
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        for _ in 0..cpus.min(variants.len()) {
+            let (next, sender) = (&next, sender.clone());
+            scope.spawn(move || loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(variant) = variants.get(index) else {
+                    break;
+                };
+                let result = replayer.replay(&variant.parameters, false);
+                // The receiver stays until all senders are gone.
+                let _ = sender.send((index, Outcome::new(&variant.name, &result)));
+            });
+        }
+        drop(sender);
+        for (index, outcome) in receiver {
+            progress(&outcome.name);
+            outcomes[index] = Some(outcome);
+        }
+    });
+    outcomes.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
