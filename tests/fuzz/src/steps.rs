@@ -73,7 +73,19 @@ pub(crate) fn ops(bytes: &mut Bytes<'_>) -> Vec<Op> {
 }
 
 fn op(bytes: &mut Bytes<'_>) -> Op {
-    match bytes.u8() % 20 {
+    let choice = bytes.u8();
+    match choice % 20 {
+        // Each multiple of 20 has the same step but the last, which is not complete.
+        _ if choice >= 248 => Op::Alloc(want(bytes), dma_limit(bytes)),
+        _ if choice >= 240 => {
+            let limits = [u64::MAX, MIB, 0];
+            Op::Limit(
+                bytes
+                    .pick(&limits)
+                    .saturating_add(u64::from(bytes.u8()) * 16 * KIB),
+                bytes.pick(&[u32::MAX, 16, 3, 0]),
+            )
+        }
         0..=3 => Op::Map(want(bytes), dma_limit(bytes)),
         4..=5 => {
             let count = bytes.u8() % 9;
