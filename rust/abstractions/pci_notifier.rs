@@ -35,6 +35,9 @@ pub(crate) trait BusEvents: Send + Sync {
     /// probe is next. The lock of `dev` is held.
     fn binding(&self, dev: &pci::Device);
 
+    /// Handles that a driver was bound to `dev`. The lock of `dev` is held.
+    fn bound(&self, dev: &pci::Device);
+
     /// Handles that a driver was unbound from `dev`, or failed to bind to it. The lock of `dev` is
     /// held.
     fn unbound(&self, dev: &pci::Device);
@@ -73,6 +76,7 @@ impl<T: BusEvents> Listener<BusChain> for T {
         match action {
             ADD_DEVICE => self.added(dev),
             BIND_DRIVER => self.binding(dev),
+            BOUND_DRIVER => self.bound(dev),
             UNBOUND_DRIVER | DRIVER_NOT_BOUND => self.unbound(dev),
             REMOVED_DEVICE => self.removed(dev),
             _ => {}
@@ -84,6 +88,7 @@ impl<T: BusEvents> Listener<BusChain> for T {
 // CAST: The actions are small numbers.
 const ADD_DEVICE: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_ADD_DEVICE as c_ulong;
 const BIND_DRIVER: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_BIND_DRIVER as c_ulong;
+const BOUND_DRIVER: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_BOUND_DRIVER as c_ulong;
 const UNBOUND_DRIVER: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_UNBOUND_DRIVER as c_ulong;
 const DRIVER_NOT_BOUND: c_ulong =
     bindings::bus_notifier_event_BUS_NOTIFY_DRIVER_NOT_BOUND as c_ulong;

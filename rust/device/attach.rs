@@ -211,6 +211,8 @@ impl Translation {
 struct DeviceHook<'a> {
     function: ManagedFunction<'a>,
     translation: Translation,
+    /// Set unless DMA addresses are guest-physical.
+    has_dart: bool,
 }
 
 /// Makes the companion the supplier of `dev`, the device at `function`, so that a driver binds to
@@ -304,6 +306,12 @@ impl BusEvents for DeviceHook<'_> {
         }
     }
 
+    fn bound(&self, dev: &pci::Device) {
+        if self.has_dart && self.function.has(dev) {
+            self.function.warn_of_user_space(&LockedDevice(dev));
+        }
+    }
+
     fn unbound(&self, dev: &pci::Device) {
         if self.function.has(dev) {
             // The driver may have left the device running, on memory that is not mapped for long.
@@ -343,7 +351,7 @@ pub(super) struct Attachment<'a> {
 impl<'a> Attachment<'a> {
     /// Installs `translation` for drivers of the device at `function`, which `claim` keeps off it
     /// until the companion's probe is over. The same holds for a device that is added later, for
-    /// the first time or again.
+    /// the first time or again. Without a DART, `has_dart` is not set.
     ///
     /// # Safety
     ///
@@ -353,10 +361,12 @@ impl<'a> Attachment<'a> {
         function: ManagedFunction<'a>,
         translation: Translation,
         claim: Claim,
+        has_dart: bool,
     ) -> Result<Self> {
         let hook = DeviceHook {
             function,
             translation,
+            has_dart,
         };
         let notifier = KBox::pin_init(BusNotifier::new(hook), GFP_KERNEL)?;
         // A device may have appeared after the first claim and before the notifier existed.

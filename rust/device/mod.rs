@@ -14,6 +14,7 @@
 //! - `dma_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
 //! - `bdf`, `attach`: the managed device's address, and the takeover of its DMA;
 //! - `quiesce`, `crash`: the end of its DMA, in general and in a panic;
+//! - `user_space`: drivers whose DMA cannot be managed;
 //! - `hotplug`, `maintenance`: memory that is added or removed, and periodic work;
 //! - `search`: what earlier kernels left on the host;
 //! - `limits`: changing the limits of the device;
@@ -35,6 +36,7 @@ mod report;
 mod scatterlist;
 mod search;
 mod show;
+mod user_space;
 
 use self::attach::{
     Attachment,
@@ -373,10 +375,12 @@ impl<'a> Binding<'a> {
         let ageing = Ageing::start(&instance)?;
         let recovery = Recovery::start(&instance)?;
         let files = DeviceFiles::new(instance.dev, instance.clone())?;
+        let has_dart = instance.mode != Mode::Identity;
         // SAFETY: The operations live as long as the instance, which outlives the attachment, and
         // so do its mappings. This is the last step of the companion's probe, so both live until
         // its driver unbinds.
-        let attachment = unsafe { Attachment::new(instance.managed, translation, claim)? };
+        let attachment =
+            unsafe { Attachment::new(instance.managed, translation, claim, has_dart)? };
         Ok(Self {
             _attachment: attachment,
             _memory: memory,

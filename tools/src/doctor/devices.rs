@@ -13,8 +13,12 @@ use crate::doctor::guest::{
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 
-/// Drivers that leave DMA to programs.
-const USER_SPACE: &[&str] = &["vfio-pci", "uio_pci_generic"];
+/// Returns whether a driver leaves DMA to programs. `rust/device/user_space.rs` warns of these, and
+/// of pci-stub.
+fn is_for_user_space(driver: &str) -> bool {
+    let vfio = ["vfio-pci", "vfio_pci"];
+    ["uio_pci_generic", "igb_uio"].contains(&driver) || vfio.iter().any(|end| driver.ends_with(end))
+}
 
 /// Returns the companions that the module drives.
 fn ours(guest: &Guest) -> impl Iterator<Item = (&Companion, &str)> {
@@ -115,7 +119,7 @@ pub fn managed(guest: &Guest) -> Vec<Finding> {
             continue;
         }
         found.push(match guest.driver(managed) {
-            Some(driver) if USER_SPACE.contains(&&*driver) => Finding::problem(
+            Some(driver) if is_for_user_space(&driver) => Finding::problem(
                 format!(
                     "managed device {managed} has the driver {driver}: programs that have it do \
                      DMA by guest-physical addresses, which are not mapped; that may bring the Mac \
@@ -335,6 +339,9 @@ mod tests {
         Fixture::is_ok(&managed(&fixture.guest()));
         fixture.remove(&driver);
         fixture.link(&driver, "../../../bus/pci/drivers/vfio-pci");
+        Fixture::is_problem(&managed(&fixture.guest()), "by guest-physical addresses");
+        fixture.remove(&driver);
+        fixture.link(&driver, "../../../bus/pci/drivers/mlx5_vfio_pci");
         Fixture::is_problem(&managed(&fixture.guest()), "by guest-physical addresses");
         fixture.remove(&driver);
         fixture.link(&driver, "../../../bus/pci/drivers/pci-stub");

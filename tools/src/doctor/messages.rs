@@ -284,6 +284,14 @@ pub const MESSAGES: &[Message] = &[
         "see the kernel's messages before this one; something else may manage the device, or the \
          guest is out of memory",
     ),
+    warning(
+        "{device}: driver {driver} leaves DMA to programs: it is not managed; unbind that driver",
+        "a driver for programs, as that of VFIO without an IOMMU, was bound to the device, or one \
+         that reserves the device for such use. A program has it access guest-physical addresses, \
+         which are not mapped: that may bring the Mac down",
+        "echo DEVICE >/sys/bus/pci/drivers/DRIVER/unbind; echo >/sys/bus/pci/devices/DEVICE/\
+         driver_override; echo DEVICE >/sys/bus/pci/drivers_probe",
+    ),
     problem(
         "{device}: cannot manage its DMA: it has {what} of its own",
         "something else in the guest manages the device's DMA",

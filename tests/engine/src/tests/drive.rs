@@ -143,6 +143,11 @@ impl Before {
     }
 }
 
+/// Returns the less of each of two pairs of limits.
+fn least(one: (u64, u32), other: (u64, u32)) -> (u64, u32) {
+    (one.0.min(other.0), one.1.min(other.1))
+}
+
 /// Checks that there was a reason for the call to fail with `error`.
 fn check_reason(
     rig: &Rig,
@@ -220,7 +225,7 @@ fn check_reason(
                 need = need.saturating_add(MIB);
             }
             // Less than the limits once a stale mapping was found.
-            let (max_bytes, max_entries) = rig.engine.allowance();
+            let (max_bytes, max_entries) = least(rig.engine.allowance(), (max_bytes, max_entries));
             match limit {
                 Limit::Bytes => bytes.saturating_add(need) > max_bytes,
                 Limit::Entries => {
@@ -281,7 +286,7 @@ fn check_alloc_reason(
     let too_long = state.len_max < order.saturating_mul(3);
     drop(state);
     let (bytes, entries, _) = rig.stuck();
-    let (max_bytes, max_entries) = rig.engine.allowance();
+    let (max_bytes, max_entries) = least(rig.engine.allowance(), (max_bytes, max_entries));
     match error {
         MapError::Misaligned if faulty || !fits || too_long || padding > max_bytes / 16 => Ok(()),
         MapError::Refused if too_long => Ok(()),
