@@ -12,11 +12,7 @@
 // The code says what happens where an integer overflows, so that nothing can panic.
 #![deny(clippy::arithmetic_side_effects)]
 
-use kernel::{
-    driver::Registration,
-    pci,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
 #[path = "rust/abstractions/mod.rs"]
 mod abstractions;
@@ -45,7 +41,7 @@ use bindings as uapi;
 #[pin_data]
 struct Module {
     #[pin]
-    _driver: Registration<pci::Adapter<driver::CompanionDriver>>,
+    _driver: driver::Registrations,
     /// Dropped after the driver, whose companions have directories in it.
     _root: observe::files::DebugfsRoot,
 }
@@ -56,7 +52,7 @@ impl kernel::InPlaceModule for Module {
             // A wrong parameter fails the load of the module, not the probe of each device.
             _: { driver::params()?; },
             _root: observe::files::DebugfsRoot::new(),
-            _driver <- Registration::new(c"apple_dma_pci", module),
+            _driver <- driver::Registrations::new(module),
         })
     }
 }

@@ -19,16 +19,40 @@ use crate::compat::{
     value,
     IdInfo, //
 };
+use crate::device::claims::Claims;
 use crate::device::Binding;
 use crate::module_parameters;
 use kernel::{
     device::Core,
+    driver::Registration,
     pci,
     prelude::*, //
 };
 
+/// The module's registrations with the PCI bus.
+#[pin_data]
+pub(crate) struct Registrations {
+    #[pin]
+    driver: Registration<pci::Adapter<CompanionDriver>>,
+    /// Dropped after the driver, whose companions are entered here.
+    #[pin]
+    claims: Claims,
+}
+
+impl Registrations {
+    /// Registers the driver, once everything that it needs is there.
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            claims <- Claims::new(),
+            driver <- Registration::new(c"apple_dma_pci", module),
+        })
+    }
+}
+
 /// The driver of companions.
-pub(crate) struct CompanionDriver;
+struct CompanionDriver;
 
 compat::pci_device_table!(
     PCI_TABLE,

@@ -8,6 +8,7 @@
 
 use super::bdf::ManagedFunction;
 use super::dma_range_map::DmaRangeMap;
+use super::pci_address::PciAddress;
 use crate::abstractions::pci_notifier::{
     BusEvents,
     BusNotifier, //
@@ -215,10 +216,9 @@ struct DeviceHook<'a> {
     has_dart: bool,
 }
 
-/// Makes the companion the supplier of `dev`, the device at `function`, so that a driver binds to
-/// `dev` only while the companion's driver is bound. Does nothing if it is the supplier already.
-fn link(function: &ManagedFunction<'_>, dev: &pci::Device) -> Result {
-    let companion = function.companion();
+/// Makes `companion` the supplier of `dev`, the device at `address`, so that a driver binds to `dev`
+/// only while the companion's driver is bound. Does nothing if it is the supplier already.
+pub(super) fn link(companion: &pci::Device, address: PciAddress, dev: &pci::Device) -> Result {
     // SAFETY: Both are valid devices.
     let linked =
         unsafe { bindings::apple_dma_helper_device_link(raw::device(dev), raw::device(companion)) };
@@ -226,7 +226,7 @@ fn link(function: &ManagedFunction<'_>, dev: &pci::Device) -> Result {
         dev_err!(
             companion,
             "{}: failed to create a device link to the companion\n",
-            function
+            address
         );
         return Err(ENODEV);
     }
@@ -251,7 +251,7 @@ pub(super) struct Claim {
 /// errors.
 ///
 /// To be called in the companion's probe, as soon as the function is known. Does nothing if there
-/// is no device yet: [`Attachment`] handles those that appear later.
+/// is no device yet: [`claims`](super::claims) handles those that appear later.
 ///
 /// Context: process, may sleep.
 pub(super) fn claim(function: &ManagedFunction<'_>) -> Result<Claim> {
@@ -261,7 +261,7 @@ pub(super) fn claim(function: &ManagedFunction<'_>) -> Result<Claim> {
     let (locked, detached) = DeviceGuard::without_driver(&dev);
     // The state of a link is wrong if a driver is bound, or being bound, when it is created; the
     // lock prevents that.
-    link(function, locked.0 .0)?;
+    link(function.companion(), function.address(), locked.0 .0)?;
     // An earlier kernel that crashed may have left the device running, and mappings on the host
     // that are in the way.
     function.stop_dma_of(&locked);
@@ -292,8 +292,6 @@ impl BusEvents for DeviceHook<'_> {
                 "{}: managed device appeared\n",
                 self.function
             );
-            // Without a link, `drop` unbinds the driver if one is bound then.
-            let _ = link(&self.function, dev);
         }
     }
 

@@ -181,6 +181,11 @@ impl<'a> ManagedFunction<'a> {
         self.companion
     }
 
+    /// Returns the address.
+    pub(super) fn address(&self) -> PciAddress {
+        self.address
+    }
+
     /// Writes the name of the driver of the present device into `name`, truncated to its length,
     /// and returns it.
     ///
@@ -202,7 +207,7 @@ impl<'a> ManagedFunction<'a> {
 
     /// Returns whether `dev` is the device at this address, and can be managed.
     pub(super) fn has(&self, dev: &pci::Device) -> bool {
-        address(dev) == self.address && is_endpoint(dev)
+        is_at(dev, self.address)
     }
 
     /// Returns the device that is at this address now, if it can be managed.
@@ -220,7 +225,7 @@ impl fmt::Display for ManagedFunction<'_> {
 }
 
 /// Returns the address of `dev`.
-fn address<Ctx: kernel::device::DeviceContext>(dev: &pci::Device<Ctx>) -> PciAddress {
+pub(super) fn address<Ctx: kernel::device::DeviceContext>(dev: &pci::Device<Ctx>) -> PciAddress {
     let dev = raw::pci_dev(dev);
     // SAFETY: The device is valid, and so is its bus; none of the fields changes. The domain is a
     // number of 32 bits.
@@ -234,6 +239,11 @@ fn address<Ctx: kernel::device::DeviceContext>(dev: &pci::Device<Ctx>) -> PciAdd
             devfn: (*dev).devfn as u8,
         }
     }
+}
+
+/// Returns whether `dev` is the device at `place`, and can be managed.
+pub(super) fn is_at(dev: &pci::Device, place: PciAddress) -> bool {
+    address(dev) == place && is_endpoint(dev)
 }
 
 /// Returns the device at `address`.

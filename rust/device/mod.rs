@@ -13,6 +13,7 @@
 //! - `report`: counters and messages about failed calls;
 //! - `dma_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
 //! - `bdf`, `attach`: the managed device's address, and the takeover of its DMA;
+//! - `claims`: devices that appear while their companion has no driver;
 //! - `quiesce`, `crash`: the end of its DMA, in general and in a panic;
 //! - `user_space`: drivers whose DMA cannot be managed;
 //! - `hotplug`, `maintenance`: memory that is added or removed, and periodic work;
@@ -23,6 +24,7 @@
 mod attach;
 pub(crate) mod bdf;
 mod calls;
+pub(crate) mod claims;
 mod crash;
 mod dma_ops;
 mod dma_range_map;
@@ -347,7 +349,9 @@ impl<'a> Binding<'a> {
     pub(crate) fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Self> {
         let opened = OpenedCompanion::new(dev)?;
         let managed = ManagedFunction::choose(dev, opened.managed_bdf()?, params)?;
-        attach::claim(&managed)
+        claims::remember(&managed)
+            // Without memory for that, a device that is there can still be claimed.
+            .and(attach::claim(&managed))
             .and_then(|claim| Self::with_claim(dev, opened, managed, claim, params))
             .inspect_err(|_| {
                 dev_err!(

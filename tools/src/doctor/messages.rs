@@ -250,6 +250,13 @@ pub const MESSAGES: &[Message] = &[
         "the companion is not used, and its device is not managed",
         NAME_IT,
     ),
+    message(
+        Severity::Ok,
+        "{device}: gets no driver until its companion {companion} is bound",
+        "the device appeared while its companion could not be used, or was unbound",
+        "see the messages about the companion; then: \
+         echo COMPANION >/sys/bus/pci/drivers/apple_dma_pci/bind",
+    ),
     problem(
         "{device}: gets no driver, since its DMA is not managed; when the cause is mended, bind \
          this companion again",
