@@ -10,6 +10,7 @@ use crate::addr::Iova;
 use crate::dart::Dart;
 use crate::irq::Msix;
 use crate::memory::GuestRam;
+use crate::pci::ConfigReads;
 use crate::stats::{
     count,
     DeviceCounters,
@@ -24,6 +25,7 @@ use std::sync::{
         Ordering, //
     },
     Arc,
+    Mutex,
     RwLock, //
 };
 use thiserror::Error;
@@ -88,6 +90,8 @@ pub struct Bus {
     master: AtomicBool,
     /// QEMU is connected.
     up: AtomicBool,
+    /// What the device's configuration space reads as.
+    pub config: Mutex<ConfigReads>,
 }
 
 impl Bus {
@@ -103,6 +107,7 @@ impl Bus {
             counters: DeviceCounters::default(),
             master: AtomicBool::new(false),
             up: AtomicBool::new(false),
+            config: Mutex::default(),
         }
     }
 

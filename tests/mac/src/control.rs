@@ -15,6 +15,7 @@ use crate::mac::{
     Mac,
     Pair, //
 };
+use crate::pci::ConfigReads;
 use crate::sync::lock;
 use serde::Deserialize;
 use serde_json::{
@@ -82,6 +83,7 @@ struct Set {
     late_ms: Option<u64>,
     reg_version: Option<u32>,
     reg_max_entries: Option<u32>,
+    config: Option<ConfigReads>,
 }
 
 /// Returns the answer to one line.
@@ -160,6 +162,7 @@ fn apply(pair: &Pair, set: &Set) -> Result<Value, String> {
             pool.set_placement(placement);
         }
     }
+    copy(&mut *lock(&pair.bus.config), set.config);
     let mut settings = lock(&shared.settings);
     if let Some(preset) = set.costs {
         settings.costs.set(preset);

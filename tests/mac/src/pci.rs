@@ -5,6 +5,8 @@
 //! The real host keeps BAR writes and STATUS writes from the device and forwards COMMAND and the
 //! capabilities; so does this file. QEMU places the BARs and emulates the MSI-X table by itself.
 
+use serde::Deserialize;
+
 /// Bytes of conventional configuration space.
 const CONVENTIONAL_SIZE: usize = 256;
 /// Bytes of PCI Express configuration space.
@@ -30,6 +32,9 @@ const MSIX: usize = 0x50;
 const EXPRESS: usize = 0x60;
 const EXPRESS_CONTROL: usize = EXPRESS + 8;
 const EXPRESS_FLR: u16 = 1 << 15;
+const EXPRESS_STATUS: usize = EXPRESS + 10;
+/// Transactions Pending.
+const EXPRESS_PENDING: u8 = 1 << 5;
 const MSI: usize = 0xa0;
 const MSI_ENABLE: u16 = 1 << 0;
 /// Number of enabled messages, as a power of two.
@@ -38,6 +43,19 @@ const MSI_WIDE: u16 = 1 << 7;
 
 /// Subsystem of every device here: none of a real vendor's products.
 const SUBSYSTEM_IDS: (u16, u16) = (0x1af4, 0x1100);
+
+/// What a managed device's configuration space reads as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConfigReads {
+    /// What it is.
+    #[default]
+    True,
+    /// The same, with transactions that are pending.
+    Pending,
+    /// Ones, as of a device that was unplugged.
+    Ones,
+}
 
 /// A memory BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,14 +200,22 @@ impl ConfigSpace {
     }
 
     /// Reads; bytes past the end read as ones.
-    pub fn read(&self, offset: u64, data: &mut [u8]) {
+    pub fn read(&self, offset: u64, data: &mut [u8], reads: ConfigReads) {
         data.fill(0xff);
+        if reads == ConfigReads::Ones {
+            return;
+        }
         let tail = usize::try_from(offset)
             .ok()
             .and_then(|at| self.bytes.get(at..))
             .unwrap_or_default();
         for (byte, value) in data.iter_mut().zip(tail) {
             *byte = *value;
+        }
+        let status = (EXPRESS_STATUS as u64).checked_sub(offset);
+        let status = status.and_then(|at| data.get_mut(usize::try_from(at).ok()?));
+        if let Some(status) = status.filter(|_| self.express && reads == ConfigReads::Pending) {
+            *status |= EXPRESS_PENDING;
         }
     }
 
@@ -256,9 +282,29 @@ mod tests {
         })
     }
 
+    #[test]
+    fn reads_may_be_false() {
+        let read = |c: &ConfigSpace, at, reads| {
+            let mut data = [0; 2];
+            c.read(at, &mut data, reads);
+            u16::from_le_bytes(data)
+        };
+        let c = express();
+        for (at, reads, value) in [
+            (0x6a, ConfigReads::True, 0),
+            (0x6a, ConfigReads::Pending, 0x20),
+            (0x69, ConfigReads::Pending, 0x2028),
+            (0x6c, ConfigReads::Pending, 0x11),
+            (0, ConfigReads::Pending, 0x1234),
+            (0, ConfigReads::Ones, 0xffff),
+        ] {
+            assert_eq!(read(&c, at, reads), value, "{at:#x}, {reads:?}");
+        }
+    }
+
     fn get(c: &ConfigSpace, at: u64) -> u32 {
         let mut data = [0; 4];
-        c.read(at, &mut data);
+        c.read(at, &mut data, ConfigReads::True);
         u32::from_le_bytes(data)
     }
 

@@ -11,9 +11,11 @@ use crate::device::Device;
 use crate::irq::Msix;
 use crate::memory::GuestRam;
 use crate::pci::{
+    ConfigReads,
     ConfigSpace,
     Identity, //
 };
+use crate::sync::lock;
 use std::{
     fs::File,
     io,
@@ -40,6 +42,10 @@ pub trait Port: Send {
     fn reset(&mut self);
     /// Handles a connection or disconnection of QEMU.
     fn set_up(&mut self, _up: bool) {}
+    /// Returns what the configuration space reads as.
+    fn config_reads(&self) -> ConfigReads {
+        ConfigReads::True
+    }
     /// Returns the interrupts by their VFIO index, for functions that have them.
     fn interrupts(&self, _index: u32) -> Option<&Msix> {
         None
@@ -102,6 +108,10 @@ impl Port for Managed {
                 interrupts.disconnect();
             }
         }
+    }
+
+    fn config_reads(&self) -> ConfigReads {
+        *lock(&self.bus.config)
     }
 
     fn interrupts(&self, index: u32) -> Option<&Msix> {
@@ -194,7 +204,9 @@ impl<P: Port> ServerBackend for Function<P> {
         self.open();
         log::trace!("read region {region} + {offset:#x}, {} bytes", data.len());
         match region {
-            VFIO_PCI_CONFIG_REGION_INDEX => self.config.read(offset, data),
+            VFIO_PCI_CONFIG_REGION_INDEX => {
+                self.config.read(offset, data, self.port.config_reads())
+            }
             VFIO_PCI_BAR0_REGION_INDEX..=VFIO_PCI_BAR5_REGION_INDEX => {
                 self.port.read(region as u8, offset, data)
             }
