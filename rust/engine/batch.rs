@@ -74,6 +74,15 @@ impl<T: Copy> Batch<T> {
         self.limit
     }
 
+    /// Creates an empty batch as [`Self::new`], which is to have `limit` entries at most for now.
+    ///
+    /// Context: process, may sleep.
+    pub(super) fn with_limit(max: usize, fill: T, limit: usize) -> Result<Self, AllocError> {
+        let mut batch = Self::new(max, fill)?;
+        batch.set_limit(limit);
+        Ok(batch)
+    }
+
     /// Sets the most entries that the list is to have, one at least.
     pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit.max(1).min(self.entries.len());

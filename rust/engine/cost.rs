@@ -26,6 +26,9 @@ use crate::sys::{
 /// what users and watchdogs notice.
 pub(crate) const BATCH_NS: u64 = 10_000_000;
 
+/// The most keys of the first batch of the search, before anything is known of the host.
+pub(super) const FIRST_SEARCH: usize = 8;
+
 /// Bits of the fraction of an [`Average`].
 const FRACTION: u32 = 4;
 

@@ -54,7 +54,10 @@ impl Heat {
     /// Stores the heat in `slot`.
     pub(super) fn store(self, slot: &Atomic<u64>) {
         let (ns, granules) = (u64::from(self.ns), u64::from(self.granules));
-        slot.store((ns << 32) | (granules << 16) | u64::from(self.epoch), Relaxed);
+        slot.store(
+            (ns << 32) | (granules << 16) | u64::from(self.epoch),
+            Relaxed,
+        );
     }
 
     /// Returns what is left of the heat in `epoch`. Memory that was not used for more than one is

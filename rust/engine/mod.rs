@@ -136,7 +136,10 @@ use self::budget::{
     Budget, //
 };
 use self::combining::PublicationList;
-use self::cost::EntryCosts;
+use self::cost::{
+    EntryCosts,
+    FIRST_SEARCH, //
+};
 use self::index::arena::{
     Id,
     NONE, //
@@ -307,7 +310,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 map: Batch::new(batch, MapEntry::new(fill))?,
                 unmap: Batch::new(batch, UnmapEntry::new(fill))?,
                 refusals: Refusals::NONE,
-                suspects: Batch::new(batch, fill)?,
+                suspects: Batch::with_limit(batch, fill, FIRST_SEARCH)?,
                 counters: Counters::ZERO,
                 host_errors: [Counter::ZERO; HOST_ERRORS],
             })?,

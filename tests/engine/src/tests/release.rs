@@ -111,8 +111,9 @@ fn a_panic_leaves_what_a_slow_host_does_not_unmap_in_time() {
         time.elapsed_ms() <= 1000 + 300,
         "no batch begins after that"
     );
-    // The fourth began before the time was up.
-    assert_eq!(rig.host.look().mappings.len(), 40 - 4 * 4);
+    // The fourth began before the time was up; batches become shorter.
+    let left = rig.host.look().mappings.len();
+    assert!((40 - 4 * 4..40 - 4).contains(&left), "{left} are left");
     rig.host.look().batch_ms = 0;
     assert!(rig.engine.release_in_crash(1000));
     check_closed(&rig);

@@ -180,6 +180,8 @@ impl Device {
     fn create(world: World, way: Way, ram: u64, max_bytes: u64, strict: bool) -> Self {
         let blocks = BoxedSlice::new(1, Alloc::Sleep, |_| span(1 << 30, ram));
         let config = Config {
+            id: 1,
+            markers: crate::engine::marker::Markers::NONE,
             strict,
             max_bytes,
             max_entries: 4096,
