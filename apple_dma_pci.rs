@@ -66,7 +66,7 @@ module! {
     params: {
         whole_ram: u8 {
             default: 1,
-            description: "Map all of guest RAM: 0 never, 1 if it fits, 2 always, by direct mapping",
+            description: "Map all of RAM: 0 never, 1 if it fits, 2 for direct mapping, 3 bounce",
         },
         strict: u8 {
             default: 0,

@@ -9,6 +9,7 @@
 #include <linux/memory.h>
 
 #include "../uapi/apple_dma_pci.h"
+#include "abstractions/coherent_pool.h"
 #include "abstractions/deferred_free.h"
 #include "abstractions/helpers.h"
 #include "observe/files.h"

@@ -31,3 +31,7 @@ endif
 endif
 
 rustflags-$(call test-ge,$(linux_number),$(call linux-number,7.3)) += --cfg since_linux_7_3
+
+# C code may rely on layouts that no header has where they were compared with the kernel's sources.
+ccflags-$(call test-le,$(linux_number),$(call linux-number,$(linux_newest))) += \
+	-DAPPLE_DMA_LINUX_IS_KNOWN

@@ -26,8 +26,8 @@ pub(crate) const LEAST_ENTRIES: u32 = 16;
 /// time, short enough for memory that a driver has stopped using.
 pub(crate) const MAX_IDLE: u32 = 60;
 
-/// Set if this kernel lets a device have DMA operations of its own. Otherwise all of guest RAM must
-/// be mapped, since only the kernel's direct mapping is left to translate addresses.
+/// Set if this kernel lets a device have DMA operations of its own. Otherwise only the kernel's
+/// direct mapping is left to translate addresses, by all of RAM or by bounce buffers.
 pub(crate) const HAS_OPS: bool = cfg!(CONFIG_ARCH_HAS_DMA_OPS);
 
 /// The values of the parameter `whole_ram`.
@@ -39,6 +39,8 @@ pub(crate) enum WholeRam {
     IfItFits,
     /// 2: all of RAM must be mapped, for the kernel's direct mapping.
     Direct,
+    /// 3: the kernel's direct mapping bounces, whether RAM fits the limits or not.
+    Bounce,
 }
 
 /// The module's parameters, checked.
@@ -92,7 +94,7 @@ impl ManagedDevices {
 pub(crate) struct RawParams {
     /// See [`Params`]; 0 or 1.
     pub(crate) strict: u8,
-    /// See [`WholeRam`]; 0, 1 or 2.
+    /// See [`WholeRam`]; 0 to 3.
     pub(crate) whole_ram: u8,
     /// See [`Params`].
     pub(crate) max_bytes: u64,
@@ -127,8 +129,9 @@ impl Params {
             0 => WholeRam::Never,
             1 => WholeRam::IfItFits,
             2 => WholeRam::Direct,
+            3 => WholeRam::Bounce,
             other => {
-                pr_err!("whole_ram={}: invalid value: must be 0, 1 or 2\n", other);
+                pr_err!("whole_ram={}: invalid value: must be 0 to 3\n", other);
                 return Err(EINVAL);
             }
         };
@@ -184,6 +187,6 @@ impl Params {
     /// Returns whether the kernel's direct mapping is to translate addresses, rather than the
     /// module's DMA operations: by request, or because this kernel has nothing else.
     pub(crate) fn is_direct(&self) -> bool {
-        self.whole_ram == WholeRam::Direct || !HAS_OPS
+        matches!(self.whole_ram, WholeRam::Direct | WholeRam::Bounce) || !HAS_OPS
     }
 }

@@ -17,6 +17,7 @@
 #include <linux/ratelimit.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/swiotlb.h>
 
 MODULE_VERSION(APPLE_DMA_PCI_VERSION);
 
@@ -146,6 +147,25 @@ bool apple_dma_helper_is_coherent(struct device *dev)
 bool apple_dma_helper_is_translated(struct device *dev)
 {
 	return dev->dma_range_map;
+}
+
+/*
+ * Returns whether @dev has bounce buffers of the kernel, all of which are from *@start to *@end for
+ * good. With CONFIG_SWIOTLB_DYNAMIC there may be more later, anywhere.
+ */
+bool apple_dma_helper_bounce_buffers(struct device *dev, phys_addr_t *start, phys_addr_t *end)
+{
+#if defined(CONFIG_SWIOTLB) && !defined(CONFIG_SWIOTLB_DYNAMIC)
+	const struct io_tlb_mem *mem = dev->dma_io_tlb_mem;
+
+	if (!mem || !mem->nslabs)
+		return false;
+	*start = mem->defpool.start;
+	*end = mem->defpool.end;
+	return true;
+#else
+	return false;
+#endif
 }
 
 int apple_dma_helper_register_memory_notifier(struct notifier_block *nb)

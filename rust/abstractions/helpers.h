@@ -51,6 +51,9 @@ bool apple_dma_helper_has_iommu(struct device *dev);
 bool apple_dma_helper_is_coherent(struct device *dev);
 bool apple_dma_helper_is_translated(struct device *dev);
 
+/* linux/swiotlb.h */
+bool apple_dma_helper_bounce_buffers(struct device *dev, phys_addr_t *start, phys_addr_t *end);
+
 /* linux/memory.h, linux/memory_hotplug.h */
 int apple_dma_helper_register_memory_notifier(struct notifier_block *nb);
 void apple_dma_helper_unregister_memory_notifier(struct notifier_block *nb);

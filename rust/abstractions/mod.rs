@@ -7,6 +7,7 @@
 //! in its wrapper. A C macro or inline function that Rust needs gets a function in `helpers.c`;
 //! `deferred_free.c` is in C since it uses the freed memory itself as its list.
 
+pub(crate) mod coherent_pool;
 pub(crate) mod memory_notifier;
 pub(crate) mod notifier;
 pub(crate) mod panic_notifier;

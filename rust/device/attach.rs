@@ -9,6 +9,7 @@
 use super::bdf::ManagedFunction;
 use super::dma_range_map::DmaRangeMap;
 use super::pci_address::PciAddress;
+use super::swiotlb::CoherentMemory;
 use crate::abstractions::pci_notifier::{
     BusEvents,
     BusNotifier, //
@@ -146,8 +147,8 @@ impl Drop for DeviceGuard<'_> {
 pub(super) enum Translation {
     /// By the module's DMA operations.
     Ops(*const bindings::dma_map_ops),
-    /// By the kernel's direct mapping.
-    Direct(DmaRangeMap),
+    /// By the kernel's direct mapping, which takes coherent memory from a pool in bounce mode.
+    Direct(DmaRangeMap, Option<CoherentMemory>),
 }
 
 // SAFETY: The operations are not accessed through this pointer here, and the DMA API may use them
@@ -162,7 +163,8 @@ impl Translation {
     fn is_installed(&self, dev: &LockedDevice<'_>) -> bool {
         match self {
             Translation::Ops(ops) => ptr::eq(dev.ops(), *ops),
-            Translation::Direct(_) => dev.has_ranges(),
+            Translation::Direct(_, Some(memory)) => memory.pool().is_installed(dev.0),
+            Translation::Direct(_, None) => dev.has_ranges(),
         }
     }
 
@@ -171,7 +173,10 @@ impl Translation {
         match self {
             Translation::Ops(_) if self.is_installed(dev) => None,
             _ if !dev.ops().is_null() => Some("DMA operations"),
-            Translation::Direct(_) if dev.has_ranges() => Some("DMA address ranges"),
+            Translation::Direct(..) if dev.has_ranges() => Some("DMA address ranges"),
+            Translation::Direct(_, Some(memory)) if memory.pool().is_foreign(dev.0) => {
+                Some("coherent memory")
+            }
             _ => None,
         }
     }
@@ -186,8 +191,14 @@ impl Translation {
         match self {
             // SAFETY: By the safety requirements.
             Translation::Ops(ops) => unsafe { dev.set_ops(*ops) },
-            // SAFETY: The lock is held, and by the safety requirements.
-            Translation::Direct(ranges) => unsafe { ranges.install(dev.0) },
+            Translation::Direct(ranges, memory) => {
+                // SAFETY: The lock is held, and by the safety requirements.
+                unsafe { ranges.install(dev.0) };
+                if let Some(memory) = memory {
+                    // SAFETY: By the safety requirements.
+                    unsafe { memory.pool().install(dev.0, memory.fits(dev.0)) };
+                }
+            }
         }
     }
 
@@ -202,7 +213,9 @@ impl Translation {
             Translation::Ops(_) if self.is_installed(dev) => unsafe { dev.set_ops(ptr::null()) },
             Translation::Ops(_) => {}
             // The driver core freed the ranges when the driver unbound.
-            Translation::Direct(_) => {}
+            Translation::Direct(_, None) => {}
+            // SAFETY: By the safety requirements.
+            Translation::Direct(_, Some(memory)) => unsafe { memory.pool().remove(dev.0) },
         }
     }
 }
@@ -282,6 +295,22 @@ impl DeviceHook<'_> {
         );
         Err(EBUSY)
     }
+
+    /// Logs if the driver that is about to be bound to `dev` gets no coherent memory.
+    fn report_unusable(&self, dev: &LockedDevice<'_>) {
+        let Translation::Direct(_, Some(memory)) = &self.translation else {
+            return;
+        };
+        if !memory.fits(dev.0) {
+            dev_err!(
+                self.function.companion(),
+                "{}: its driver gets no coherent memory: addresses up to {:#x} may not fit its \
+                 mask\n",
+                self.function,
+                memory.last()
+            );
+        }
+    }
 }
 
 impl BusEvents for DeviceHook<'_> {
@@ -301,6 +330,7 @@ impl BusEvents for DeviceHook<'_> {
             // SAFETY: The driver's probe comes after this. Either `drop` or `removed` removes the
             // translation, when nothing can be using it any more.
             unsafe { self.translation.install(&dev) };
+            self.report_unusable(&dev);
         }
     }
 

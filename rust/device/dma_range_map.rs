@@ -2,9 +2,9 @@
 
 //! The managed device's `dma_range_map`, by which the kernel's direct mapping translates addresses.
 //!
-//! Where all of RAM is mapped, direct mapping can replace the module's DMA operations, at a lower
-//! cost and on every kernel. Direct mapping translates the first byte of a mapping only, so RAM
-//! that is contiguous must have contiguous DMA addresses.
+//! Where all of RAM is mapped, or the kernel bounces, direct mapping can replace the module's DMA
+//! operations, at a lower cost and on every kernel. Direct mapping translates the first byte of a
+//! mapping only, so RAM that is contiguous must have contiguous DMA addresses.
 //!
 //! The driver core frees a device's map whenever a driver unbinds or fails to bind. So a copy is
 //! installed each time a driver is about to be bound: after the core has applied the firmware's
@@ -13,7 +13,8 @@
 use crate::abstractions::raw;
 use crate::addr::{
     Address,
-    Gpa, //
+    Gpa,
+    GpaSpan, //
 };
 use crate::bindings::{
     self,
@@ -52,21 +53,24 @@ impl From<AllocError> for RangeError {
 pub(super) struct DmaRangeMap(KVec<bus_dma_region>);
 
 impl DmaRangeMap {
-    /// Creates the fewest ranges that describe `whole`.
+    /// Creates the fewest ranges that describe `whole`. No buffer is partly in `apart`, so that
+    /// DMA addresses need not be contiguous where it begins and ends.
     ///
     /// Context: process, may sleep.
-    pub(super) fn new(whole: &StaticMap) -> Result<Self, RangeError> {
+    pub(super) fn new(whole: &StaticMap, apart: Option<GpaSpan>) -> Result<Self, RangeError> {
+        let is_edge =
+            |gpa: u64| apart.is_some_and(|apart| gpa == apart.start().raw() || gpa == apart.end());
         let mut ranges = KVec::new();
         let mut regions = whole.regions().iter();
         let mut last = regions.next().copied();
         while let Some(region) = last {
             let next = regions.next();
             last = match next.map(|next| region.seam(next)) {
-                Some(Adjacency::Discontiguous) => {
+                Some(Adjacency::Discontiguous) if !is_edge(region.gpa().end()) => {
                     return Err(RangeError::Discontiguous(Gpa::new(region.gpa().end())));
                 }
                 Some(Adjacency::Joined(joined)) => Some(joined),
-                Some(Adjacency::Gap) | None => {
+                Some(Adjacency::Gap | Adjacency::Discontiguous) | None => {
                     ranges.push(range(&region), GFP_KERNEL)?;
                     next.copied()
                 }

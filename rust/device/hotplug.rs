@@ -63,7 +63,7 @@ impl MemoryEvents for Arc<Instance<'_>> {
     }
 
     fn online(&self, span: GpaSpan) {
-        if self.engine.is_fixed(&GpaSpan::ALL) {
+        if self.mode.fixes_all_ram() && self.engine.is_fixed(&GpaSpan::ALL) {
             dev_info!(
                 self.dev,
                 "hotplug of {} MiB at {:#x}: all of RAM was mapped before; mapping on demand\n",

@@ -9,6 +9,7 @@
 //! about the life of an instance, and otherwise in the file for its subject:
 //!
 //! - `mode`: the differences between the modes of mapping;
+//! - `swiotlb`: the memory of bounce mode;
 //! - `calls`: map and unmap calls of the device driver, with tracing;
 //! - `report`: counters and messages about failed calls;
 //! - `dma_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
@@ -38,6 +39,7 @@ mod report;
 mod scatterlist;
 mod search;
 mod show;
+mod swiotlb;
 mod user_space;
 
 use self::attach::{
@@ -55,6 +57,8 @@ use self::maintenance::{
     Recovery, //
 };
 use self::mode::Mode;
+use self::swiotlb::CoherentMemory;
+use crate::abstractions::coherent_pool::CoherentPool;
 use crate::abstractions::memory_notifier::MemoryNotifier;
 use crate::abstractions::panic_notifier::PanicNotifier;
 use crate::abstractions::periodic::Periodic;
@@ -160,6 +164,8 @@ pub(crate) struct Instance<'a> {
     #[pin]
     ops: Ops,
     engine: ReleaseOnDrop<'a>,
+    /// The coherent memory of bounce mode: dropped after the engine, which unmaps it.
+    _pool: Option<Arc<CoherentPool>>,
     dev: &'a pci::Device<Bound>,
     managed: ManagedFunction<'a>,
     source: EventSource,
@@ -219,11 +225,13 @@ impl<'a> Instance<'a> {
         let notices = companion.notices();
         let mode = Mode::requested(params, dart);
         let id = ManagedFunction::of(dev).number();
+        // Dropped after the engine, which unmaps it.
+        let mut coherent = None;
         let mut engine = new_engine(companion, id, mode, source, params)?;
         let is_searching = search::before_mapping(dev, &engine, markers.kind(), mode, params)?;
-        let mode = mode.set_up(dev, &mut engine, params)?;
+        let mode = mode.set_up(dev, &mut engine, params, &mut coherent)?;
         let max_len = mode.max_len(&engine, params, dialect);
-        let ranges = mode::dma_ranges(dev, &engine, params)?;
+        let ranges = mode::dma_ranges(dev, &engine, params, coherent.as_ref())?;
         let first = match dart {
             Dart::None => None,
             Dart::Assigns(iova) => {
@@ -242,10 +250,12 @@ impl<'a> Instance<'a> {
             params.max_entries
         );
         let dev: &'a pci::Device<Bound> = dev;
+        let pool = coherent.as_ref().map(CoherentMemory::share);
         let this = Arc::pin_init(
             pin_init!(Self {
                 ops: Opaque::new(OPS),
                 engine,
+                _pool: pool,
                 dev,
                 managed,
                 source,
@@ -268,7 +278,7 @@ impl<'a> Instance<'a> {
             GFP_KERNEL,
         )?;
         let translation = match ranges {
-            Some(ranges) => Translation::Direct(ranges),
+            Some(ranges) => Translation::Direct(ranges, coherent),
             None => Translation::Ops(this.ops.get()),
         };
         Ok((this, translation))

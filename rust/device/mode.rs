@@ -9,12 +9,17 @@ use super::dma_range_map::{
     DmaRangeMap,
     RangeError, //
 };
+use super::swiotlb::{
+    self,
+    CoherentMemory, //
+};
 use super::{
     search,
     DeviceEngine, //
 };
 use crate::addr::{
     Address,
+    GpaSpan,
     GRANULE,
     GRANULE_SHIFT, //
 };
@@ -44,6 +49,9 @@ pub(super) enum Mode {
     Identity,
     /// All of RAM is mapped, and the kernel's direct mapping translates addresses.
     Direct,
+    /// Bounce buffers and coherent memory are mapped; the kernel's direct mapping translates
+    /// addresses, and bounces.
+    Bounce,
     /// Windows are small, and are unmapped as soon as they are idle.
     Strict,
     /// All of RAM is mapped, and the module's DMA operations translate addresses.
@@ -57,6 +65,7 @@ impl Mode {
     pub(super) fn requested(params: &Params, dart: Dart) -> Self {
         match dart {
             Dart::None => Mode::Identity,
+            Dart::Assigns(_) if params.whole_ram == WholeRam::Bounce => Mode::Bounce,
             Dart::Assigns(_) if params.is_direct() => Mode::Direct,
             Dart::Assigns(_) if params.strict => Mode::Strict,
             Dart::Assigns(_) if params.whole_ram == WholeRam::IfItFits => Mode::WholeRam,
@@ -69,6 +78,7 @@ impl Mode {
         match self {
             Mode::Identity => c"identity",
             Mode::Direct => c"direct",
+            Mode::Bounce => c"bounce",
             Mode::Strict => c"strict",
             Mode::WholeRam => c"whole-RAM",
             Mode::Lazy => c"lazy",
@@ -80,14 +90,16 @@ impl Mode {
     pub(super) fn initial_window_shift(self) -> u32 {
         match self {
             Mode::Strict => GRANULE_SHIFT,
-            Mode::Identity | Mode::Direct | Mode::WholeRam | Mode::Lazy => WINDOW_SHIFT,
+            Mode::Identity | Mode::Direct | Mode::Bounce | Mode::WholeRam | Mode::Lazy => {
+                WINDOW_SHIFT
+            }
         }
     }
 
     /// Returns whether windows that are idle for long are to be unmapped.
     pub(super) fn reclaims_by_age(self) -> bool {
         match self {
-            Mode::Identity | Mode::Strict => false,
+            Mode::Identity | Mode::Strict | Mode::Bounce => false,
             Mode::Direct | Mode::WholeRam | Mode::Lazy => true,
         }
     }
@@ -95,6 +107,11 @@ impl Mode {
     /// Returns whether memory that is added later cannot be mapped.
     pub(super) fn is_fixed(self) -> bool {
         self == Mode::Direct
+    }
+
+    /// Returns whether the engine has all of RAM mapped if it has any mapped for good.
+    pub(super) fn fixes_all_ram(self) -> bool {
+        self != Mode::Bounce
     }
 
     /// Returns the longest mapping that works in this mode, in bytes, or that can be expected to.
@@ -109,7 +126,7 @@ impl Mode {
     ) -> u64 {
         match self {
             Mode::Strict | Mode::Lazy => engine.learn_max_len(),
-            Mode::Identity | Mode::Direct | Mode::WholeRam => {
+            Mode::Identity | Mode::Direct | Mode::Bounce | Mode::WholeRam => {
                 let max = params.max_bytes.min(dialect.max_len());
                 max.saturating_sub(GRANULE) & !(GRANULE - 1)
             }
@@ -117,7 +134,9 @@ impl Mode {
     }
 
     /// Maps what the mode needs in advance, and returns the mode in effect: whole-RAM mode becomes
-    /// lazy mode where RAM cannot be mapped at once. Logs why the mode is not possible.
+    /// lazy mode where RAM cannot be mapped at once, and direct mode becomes bounce mode where that
+    /// is not asked for and all of RAM does not fit. Logs why the mode is not possible. Sets
+    /// `coherent` in bounce mode.
     ///
     /// Context: process, may sleep.
     pub(super) fn set_up(
@@ -125,6 +144,7 @@ impl Mode {
         dev: &pci::Device<Bound>,
         engine: &mut DeviceEngine<'_>,
         params: &Params,
+        coherent: &mut Option<CoherentMemory>,
     ) -> Result<Self> {
         match self {
             Mode::Identity => {
@@ -132,8 +152,28 @@ impl Mode {
                 dev_warn!(dev, "host has no DART; DMA addresses are guest-physical\n");
             }
             Mode::Direct => {
-                map_all_ram(dev, engine, params)?;
-                warn_if_misaligned(dev, engine);
+                check_conflicts(dev, params)?;
+                let mut result = premap_ram(engine);
+                if result.is_err()
+                    && engine.search_state().is_running
+                    && search::needs_all_ram(engine, params)
+                {
+                    // Something was found that an earlier kernel had left: first all must be.
+                    search::to_the_end(dev, engine)?;
+                    result = premap_ram(engine);
+                }
+                match result {
+                    Ok(()) => warn_if_misaligned(dev, engine, None),
+                    Err(MapError::Full(_)) if params.whole_ram == WholeRam::IfItFits => {
+                        return Mode::Bounce.set_up(dev, engine, params, coherent);
+                    }
+                    Err(error) => return Err(cannot_map_all_ram(dev, engine, params, error)),
+                }
+            }
+            Mode::Bounce => {
+                check_conflicts(dev, params)?;
+                let memory = coherent.insert(swiotlb::set_up(dev, engine, params)?);
+                warn_if_misaligned(dev, engine, memory.pool().span());
             }
             Mode::WholeRam if !try_map_all_ram(dev, engine) => return Ok(Mode::Lazy),
             Mode::WholeRam | Mode::Strict | Mode::Lazy => {}
@@ -142,12 +182,12 @@ impl Mode {
     }
 }
 
-/// Returns the cause of the need to map all of RAM, as a subject for messages.
-fn direct_cause() -> &'static str {
-    if HAS_OPS {
-        "whole_ram=2"
-    } else {
-        "this kernel has no CONFIG_ARCH_HAS_DMA_OPS"
+/// Returns the cause of the need for direct mapping, as a subject for messages.
+pub(super) fn direct_cause(params: &Params) -> &'static str {
+    match params.whole_ram {
+        WholeRam::Bounce => "whole_ram=3",
+        _ if !HAS_OPS => "this kernel has no CONFIG_ARCH_HAS_DMA_OPS",
+        _ => "whole_ram=2",
     }
 }
 
@@ -159,9 +199,8 @@ fn premap_ram(engine: &mut DeviceEngine<'_>) -> Result<(), MapError> {
     result
 }
 
-/// Maps all of RAM at once for the kernel's direct mapping; logs why if that is not possible.
-fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: &Params) -> Result {
-    let cause = direct_cause();
+/// Checks that the parameters allow direct mapping; logs which one does not.
+fn check_conflicts(dev: &pci::Device<Bound>, params: &Params) -> Result {
     let conflict = if params.strict {
         Some("strict=1")
     } else if params.whole_ram == WholeRam::Never {
@@ -169,47 +208,58 @@ fn map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>, params: 
     } else {
         None
     };
-    if let Some(parameter) = conflict {
-        dev_err!(
-            dev,
-            "{}: cannot map all of RAM at once: excluded by {}\n",
-            cause,
-            parameter
-        );
-        return Err(ENODEV);
-    }
-    let mut result = premap_ram(engine);
-    if result.is_err() && engine.search_state().is_running {
-        // Something was found that an earlier kernel had left: first all must be.
-        search::to_the_end(dev, engine)?;
-        result = premap_ram(engine);
-    }
-    let (max_bytes, _) = engine.allowance();
-    result.map_err(|error| {
-        match error {
-            MapError::Full(Limit::Bytes) => dev_err!(
-                dev,
-                "{}: cannot map all of RAM at once: {} MiB do not fit max_bytes={} with an eighth \
-                 to spare\n",
-                cause,
-                engine.ram_bytes() >> 20,
-                max_bytes
-            ),
-            error => dev_err!(
-                dev,
-                "{}: cannot map all of RAM at once: {}\n",
-                cause,
-                error.as_str()
-            ),
-        }
-        ENODEV
-    })
+    let Some(parameter) = conflict else {
+        return Ok(());
+    };
+    dev_err!(
+        dev,
+        "{}: cannot map all of RAM at once: excluded by {}\n",
+        direct_cause(params),
+        parameter
+    );
+    Err(ENODEV)
 }
 
-/// Warns if allocations of the kernel's direct mapping may be less aligned than the DMA API
-/// promises. In other modes such an allocation gets a window of its own.
-fn warn_if_misaligned(dev: &pci::Device<Bound>, engine: &DeviceEngine<'_>) {
-    if let Some(region) = engine.static_map().and_then(StaticMap::misaligned) {
+/// Logs why all of RAM cannot be mapped for the kernel's direct mapping; returns the error.
+fn cannot_map_all_ram(
+    dev: &pci::Device<Bound>,
+    engine: &DeviceEngine<'_>,
+    params: &Params,
+    error: MapError,
+) -> Error {
+    let cause = direct_cause(params);
+    match error {
+        MapError::Full(Limit::Bytes) => dev_err!(
+            dev,
+            "{}: cannot map all of RAM at once: {} MiB do not fit max_bytes={} with an eighth \
+             to spare\n",
+            cause,
+            engine.ram_bytes() >> 20,
+            engine.allowance().0
+        ),
+        error => dev_err!(
+            dev,
+            "{}: cannot map all of RAM at once: {}\n",
+            cause,
+            error.as_str()
+        ),
+    }
+    ENODEV
+}
+
+/// Warns if allocations of the kernel's direct mapping, from `memory` if that is not [`None`], may
+/// be less aligned than the DMA API promises. In other modes such an allocation gets a window of
+/// its own.
+fn warn_if_misaligned(
+    dev: &pci::Device<Bound>,
+    engine: &DeviceEngine<'_>,
+    memory: Option<GpaSpan>,
+) {
+    let regions = engine.static_map().map_or(&[][..], StaticMap::regions);
+    let misaligned = regions.iter().find(|region| {
+        region.is_misaligned() && memory.is_none_or(|memory| memory.covers(&region.gpa()))
+    });
+    if let Some(region) = misaligned {
         dev_warn!(
             dev,
             "coherent memory may be misaligned: RAM at {:#x} is mapped at {:#x}\n",
@@ -250,25 +300,28 @@ fn try_map_all_ram(dev: &pci::Device<Bound>, engine: &mut DeviceEngine<'_>) -> b
 }
 
 /// Returns the ranges for the kernel's direct mapping if it is to translate addresses; logs why if
-/// ranges cannot describe the mapping of RAM.
+/// ranges cannot describe the mapping of RAM. `coherent` is the memory of bounce mode.
 ///
 /// Context: process, may sleep.
 pub(super) fn dma_ranges(
     dev: &pci::Device<Bound>,
     engine: &DeviceEngine<'_>,
     params: &Params,
+    coherent: Option<&CoherentMemory>,
 ) -> Result<Option<DmaRangeMap>> {
     if !params.is_direct() {
         return Ok(None);
     }
-    match engine.static_map().map(DmaRangeMap::new) {
+    // No buffer is partly in this memory.
+    let apart = coherent.and_then(|memory| memory.pool().span());
+    match engine.static_map().map(|map| DmaRangeMap::new(map, apart)) {
         Some(Ok(ranges)) => Ok(Some(ranges)),
         Some(Err(RangeError::Discontiguous(gpa))) => {
             dev_err!(
                 dev,
                 "{}: cannot use direct mapping: RAM is contiguous at {:#x}, but its DMA addresses \
                  are not\n",
-                direct_cause(),
+                direct_cause(params),
                 gpa.raw()
             );
             Err(ENODEV)

@@ -11,7 +11,10 @@ use super::{
     Instance, //
 };
 use crate::abstractions::ram;
-use crate::driver::params::Params;
+use crate::driver::params::{
+    Params,
+    WholeRam, //
+};
 use crate::engine::caution::Caution;
 use crate::engine::{
     KernelKind,
@@ -133,7 +136,7 @@ pub(super) fn before_mapping(
         return Ok(false);
     }
     let time = Stopwatch::start();
-    if mode == Mode::Direct || limits == (0, 0) {
+    if (mode == Mode::Direct && needs_all_ram(engine, params)) || limits == (0, 0) {
         to_the_end(dev, engine)?;
     } else {
         engine.search_stale_for(patience(engine, mode, params));
@@ -147,10 +150,20 @@ pub(super) fn before_mapping(
     Ok(state.is_running)
 }
 
+/// Returns whether all of RAM fits the limits, with an eighth to spare.
+fn ram_fits(engine: &DeviceEngine<'_>, params: &Params) -> bool {
+    engine.ram_bytes() <= params.max_bytes.saturating_sub(params.max_bytes / 8)
+}
+
+/// Returns whether direct mode is to map all of RAM, however long the search takes that comes
+/// first; otherwise bounce mode takes its place.
+pub(super) fn needs_all_ram(engine: &DeviceEngine<'_>, params: &Params) -> bool {
+    params.whole_ram == WholeRam::Direct || ram_fits(engine, params)
+}
+
 /// Returns the milliseconds that the search may keep the device waiting in `mode`.
 fn patience(engine: &DeviceEngine<'_>, mode: Mode, params: &Params) -> u64 {
-    let most = params.max_bytes.saturating_sub(params.max_bytes / 8);
-    if mode == Mode::WholeRam && engine.ram_bytes() <= most {
+    if mode == Mode::WholeRam && ram_fits(engine, params) {
         PATIENCE_WHOLE_MS
     } else {
         PATIENCE_MS

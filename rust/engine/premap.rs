@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mapping all of RAM at once when the engine is set up. The result is a [`StaticMap`], which does
-//! the look-ups from then on.
+//! Mapping all of RAM, or some memory for good, when the engine is set up. The result is a
+//! [`StaticMap`], which does the look-ups from then on.
 //!
 //! A region whose IOVA is congruent to its guest address serves all allocations at the alignment
 //! that the DMA API promises. The whole of RAM cannot be extended by padding, so a misaligned
@@ -125,7 +125,26 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ///
     /// Context: process, may sleep.
     pub(crate) fn premap_ram(&mut self) -> Result<(), MapError> {
-        let bytes = self.ram_bytes();
+        self.premap_blocks(self.ram_bytes(), |engine, index| {
+            engine.state.lock().ram.blocks().get(index).copied()
+        })
+    }
+
+    /// Maps `spans`, which are sorted by address, and no other memory; otherwise as
+    /// [`Self::premap_ram`].
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn premap_spans(&mut self, spans: &[GpaSpan]) -> Result<(), MapError> {
+        let bytes = spans.iter().map(cost).fold(0, u64::saturating_add);
+        self.premap_blocks(bytes, |_, index| spans.get(index).copied())
+    }
+
+    /// Maps the memory that `block` returns for each index, `bytes` in all.
+    fn premap_blocks(
+        &mut self,
+        bytes: u64,
+        block: impl Fn(&Self, usize) -> Option<GpaSpan>,
+    ) -> Result<(), MapError> {
         let (max_bytes, _) = self.allowance();
         let budget = max_bytes.saturating_sub(max_bytes / 8);
         if self.strict || bytes > budget {
@@ -133,7 +152,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
         let mut size = REGION_MAX;
         loop {
-            match self.premap_regions(size) {
+            match self.premap_regions(size, |index| block(self, index)) {
                 Ok(static_map) => {
                     self.static_map = Some(static_map);
                     return Ok(());
@@ -164,8 +183,13 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         Ok(())
     }
 
-    /// Maps all of RAM in regions of at most `size` bytes. On failure some may be mapped.
-    pub(super) fn premap_regions(&self, size: u64) -> Result<StaticMap, MapError> {
+    /// Maps the memory that `block` returns for each index, in regions of at most `size` bytes. On
+    /// failure some may be mapped.
+    fn premap_regions(
+        &self,
+        size: u64,
+        block: impl Fn(usize) -> Option<GpaSpan>,
+    ) -> Result<StaticMap, MapError> {
         let mut regions: BoxedSlice<Option<Region>> =
             BoxedSlice::new(MAX_REGIONS, Alloc::Sleep, |_| None).map_err(|_| MapError::NoMemory)?;
         let mut count: usize = 0;
@@ -173,7 +197,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             order: self.state.lock().alloc_order,
             guard: 0,
         };
-        let block = |index| self.state.lock().ram.blocks().get(index).copied();
         for block in (0..).map_while(block) {
             let mut start = block.start().raw();
             while start < block.end() {

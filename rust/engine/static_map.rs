@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The static map: all of guest RAM mapped at once, in a few regions.
+//! The static map: all of guest RAM mapped at once, in a few regions, or the pools through which
+//! the kernel bounces.
 //!
 //! Where that fits the limits, a driver's mapping needs no window of its own: its IOVA is that of
 //! its region plus an offset. Nothing is counted and nothing is unmapped, so mistakes of drivers go
@@ -73,6 +74,13 @@ impl Region {
             .filter(|_| self.iova.end() == next.iova.start().raw())
             .and_then(|gpa| Self::new(gpa, self.iova.start()));
         joined.map_or(Adjacency::Discontiguous, Adjacency::Joined)
+    }
+
+    /// Returns whether the IOVAs are not congruent to the guest addresses, so that an allocation in
+    /// the region may be less aligned than the DMA API promises.
+    pub(crate) fn is_misaligned(&self) -> bool {
+        of_region(&self.gpa)
+            .is_some_and(|modulus| !is_congruent(self.gpa.start(), self.iova.start(), modulus))
     }
 
     /// Returns whether the two regions share an IOVA.
@@ -162,16 +170,6 @@ impl StaticMap {
     pub(crate) fn highest_iova(&self) -> u64 {
         let last = self.regions().iter().map(|region| region.iova.last());
         last.fold(0, u64::max)
-    }
-
-    /// Returns a region whose IOVAs are not congruent to its guest addresses, so that an allocation
-    /// in it may be less aligned than the DMA API promises.
-    pub(crate) fn misaligned(&self) -> Option<&Region> {
-        self.regions.iter().find(|region| {
-            of_region(&region.gpa).is_some_and(|modulus| {
-                !is_congruent(region.gpa.start(), region.iova.start(), modulus)
-            })
-        })
     }
 
     /// Returns the IOVA of `span`, if it lies in one region.

@@ -263,6 +263,10 @@ pub enum Mode {
     /// DMA operations for single devices.
     #[serde(rename = "direct")]
     Direct,
+    /// Bounce buffers of the kernel, where all of RAM does not fit: the only mode of large guests
+    /// with a kernel without DMA operations.
+    #[serde(rename = "bounce")]
+    Bounce,
     /// Guest-physical addresses; the module itself detects that the host uses them.
     #[serde(rename = "identity")]
     Identity,
@@ -279,6 +283,7 @@ impl Mode {
             Mode::Strict => "strict",
             Mode::WholeRam => "whole-RAM",
             Mode::Direct => "direct",
+            Mode::Bounce => "bounce",
             Mode::Identity => "identity",
             Mode::Control => "control",
         }
@@ -288,6 +293,7 @@ impl Mode {
     fn parameter(self) -> &'static str {
         match self {
             Mode::Direct => "whole_ram=2",
+            Mode::Bounce => "whole_ram=3",
             Mode::Lazy => "whole_ram=0",
             Mode::Strict => "strict=1",
             Mode::WholeRam | Mode::Identity | Mode::Control => "",
@@ -357,7 +363,7 @@ impl Case {
     pub fn move_to(&mut self, kernel: &str) -> bool {
         let scenario = &mut self.scenario;
         if scenario.kernel.is_some()
-            || scenario.mode == Mode::Direct
+            || matches!(scenario.mode, Mode::Direct | Mode::Bounce)
             || scenario.never_on.iter().any(|never| never == kernel)
         {
             return false;
@@ -396,7 +402,7 @@ impl Case {
         let scenario = &self.scenario;
         let mode = match (&scenario.kernel, scenario.mode) {
             // The module detects that no other mode is possible.
-            (Some(_), Mode::Direct) => "",
+            (Some(_), Mode::Direct | Mode::Bounce) => "",
             (_, mode) => mode.parameter(),
         };
         // Devices share limits if they share a DART.

@@ -98,7 +98,8 @@ pub fn options(guest: &Guest) -> Vec<Finding> {
     }
     if !is_on("CONFIG_ARCH_HAS_DMA_OPS") {
         found.push(Finding::warning(
-            "the kernel was built without CONFIG_ARCH_HAS_DMA_OPS: all of RAM must fit max_bytes",
+            "the kernel was built without CONFIG_ARCH_HAS_DMA_OPS: what does not fit max_bytes is \
+             copied",
             "give the guest less than max_bytes of RAM, or boot a kernel with Xen guest support",
         ));
     }
@@ -168,7 +169,7 @@ mod tests {
         Fixture::is_problem(&check("CONFIG_X86_64=y", large), "64 KiB");
         Fixture::is_warning(
             &check("CONFIG_ARCH_HAS_DMA_OPS=y", ""),
-            "must fit max_bytes",
+            "does not fit max_bytes",
         );
         Fixture::is_warning(&check("CONFIG_DEBUG_FS=y", ""), "counters");
     }

@@ -132,8 +132,8 @@ pub const MESSAGES: &[Message] = &[
     // Probing a companion.
     remark(
         MANAGES,
-        "all is well. MODE is whole-RAM, direct, lazy or strict, see docs/parameters.md, or \
-         identity: the host has no DART",
+        "all is well. MODE is whole-RAM, direct, bounce, lazy or strict, see docs/parameters.md, \
+         or identity: the host has no DART",
     ),
     remark(
         "{device}: detached its driver; it is re-probed with managed DMA",
@@ -358,6 +358,49 @@ pub const MESSAGES: &[Message] = &[
          addresses that are multiples of the size",
         "use whole_ram=1; on a kernel without CONFIG_ARCH_HAS_DMA_OPS, load the module again",
     ),
+    problem(
+        "{because}: cannot bounce: the kernel has {n} MiB of fixed bounce buffers, not {n}; boot \
+         it with swiotlb=65536",
+        "all of RAM does not fit, and the kernel reserved too few bounce buffers, or can move \
+         them (CONFIG_SWIOTLB_DYNAMIC)",
+        "add swiotlb=65536 (128 MiB) to the kernel's command line, or reduce the guest's RAM, or \
+         use a kernel with CONFIG_ARCH_HAS_DMA_OPS",
+    ),
+    problem(
+        "{because}: cannot bounce: not known how this kernel reserves coherent memory",
+        "the kernel has no CONFIG_DMA_DECLARE_COHERENT, or is newer than this version of the \
+         module",
+        "use a version of the module that knows the kernel, or reduce the guest's RAM, or use a \
+         kernel with CONFIG_ARCH_HAS_DMA_OPS",
+    ),
+    problem(
+        "{because}: cannot bounce: no coherent memory",
+        "the guest has no contiguous memory left",
+        "load the module earlier, or restart the guest",
+    ),
+    problem(
+        "{because}: cannot bounce: the kernel does not use reserved coherent memory as expected",
+        "the kernel's sources differ from those that the module knows",
+        "report it, with the kernel's version",
+    ),
+    problem(
+        "{because}: cannot bounce: cannot map {n} MiB of bounce buffers and {n} MiB of coherent \
+         memory: {cause}",
+        "the host did not map them, or they do not fit max_bytes",
+        "raise max_bytes if the platform has room, reduce swiotlb=, or reduce the guest's RAM, \
+         or use a kernel with CONFIG_ARCH_HAS_DMA_OPS",
+    ),
+    remark(
+        "bounces through {n} MiB of buffers of the kernel, has {n} MiB of coherent memory",
+        "all of RAM does not fit: what drivers map is copied through these buffers",
+    ),
+    problem(
+        "{device}: its driver gets no coherent memory: addresses up to {address} may not fit its \
+         mask",
+        "in bounce mode addresses of coherent memory are not checked: beyond 32 bits only NVMe \
+         controllers get any",
+        "reduce the guest's RAM, or use a kernel with CONFIG_ARCH_HAS_DMA_OPS",
+    ),
     // Parameters.
     problem(
         "{parameter}={n}: invalid value: must be 0 or 1",
@@ -365,7 +408,7 @@ pub const MESSAGES: &[Message] = &[
         PARAMETER,
     ),
     problem(
-        "whole_ram={n}: invalid value: must be 0, 1 or 2",
+        "whole_ram={n}: invalid value: must be 0 to 3",
         BAD_PARAMETER,
         PARAMETER,
     ),

@@ -286,8 +286,8 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "whole_ram",
-        may: (0, 2),
-        usual: (0, 2),
+        may: (0, 3),
+        usual: (0, 3),
     },
     Parameter {
         name: "max_bytes",
@@ -559,7 +559,7 @@ mod tests {
             "max_bytes=1G",
         );
         Fixture::is_problem(
-            &check("", "options apple_dma_pci whole_ram=3"),
+            &check("", "options apple_dma_pci whole_ram=4"),
             "modprobe.d has",
         );
         Fixture::is_problem(&check("apple_dma_pci.max_entries=15", ""), "max_entries=15");

@@ -25,6 +25,7 @@ use super::rig::{
 use crate::addr::{
     Address,
     Gpa,
+    GpaSpan,
     Iova,
     GRANULE, //
 };
@@ -352,6 +353,58 @@ fn empty_batches_fail() {
     assert_eq!(rig.host.doorbells(), 0);
 }
 
+/// Memory in [`RAM`] that is mapped alone, in bounce mode.
+const POOLS: [(u64, u64); 2] = [
+    (BASE + MIB + 4 * KIB, 300 * KIB),
+    (BASE + 2 * MIB, 256 * KIB),
+];
+
+#[test]
+fn pools_are_mapped_alone() {
+    // RAM would not fit.
+    let setup = Setup {
+        max_bytes: MIB,
+        ..Setup::default()
+    };
+    let mut rig = ready(setup);
+    let pools = POOLS.map(|(start, len)| span(start, len));
+    assert_eq!(rig.engine.premap_spans(&pools), Ok(()));
+    assert_eq!(rig.host.look().mappings.len(), 2);
+    let static_map = rig.engine.static_map().expect("it is mapped");
+    for (pool, region) in pools.iter().zip(static_map.regions()) {
+        assert_eq!(region.gpa(), *pool);
+        let last = GpaSpan::from_bounds(pool.end() - 1, pool.end()).expect("not empty");
+        let iova = static_map.iova_of(&last).expect("it is mapped").raw();
+        assert_eq!(iova, region.iova().end() - 1);
+        let behind = GpaSpan::from_bounds(pool.end(), pool.end() + 1).expect("not empty");
+        assert_eq!(static_map.iova_of(&behind), None);
+    }
+    assert!(rig.engine.is_fixed(&pools[1]));
+    assert!(!rig.engine.is_fixed(&span(BASE, 4096)));
+    end(rig);
+}
+
+#[test]
+fn pools_are_mapped_both_or_not_at_all() {
+    let pools = POOLS.map(|(start, len)| span(start, len));
+    let mut rig = ready(Setup {
+        max_bytes: 600 * KIB,
+        ..Setup::default()
+    });
+    // An eighth is to spare.
+    let full = Err(MapError::Full(Limit::Bytes));
+    assert_eq!(rig.engine.premap_spans(&pools), full);
+    assert_eq!(rig.host.doorbells(), 0);
+    end(rig);
+    let mut rig = ready(roomy());
+    rig.host.look().map_faults.push_back(MapFault::None);
+    rig.host.look().map_faults.extend([MapFault::Refuse; 100]);
+    assert_eq!(rig.engine.premap_spans(&pools), Err(MapError::Refused));
+    assert!(rig.host.look().mappings.is_empty());
+    assert!(rig.engine.static_map().is_none());
+    end(rig);
+}
+
 /// Guest RAM whose blocks are larger than what an allocation can be aligned to, and smaller.
 const BLOCKS: &[(u64, u64)] = &[
     (0x4000_0000, 64 * MIB),
@@ -405,7 +458,8 @@ fn regions_are_aligned_where_the_host_fills_free_ranges_from_one_end() {
             }
             assert_eq!(rig.engine.premap_ram(), Ok(()));
             let static_map = rig.engine.static_map().expect("it is mapped");
-            assert!(static_map.misaligned().is_none(), "{placement:?}, {off}");
+            let misaligned = static_map.regions().iter().any(Region::is_misaligned);
+            assert!(!misaligned, "{placement:?}, {off}");
             // No filler is left.
             assert_eq!(rig.host.look().mappings.len(), BLOCKS.len());
             rig.check();
@@ -423,7 +477,7 @@ fn windows_serve_what_misaligned_regions_do_not() {
     rig.host.look().placement = Placement::Random;
     assert_eq!(rig.engine.premap_ram(), Ok(()));
     let static_map = rig.engine.static_map().expect("it is mapped");
-    assert!(static_map.misaligned().is_some());
+    assert!(static_map.regions().iter().any(Region::is_misaligned));
     // Later mappings are where chance is not needed.
     rig.host.look().placement = Placement::Low;
     assert_eq!(allocate(&rig), 0);
