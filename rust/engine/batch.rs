@@ -39,6 +39,7 @@ use crate::addr::{
     IovaSpan, //
 };
 use crate::engine::policy::Policy;
+use crate::engine::static_map::Region;
 use crate::engine::window::{
     State,
     Window, //
@@ -302,7 +303,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Records that the host reports a window for `span` at `iova`, until the window is destroyed.
     /// Fails if the window cannot be opened because some of the range is in use. A range that wraps
-    /// around, or where all of RAM is mapped, is not recorded.
+    /// around, or where all of RAM or the bounce pool is mapped, is not recorded.
     ///
     /// Context: engine lock held.
     fn reserve_iova(
@@ -314,11 +315,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         iova: Iova,
     ) -> Result<(), ReplyError> {
         let iovas = IovaSpan::new(iova, span.len()).ok_or(ReplyError::Range)?;
-        if self
+        let is_static = self
             .static_map
             .as_ref()
-            .is_some_and(|map| map.overlaps(&iovas))
-        {
+            .is_some_and(|map| map.overlaps(&iovas));
+        let is_pool = |region: &Region| region.iova().overlaps(&iovas);
+        if is_static || self.pool_regions.iter().any(is_pool) {
             return Err(ReplyError::Overlap);
         }
         let writer = &mut state.index;

@@ -160,7 +160,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Unmaps a mapping that was just made at an address that the device does not reach.
     #[cold]
-    fn undo(&self, iova: Iova, len: u64) {
+    pub(super) fn undo(&self, iova: Iova, len: u64) {
         let mut state = self.state.lock();
         state.counters.undone.inc();
         let span = IovaSpan::new(iova, len);
@@ -246,8 +246,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         I: Iterator<Item = &'a R> + Clone,
     {
         let mapped = requests.clone().filter_map(Request::mapped);
-        // CAST: `usize` has at most 64 bits.
-        let undone = mapped.filter(|span| !self.is_static(span)).count() as u64;
+        let undone = mapped.filter(|span| !self.is_static(span));
+        // Unlike this, Iterator::count() may refer to a panic.
+        let undone = undone.fold(0, |count: u64, _| count.saturating_add(1));
         if undone != 0 {
             self.state.lock().counters.undone.add(undone);
         }
@@ -290,7 +291,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Takes a reference to a window that covers `span`. Lock-free; may miss a window.
     #[inline(always)]
-    fn hit(&self, span: &GpaSpan) -> Option<Iova> {
+    pub(super) fn hit(&self, span: &GpaSpan) -> Option<Iova> {
         if let Some(iova) = self.static_iova(span) {
             return Some(iova);
         }

@@ -65,6 +65,7 @@ pub(crate) mod budget;
 pub(crate) mod caution;
 mod coherent;
 mod combining;
+pub(crate) mod copy;
 pub(crate) mod cost;
 mod create;
 #[allow(dead_code)]
@@ -155,7 +156,10 @@ use self::ram::Ram;
 use self::reclaim::IdleWatch;
 use self::recovery::Lost;
 use self::stale::StaleSearch;
-use self::static_map::StaticMap;
+use self::static_map::{
+    Region,
+    StaticMap, //
+};
 use self::stats::{
     Counter,
     Counters, //
@@ -169,6 +173,7 @@ use crate::addr::{
 use crate::sys::{
     AllocError,
     Atomic,
+    BoxedSlice,
     Lock, //
 };
 
@@ -204,6 +209,8 @@ pub(crate) struct Engine<H, P, O = ()> {
     observer: O,
     /// The map of all RAM, if it is mapped at once.
     static_map: Option<StaticMap>,
+    /// The memory of the bounce pool, whose addresses no window can have.
+    pool_regions: BoxedSlice<Region>,
     index: WindowIndex,
     /// The first of the windows that their last user closed, and that are not in [`Locked`] yet.
     retired: Atomic<u32>,
@@ -225,7 +232,8 @@ struct Locked<H> {
     ram: Ram,
     /// The order in which the host was last seen to assign addresses.
     alloc_order: AllocOrder,
-    /// The highest address of all windows that were ever open, other than the regions of RAM.
+    /// The highest address of all windows that were ever open, other than the regions of RAM, and
+    /// of the bounce pool.
     highest_iova: u64,
     /// The last window that the host created at an address that the call did not aim at, with that
     /// address, until the window is unmapped.
@@ -285,6 +293,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             policy,
             observer,
             static_map: None,
+            pool_regions: BoxedSlice::copy_of(&[])?,
             index,
             retired: Atomic::new(NONE),
             idled: Atomic::new(NONE),

@@ -74,6 +74,11 @@ pub(super) struct Premapped {
 }
 
 impl Premapped {
+    /// Returns the memory and its IOVAs.
+    pub(super) fn region(&self) -> Region {
+        self.region
+    }
+
     /// Returns the first IOVA.
     fn iova(&self) -> Iova {
         self.region.iova().start()

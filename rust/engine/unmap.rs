@@ -92,9 +92,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let mut retired = false;
         let mut spans = requests
             .filter_map(Request::mapped)
-            .filter(|span| !self.is_static(span))
-            .peekable();
-        while let Some(span) = spans.next() {
+            .filter(|span| !self.is_static(span));
+        // Peekable::next_if() may refer to a panic.
+        let mut next = spans.next();
+        while let Some(span) = next {
+            next = spans.next();
             let id = self.index.at_iova(span.first_granule());
             let window = self.index.window(id).filter(|window| window.serves(&span));
             let put = match window {
@@ -102,8 +104,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     // Neighbours in a list mostly are in one window, which stays what it is while
                     // the first of them is mapped.
                     let mut count: u32 = 1;
-                    while count < u32::MAX && spans.next_if(|next| window.serves(next)).is_some() {
+                    while count < u32::MAX && next.is_some_and(|next| window.serves(&next)) {
                         count = count.wrapping_add(1);
+                        next = spans.next();
                     }
                     self.put_refs(id, window, count)
                 }

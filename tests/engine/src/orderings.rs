@@ -4,8 +4,11 @@
 //! reference sees the window as it was opened, and closing the window is ordered after all that
 //! its users did.
 //!
-//! Only the window is modelled here, with few threads and few steps. Everything around it is tested
-//! by `schedules.rs`, where memory is sequentially consistent.
+//! The same for pages of the bounce pool: the thread that takes a page sees all that its last owner
+//! did to it.
+//!
+//! Only the window and the row of pages are modelled here, with few threads and few steps.
+//! Everything around them is tested by `schedules.rs`, where memory is sequentially consistent.
 
 #![allow(dead_code, unused_imports)]
 #![cfg(test)]
@@ -30,6 +33,7 @@ use crate::addr::{
     Iova,
     IovaSpan, //
 };
+use crate::engine::copy::pages::Pages;
 use crate::engine::window::{
     Put,
     State,
@@ -185,5 +189,34 @@ fn a_look_up_does_not_find_what_the_window_serves_next() {
             );
         }
         reader.join().expect("the thread succeeds");
+    });
+}
+
+#[test]
+fn a_page_has_one_owner_at_a_time() {
+    loom::model(|| {
+        let pages = Pages::new();
+        assert_eq!(pages.take(62), Some(0));
+        // The only two pages that are left, as a run or one by one.
+        let row = Arc::new((pages, UnsafeCell::new(0)));
+        let users: Vec<_> = (0..2)
+            .map(|user| {
+                let row = row.clone();
+                thread::spawn(move || {
+                    if let Some(first) = row.0.take(2) {
+                        assert_eq!(first, 62);
+                        // SAFETY: The pages belong to this thread.
+                        row.1.with_mut(|data| unsafe { *data = user });
+                        // SAFETY: As above.
+                        assert_eq!(row.1.with(|data| unsafe { *data }), user);
+                        row.0.put(first, 2);
+                    }
+                })
+            })
+            .collect();
+        for user in users {
+            user.join().expect("the thread succeeds");
+        }
+        assert_eq!(row.0.used(), 62);
     });
 }

@@ -184,6 +184,7 @@ pub(crate) trait Integer: Copy {
     fn load(atomic: &Self::Atomic, ordering: std_atomic::Ordering) -> Self;
     fn store(atomic: &Self::Atomic, value: Self, ordering: std_atomic::Ordering);
     fn swap(atomic: &Self::Atomic, value: Self, ordering: std_atomic::Ordering) -> Self;
+    fn fetch_add(atomic: &Self::Atomic, value: Self, ordering: std_atomic::Ordering) -> Self;
     fn compare_exchange(
         atomic: &Self::Atomic,
         old: Self,
@@ -213,6 +214,10 @@ impl<T: Integer> Atomic<T> {
         T::swap(&self.0, value, O::ORDERING)
     }
 
+    pub(crate) fn fetch_add<O: Ordering>(&self, value: T, _: O) -> T {
+        T::fetch_add(&self.0, value, O::ORDERING)
+    }
+
     pub(crate) fn cmpxchg<O: Ordering>(&self, old: T, new: T, _: O) -> Result<T, T> {
         T::compare_exchange(&self.0, old, new, O::ORDERING, O::LOAD)
     }
@@ -237,6 +242,14 @@ macro_rules! integer {
 
             fn swap(atomic: &Self::Atomic, value: Self, ordering: std_atomic::Ordering) -> Self {
                 atomic.swap(value, ordering)
+            }
+
+            fn fetch_add(
+                atomic: &Self::Atomic,
+                value: Self,
+                ordering: std_atomic::Ordering,
+            ) -> Self {
+                atomic.fetch_add(value, ordering)
             }
 
             fn compare_exchange(

@@ -6,6 +6,7 @@ mod admission;
 mod alignment;
 mod arena;
 mod budgets;
+mod copy;
 mod costs;
 mod crash;
 mod doorbells;

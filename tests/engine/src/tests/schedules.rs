@@ -19,7 +19,18 @@ use super::rig::{
 use crate::addr::{
     Address,
     Gpa,
-    Iova, //
+    GpaSpan,
+    Iova,
+    IovaSpan, //
+};
+use crate::engine::copy::pool::{
+    BouncePool,
+    ROW, //
+};
+use crate::engine::copy::{
+    Memory,
+    Preference,
+    Transfer, //
 };
 use crate::engine::index::arena::{
     FreeList,
@@ -588,5 +599,95 @@ fn tables_grow_under_readers() {
         let rig = Arc::new(Rig::with_ram(few(), &[(BASE, 256 * MIB)]));
         in_parallel(&rig, &[&[(A, 1), (B, 1)], &[(B, 1), (A, 1)]]);
         finish(rig);
+    });
+}
+
+/// Guest RAM that records the owner of each page of a pool.
+struct Owned(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<u64, u64>>>);
+
+impl Memory for Owned {
+    fn reaches(&self, _: &GpaSpan) -> bool {
+        true
+    }
+
+    fn copy(&self, from: Gpa, to: Gpa, len: u64) {
+        let mut owners = self.0.lock().expect("no panic");
+        let (from, to) = (from.raw(), to.raw());
+        let pages = |start: u64| (start / 4096..=(start + (len - 1)) / 4096).map(|n| n * 4096);
+        if to >= COPIES {
+            // Into the pool.
+            for page in pages(to) {
+                assert_eq!(
+                    owners.insert(page, from / MIB),
+                    None,
+                    "page {page:#x} has an owner"
+                );
+            }
+        } else {
+            for page in pages(from) {
+                assert_eq!(
+                    owners.remove(&page),
+                    Some(to / MIB),
+                    "page {page:#x} of another"
+                );
+            }
+        }
+        drop(owners);
+        thread::yield_now();
+    }
+
+    fn clear(&self, _: &GpaSpan) {}
+
+    fn processor(&self) -> usize {
+        0
+    }
+}
+
+/// Where the pool is.
+const COPIES: u64 = BASE + 128 * MIB;
+
+#[test]
+fn slots_have_one_owner_at_a_time() {
+    explore(400, || {
+        let mut rig = Rig::with_ram(few(), &[(BASE, 256 * MIB)]);
+        rig.engine.reserve(8).expect("memory");
+        let regions = rig.engine.map_pool(&[span(COPIES, ROW)]).expect("memory");
+        let memory = Owned(std::sync::Arc::default());
+        let pool = BouncePool::new(memory, regions, Preference::NewSlots, false).expect("memory");
+        let shared = Arc::new((rig, pool));
+        let threads: Vec<_> = (0..3)
+            .map(|n: u64| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let (rig, pool) = &*shared;
+                    // Two of these fit, and then another, or none.
+                    for len in [100 * KIB, 8 * KIB, 100 * KIB] {
+                        let start = BASE + n * MIB + 2048;
+                        let want = span(start, len);
+                        let copied = Some(Transfer::FromDevice);
+                        let Ok(iova) = rig.engine.map_or_copy(want, pool, copied, ALL) else {
+                            continue;
+                        };
+                        let mapped = IovaSpan::new(iova, len).expect("a span");
+                        let gpa = match pool.contains(iova) {
+                            true => pool.gpa_of(&mapped),
+                            false => rig.engine.translate(iova, len),
+                        };
+                        assert_eq!(gpa, Some(Gpa::new(start)));
+                        let unmapped = match pool.contains(iova) {
+                            true => pool.unmap(&mapped, true),
+                            false => rig.engine.unmap(iova, len),
+                        };
+                        assert_eq!(unmapped, Ok(()));
+                        assert!(!pool.contains(iova) || pool.gpa_of(&mapped) != gpa);
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("the thread succeeds");
+        }
+        let stats = shared.1.stats();
+        assert_eq!((stats.used, stats.copies), (0, stats.ended));
     });
 }

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Map calls whose mappings may be copied, and their opposites.
+//!
+//! What a window serves already is not copied, unless the pool says otherwise. What is left is
+//! copied or gets a window by the pool's [`Preference`], and the other way where that fails:
+//! copying takes no lock and needs no host, so it is also what remains while another processor has
+//! the lock, when a limit is reached, and when the host refuses or does not answer.
+
+use super::pool::BouncePool;
+use super::{
+    Memory,
+    Preference,
+    Transfer, //
+};
+use crate::addr::{
+    GpaSpan,
+    Iova, //
+};
+use crate::engine::map::{
+    reachable,
+    Single, //
+};
+use crate::engine::policy::Policy;
+use crate::engine::window::NotHeld;
+use crate::engine::{
+    Engine,
+    Host,
+    MapError,
+    Observer,
+    Request, //
+};
+
+/// A map call that may use the bounce pool.
+struct Call<'a, M> {
+    pool: &'a BouncePool<M>,
+    /// The direction, if the mapping may be copied.
+    transfer: Option<Transfer>,
+    dma_limit: u64,
+}
+
+impl<M: Memory> Call<'_, M> {
+    /// Returns whether `request` is mapped in the pool.
+    fn is_copied<R: Request>(&self, request: &R) -> bool {
+        request.iova().is_some_and(|iova| self.pool.contains(iova))
+    }
+
+    /// Maps `span` in the pool, if it may be copied and there is a slot.
+    fn copy(&self, span: &GpaSpan) -> Option<Iova> {
+        let transfer = self.transfer.filter(|_| self.pool.accepts(span))?;
+        self.pool.map(span, transfer, self.dma_limit)
+    }
+}
+
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
+    /// Maps `span` for a device that reaches addresses up to `dma_limit`, by a window or, if it is
+    /// for a `transfer`, by a slot of `pool`.
+    ///
+    /// Context: any.
+    pub(crate) fn map_or_copy<M: Memory>(
+        &self,
+        span: GpaSpan,
+        pool: &BouncePool<M>,
+        transfer: Option<Transfer>,
+        dma_limit: u64,
+    ) -> Result<Iova, MapError> {
+        let single = Single::new(span, None);
+        self.map_or_copy_all(core::iter::once(&single), pool, transfer, dma_limit)?;
+        single.iova().ok_or(MapError::Refused)
+    }
+
+    /// Maps all of `requests`, or none of them, each as [`Self::map_or_copy`].
+    ///
+    /// Context: any.
+    pub(crate) fn map_or_copy_all<'a, R, I, M>(
+        &self,
+        requests: I,
+        pool: &BouncePool<M>,
+        transfer: Option<Transfer>,
+        dma_limit: u64,
+    ) -> Result<(), MapError>
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+        M: Memory,
+    {
+        let call = Call {
+            pool,
+            transfer,
+            dma_limit,
+        };
+        let mut missing = false;
+        let mut result = Ok(());
+        for request in requests.clone() {
+            // The place of the address may hold anything before the call.
+            request.set_iova(None);
+            match request.span() {
+                Some(span) if result.is_ok() => {
+                    request.set_iova(self.map_at_hand(&call, &span));
+                    missing |= request.iova().is_none();
+                }
+                Some(_) => {}
+                None => result = Err(MapError::Invalid),
+            }
+        }
+        if result.is_ok() && missing {
+            let windows = requests.clone().filter(|r| !call.is_copied(*r));
+            result = self.map_missing(windows, dma_limit);
+            if let Err(error) = result {
+                self.undo_all(requests.clone(), &call);
+                let copied = requests.clone().all(|request| {
+                    request.set_iova(request.span().and_then(|span| call.copy(&span)));
+                    request.iova().is_some()
+                });
+                result = copied.then_some(()).ok_or(error);
+            }
+        }
+        if result.is_err() {
+            self.undo_all(requests, &call);
+        }
+        result
+    }
+
+    /// Unmaps what a failed call has mapped so far.
+    fn undo_all<'a, R, I, M>(&self, requests: I, call: &Call<'_, M>)
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+        M: Memory,
+    {
+        for request in requests.clone().filter(|r| call.is_copied(*r)) {
+            if let Some(span) = request.mapped() {
+                // It was just mapped, and the device does not know it.
+                let _ = call.pool.unmap(&span, false);
+            }
+            request.set_iova(None);
+        }
+        self.release_partial(requests, call.dma_limit);
+    }
+
+    /// Maps `span` by what needs neither the lock nor the host, if that is to be.
+    fn map_at_hand<M: Memory>(&self, call: &Call<'_, M>, span: &GpaSpan) -> Option<Iova> {
+        let preference = call.pool.preference();
+        if preference == Preference::Slots {
+            if let Some(iova) = call.copy(span) {
+                return Some(iova);
+            }
+        }
+        match self.hit(span) {
+            Some(iova) if reachable(iova, span, call.dma_limit) => return Some(iova),
+            Some(iova) => self.undo(iova, span.len()),
+            None => {}
+        }
+        let copies = match preference {
+            // That was tried.
+            Preference::Slots => false,
+            Preference::NewSlots => true,
+            Preference::Windows => self.state.try_lock().is_none(),
+        };
+        copies.then(|| call.copy(span)).flatten()
+    }
+
+    /// Unmaps all of `requests` that are mapped, as many as possible, by windows or in `pool`; with
+    /// `sync`, what the device may have written to the pool is copied to the drivers' buffers.
+    /// Fails if one of them is not held.
+    ///
+    /// Context: any.
+    pub(crate) fn unmap_or_copy_all<'a, R, I, M>(
+        &self,
+        requests: I,
+        pool: &BouncePool<M>,
+        sync: bool,
+    ) -> Result<(), NotHeld>
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+        M: Memory,
+    {
+        let is_copied = |request: &R| request.iova().is_some_and(|iova| pool.contains(iova));
+        let mut result = self.unmap_all(requests.clone().filter(|r| !is_copied(r)));
+        for request in requests.filter(|r| is_copied(r)) {
+            let unmapped = request.mapped().map(|span| pool.unmap(&span, sync));
+            result = result.and(unmapped.unwrap_or(Ok(())));
+        }
+        result
+    }
+}

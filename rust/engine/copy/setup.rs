@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping the memory of the bounce pool when the engine is set up.
+
+use super::pool::ROW;
+use crate::addr::{
+    Address,
+    Gpa,
+    GpaSpan, //
+};
+use crate::engine::policy::Policy;
+use crate::engine::static_map::Region;
+use crate::engine::{
+    Engine,
+    Host,
+    MapError,
+    Observer, //
+};
+use crate::sys::{
+    Alloc,
+    AllocError,
+    BoxedSlice, //
+};
+
+impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
+    /// Has the host map `blocks` until the end of the engine, for a bounce pool, and returns what
+    /// it mapped. Their addresses are kept free of windows. A block that the host refuses is mapped
+    /// in parts, a row each at least. After any other failure the rest is left out. To be called
+    /// after [`Engine::reserve`], which makes room, and before anything else is mapped.
+    ///
+    /// Context: process, may sleep.
+    pub(crate) fn map_pool(&mut self, blocks: &[GpaSpan]) -> Result<&[Region], AllocError> {
+        let rows = blocks.iter().map(|block| block.len() / ROW);
+        let rows = rows.fold(0, u64::saturating_add);
+        let rows = usize::try_from(rows).map_err(|_| AllocError)?;
+        let mut regions: BoxedSlice<Option<Region>> =
+            BoxedSlice::new(rows, Alloc::Sleep, |_| None)?;
+        let mut count: usize = 0;
+        let mut longest = u64::MAX;
+        'blocks: for block in blocks {
+            let mut start = block.start().raw();
+            while let Some(left) = block.end().checked_sub(start).filter(|left| *left >= ROW) {
+                let len = left.min(longest);
+                let part = GpaSpan::new(Gpa::new(start), len).ok_or(AllocError)?;
+                let Some((earlier, [place, ..])) = regions.split_at_mut_checked(count) else {
+                    break 'blocks;
+                };
+                match self.map_part(&part, earlier) {
+                    Ok(region) => {
+                        *place = Some(region);
+                        count = count.saturating_add(1);
+                        start = part.end();
+                    }
+                    // The host may have no room for as much in one piece.
+                    Err(MapError::Refused) if len > ROW => {
+                        longest = (len / 2).max(ROW) & !(ROW - 1)
+                    }
+                    Err(_) => break 'blocks,
+                }
+            }
+        }
+        // Of a part that failed, the host may have something all the same.
+        self.unmap_retired();
+        let mapped = regions.get(..count).unwrap_or(&[]);
+        if let Some(first) = mapped.first().copied().flatten() {
+            self.pool_regions = BoxedSlice::new(count, Alloc::Sleep, |index| {
+                mapped.get(index).copied().flatten().unwrap_or(first)
+            })?;
+        }
+        Ok(&self.pool_regions)
+    }
+
+    /// Has the host map `part` of a block, apart from `earlier` ones.
+    fn map_part(&self, part: &GpaSpan, earlier: &[Option<Region>]) -> Result<Region, MapError> {
+        let premapped = match self.premap(part) {
+            // An earlier kernel may have left a mapping with this key.
+            Err(MapError::Refused) if self.recover() => self.premap(part),
+            result => result,
+        }?;
+        let region = premapped.region();
+        if earlier.iter().flatten().any(|e| e.overlaps(&region)) {
+            // It stays mapped, and unused, until the engine ends.
+            return Err(MapError::NoKey);
+        }
+        self.report_premapped(&premapped);
+        let state = &mut *self.state.lock();
+        state.highest_iova = state.highest_iova.max(region.iova().last());
+        Ok(region)
+    }
+}
