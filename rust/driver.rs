@@ -83,10 +83,12 @@ impl pci::Driver for CompanionDriver {
     }
 }
 
-/// Returns the value of the parameter `managed`; empty if it is not set.
-fn managed() -> &'static CStr {
-    // SAFETY: Always safe to call.
-    let text = unsafe { bindings::apple_dma_param_managed() };
+/// Returns the value of a parameter that is text; empty if it is not set.
+///
+/// # Safety
+///
+/// `text` is null, or the value of a parameter.
+unsafe fn text(text: *const kernel::ffi::c_char) -> &'static CStr {
     if text.is_null() {
         return c"";
     }
@@ -105,6 +107,11 @@ pub(crate) fn params() -> Result<Params> {
         share_limits: value(&module_parameters::share_limits),
         max_idle: value(&module_parameters::max_idle),
         congruent: value(&module_parameters::congruent),
-        managed: managed(),
+        // SAFETY: This is the value of a parameter.
+        copy: unsafe { text(bindings::apple_dma_param_copy()) },
+        // SAFETY: Always safe to call.
+        copy_bytes: unsafe { bindings::apple_dma_param_copy_bytes() },
+        // SAFETY: This is the value of a parameter.
+        managed: unsafe { text(bindings::apple_dma_param_managed()) },
     })
 }

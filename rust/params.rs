@@ -7,6 +7,7 @@
 
 use crate::addr::GRANULE;
 use crate::device::pci_address::PciAddress;
+use crate::engine::copy::pool::ROW;
 use kernel::prelude::*;
 
 /// The default of `max_bytes`: below the 1.5 GiB that the platform can map, since requests beyond
@@ -29,6 +30,42 @@ pub(crate) const MAX_IDLE: u32 = 60;
 /// Set if this kernel lets a device have DMA operations of its own. Otherwise only the kernel's
 /// direct mapping is left to translate addresses, by all of RAM or by bounce buffers.
 pub(crate) const HAS_OPS: bool = cfg!(CONFIG_ARCH_HAS_DMA_OPS);
+
+/// Most bytes of a bounce pool, unless a parameter sets them: some ten milliseconds of the fastest
+/// devices.
+const COPY_BYTES: u64 = 64 << 20;
+
+/// The values of the parameter `copy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CopyMode {
+    /// `never`: all memory is mapped where it is.
+    Never,
+    /// `auto`: what is copied is decided at each mapping.
+    Auto,
+    /// `always`: whatever may be copied is, unless it is mapped already.
+    Always,
+}
+
+impl CopyMode {
+    /// Returns the mode that `text` names.
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "never" => Some(Self::Never),
+            "auto" => Some(Self::Auto),
+            "always" => Some(Self::Always),
+            _ => None,
+        }
+    }
+
+    /// Returns the name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
+}
 
 /// The values of the parameter `whole_ram`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +97,10 @@ pub(crate) struct Params {
     pub(crate) max_idle: u32,
     /// Try to map large buffers at addresses that are congruent to the memory's.
     pub(crate) congruent: bool,
+    /// Copy what may be copied, rather than map it.
+    pub(crate) copy: CopyMode,
+    /// Bytes of a bounce pool; 0 for the default.
+    copy_bytes: u64,
     /// The managed devices of companions that the host does not name rightly.
     managed: ManagedDevices,
 }
@@ -106,6 +147,10 @@ pub(crate) struct RawParams {
     pub(crate) max_idle: u32,
     /// See [`Params`]; 0 or 1.
     pub(crate) congruent: u8,
+    /// See [`CopyMode`]; empty for the default.
+    pub(crate) copy: &'static CStr,
+    /// See [`Params::pool_bytes`].
+    pub(crate) copy_bytes: u64,
     /// See [`Params::managed_by`].
     pub(crate) managed: &'static CStr,
 }
@@ -156,6 +201,22 @@ impl Params {
             );
             return Err(EINVAL);
         }
+        let Some(copy) = raw.copy.to_str().ok().and_then(CopyMode::parse) else {
+            pr_err!(
+                "copy={}: invalid value: must be auto, never or always\n",
+                raw.copy
+            );
+            return Err(EINVAL);
+        };
+        // A pool takes room from windows.
+        if raw.copy_bytes != 0 && !(ROW..=raw.max_bytes / 2).contains(&raw.copy_bytes) {
+            pr_err!(
+                "copy_bytes={}: invalid value: must be 0, or between 256 KiB and half of \
+                 max_bytes\n",
+                raw.copy_bytes
+            );
+            return Err(EINVAL);
+        }
         let managed = raw.managed.to_str().ok().map(ManagedDevices);
         let Some(managed) = managed.filter(|list| list.pairs().all(|pair| pair.is_some())) else {
             pr_err!(
@@ -172,6 +233,8 @@ impl Params {
             share_limits,
             max_idle: raw.max_idle,
             congruent,
+            copy,
+            copy_bytes: raw.copy_bytes,
             managed,
         })
     }
@@ -182,6 +245,17 @@ impl Params {
         pairs
             .find(|(address, _)| *address == companion)
             .map(|(_, device)| device)
+    }
+
+    /// Returns the bytes of a bounce pool in a guest with `ram_bytes` of RAM, in whole rows: those
+    /// of the parameter, or 1/16 of RAM, but no more than 64 MiB nor 1/8 of `max_bytes`.
+    pub(crate) fn pool_bytes(&self, ram_bytes: u64) -> u64 {
+        let default = COPY_BYTES.min(ram_bytes / 16).min(self.max_bytes / 8);
+        let bytes = match self.copy_bytes {
+            0 => default,
+            bytes => bytes,
+        };
+        bytes & !(ROW - 1)
     }
 
     /// Returns whether the kernel's direct mapping is to translate addresses, rather than the

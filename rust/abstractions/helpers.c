@@ -6,6 +6,7 @@
 #include "../version.h"
 
 #include <linux/crash_dump.h>
+#include <linux/io.h>
 #include <linux/iommu-dma.h>
 #include <linux/memory.h>
 #include <linux/memory_hotplug.h>
@@ -16,6 +17,7 @@
 #include <linux/preempt.h>
 #include <linux/ratelimit.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/spinlock.h>
 #include <linux/swiotlb.h>
 
@@ -107,6 +109,58 @@ bool apple_dma_helper_page_is_at(const struct page *page, phys_addr_t phys)
 	return pfn_valid(PHYS_PFN(phys)) && page == pfn_to_page(PHYS_PFN(phys));
 }
 
+/* Returns zeroed pages, or NULL; does not try hard for an order that is not there. */
+struct page *apple_dma_helper_alloc_block(unsigned int order)
+{
+	if (order > MAX_PAGE_ORDER)
+		return NULL;
+	return alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN | __GFP_NORETRY, order);
+}
+
+void apple_dma_helper_free_block(struct page *page, unsigned int order)
+{
+	__free_pages(page, order);
+}
+
+phys_addr_t apple_dma_helper_page_to_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+/* Returns whether @phys is in a page of the page allocator, which the kernel maps. */
+static bool is_allocatable(phys_addr_t phys)
+{
+	struct page *page = pfn_to_online_page(PHYS_PFN(phys));
+
+	return page && !PageReserved(page);
+}
+
+/*
+ * Returns whether the memory from @first to @last can be copied. It is the memory of one buffer, so
+ * that its ends tell.
+ */
+bool apple_dma_helper_is_copyable(phys_addr_t first, phys_addr_t last)
+{
+	BUILD_BUG_ON(IS_ENABLED(CONFIG_HIGHMEM));
+	return is_allocatable(first) && is_allocatable(last);
+}
+
+void apple_dma_helper_copy_phys(phys_addr_t to, phys_addr_t from, size_t len)
+{
+	memcpy(phys_to_virt(to), phys_to_virt(from), len);
+}
+
+void apple_dma_helper_clear_phys(phys_addr_t phys, size_t len)
+{
+	memset(phys_to_virt(phys), 0, len);
+}
+
+/* Returns the number of this processor, or, where preemption is on, of one before. */
+unsigned int apple_dma_helper_processor(void)
+{
+	return raw_smp_processor_id();
+}
+
 /* Returns whether memory may be allocated: on PREEMPT_RT even GFP_ATOMIC takes sleeping locks. */
 bool apple_dma_helper_may_allocate(void)
 {
@@ -131,6 +185,9 @@ const struct dma_map_ops *apple_dma_helper_get_dma_ops(struct device *dev)
 void apple_dma_helper_set_dma_ops(struct device *dev, const struct dma_map_ops *ops)
 {
 	set_dma_ops(dev, ops);
+	/* A driver that sets no mask would have the setting of the one before. */
+	if (ops && ops->sync_single_for_cpu)
+		dma_reset_need_sync(dev);
 }
 
 bool apple_dma_helper_has_iommu(struct device *dev)

@@ -40,6 +40,15 @@ bool apple_dma_helper_device_link(struct device *consumer, struct device *suppli
 /* linux/mm.h */
 bool apple_dma_helper_is_at(const void *cpu_addr, phys_addr_t phys, unsigned long attrs);
 bool apple_dma_helper_page_is_at(const struct page *page, phys_addr_t phys);
+struct page *apple_dma_helper_alloc_block(unsigned int order);
+void apple_dma_helper_free_block(struct page *page, unsigned int order);
+phys_addr_t apple_dma_helper_page_to_phys(struct page *page);
+bool apple_dma_helper_is_copyable(phys_addr_t first, phys_addr_t last);
+void apple_dma_helper_copy_phys(phys_addr_t to, phys_addr_t from, size_t len);
+void apple_dma_helper_clear_phys(phys_addr_t phys, size_t len);
+
+/* linux/smp.h */
+unsigned int apple_dma_helper_processor(void);
 
 /* linux/slab.h */
 void *apple_dma_helper_memdup_nofail(const void *source, size_t size);

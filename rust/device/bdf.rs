@@ -205,6 +205,17 @@ impl<'a> ManagedFunction<'a> {
         CStr::from_bytes_until_nul(name).unwrap_or(c"?")
     }
 
+    /// Returns the base class of the device; [`None`] if there is no device.
+    ///
+    /// Context: process, may sleep.
+    pub(super) fn class(&self) -> Option<u8> {
+        let dev = self.device()?;
+        // SAFETY: The device is valid, and its class does not change.
+        let class = unsafe { (*raw::pci_dev(&dev)).class };
+        // CAST: The base class has eight bits.
+        Some((class >> 16) as u8)
+    }
+
     /// Returns whether `dev` is the device at this address, and can be managed.
     pub(super) fn has(&self, dev: &pci::Device) -> bool {
         is_at(dev, self.address)

@@ -24,6 +24,7 @@ use crate::addr::{
     IovaSpan,
     GRANULE, //
 };
+use crate::engine::copy::Transfer;
 use crate::engine::window::NotHeld;
 use crate::engine::{
     MapError,
@@ -85,7 +86,7 @@ impl Instance<'_> {
 
     /// Returns the address of empty ranges: one that the device reaches. It is not at a boundary,
     /// which a range without bytes would cross to those that compute its last byte.
-    fn nothing(&self) -> Iova {
+    pub(super) fn nothing(&self) -> Iova {
         Iova::new(self.first_last & !(GRANULE - 1) | 64)
     }
 
@@ -136,7 +137,7 @@ impl Instance<'_> {
     }
 
     /// Maps memory by `map`; traces the call and reports a failure.
-    fn map_by(
+    pub(super) fn map_by(
         &self,
         gpa: u64,
         len: usize,
@@ -156,6 +157,7 @@ impl Instance<'_> {
         match result {
             Ok(iova) => {
                 if let Some((span, path)) = traced.zip(path) {
+                    let path = self.path_of(iova, path);
                     self.source.map(&span, iova, start, (0, 1), path);
                 }
             }
@@ -166,12 +168,14 @@ impl Instance<'_> {
         result
     }
 
-    /// Maps all entries of a scatterlist or none. Empty entries are as in [`Self::map_phys`].
+    /// Maps all entries of a scatterlist or none. Empty entries are as in [`Self::map_phys`]. With
+    /// `COPIES`, those for a `transfer` may be copied.
     ///
     /// Context: any.
-    pub(super) fn map_sg(
+    pub(super) fn map_sg<const COPIES: bool>(
         &self,
         entries: Entries<'_>,
+        transfer: Option<Transfer>,
         dma_limit: u64,
         loudness: Loudness,
     ) -> Result<(), MapError> {
@@ -181,7 +185,10 @@ impl Instance<'_> {
         let used = entries
             .clone()
             .filter(move |entry| !entry.set_if_empty(nothing));
-        let result = self.engine.map_all(used, dma_limit);
+        let result = match &self.bounce {
+            Some(pool) if COPIES => self.engine.map_or_copy_all(used, pool, transfer, dma_limit),
+            _ => self.engine.map_all(used, dma_limit),
+        };
         self.notices.log();
         if let Some(path) = path.filter(|_| result.is_ok()) {
             self.trace_map_sg(entries.clone(), start, path);
@@ -214,6 +221,7 @@ impl Instance<'_> {
         let nents = entries.nents();
         for (index, entry) in (0..nents).zip(entries) {
             if let Some((span, iova)) = entry.span().zip(entry.iova()) {
+                let path = self.path_of(iova, path);
                 self.source.map(&span, iova, start, (index, nents), path);
             }
         }
@@ -271,8 +279,10 @@ impl Instance<'_> {
 
     /// Returns the guest-physical address behind `iova` for an event; all-ones if nothing is mapped
     /// there.
-    fn gpa_for_trace(&self, iova: u64, len: u64) -> u64 {
-        let gpa = self.engine.translate(Iova::new(iova), len);
+    pub(super) fn gpa_for_trace(&self, iova: u64, len: u64) -> u64 {
+        let iova = Iova::new(iova);
+        let copied = self.copied_gpa(iova, len);
+        let gpa = copied.or_else(|| self.engine.translate(iova, len));
         gpa.map_or(u64::MAX, Gpa::raw)
     }
 
@@ -311,7 +321,7 @@ impl Instance<'_> {
 
     /// Traces that a scatterlist is unmapped, by one event per entry.
     #[cold]
-    fn trace_unmap_sg(&self, entries: Entries<'_>) {
+    pub(super) fn trace_unmap_sg(&self, entries: Entries<'_>) {
         let nents = entries.nents();
         for (index, entry) in (0..nents).zip(entries) {
             if let Some(span) = entry.mapped() {

@@ -8,12 +8,13 @@
 //!
 //! Context: any, except that `alloc` and `alloc_pages_op` sleep if their flags allow it, and that
 //! `mmap` and `get_sgtable` may sleep. Hooks for syncing are left out, since DMA is coherent: the
-//! core skips them then. So are `opt_mapping_size`, since no length is better than another, and
-//! `get_merge_boundary`, since entries of a scatterlist are never merged.
+//! core skips them then. [`copy_ops`](super::copy_ops) has them, for copies. So is
+//! `opt_mapping_size`, since no length is better than another, and `get_merge_boundary`, since
+//! entries of a scatterlist are never merged.
 
 use super::report::Loudness;
 use super::scatterlist::{
-    errno,
+    map_list,
     Entries, //
 };
 use super::Instance;
@@ -22,7 +23,6 @@ use crate::addr::{
     Gpa, //
 };
 use crate::bindings;
-use crate::engine::MapError;
 use core::ptr;
 use kernel::{
     bindings::{
@@ -50,9 +50,10 @@ pub(super) type Ops = Opaque<bindings::dma_map_ops>;
 
 /// The attribute of a mapping that is not of RAM.
 // CAST: The attribute is a bit of an `unsigned long`.
-const MMIO: c_ulong = kernel::bindings::DMA_ATTR_MMIO as c_ulong;
+pub(super) const MMIO: c_ulong = kernel::bindings::DMA_ATTR_MMIO as c_ulong;
 
-type Direction = kernel::bindings::dma_data_direction;
+/// The direction of a mapping.
+pub(super) type Direction = kernel::bindings::dma_data_direction;
 
 /// The template of every instance's operations.
 pub(super) const OPS: bindings::dma_map_ops = bindings::dma_map_ops {
@@ -85,7 +86,7 @@ pub(super) const OPS: bindings::dma_map_ops = bindings::dma_map_ops {
 /// `dev` has the operations of an instance, which lives for `'a`: a driver is bound to `dev`, and
 /// the call comes from the DMA API.
 #[inline]
-unsafe fn instance<'a>(dev: *mut device) -> &'a Instance<'a> {
+pub(super) unsafe fn instance<'a>(dev: *mut device) -> &'a Instance<'a> {
     // SAFETY: By the safety requirements `dev` is valid, and its operations are a member of an
     // instance.
     unsafe {
@@ -130,7 +131,7 @@ unsafe fn dma_limit(dev: *mut device, mask: u64) -> u64 {
 ///
 /// `dev` is a valid device with a streaming mask, which the DMA API has checked.
 #[inline]
-unsafe fn streaming_limit(dev: *mut device) -> u64 {
+pub(super) unsafe fn streaming_limit(dev: *mut device) -> u64 {
     // SAFETY: By the safety requirements.
     unsafe { dma_limit(dev, *(*dev).dma_mask) }
 }
@@ -377,23 +378,7 @@ unsafe extern "C" fn map_sg(
     attrs: c_ulong,
 ) -> c_int {
     // SAFETY: By the safety requirements.
-    let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
-    if attrs & MMIO != 0 {
-        return EINVAL.to_errno();
-    }
-    let Ok(count) = usize::try_from(nents) else {
-        return EINVAL.to_errno();
-    };
-    // SAFETY: By the safety requirements; this callback may write the list's DMA fields.
-    let entries = unsafe { Entries::new(list, count) };
-    match this.map_sg(entries.clone(), dma_limit, Loudness::of(attrs)) {
-        Ok(()) => nents,
-        // This error is documented for dma_map_sgtable().
-        Err(MapError::Invalid) if entries.clone().any(|entry| entry.is_p2pdma()) => {
-            c_int::try_from(kernel::bindings::EREMOTEIO).map_or(0, c_int::wrapping_neg)
-        }
-        Err(error) => errno(error),
-    }
+    unsafe { map_list::<false>(dev, list, nents, None, attrs) }
 }
 
 /// # Safety

@@ -83,6 +83,7 @@ impl Instance<'_> {
     /// Context: process, may sleep.
     pub(super) fn release(&self) -> Released {
         self.recover(true);
+        self.close_pool();
         let released = self.engine.release();
         self.notices.log();
         if released.lost != 0 {

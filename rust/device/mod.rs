@@ -10,9 +10,11 @@
 //!
 //! - `mode`: the differences between the modes of mapping;
 //! - `swiotlb`: the memory of bounce mode;
-//! - `calls`: map and unmap calls of the device driver, with tracing;
+//! - `calls`, `copying`: map and unmap calls of the device driver, with tracing; those that may be
+//!   copied;
 //! - `report`: counters and messages about failed calls;
-//! - `dma_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
+//! - `dma_ops`, `copy_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
+//! - `bounce`: the bounce pool of an instance;
 //! - `bdf`, `attach`: the managed device's address, and the takeover of its DMA;
 //! - `claims`: devices that appear while their companion has no driver;
 //! - `quiesce`, `crash`: the end of its DMA, in general and in a panic;
@@ -24,9 +26,12 @@
 
 mod attach;
 pub(crate) mod bdf;
+mod bounce;
 mod calls;
 pub(crate) mod claims;
 mod crash;
+mod copy_ops;
+mod copying;
 mod dma_ops;
 mod dma_range_map;
 mod hotplug;
@@ -48,6 +53,7 @@ use self::attach::{
     Translation, //
 };
 use self::bdf::ManagedFunction;
+use self::bounce::Bounce;
 use self::dma_ops::{
     Ops,
     OPS, //
@@ -63,6 +69,7 @@ use crate::abstractions::memory_notifier::MemoryNotifier;
 use crate::abstractions::panic_notifier::PanicNotifier;
 use crate::abstractions::periodic::Periodic;
 use crate::abstractions::pm::PmOps;
+use crate::abstractions::pool_memory::PoolMemory;
 use crate::abstractions::ram;
 use crate::abstractions::ratelimit::RateLimit;
 use crate::addr::{
@@ -132,20 +139,24 @@ type DeviceEngine<'a> = Engine<Companion<'a>, Adaptive, EventSource>;
 
 /// An engine that unmaps everything when it is dropped, also where probing fails half-way, unless
 /// it was closed before.
-struct ReleaseOnDrop<'a>(DeviceEngine<'a>);
+struct ReleaseOnDrop<'a> {
+    engine: DeviceEngine<'a>,
+    /// Memory that the host has mapped until the engine is released.
+    pool_memory: PoolMemory,
+}
 
 impl<'a> Deref for ReleaseOnDrop<'a> {
     type Target = DeviceEngine<'a>;
 
     #[inline(always)]
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.engine
     }
 }
 
 impl DerefMut for ReleaseOnDrop<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+        &mut self.engine
     }
 }
 
@@ -153,6 +164,10 @@ impl Drop for ReleaseOnDrop<'_> {
     fn drop(&mut self) {
         if !self.is_closed() {
             self.release();
+        }
+        // What the host failed to unmap may be memory of the pool.
+        if self.stats().usage.entries != 0 {
+            self.pool_memory.leak();
         }
     }
 }
@@ -166,6 +181,8 @@ pub(crate) struct Instance<'a> {
     engine: ReleaseOnDrop<'a>,
     /// The coherent memory of bounce mode: dropped after the engine, which unmaps it.
     _pool: Option<Arc<CoherentPool>>,
+    /// The pool that mappings are copied through, if they are.
+    bounce: Option<Bounce>,
     dev: &'a pci::Device<Bound>,
     managed: ManagedFunction<'a>,
     source: EventSource,
@@ -231,6 +248,7 @@ impl<'a> Instance<'a> {
         let is_searching = search::before_mapping(dev, &engine, markers.kind(), mode, params)?;
         let mode = mode.set_up(dev, &mut engine, params, &mut coherent)?;
         let max_len = mode.max_len(&engine, params, dialect);
+        let bounce = bounce::set_up(dev, &managed, &mut engine, mode, params)?;
         let ranges = mode::dma_ranges(dev, &engine, params, coherent.as_ref())?;
         let first = match dart {
             Dart::None => None,
@@ -249,13 +267,15 @@ impl<'a> Instance<'a> {
             params.max_bytes >> 20,
             params.max_entries
         );
+        let ops = bounce.as_ref().map_or(OPS, copy_ops::ops);
         let dev: &'a pci::Device<Bound> = dev;
         let pool = coherent.as_ref().map(CoherentMemory::share);
         let this = Arc::pin_init(
             pin_init!(Self {
-                ops: Opaque::new(OPS),
+                ops: Opaque::new(ops),
                 engine,
                 _pool: pool,
+                bounce,
                 dev,
                 managed,
                 source,
@@ -309,7 +329,10 @@ fn new_engine<'a>(
         table_max: TABLE_MAX,
     };
     let policy = Adaptive::new(mode.initial_window_shift());
-    let engine = ReleaseOnDrop(Engine::new(companion, policy, source, config)?);
+    let engine = ReleaseOnDrop {
+        engine: Engine::new(companion, policy, source, config)?,
+        pool_memory: PoolMemory::none(),
+    };
     engine.with_host(Companion::leave_markers);
     engine.reserve(RESERVE.min(params.max_entries as usize))?;
     Ok(engine)
@@ -321,12 +344,13 @@ impl PinnedDrop for Instance<'_> {
         // SAFETY: Sleeping is allowed here.
         unsafe { crate::bindings::apple_dma_deferred_free_flush() };
         let released = self.release();
-        if released.busy != 0 {
+        let left = self.slots_in_use().saturating_add(released.busy.into());
+        if left != 0 {
             dev_warn!(
                 self.dev,
                 "{}: driver bug: {} windows left mapped; unmapped them\n",
                 self.managed,
-                released.busy
+                left
             );
         }
         dev_info!(
@@ -424,6 +448,7 @@ impl PmOps for Binding<'_> {
                 this.managed
             );
         } else {
+            this.close_pool();
             this.engine.close();
         }
     }

@@ -5,6 +5,12 @@
 //! The kernel crate's `scatterlist` module owns and maps tables on behalf of drivers; this file is
 //! the opposite side, which fills in the addresses.
 
+use super::dma_ops::{
+    instance,
+    streaming_limit,
+    MMIO, //
+};
+use super::report::Loudness;
 use crate::addr::{
     Address,
     Gpa,
@@ -13,6 +19,7 @@ use crate::addr::{
     IovaSpan, //
 };
 use crate::bindings;
+use crate::engine::copy::Transfer;
 use crate::engine::{
     ErrorClass,
     MapError,
@@ -20,6 +27,7 @@ use crate::engine::{
 };
 use core::marker::PhantomData;
 use kernel::{
+    bindings::device,
     ffi::{
         c_int,
         c_ulong, //
@@ -174,10 +182,45 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 /// Returns the error number for a scatterlist that was not mapped because of `error`.
-pub(super) fn errno(error: MapError) -> c_int {
+fn errno(error: MapError) -> c_int {
     match error.class() {
         ErrorClass::Request => EINVAL.to_errno(),
         ErrorClass::Space => ENOMEM.to_errno(),
         ErrorClass::Host => EIO.to_errno(),
+    }
+}
+
+/// Maps the entries of `list`, as the callbacks do; with `COPIES`, those for a `transfer` may be
+/// copied.
+///
+/// # Safety
+///
+/// As [`instance`]; `list` is a valid scatterlist of `nents` entries, to be mapped.
+#[inline(always)]
+pub(super) unsafe fn map_list<const COPIES: bool>(
+    dev: *mut device,
+    list: *mut kernel::bindings::scatterlist,
+    nents: c_int,
+    transfer: Option<Transfer>,
+    attrs: c_ulong,
+) -> c_int {
+    // SAFETY: By the safety requirements.
+    let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
+    if attrs & MMIO != 0 {
+        return EINVAL.to_errno();
+    }
+    let Ok(count) = usize::try_from(nents) else {
+        return EINVAL.to_errno();
+    };
+    // SAFETY: By the safety requirements; the callback may write the list's DMA fields.
+    let entries = unsafe { Entries::new(list, count) };
+    let loudness = Loudness::of(attrs);
+    match this.map_sg::<COPIES>(entries.clone(), transfer, dma_limit, loudness) {
+        Ok(()) => nents,
+        // This error is documented for dma_map_sgtable().
+        Err(MapError::Invalid) if entries.clone().any(|entry| entry.is_p2pdma()) => {
+            c_int::try_from(kernel::bindings::EREMOTEIO).map_or(0, c_int::wrapping_neg)
+        }
+        Err(error) => errno(error),
     }
 }

@@ -96,16 +96,29 @@ impl Instance<'_> {
         line(file, "batch_max", self.batch_max);
         line(file, "max_idle", self.params.max_idle);
         line(file, "congruent", u8::from(self.params.congruent));
+        let copies = self.copy_stats();
+        line(file, "copy", self.copy_mode().name());
+        line(file, "copy_bytes", copies.pool);
+        line(file, "copy_used_bytes", copies.used);
+        line(file, "copy_peak_bytes", copies.peak);
     }
 
     /// Prints the counters of events.
     fn show_counters(&self, file: &SeqFile, snapshot: &Snapshot) {
-        let stats = &snapshot.stats;
-        line(file, "maps", snapshot.maps());
-        line(file, "unmaps", snapshot.unmaps());
+        let (stats, copies) = (&snapshot.stats, self.copy_stats());
+        line(file, "maps", snapshot.maps().saturating_add(copies.copies));
+        line(
+            file,
+            "unmaps",
+            snapshot.unmaps().saturating_add(copies.ended),
+        );
         line(file, "hits", snapshot.hits());
         counters(file, stats.counters.mappings());
         line(file, "misuses", self.misuses.load(Relaxed));
+        line(file, "copies", copies.copies);
+        line(file, "copies_bytes_in", copies.bytes_in);
+        line(file, "copies_bytes_out", copies.bytes_out);
+        line(file, "copies_full", copies.full);
         counters(file, stats.counters.windows());
         let mut all: u64 = 0;
         for (name, count) in MapError::NAMES.iter().zip(&self.failures) {

@@ -17,6 +17,8 @@ pub(crate) enum MapPath {
     WholeRam,
     /// By an existing window.
     Window,
+    /// By copying.
+    Copy,
     /// By a window that the host has to create, or that is only found under the lock.
     Host,
 }
@@ -27,6 +29,7 @@ impl MapPath {
         match self {
             MapPath::WholeRam => c"whole",
             MapPath::Window => c"window",
+            MapPath::Copy => c"copy",
             MapPath::Host => c"host",
         }
     }

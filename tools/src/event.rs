@@ -72,6 +72,8 @@ pub enum MapPath {
     Whole,
     /// By a window that was open.
     Window,
+    /// By copying.
+    Copy,
     /// By a window that had to be created, or found under the lock.
     Host,
 }
@@ -143,6 +145,7 @@ impl Field for MapPath {
         Some(match text {
             "whole" => Self::Whole,
             "window" => Self::Window,
+            "copy" => Self::Copy,
             "host" => Self::Host,
             _ => return None,
         })

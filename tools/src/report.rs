@@ -191,6 +191,7 @@ fn calls(page: &mut String, analysis: &Analysis) {
     let name = |source: &MapPath| match source {
         MapPath::Whole => "by the map of all of RAM",
         MapPath::Window => "by an existing window",
+        MapPath::Copy => "by copying",
         MapPath::Host => "by a new window, or one found under the lock",
     };
     let rows: Vec<_> = analysis

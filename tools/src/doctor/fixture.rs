@@ -46,13 +46,15 @@ pub const RELEASE: &str = "7.2.1+deb13-amd64";
 pub const MANAGED: &str = "manages 0000:00:05.0: lazy mode, u32 dialect, addresses like \
     0x800100000000, at most 1280 MiB in 61440 mappings";
 
-const COUNTERS: &str = "maps unmaps hits misses shared misuses windows_created windows_returned \
-    windows_aged windows_reclaimed windows_lost windows_recovered windows_stale large congruent \
-    refusals_invalid refusals_mmio refusals_max_bytes refusals_max_entries refusals_unreachable \
-    refusals_host_refused refusals_host_rejected refusals_host_silent refusals_no_memory \
-    refusals_no_key refusals_closed refusals_misaligned refusals host_errors_refused \
-    host_errors_silent host_errors_status host_errors_id host_errors_length host_errors_offset \
-    host_errors_range host_errors_overlap host_errors";
+const COUNTERS: &str = "\
+    maps unmaps hits misses shared misuses copies copies_bytes_in copies_bytes_out copies_full \
+    windows_created windows_returned windows_aged windows_reclaimed windows_lost \
+    windows_recovered windows_stale large congruent refusals_invalid refusals_mmio \
+    refusals_max_bytes refusals_max_entries refusals_unreachable refusals_host_refused \
+    refusals_host_rejected refusals_host_silent refusals_no_memory refusals_no_key \
+    refusals_closed refusals_misaligned refusals host_errors_refused host_errors_silent \
+    host_errors_status host_errors_id host_errors_length host_errors_offset host_errors_range \
+    host_errors_overlap host_errors";
 
 /// Returns a module's file as far as it is read: version, and kernel.
 pub fn module_file(version: &str, release: &str) -> Vec<u8> {

@@ -401,6 +401,12 @@ pub const MESSAGES: &[Message] = &[
          controllers get any",
         "reduce the guest's RAM, or use a kernel with CONFIG_ARCH_HAS_DMA_OPS",
     ),
+    warning(
+        "{device}: cannot set up its bounce pool: no memory or no room on the host; not copying",
+        "all of the device's memory is mapped by windows, whatever the parameter copy says",
+        "give the guest more memory, or make copy_bytes smaller or max_bytes larger, and load the \
+         module again",
+    ),
     // Parameters.
     problem(
         "{parameter}={n}: invalid value: must be 0 or 1",
@@ -424,6 +430,16 @@ pub const MESSAGES: &[Message] = &[
     ),
     problem(
         "max_idle={n}: invalid value: must be at most 86400",
+        BAD_PARAMETER,
+        PARAMETER,
+    ),
+    problem(
+        "copy={text}: invalid value: must be auto, never or always",
+        BAD_PARAMETER,
+        PARAMETER,
+    ),
+    problem(
+        "copy_bytes={n}: invalid value: must be 0, or between 256 KiB and half of max_bytes",
         BAD_PARAMETER,
         PARAMETER,
     ),

@@ -314,6 +314,11 @@ const PARAMETERS: &[Parameter] = &[
         may: (0, 1),
         usual: (0, 1),
     },
+    Parameter {
+        name: "copy_bytes",
+        may: (0, 1 << 49),
+        usual: (0, 256 << 20),
+    },
 ];
 
 /// The parameter that names the managed devices of companions.
@@ -325,6 +330,9 @@ fn is_managed(value: &str) -> bool {
     let pair = format!("{address}={address}");
     Regex::new(&format!("^({pair}(,{pair})*)?$")).is_ok_and(|list| list.is_match(value))
 }
+
+/// The parameter that says what is copied, and its values.
+const COPY: (&str, [&str; 3]) = ("copy", ["auto", "never", "always"]);
 
 /// Returns the parameters that are set, with the place where they are.
 fn given(guest: &Guest) -> Vec<(String, String, String)> {
@@ -370,6 +378,16 @@ pub fn parameters(guest: &Guest) -> Vec<Finding> {
                 found.push(Finding::problem(
                     format!("{place} has {name}={value}, which keeps the module from being loaded"),
                     "use COMPANION=DEVICE[,...], with PCI addresses as lspci -D prints them",
+                ));
+            }
+            continue;
+        }
+        let (copy, choices) = COPY;
+        if name == copy {
+            if !choices.contains(&&**value) {
+                found.push(Finding::problem(
+                    format!("{place} has {name}={value}, which keeps the module from being loaded"),
+                    format!("use one of {}", choices.join(", ")),
                 ));
             }
             continue;
@@ -577,6 +595,8 @@ mod tests {
             let found = check(&format!("apple_dma_pci.managed={list}"), "");
             Fixture::is_problem(&found, "managed=");
         }
+        Fixture::is_ok(&check("apple_dma_pci.copy=always", ""));
+        Fixture::is_problem(&check("apple_dma_pci.copy=1", ""), "copy=1");
         Fixture::is_warning(
             &check("apple_dma_pci.max_bites=1", ""),
             "does not have: max_bites",
@@ -616,15 +636,16 @@ mod tests {
             .filter_map(|line| line.strip_suffix(" {")?.trim().split_once(": u"))
             .map(|(name, _)| name)
             .collect();
-        names.sort_unstable();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../rust/text_params.c");
         let text = std::fs::read_to_string(path).unwrap();
-        let text: Vec<_> = text
+        let in_c = text
             .lines()
-            .filter_map(|line| line.strip_prefix("module_param(")?.split_once(','))
-            .map(|(name, _)| name)
-            .collect();
-        assert_eq!(text, [MANAGED]);
+            .filter_map(|line| line.strip_prefix("module_param(")?.split_once(','));
+        let (text, numbers): (Vec<_>, Vec<_>) = in_c.partition(|(_, rest)| rest.contains("charp"));
+        names.extend(numbers.iter().map(|(name, _)| *name));
+        names.sort_unstable();
+        let text: Vec<_> = text.iter().map(|(name, _)| *name).collect();
+        assert_eq!(text, [MANAGED, COPY.0]);
         let mut known: Vec<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
         known.sort_unstable();
         assert_eq!(names, known);
