@@ -109,6 +109,15 @@ impl<'d> Coherent<'d> {
         unsafe { helpers::dma_test_need_sync(raw(self.dev), self.iova.value()) }
     }
 
+    /// Returns whether synchronization of any memory of the device calls its DMA operations.
+    pub(crate) fn is_synced_by_ops(&self) -> bool {
+        // SAFETY: `dev` is a valid device.
+        unsafe {
+            helpers::dma_test_has_ops(raw(self.dev))
+                && helpers::dma_test_dev_need_sync(raw(self.dev))
+        }
+    }
+
     /// Frees the memory by the address `iova` instead of its own, which the DMA API forbids. The
     /// memory must stay allocated.
     pub(crate) fn misfree(&self, iova: Iova) {

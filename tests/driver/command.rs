@@ -88,6 +88,7 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Page),
     command!(exercise::Phys),
     command!(exercise::Copy),
+    command!(exercise::Partial),
     command!(exercise::Sg),
     command!(exercise::Coherent<'_>),
     command!(exercise::Pages),

@@ -16,6 +16,7 @@ mod limits;
 mod many;
 mod misuse;
 mod mmap;
+mod partial;
 mod pool;
 mod prelude;
 mod sg;
@@ -47,6 +48,7 @@ pub(crate) use self::{
     many::Many,
     misuse::Misuse,
     mmap::Mmap,
+    partial::Partial,
     pool::Pool,
     sg::Sg,
     single::{

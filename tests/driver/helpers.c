@@ -3,6 +3,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/completion.h>
 #include <linux/cpumask.h>
+#include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -73,6 +74,18 @@ void dma_test_sync_sg_for_device(struct device *dev, struct scatterlist *sg,
 bool dma_test_need_sync(struct device *dev, dma_addr_t addr)
 {
 	return dma_need_sync(dev, addr);
+}
+
+/* Returns whether synchronizing may do something for the device, whatever the address. */
+bool dma_test_dev_need_sync(struct device *dev)
+{
+	return dma_dev_need_sync(dev);
+}
+
+/* Returns whether the kernel asks the device alone, and not the address as well. */
+bool dma_test_has_ops(struct device *dev)
+{
+	return get_dma_ops(dev);
 }
 
 void *dma_test_page_address(struct page *page)

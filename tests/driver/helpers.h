@@ -32,6 +32,8 @@ void dma_test_sync_sg_for_cpu(struct device *dev, struct scatterlist *sg,
 void dma_test_sync_sg_for_device(struct device *dev, struct scatterlist *sg,
 				 int nents, enum dma_data_direction dir);
 bool dma_test_need_sync(struct device *dev, dma_addr_t addr);
+bool dma_test_dev_need_sync(struct device *dev);
+bool dma_test_has_ops(struct device *dev);
 
 /* Pages and scatterlists. */
 void *dma_test_page_address(struct page *page);

@@ -94,6 +94,7 @@ pub(crate) enum Key {
     Align,
     Api,
     Attr,
+    Beside,
     Bits,
     Boundary,
     Check,
@@ -130,6 +131,8 @@ pub(crate) struct Spec {
     pub(crate) api: Choice<scatterlist::Function>,
     /// `DMA_ATTR_*`
     pub(crate) attrs: Attrs,
+    /// True if the device is to write beside its mappings, in vain.
+    pub(crate) beside: bool,
     /// Bits of the DMA mask.
     pub(crate) bits: Bounds,
     /// Boundary that blocks must not cross a multiple of; 0 for none.
@@ -180,6 +183,7 @@ impl Spec {
         align: 1,
         api: Choice::Any,
         attrs: 0,
+        beside: false,
         bits: Bounds::exactly(64),
         boundary: 0,
         check: 0,
@@ -226,6 +230,7 @@ impl Spec {
             Key::Align => self.align = size(value)?,
             Key::Api => self.api = api(value)?,
             Key::Attr => self.attrs |= attribute(value)?,
+            Key::Beside => self.beside = number(value)? != 0,
             Key::Bits => self.bits = bounds(value)?,
             Key::Boundary => self.boundary = size(value)?,
             Key::Check => self.check = size(value)?,
@@ -255,6 +260,7 @@ fn own_key(name: &str) -> Option<Key> {
         "align" => Key::Align,
         "api" => Key::Api,
         "attr" => Key::Attr,
+        "beside" => Key::Beside,
         "bits" => Key::Bits,
         "boundary" => Key::Boundary,
         "check" => Key::Check,

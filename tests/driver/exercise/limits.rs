@@ -208,6 +208,8 @@ impl<'d> Exercise<'d> for Sizes<'d> {
         let dev = raw(self.dev);
 
         // SAFETY: `dev` is bound, which is all that these functions demand.
+        let sync = unsafe { uapi::dma_test_dev_need_sync(dev) };
+        // SAFETY: As above.
         let (max, opt, boundary, required, limited, mmap) = unsafe {
             (
                 bindings::dma_max_mapping_size(dev),
@@ -221,7 +223,8 @@ impl<'d> Exercise<'d> for Sizes<'d> {
         write!(
             f,
             " max_mapping_size={max:#x} opt_mapping_size={opt:#x} merge_boundary={boundary:#x} \
-             required_mask={required:#x} addressing_limited={limited} can_mmap={mmap}"
+             required_mask={required:#x} addressing_limited={limited} can_mmap={mmap} \
+             need_sync={sync}"
         )
     }
 }

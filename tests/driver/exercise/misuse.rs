@@ -30,6 +30,7 @@ const NOWHERE: u64 = 0x1000;
 /// A length greater than any window's.
 const MUCH: usize = 64 << 20;
 
+/// The direction of pages that the DMA API allocates.
 const DIRECTION: DataDirection = DataDirection::Bidirectional;
 
 /// Memory to map.
@@ -40,7 +41,7 @@ pub(crate) struct Misuse {
 
 impl Exercise<'_> for Misuse {
     const NAME: &'static str = "misuse";
-    const KEYS: &'static [Key] = &[Key::Kind];
+    const KEYS: &'static [Key] = &[Key::Dir, Key::Kind];
     const ATOMIC: bool = false;
     // The range that is unmapped by mistake may be another worker's.
     const ALONE: bool = true;
@@ -51,24 +52,25 @@ impl Exercise<'_> for Misuse {
 
     fn turn(&mut self, turn: &mut Turn<'_, '_, '_>) -> Result<(), Failure> {
         let dev = turn.dev;
+        let direction = turn.direction();
         let coherent = || Coherent::new(dev, PAGE_SIZE, bindings::GFP_KERNEL, 0);
         match turn.spec.mistake {
-            Mistake::Never => self.map(dev)?.misunmap(NOWHERE, PAGE_SIZE),
+            Mistake::Never => self.map(dev, direction)?.misunmap(NOWHERE, PAGE_SIZE),
             Mistake::Twice => {
                 // Unmapped once here, and once when dropped.
-                let mapping = self.map(dev)?;
+                let mapping = self.map(dev, direction)?;
                 mapping.misunmap(mapping.iova().value(), PAGE_SIZE);
             }
             Mistake::Longer => {
-                let mapping = self.map(dev)?;
+                let mapping = self.map(dev, direction)?;
                 mapping.misunmap(mapping.iova().value(), MUCH);
             }
             Mistake::Wrap => {
                 mapping::must_refuse(dev, !0xfff, MUCH)?;
-                let mapping = self.map(dev)?;
+                let mapping = self.map(dev, direction)?;
                 mapping.misunmap(mapping.iova().value(), usize::MAX);
             }
-            Mistake::List => self.map_list(dev)?,
+            Mistake::List => self.map_list(dev, direction)?,
             Mistake::Free => coherent()?.misfree(Iova::new(NOWHERE)),
             Mistake::FreeOther => {
                 let other = coherent()?;
@@ -80,7 +82,7 @@ impl Exercise<'_> for Misuse {
                 pages.misfree(other.segment().iova);
             }
             Mistake::Sync => {
-                let mapping = self.map(dev)?;
+                let mapping = self.map(dev, direction)?;
                 mapping.misunmap(mapping.iova().value(), PAGE_SIZE);
                 mapping.sync_for_cpu();
                 mapping.sync_for_device();
@@ -107,22 +109,26 @@ impl Misuse {
             .doing("choosing what to map")
     }
 
-    fn map<'a>(&'a self, dev: &'a Device<Bound>) -> Result<Mapping<'a>, Failure> {
+    fn map<'a>(
+        &'a self,
+        dev: &'a Device<Bound>,
+        direction: DataDirection,
+    ) -> Result<Mapping<'a>, Failure> {
         let request = Request {
             function: Function::Phys,
             offset: 0,
             len: PAGE_SIZE,
-            direction: DIRECTION,
+            direction,
             attrs: 0,
         };
         Mapping::new(dev, self.buffer()?, request)
     }
 
     /// Maps a scatterlist, and unmaps it twice.
-    fn map_list(&mut self, dev: &Device<Bound>) -> Result<(), Failure> {
+    fn map_list(&mut self, dev: &Device<Bound>, direction: DataDirection) -> Result<(), Failure> {
         let request = scatterlist::Request {
             function: scatterlist::Function::Sg,
-            direction: DIRECTION,
+            direction,
             attrs: 0,
         };
         let entries = [Entry {
