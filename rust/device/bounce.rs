@@ -15,7 +15,10 @@ use crate::driver::params::{
     CopyMode,
     Params, //
 };
-use crate::engine::copy::pool::BouncePool;
+use crate::engine::copy::pool::{
+    measure,
+    BouncePool, //
+};
 use crate::engine::copy::Preference;
 use kernel::{
     device::Bound,
@@ -45,6 +48,7 @@ fn preference(managed: &ManagedFunction<'_>, mode: Mode, params: &Params) -> Opt
     let lazy = match params.copy {
         CopyMode::Never => return None,
         CopyMode::Auto if is_suspect(managed) => return None,
+        // What a copy costs is measured when there is a pool.
         CopyMode::Auto => Preference::Windows,
         CopyMode::Always => Preference::NewSlots,
     };
@@ -54,6 +58,16 @@ fn preference(managed: &ManagedFunction<'_>, mode: Mode, params: &Params) -> Opt
         Mode::Strict => Some(Preference::Slots),
         Mode::Identity | Mode::Direct | Mode::WholeRam => None,
     }
+}
+
+/// Returns whether the engine is to decide which mappings are copied.
+pub(super) fn admits(managed: &ManagedFunction<'_>, mode: Mode, params: &Params) -> bool {
+    // Whole-RAM mode may turn out as lazy mode.
+    let mode = match mode {
+        Mode::WholeRam => Mode::Lazy,
+        other => other,
+    };
+    preference(managed, mode, params) == Some(Preference::Windows)
 }
 
 /// Sets up the bounce pool of `engine`, if there is to be one. Without memory or room on the host
@@ -87,6 +101,10 @@ pub(super) fn set_up(
         );
         return Ok(None);
     }
+    let preference = match (preference, regions.first()) {
+        (Preference::Windows, Some(region)) => Preference::Admitted(measure(&LinearMap, region)),
+        (other, _) => other,
+    };
     let pool = BouncePool::new(LinearMap, regions, preference, mode == Mode::Strict)?;
     engine.with_host(|host| host.notices()).log();
     Ok(Some(pool))

@@ -44,7 +44,7 @@ use kernel::{
 pub(super) fn ops(pool: &Bounce) -> bindings::dma_map_ops {
     match pool.preference() {
         Preference::Slots => template::<true>(),
-        Preference::NewSlots | Preference::Windows => template::<false>(),
+        Preference::NewSlots | Preference::Windows | Preference::Admitted(_) => template::<false>(),
     }
 }
 

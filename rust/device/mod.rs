@@ -241,10 +241,11 @@ impl<'a> Instance<'a> {
         let source = companion.event_source();
         let notices = companion.notices();
         let mode = Mode::requested(params, dart);
+        let admit = bounce::admits(&managed, mode, params);
         let id = ManagedFunction::of(dev).number();
         // Dropped after the engine, which unmaps it.
         let mut coherent = None;
-        let mut engine = new_engine(companion, id, mode, source, params)?;
+        let mut engine = new_engine(companion, id, mode, source, params, admit)?;
         let is_searching = search::before_mapping(dev, &engine, markers.kind(), mode, params)?;
         let mode = mode.set_up(dev, &mut engine, params, &mut coherent)?;
         let max_len = mode.max_len(&engine, params, dialect);
@@ -306,7 +307,7 @@ impl<'a> Instance<'a> {
 }
 
 /// Creates the engine for `companion`, which has the number `id`, with memory for its first
-/// windows.
+/// windows. With `admit`, it is to decide about mappings that may be copied.
 ///
 /// Context: process, may sleep.
 fn new_engine<'a>(
@@ -315,9 +316,10 @@ fn new_engine<'a>(
     mode: Mode,
     source: EventSource,
     params: &Params,
+    admit: bool,
 ) -> Result<ReleaseOnDrop<'a>> {
     let config = Config {
-        admit: false,
+        admit,
         strict: params.strict,
         max_bytes: params.max_bytes,
         max_entries: params.max_entries,

@@ -56,8 +56,6 @@
 //! queue of retired windows and requests to the publication list. `docs/architecture.md` has the
 //! reasons.
 
-// Nothing is copied yet.
-#[allow(dead_code)]
 pub(crate) mod admission;
 mod alignment;
 mod batch;
@@ -68,11 +66,9 @@ mod combining;
 pub(crate) mod copy;
 pub(crate) mod cost;
 mod create;
-#[allow(dead_code)]
 mod displace;
 mod error;
 mod grow;
-#[allow(dead_code)]
 mod heat;
 mod host;
 pub(crate) mod index;

@@ -30,6 +30,7 @@ use crate::addr::{
     Gpa,
     GpaSpan, //
 };
+use crate::engine::admission::CopyCost;
 
 /// The direction of a mapping that may be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,9 @@ pub(crate) enum Preference {
     NewSlots,
     /// A window; a slot if it would take long to get one, or if there is none.
     Windows,
+    /// The one that [`Engine::admit`](super::Engine::admit) decides for, by what copying costs; a
+    /// slot also if a window cannot be had at once.
+    Admitted(CopyCost),
 }
 
 /// Guest memory as the CPU reaches it.

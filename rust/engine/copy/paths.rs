@@ -17,6 +17,10 @@ use crate::addr::{
     GpaSpan,
     Iova, //
 };
+use crate::engine::admission::{
+    Admit,
+    CopyCost, //
+};
 use crate::engine::map::{
     reachable,
     Single, //
@@ -151,13 +155,32 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             Some(iova) => self.undo(iova, span.len()),
             None => {}
         }
-        let copies = match preference {
+        match preference {
             // That was tried.
-            Preference::Slots => false,
-            Preference::NewSlots => true,
-            Preference::Windows => self.state.try_lock().is_none(),
+            Preference::Slots => None,
+            Preference::NewSlots => call.copy(span),
+            Preference::Windows => match self.state.try_lock() {
+                Some(_) => None,
+                None => call.copy(span),
+            },
+            Preference::Admitted(cost) => self.map_admitted_or_copy(call, span, cost),
+        }
+    }
+
+    /// Maps `span`, which no window serves, by a window if it is worth one, and otherwise by a
+    /// slot; if it may be copied, and `cost` is what that costs.
+    fn map_admitted_or_copy<M: Memory>(
+        &self,
+        call: &Call<'_, M>,
+        span: &GpaSpan,
+        cost: CopyCost,
+    ) -> Option<Iova> {
+        call.transfer.filter(|_| call.pool.accepts(span))?;
+        let window = match self.admit(span, cost) {
+            Admit::Window(offer) => self.map_admitted(*span, offer, call.dma_limit),
+            Admit::Copy => None,
         };
-        copies.then(|| call.copy(span)).flatten()
+        window.or_else(|| call.copy(span))
     }
 
     /// Unmaps all of `requests` that are mapped, as many as possible, by windows or in `pool`; with

@@ -39,6 +39,7 @@ use crate::addr::{
     IovaSpan,
     PAGE, //
 };
+use crate::engine::admission::CopyCost;
 use crate::engine::static_map::Region;
 use crate::engine::window::NotHeld;
 use crate::sys::{
@@ -48,7 +49,8 @@ use crate::sys::{
     Atomic,
     BoxedSlice,
     Relaxed,
-    Release, //
+    Release,
+    Stopwatch, //
 };
 
 /// Bytes of a row: the longest slot.
@@ -121,6 +123,29 @@ fn row(regions: &[Region], index: usize) -> Option<Row> {
         }
     }
     None
+}
+
+/// Nanoseconds that a copy takes besides its bytes: to find a slot and to return it.
+const REQUEST_NS: u64 = 300;
+
+/// Returns what it costs to copy data through `region`, a part of a pool that is not in use yet, in
+/// and out: the least of some measurements, since others may interrupt one.
+///
+/// Context: process, may sleep.
+pub(crate) fn measure<M: Memory>(memory: &M, region: &Region) -> CopyCost {
+    let half = ROW / 2;
+    let from = region.gpa().start();
+    let to = Gpa::new(from.raw().saturating_add(half));
+    let times = (0..8).map(|_| {
+        let time = Stopwatch::start();
+        memory.copy(from, to, half);
+        time.elapsed_ns()
+    });
+    let each = times.min().unwrap_or(0).saturating_mul(2 << 10);
+    CopyCost {
+        request_ns: REQUEST_NS,
+        kib_ns: each.checked_div(half).unwrap_or(0).max(1),
+    }
 }
 
 impl<M: Memory> BouncePool<M> {

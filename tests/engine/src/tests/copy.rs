@@ -28,6 +28,7 @@ use crate::addr::{
     IovaSpan,
     PAGE, //
 };
+use crate::engine::admission::CopyCost;
 use crate::engine::copy::pages::{
     Pages,
     ROW_PAGES, //
@@ -146,6 +147,12 @@ impl Bench {
         self.pool.contains(iova)
     }
 }
+
+/// What copying costs.
+const COST: CopyCost = CopyCost {
+    request_ns: 300,
+    kib_ns: 100,
+};
 
 const TO: Option<Transfer> = Some(Transfer::ToDevice);
 const FROM: Option<Transfer> = Some(Transfer::FromDevice);
@@ -512,6 +519,35 @@ fn windows_are_not_accepted_where_the_pool_is() {
     );
 }
 
+#[test]
+fn what_streams_is_copied_and_what_is_hot_gets_windows() {
+    // An entry costs the host 2 ms.
+    let bench = Bench::new(Setup::default(), MIB, Preference::Admitted(COST));
+    {
+        let mut state = bench.rig.host.look();
+        (state.map_ns, state.unmap_ns) = (2_000_000, 2_000_000);
+    }
+    let once = |at: u64| {
+        let iova = bench.map(span(at, 4 * PAGE), FROM).expect("mapped");
+        let copied = bench.is_copied(iova);
+        crate::sys::pass_ms(1);
+        assert!(bench.unmap(iova, 4 * PAGE, true));
+        copied
+    };
+    let before = bench.rig.host.doorbells();
+    // What is mapped once is copied, apart from what makes the price known.
+    let copied = (0..512).filter(|n| once(BASE + n * 16 * KIB)).count();
+    assert!(copied > 500, "{copied} of 512 copied");
+    assert!(bench.rig.host.doorbells() - before < 8);
+    // The same again and again.
+    let hot = BASE + 32 * MIB;
+    let last = (0..20_000).rev().find(|_| once(hot));
+    assert!(
+        last.is_some_and(|left| left > 10_000),
+        "{last:?} copies are left"
+    );
+}
+
 /// A mapping of the driver, and what both sides must see.
 struct Live {
     span: GpaSpan,
@@ -654,6 +690,7 @@ proptest! {
             Just(Preference::Slots),
             Just(Preference::NewSlots),
             Just(Preference::Windows),
+            Just(Preference::Admitted(COST)),
         ],
         strict in any::<bool>(),
         rows in 1u64..5,
