@@ -31,7 +31,7 @@ pub(crate) const MAX_IDLE: u32 = 60;
 /// direct mapping is left to translate addresses, by all of RAM or by bounce buffers.
 pub(crate) const HAS_OPS: bool = cfg!(CONFIG_ARCH_HAS_DMA_OPS);
 
-/// Most bytes of a bounce pool, unless a parameter sets them: some ten milliseconds of the fastest
+/// Most bytes of a copy pool, unless a parameter sets them: some ten milliseconds of the fastest
 /// devices.
 const COPY_BYTES: u64 = 64 << 20;
 
@@ -99,7 +99,7 @@ pub(crate) struct Params {
     pub(crate) congruent: bool,
     /// Copy what may be copied, rather than map it.
     pub(crate) copy: CopyMode,
-    /// Bytes of a bounce pool; 0 for the default.
+    /// Bytes of a copy pool; 0 for the default.
     copy_bytes: u64,
     /// The managed devices of companions that the host does not name rightly.
     managed: ManagedDevices,
@@ -247,7 +247,7 @@ impl Params {
             .map(|(_, device)| device)
     }
 
-    /// Returns the bytes of a bounce pool in a guest with `ram_bytes` of RAM, in whole rows: those
+    /// Returns the bytes of a copy pool in a guest with `ram_bytes` of RAM, in whole rows: those
     /// of the parameter, or 1/16 of RAM, but no more than 64 MiB nor 1/8 of `max_bytes`.
     pub(crate) fn pool_bytes(&self, ram_bytes: u64) -> u64 {
         let default = COPY_BYTES.min(ram_bytes / 16).min(self.max_bytes / 8);

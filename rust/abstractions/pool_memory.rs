@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of the bounce pool, and the CPU's access to it and to what drivers map.
+//! Memory of the copy pool, and the CPU's access to it and to what drivers map.
 //!
 //! C headers: [`include/linux/gfp.h`](srctree/include/linux/gfp.h),
 //! [`include/linux/io.h`](srctree/include/linux/io.h)
@@ -52,7 +52,7 @@ fn order(bytes: u64) -> u32 {
 }
 
 impl PoolMemory {
-    /// Allocates `bytes`, in whole rows of a bounce pool, in blocks that are as large as there are;
+    /// Allocates `bytes`, in whole rows of a copy pool, in blocks that are as large as there are;
     /// less if memory is short.
     ///
     /// Context: process, may sleep.
@@ -123,7 +123,7 @@ impl Drop for PoolMemory {
 
 /// The CPU's access to RAM, by the kernel's mapping of it.
 ///
-/// What is copied is memory of the bounce pool, and memory that a driver has mapped by the DMA API,
+/// What is copied is memory of the copy pool, and memory that a driver has mapped by the DMA API,
 /// whose contract makes it valid for that as long as it is mapped. [`Memory::reaches`] says that it
 /// has pages; kernels of 64 bits map them all.
 pub(crate) struct LinearMap;

@@ -185,7 +185,7 @@ impl Instance<'_> {
         let used = entries
             .clone()
             .filter(move |entry| !entry.set_if_empty(nothing));
-        let result = match &self.bounce {
+        let result = match &self.copy_pool {
             Some(pool) if COPIES => self.engine.map_or_copy_all(used, pool, transfer, dma_limit),
             _ => self.engine.map_all(used, dma_limit),
         };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `struct dma_map_ops` of an instance with a bounce pool: those of [`dma_ops`](super::dma_ops),
+//! `struct dma_map_ops` of an instance with a copy pool: those of [`dma_ops`](super::dma_ops),
 //! except for streaming mappings, which may be copied, and with hooks for synchronization.
 //!
 //! The kernel skips the synchronization of a device whose operations have no such hooks, and asks
@@ -8,7 +8,7 @@
 //!
 //! Context: any.
 
-use super::bounce::Bounce;
+use super::copy_pool::CopyPool;
 use super::copying::{
     transfer,
     Owner, //
@@ -41,7 +41,7 @@ use kernel::{
 };
 
 /// Returns the operations of an instance with `pool`.
-pub(super) fn ops(pool: &Bounce) -> bindings::dma_map_ops {
+pub(super) fn ops(pool: &CopyPool) -> bindings::dma_map_ops {
     match pool.preference() {
         Preference::Slots => template::<true>(),
         Preference::NewSlots | Preference::Windows | Preference::Admitted(_) => template::<false>(),

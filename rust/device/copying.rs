@@ -6,7 +6,7 @@
 //! Which mappings may be copied is decided here, by what the driver says of them; which of these
 //! are, is the engine's decision.
 
-use super::bounce::Bounce;
+use super::copy_pool::CopyPool;
 use super::report::{
     Call,
     Loudness, //
@@ -117,7 +117,7 @@ impl Instance<'_> {
             len,
             dma_limit,
             Loudness::of(attrs),
-            |span| match &self.bounce {
+            |span| match &self.copy_pool {
                 Some(pool) => self.engine.map_or_copy(span, pool, transfer, dma_limit),
                 None => self.engine.map(span, dma_limit),
             },
@@ -171,7 +171,7 @@ impl Instance<'_> {
     ///
     /// Context: any.
     pub(super) fn unmap_sg_or_copies(&self, entries: Entries<'_>, attrs: c_ulong) {
-        let Some(pool) = &self.bounce else {
+        let Some(pool) = &self.copy_pool else {
             return self.unmap_sg(entries);
         };
         if trace::is_enabled() {
@@ -209,10 +209,10 @@ impl Instance<'_> {
         }
     }
 
-    /// Returns the bounce pool if `iova` is in it.
+    /// Returns the copy pool if `iova` is in it.
     #[inline]
-    fn pool_at(&self, iova: u64) -> Option<&Bounce> {
-        let pool = self.bounce.as_ref();
+    fn pool_at(&self, iova: u64) -> Option<&CopyPool> {
+        let pool = self.copy_pool.as_ref();
         pool.filter(|pool| pool.contains(Iova::new(iova)))
     }
 
@@ -231,21 +231,21 @@ impl Instance<'_> {
 
     /// Ends copying for new mappings.
     pub(super) fn close_pool(&self) {
-        if let Some(pool) = &self.bounce {
+        if let Some(pool) = &self.copy_pool {
             pool.close();
         }
     }
 
     /// Returns what is copied: nothing without a pool.
     pub(super) fn copy_mode(&self) -> CopyMode {
-        let pool = self.bounce.as_ref();
+        let pool = self.copy_pool.as_ref();
         pool.map_or(CopyMode::Never, |_| self.params.copy)
     }
 
     /// Returns the statistics of the pool.
     pub(super) fn copy_stats(&self) -> CopyStats {
-        let pool = self.bounce.as_ref();
-        pool.map_or(CopyStats::default(), Bounce::stats)
+        let pool = self.copy_pool.as_ref();
+        pool.map_or(CopyStats::default(), CopyPool::stats)
     }
 
     /// Returns the number of copies that are mapped.

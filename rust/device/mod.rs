@@ -14,7 +14,7 @@
 //!   copied;
 //! - `report`: counters and messages about failed calls;
 //! - `dma_ops`, `copy_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
-//! - `bounce`: the bounce pool of an instance;
+//! - `copy_pool`: the copy pool of an instance;
 //! - `bdf`, `attach`: the managed device's address, and the takeover of its DMA;
 //! - `claims`: devices that appear while their companion has no driver;
 //! - `quiesce`, `crash`: the end of its DMA, in general and in a panic;
@@ -26,12 +26,12 @@
 
 mod attach;
 pub(crate) mod bdf;
-mod bounce;
 mod calls;
 pub(crate) mod claims;
-mod crash;
 mod copy_ops;
+mod copy_pool;
 mod copying;
+mod crash;
 mod dma_ops;
 mod dma_range_map;
 mod hotplug;
@@ -53,7 +53,7 @@ use self::attach::{
     Translation, //
 };
 use self::bdf::ManagedFunction;
-use self::bounce::Bounce;
+use self::copy_pool::CopyPool;
 use self::dma_ops::{
     Ops,
     OPS, //
@@ -182,7 +182,7 @@ pub(crate) struct Instance<'a> {
     /// The coherent memory of bounce mode: dropped after the engine, which unmaps it.
     _pool: Option<Arc<CoherentPool>>,
     /// The pool that mappings are copied through, if they are.
-    bounce: Option<Bounce>,
+    copy_pool: Option<CopyPool>,
     dev: &'a pci::Device<Bound>,
     managed: ManagedFunction<'a>,
     source: EventSource,
@@ -241,7 +241,7 @@ impl<'a> Instance<'a> {
         let source = companion.event_source();
         let notices = companion.notices();
         let mode = Mode::requested(params, dart);
-        let admit = bounce::admits(&managed, mode, params);
+        let admit = copy_pool::admits(&managed, mode, params);
         let id = ManagedFunction::of(dev).number();
         // Dropped after the engine, which unmaps it.
         let mut coherent = None;
@@ -249,7 +249,7 @@ impl<'a> Instance<'a> {
         let is_searching = search::before_mapping(dev, &engine, markers.kind(), mode, params)?;
         let mode = mode.set_up(dev, &mut engine, params, &mut coherent)?;
         let max_len = mode.max_len(&engine, params, dialect);
-        let bounce = bounce::set_up(dev, &managed, &mut engine, mode, params)?;
+        let copy_pool = copy_pool::set_up(dev, &managed, &mut engine, mode, params)?;
         let ranges = mode::dma_ranges(dev, &engine, params, coherent.as_ref())?;
         let first = match dart {
             Dart::None => None,
@@ -268,7 +268,7 @@ impl<'a> Instance<'a> {
             params.max_bytes >> 20,
             params.max_entries
         );
-        let ops = bounce.as_ref().map_or(OPS, copy_ops::ops);
+        let ops = copy_pool.as_ref().map_or(OPS, copy_ops::ops);
         let dev: &'a pci::Device<Bound> = dev;
         let pool = coherent.as_ref().map(CoherentMemory::share);
         let this = Arc::pin_init(
@@ -276,7 +276,7 @@ impl<'a> Instance<'a> {
                 ops: Opaque::new(ops),
                 engine,
                 _pool: pool,
-                bounce,
+                copy_pool,
                 dev,
                 managed,
                 source,

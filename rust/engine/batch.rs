@@ -303,7 +303,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Records that the host reports a window for `span` at `iova`, until the window is destroyed.
     /// Fails if the window cannot be opened because some of the range is in use. A range that wraps
-    /// around, or where all of RAM or the bounce pool is mapped, is not recorded.
+    /// around, or where all of RAM or the copy pool is mapped, is not recorded.
     ///
     /// Context: engine lock held.
     fn reserve_iova(

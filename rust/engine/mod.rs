@@ -205,7 +205,7 @@ pub(crate) struct Engine<H, P, O = ()> {
     observer: O,
     /// The map of all RAM, if it is mapped at once.
     static_map: Option<StaticMap>,
-    /// The memory of the bounce pool, whose addresses no window can have.
+    /// The memory of the copy pool, whose addresses no window can have.
     pool_regions: BoxedSlice<Region>,
     index: WindowIndex,
     /// The first of the windows that their last user closed, and that are not in [`Locked`] yet.
@@ -229,7 +229,7 @@ struct Locked<H> {
     /// The order in which the host was last seen to assign addresses.
     alloc_order: AllocOrder,
     /// The highest address of all windows that were ever open, other than the regions of RAM, and
-    /// of the bounce pool.
+    /// of the copy pool.
     highest_iova: u64,
     /// The last window that the host created at an address that the call did not aim at, with that
     /// address, until the window is unmapped.

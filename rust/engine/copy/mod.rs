@@ -2,7 +2,7 @@
 
 //! Copying: streaming mappings served by memory that the host maps once.
 //!
-//! The *bounce pool* is memory of the module that is mapped for as long as the engine lives. A
+//! The *copy pool* is memory of the module that is mapped for as long as the engine lives. A
 //! mapping that is copied gets a *slot* of it: a run of pages, in which the data lie at the same
 //! offset in the page as in the driver's buffer. Data are copied into the slot when it is mapped
 //! and when it is passed to the device, and out of it when it is passed back or unmapped, if the

@@ -7,7 +7,7 @@
 //! copying takes no lock and needs no host, so it is also what remains while another processor has
 //! the lock, when a limit is reached, and when the host refuses or does not answer.
 
-use super::pool::BouncePool;
+use super::pool::SlotPool;
 use super::{
     Memory,
     Preference,
@@ -35,9 +35,9 @@ use crate::engine::{
     Request, //
 };
 
-/// A map call that may use the bounce pool.
+/// A map call that may use the copy pool.
 struct Call<'a, M> {
-    pool: &'a BouncePool<M>,
+    pool: &'a SlotPool<M>,
     /// The direction, if the mapping may be copied.
     transfer: Option<Transfer>,
     dma_limit: u64,
@@ -64,7 +64,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     pub(crate) fn map_or_copy<M: Memory>(
         &self,
         span: GpaSpan,
-        pool: &BouncePool<M>,
+        pool: &SlotPool<M>,
         transfer: Option<Transfer>,
         dma_limit: u64,
     ) -> Result<Iova, MapError> {
@@ -79,7 +79,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     pub(crate) fn map_or_copy_all<'a, R, I, M>(
         &self,
         requests: I,
-        pool: &BouncePool<M>,
+        pool: &SlotPool<M>,
         transfer: Option<Transfer>,
         dma_limit: u64,
     ) -> Result<(), MapError>
@@ -191,7 +191,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     pub(crate) fn unmap_or_copy_all<'a, R, I, M>(
         &self,
         requests: I,
-        pool: &BouncePool<M>,
+        pool: &SlotPool<M>,
         sync: bool,
     ) -> Result<(), NotHeld>
     where

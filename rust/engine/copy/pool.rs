@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bounce pool: memory that is mapped once, and the slots in it.
+//! The copy pool: memory that is mapped once, and the slots in it.
 //!
 //! The pool consists of *rows* of 64 pages, contiguous for the CPU and for the device. A slot is a
 //! run of pages of one row. It is taken and returned by one exchange each; a record at its first
 //! page says what it is for, and exists exactly as long as the mapping.
 //!
-//! Context of all functions but [`BouncePool::new`]: any.
+//! Context of all functions but [`SlotPool::new`]: any.
 
 use super::pages::{
     Pages,
@@ -71,7 +71,7 @@ pub(super) struct Row {
 }
 
 /// See the module's documentation.
-pub(crate) struct BouncePool<M> {
+pub(crate) struct SlotPool<M> {
     memory: M,
     preference: Preference,
     /// Clear slots when they are returned, so that the device reaches what is mapped now only.
@@ -148,7 +148,7 @@ pub(crate) fn measure<M: Memory>(memory: &M, region: &Region) -> CopyCost {
     }
 }
 
-impl<M: Memory> BouncePool<M> {
+impl<M: Memory> SlotPool<M> {
     /// Creates a pool of `regions`, memory of the caller that the host has mapped, at least a row.
     /// With `wipe`, slots are cleared when they are returned. Regions must begin at pages.
     ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mapping the memory of the bounce pool when the engine is set up.
+//! Mapping the memory of the copy pool when the engine is set up.
 
 use super::pool::ROW;
 use crate::addr::{
@@ -23,7 +23,7 @@ use crate::sys::{
 };
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Has the host map `blocks` until the end of the engine, for a bounce pool, and returns what
+    /// Has the host map `blocks` until the end of the engine, for a copy pool, and returns what
     /// it mapped. Their addresses are kept free of windows. A block that the host refuses is mapped
     /// in parts, a row each at least. After any other failure the rest is left out. To be called
     /// after [`Engine::reserve`], which makes room, and before anything else is mapped.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Statistics of a bounce pool. Processors count apart from each other.
+//! Statistics of a copy pool. Processors count apart from each other.
 //!
 //! Context of all functions: any.
 

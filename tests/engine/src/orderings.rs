@@ -4,7 +4,7 @@
 //! reference sees the window as it was opened, and closing the window is ordered after all that
 //! its users did.
 //!
-//! The same for pages of the bounce pool: the thread that takes a page sees all that its last owner
+//! The same for pages of the copy pool: the thread that takes a page sees all that its last owner
 //! did to it.
 //!
 //! Only the window and the row of pages are modelled here, with few threads and few steps.

@@ -402,7 +402,7 @@ pub const MESSAGES: &[Message] = &[
         "reduce the guest's RAM, or use a kernel with CONFIG_ARCH_HAS_DMA_OPS",
     ),
     warning(
-        "{device}: cannot set up its bounce pool: no memory or no room on the host; not copying",
+        "{device}: cannot set up its copy pool: no memory or no room on the host; not copying",
         "all of the device's memory is mapped by windows, whatever the parameter copy says",
         "give the guest more memory, or make copy_bytes smaller or max_bytes larger, and load the \
          module again",

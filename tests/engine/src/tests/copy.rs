@@ -34,7 +34,7 @@ use crate::engine::copy::pages::{
     ROW_PAGES, //
 };
 use crate::engine::copy::pool::{
-    BouncePool,
+    SlotPool,
     ROW, //
 };
 use crate::engine::copy::{
@@ -94,11 +94,11 @@ impl Memory for Ram {
     }
 }
 
-/// An engine with a bounce pool.
+/// An engine with a copy pool.
 struct Bench {
     rig: Rig,
     ram: Ram,
-    pool: BouncePool<Ram>,
+    pool: SlotPool<Ram>,
 }
 
 impl Bench {
@@ -107,7 +107,7 @@ impl Bench {
         rig.engine.reserve(64).expect("memory");
         let ram = Ram::new();
         let regions = rig.engine.map_pool(&[span(POOL, bytes)]).expect("memory");
-        let pool = BouncePool::new(ram.clone(), regions, preference, setup.strict).expect("memory");
+        let pool = SlotPool::new(ram.clone(), regions, preference, setup.strict).expect("memory");
         Self { rig, ram, pool }
     }
 

@@ -24,7 +24,7 @@ use crate::addr::{
     IovaSpan, //
 };
 use crate::engine::copy::pool::{
-    BouncePool,
+    SlotPool,
     ROW, //
 };
 use crate::engine::copy::{
@@ -653,7 +653,7 @@ fn slots_have_one_owner_at_a_time() {
         rig.engine.reserve(8).expect("memory");
         let regions = rig.engine.map_pool(&[span(COPIES, ROW)]).expect("memory");
         let memory = Owned(std::sync::Arc::default());
-        let pool = BouncePool::new(memory, regions, Preference::NewSlots, false).expect("memory");
+        let pool = SlotPool::new(memory, regions, Preference::NewSlots, false).expect("memory");
         let shared = Arc::new((rig, pool));
         let threads: Vec<_> = (0..3)
             .map(|n: u64| {

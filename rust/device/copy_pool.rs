@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bounce pool of an instance: whether there is one, its size, and its preference.
+//! The copy pool of an instance: whether there is one, its size, and its preference.
 //!
 //! The calls that use it are in [`copying`](super::copying).
 
@@ -17,7 +17,7 @@ use crate::driver::params::{
 };
 use crate::engine::copy::pool::{
     measure,
-    BouncePool, //
+    SlotPool, //
 };
 use crate::engine::copy::Preference;
 use kernel::{
@@ -32,8 +32,8 @@ const DISPLAY: u8 = 0x03;
 /// The base class of processing accelerators, of whose drivers the same holds.
 const ACCELERATOR: u8 = 0x12;
 
-/// A bounce pool in memory of the kernel.
-pub(super) type Bounce = BouncePool<LinearMap>;
+/// A copy pool in memory of the kernel.
+pub(super) type CopyPool = SlotPool<LinearMap>;
 
 /// Returns whether a driver of `managed` may be one that does not pass its buffers back and forth.
 /// So may be that of a device that is not there yet.
@@ -56,7 +56,7 @@ fn preference(managed: &ManagedFunction<'_>, mode: Mode, params: &Params) -> Opt
         Mode::Lazy => Some(lazy),
         // A window would be made for each mapping.
         Mode::Strict => Some(Preference::Slots),
-        Mode::Identity | Mode::Direct | Mode::WholeRam => None,
+        Mode::Identity | Mode::Direct | Mode::Bounce | Mode::WholeRam => None,
     }
 }
 
@@ -70,7 +70,7 @@ pub(super) fn admits(managed: &ManagedFunction<'_>, mode: Mode, params: &Params)
     preference(managed, mode, params) == Some(Preference::Windows)
 }
 
-/// Sets up the bounce pool of `engine`, if there is to be one. Without memory or room on the host
+/// Sets up the copy pool of `engine`, if there is to be one. Without memory or room on the host
 /// there is none. To be called after [`Mode::max_len`], which unmaps everything, and before windows
 /// are made.
 ///
@@ -81,7 +81,7 @@ pub(super) fn set_up(
     engine: &mut ReleaseOnDrop<'_>,
     mode: Mode,
     params: &Params,
-) -> Result<Option<Bounce>> {
+) -> Result<Option<CopyPool>> {
     let Some(preference) = preference(managed, mode, params) else {
         return Ok(None);
     };
@@ -96,7 +96,7 @@ pub(super) fn set_up(
     if regions.is_empty() {
         dev_warn!(
             dev,
-            "{}: cannot set up its bounce pool: no memory or no room on the host; not copying\n",
+            "{}: cannot set up its copy pool: no memory or no room on the host; not copying\n",
             managed
         );
         return Ok(None);
@@ -105,7 +105,7 @@ pub(super) fn set_up(
         (Preference::Windows, Some(region)) => Preference::Admitted(measure(&LinearMap, region)),
         (other, _) => other,
     };
-    let pool = BouncePool::new(LinearMap, regions, preference, mode == Mode::Strict)?;
+    let pool = SlotPool::new(LinearMap, regions, preference, mode == Mode::Strict)?;
     engine.with_host(|host| host.notices()).log();
     Ok(Some(pool))
 }
