@@ -62,7 +62,7 @@ fn preference(managed: &ManagedFunction<'_>, mode: Mode, params: &Params) -> Opt
 
 /// Returns whether the engine is to decide which mappings are copied.
 pub(super) fn admits(managed: &ManagedFunction<'_>, mode: Mode, params: &Params) -> bool {
-    // Whole-RAM mode may turn out as lazy mode.
+    // Where RAM does not fit, this mode becomes lazy mode.
     let mode = match mode {
         Mode::WholeRam => Mode::Lazy,
         other => other,

@@ -32,6 +32,7 @@ impl PanicEvents for Arc<Instance<'_>> {
         if !self.notices.is_idle() || !self.managed.stop_dma_in_crash() {
             return;
         }
+        self.close_pool();
         if self.engine.release_in_crash(UNMAP_MS) {
             dev_info!(
                 self.dev,

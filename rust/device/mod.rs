@@ -15,6 +15,7 @@
 //! - `report`: counters and messages about failed calls;
 //! - `dma_ops`, `copy_ops`, `scatterlist`, `dma_range_map`: the C interfaces of the DMA API;
 //! - `copy_pool`: the copy pool of an instance;
+//! - `binding`: an instance with everything that ends when the driver is unbound;
 //! - `bdf`, `attach`: the managed device's address, and the takeover of its DMA;
 //! - `claims`: devices that appear while their companion has no driver;
 //! - `quiesce`, `crash`: the end of its DMA, in general and in a panic;
@@ -26,6 +27,7 @@
 
 mod attach;
 pub(crate) mod bdf;
+mod binding;
 mod calls;
 pub(crate) mod claims;
 mod copy_ops;
@@ -47,28 +49,18 @@ mod show;
 mod swiotlb;
 mod user_space;
 
-use self::attach::{
-    Attachment,
-    Claim,
-    Translation, //
-};
+pub(crate) use self::binding::Binding;
+
+use self::attach::Translation;
 use self::bdf::ManagedFunction;
 use self::copy_pool::CopyPool;
 use self::dma_ops::{
     Ops,
     OPS, //
 };
-use self::maintenance::{
-    Ageing,
-    Recovery, //
-};
 use self::mode::Mode;
 use self::swiotlb::CoherentMemory;
 use crate::abstractions::coherent_pool::CoherentPool;
-use crate::abstractions::memory_notifier::MemoryNotifier;
-use crate::abstractions::panic_notifier::PanicNotifier;
-use crate::abstractions::periodic::Periodic;
-use crate::abstractions::pm::PmOps;
 use crate::abstractions::pool_memory::PoolMemory;
 use crate::abstractions::ram;
 use crate::abstractions::ratelimit::RateLimit;
@@ -96,7 +88,6 @@ use crate::host::{
     Notices,
     OpenedCompanion, //
 };
-use crate::observe::files::DeviceFiles;
 use crate::observe::trace::EventSource;
 use crate::sys::Atomic;
 use core::ops::{
@@ -361,112 +352,5 @@ impl PinnedDrop for Instance<'_> {
             self.managed,
             self.engine.stats().counters.windows_returned.get()
         );
-    }
-}
-
-/// An instance with its managed device attached. Fields are dropped in this order, the instance
-/// last.
-pub(crate) struct Binding<'a> {
-    _attachment: Attachment<'a>,
-    _memory: Pin<KBox<MemoryNotifier<Arc<Instance<'a>>>>>,
-    _crash: Pin<KBox<PanicNotifier<Arc<Instance<'a>>>>>,
-    ageing: Option<Pin<KBox<Periodic<Ageing<'a>>>>>,
-    recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
-    _files: DeviceFiles<'a, Instance<'a>>,
-    instance: Arc<Instance<'a>>,
-}
-
-impl<'a> Binding<'a> {
-    /// Sets up the companion and attaches its managed device. That device has no driver from the
-    /// moment that it is known, and gets none if anything fails, since its DMA would be by
-    /// guest-physical addresses.
-    ///
-    /// Context: process, may sleep.
-    pub(crate) fn new(dev: &'a pci::Device<Core<'_>>, params: &Params) -> Result<Self> {
-        let opened = OpenedCompanion::new(dev)?;
-        let managed = ManagedFunction::choose(dev, opened.managed_bdf()?, params)?;
-        claims::remember(&managed)
-            // Without memory for that, a device that is there can still be claimed.
-            .and(attach::claim(&managed))
-            .and_then(|claim| Self::with_claim(dev, opened, managed, claim, params))
-            .inspect_err(|_| {
-                dev_err!(
-                    dev,
-                    "{}: gets no driver, since its DMA is not managed; when the cause is mended, \
-                     bind this companion again\n",
-                    managed
-                );
-            })
-    }
-
-    /// Continues [`Self::new`] when the managed device has no driver.
-    fn with_claim(
-        dev: &'a pci::Device<Core<'_>>,
-        opened: OpenedCompanion<'a>,
-        managed: ManagedFunction<'a>,
-        claim: Claim,
-        params: &Params,
-    ) -> Result<Self> {
-        let (instance, translation) = Instance::new(dev, opened, managed, params)?;
-        let memory = KBox::pin_init(MemoryNotifier::new(instance.clone()), GFP_KERNEL)?;
-        let crash = KBox::pin_init(PanicNotifier::new(instance.clone()), GFP_KERNEL)?;
-        // Memory may have been added or removed before the notifier existed.
-        instance.update_ram();
-        let ageing = Ageing::start(&instance)?;
-        let recovery = Recovery::start(&instance)?;
-        let files = DeviceFiles::new(instance.dev, instance.clone())?;
-        let has_dart = instance.mode != Mode::Identity;
-        // SAFETY: The operations live as long as the instance, which outlives the attachment, and
-        // so do its mappings. This is the last step of the companion's probe, so both live until
-        // its driver unbinds.
-        let attachment =
-            unsafe { Attachment::new(instance.managed, translation, claim, has_dart)? };
-        Ok(Self {
-            _attachment: attachment,
-            _memory: memory,
-            _crash: crash,
-            ageing,
-            recovery,
-            _files: files,
-            instance,
-        })
-    }
-}
-
-impl PmOps for Binding<'_> {
-    fn shutdown(self: Pin<&Self>) {
-        let this = &self.instance;
-        // Otherwise these would go on, also while another kernel starts.
-        self.recovery.stop();
-        if let Some(ageing) = &self.ageing {
-            ageing.stop();
-        }
-        // The managed device's driver was shut down before only if it has a callback for that.
-        if this.managed.stop_dma() {
-            this.release();
-            dev_info!(
-                this.dev,
-                "{}: unmapped everything for shutdown\n",
-                this.managed
-            );
-        } else {
-            this.close_pool();
-            this.engine.close();
-        }
-    }
-
-    fn resume(self: Pin<&Self>) {
-        // The host kept the mappings during suspend.
-        self.instance.engine.with_host(Companion::program);
-    }
-
-    fn freeze(self: Pin<&Self>) -> Result {
-        // The restored kernel would rely on mappings that ended with the QEMU process.
-        dev_err!(
-            self.instance.dev,
-            "rejecting hibernation: the mappings of {} would be lost\n",
-            self.instance.managed
-        );
-        Err(EBUSY)
     }
 }
