@@ -49,6 +49,22 @@ pub(crate) const IRQ_HANDLED: bindings::irqreturn_t = bindings::irqreturn_IRQ_HA
 #[cfg(since_linux_7_3)]
 pub(crate) const IRQ_HANDLED: bindings::irqreturn_t = bindings::irqreturn::IRQ_HANDLED;
 
+/// The direction of a mapping that the device reads.
+#[cfg(not(since_linux_7_3))]
+pub(crate) const DMA_TO_DEVICE: bindings::dma_data_direction =
+    bindings::dma_data_direction_DMA_TO_DEVICE;
+#[cfg(since_linux_7_3)]
+pub(crate) const DMA_TO_DEVICE: bindings::dma_data_direction =
+    bindings::dma_data_direction::DMA_TO_DEVICE;
+
+/// The direction of a mapping that the device writes.
+#[cfg(not(since_linux_7_3))]
+pub(crate) const DMA_FROM_DEVICE: bindings::dma_data_direction =
+    bindings::dma_data_direction_DMA_FROM_DEVICE;
+#[cfg(since_linux_7_3)]
+pub(crate) const DMA_FROM_DEVICE: bindings::dma_data_direction =
+    bindings::dma_data_direction::DMA_FROM_DEVICE;
+
 /// Returns the DMA address of `words`.
 pub(crate) fn dma_address(words: &Coherent<[u32]>) -> DmaAddress {
     #[cfg(not(since_linux_7_3))]

@@ -229,8 +229,8 @@ struct DeviceHook<'a> {
     has_dart: bool,
 }
 
-/// Makes `companion` the supplier of `dev`, the device at `address`, so that a driver binds to `dev`
-/// only while the companion's driver is bound. Does nothing if it is the supplier already.
+/// Makes `companion` the supplier of `dev`, the device at `address`, so that a driver binds to
+/// `dev` only while the companion's driver is bound. Does nothing if it is the supplier already.
 pub(super) fn link(companion: &pci::Device, address: PciAddress, dev: &pci::Device) -> Result {
     // SAFETY: Both are valid devices.
     let linked =

@@ -23,6 +23,7 @@ use crate::addr::{
     Iova,
     IovaSpan, //
 };
+use crate::compat;
 use crate::driver::params::CopyMode;
 use crate::engine::copy::stats::CopyStats;
 use crate::engine::copy::Transfer;
@@ -53,8 +54,8 @@ pub(super) fn transfer(
         return None;
     }
     match direction {
-        kernel::bindings::dma_data_direction_DMA_TO_DEVICE => Some(Transfer::ToDevice),
-        kernel::bindings::dma_data_direction_DMA_FROM_DEVICE => Some(Transfer::FromDevice),
+        compat::DMA_TO_DEVICE => Some(Transfer::ToDevice),
+        compat::DMA_FROM_DEVICE => Some(Transfer::FromDevice),
         _ => None,
     }
 }

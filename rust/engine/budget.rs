@@ -3,8 +3,8 @@
 //! The limits on the windows that the host has, and the windows that count against them.
 //!
 //! The platform's limits may be those of several devices together, such as the functions of one
-//! card, so engines may have one [`Pool`]. Less than the limits may be used while it is unknown what
-//! earlier kernels left; see [`Caution`].
+//! card, so engines may have one [`Pool`]. Less than the limits may be used while it is unknown
+//! what earlier kernels left; see [`Caution`].
 //!
 //! Every window counts from its creation until it is known that the host does not have it, whether
 //! it serves mappings or not. Whether a window is wanted is up to the policy and the slow path.

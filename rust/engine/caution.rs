@@ -2,12 +2,12 @@
 
 //! The limits while it is not known what earlier kernels left on the host.
 //!
-//! A kernel that ended without unmapping its windows may have left as much as its limits allow. What
-//! the platform holds beyond that is certainly free. A kernel after it takes a part of that only,
-//! until it has searched for everything that was left. It may end in the same way, so each kernel
-//! in a row takes a part that the ones before have not taken, and so does a kernel for crash dumps,
-//! which runs beside what the crashed kernel left. [`Markers`](super::marker::Markers) tell which
-//! kernel in such a row this one is.
+//! A kernel that ended without unmapping its windows may have left as much as its limits allow.
+//! What the platform holds beyond that is certainly free. A kernel after it takes a part of that
+//! only, until it has searched for everything that was left. It may end in the same way, so each
+//! kernel in a row takes a part that the ones before have not taken, and so does a kernel for crash
+//! dumps, which runs beside what the crashed kernel left. [`Markers`](super::marker::Markers) tell
+//! which kernel in such a row this one is.
 
 use crate::addr::GRANULE;
 

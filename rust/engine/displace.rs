@@ -81,8 +81,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Returns the price of a window; if it is not known yet, that of a host which costs nothing, so
-    /// that it gets known.
+    /// Returns the price of a window; if it is not known yet, that of a host which costs nothing,
+    /// so that it gets known.
     fn price(&self) -> Price {
         self.costs.price().unwrap_or(Price {
             map_ns: 0,

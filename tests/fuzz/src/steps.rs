@@ -57,7 +57,7 @@ pub(crate) fn setup(bytes: &mut Bytes<'_>) -> (Setup, u64, bool) {
         placement: bytes.pick(&[Placement::Low, Placement::High, Placement::Random]),
         table_max: bytes.pick(&[1 << 20, 0, 700]),
         // Of the modes, as the corpus has them.
-        entry_ns: [0, 3_000_000][usize::from(modes >> 3 & 1)],
+        entry_ns: [0, 3_000_000][usize::from((modes >> 3) & 1)],
         ..Setup::default()
     };
     (setup, bytes.u8().into(), modes & 4 != 0)

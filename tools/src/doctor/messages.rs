@@ -598,15 +598,15 @@ pub const CAUSES: &[Message] = &[
     ),
     problem(
         "max_bytes reached and no idle window to reclaim",
-        "the driver has more bytes mapped than max_bytes allows, or, for a time, what is free after a \
-         crash",
+        "the driver has more bytes mapped than max_bytes allows, or, for a time, what is free \
+         after a crash",
         "reduce the device's load, or raise max_bytes if the platform has room: it can map about \
          1.5 GiB",
     ),
     problem(
         "max_entries reached and no idle window to reclaim",
-        "the driver has more separate ranges mapped than max_entries allows, or, for a time, what is \
-         free after a crash",
+        "the driver has more separate ranges mapped than max_entries allows, or, for a time, what \
+         is free after a crash",
         "reduce the device's load, or raise max_entries if the platform has room: it can map 65536",
     ),
     problem(

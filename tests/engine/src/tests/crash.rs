@@ -748,8 +748,8 @@ proptest! {
                 }
             }
         }
-        // At last all is found, and nothing stays. What a kernel for crash dumps left of a companion
-        // that had nothing left before is found after the next crash.
+        // At last all is found, and nothing stays. What a kernel for crash dumps left of a
+        // companion that had nothing left before is found after the next crash.
         let hosts = hosts(companions);
         for host in &hosts {
             host.look().unmap_faults.clear();

@@ -4,8 +4,8 @@
 //!
 //! [`controller`] is the register file and the state that the queues share, [`queue`] moves entries
 //! and completions, [`admin`] and [`io`] execute commands, [`prp`] finds a command's data and
-//! [`data`] moves it at the speed of [`pace`], [`identify`] has the descriptions of the controller. Numbers are those of the
-//! NVM Express base specification, in [`spec`].
+//! [`data`] moves it at the speed of [`pace`], [`identify`] has the descriptions of the controller.
+//! Numbers are those of the NVM Express base specification, in [`spec`].
 
 pub mod admin;
 pub mod controller;
