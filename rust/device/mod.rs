@@ -301,6 +301,7 @@ impl<'a> Instance<'a> {
 /// windows. With `admit`, it is to decide about mappings that may be copied.
 ///
 /// Context: process, may sleep.
+#[inline(never)]
 fn new_engine<'a>(
     companion: Companion<'a>,
     id: u64,

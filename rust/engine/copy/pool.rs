@@ -88,7 +88,9 @@ pub(crate) struct SlotPool<M> {
     peak: Atomic<u64>,
     /// Not 0 once nothing is mapped any more.
     closed: Atomic<u32>,
-    zones: [Zone; ZONES],
+    /// The counters of processors, in an allocation of their own: the pool is moved when it is set
+    /// up, and stacks are small.
+    zones: BoxedSlice<Zone>,
 }
 
 /// Sorts `regions` by IOVA. The sorts of `core` can panic.
@@ -190,7 +192,7 @@ impl<M: Memory> SlotPool<M> {
             used: Atomic::new(0),
             peak: Atomic::new(0),
             closed: Atomic::new(0),
-            zones: core::array::from_fn(|_| Zone::new()),
+            zones: BoxedSlice::new(ZONES, Alloc::Sleep, |_| Zone::new())?,
         })
     }
 
