@@ -45,6 +45,7 @@ pub(super) struct Entry(Opaque<kernel::bindings::scatterlist>);
 
 impl Entry {
     /// Returns whether the entry has no bytes, and sets the address of such an entry to `iova`.
+    #[inline(always)]
     pub(super) fn set_if_empty(&self, iova: Iova) -> bool {
         let sg = self.0.get();
         // SAFETY: By the contract of `Entries` the entry is valid.
@@ -62,7 +63,9 @@ impl Entry {
     }
 }
 
+// The engine has several loops over entries, in which these would be calls otherwise.
 impl Request for Entry {
+    #[inline(always)]
     fn span(&self) -> Option<GpaSpan> {
         let sg = self.0.get();
         // SAFETY: By the contract of `Entries` this is a valid entry with a page.
@@ -72,12 +75,14 @@ impl Request for Entry {
         GpaSpan::new(Gpa::new(phys), u64::from(len))
     }
 
+    #[inline(always)]
     fn iova(&self) -> Option<Iova> {
         // SAFETY: By the contract of `Entries` the entry is valid.
         let addr = unsafe { (*self.0.get()).dma_address };
         (addr != DMA_MAPPING_ERROR).then_some(Iova::new(addr))
     }
 
+    #[inline(always)]
     fn mapped(&self) -> Option<IovaSpan> {
         let sg = self.0.get();
         // SAFETY: By the contract of `Entries` the entry is valid.
@@ -89,6 +94,7 @@ impl Request for Entry {
         IovaSpan::new(self.iova()?, u64::from(len))
     }
 
+    #[inline(always)]
     fn set_iova(&self, iova: Option<Iova>) {
         let sg = self.0.get();
         // SAFETY: By the contract of `Entries` the entry is valid, and its DMA fields are not
@@ -168,6 +174,7 @@ impl<'a> Entries<'a> {
 impl<'a> Iterator for Entries<'a> {
     type Item = &'a Entry;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<&'a Entry> {
         self.left = self.left.checked_sub(1)?;
         let entry = self.next;
