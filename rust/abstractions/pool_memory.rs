@@ -123,9 +123,9 @@ impl Drop for PoolMemory {
 
 /// The CPU's access to RAM, by the kernel's mapping of it.
 ///
-/// What is copied is memory of the copy pool, and memory that a driver has mapped by the DMA API,
-/// whose contract makes it valid for that as long as it is mapped. [`Memory::reaches`] says that it
-/// has pages; kernels of 64 bits map them all.
+/// Copies are made of memory of the copy pool, and of memory that a driver has mapped by the DMA
+/// API, whose contract makes it valid for that as long as it is mapped. [`Memory::reaches`] says
+/// that it has pages; kernels of 64 bits map them all.
 pub(crate) struct LinearMap;
 
 impl Memory for LinearMap {

@@ -52,8 +52,9 @@ impl ManagedFunction<'_> {
             return false;
         };
         match config.read(COMMAND, 2) {
+            None => return false,
             // A device that is not there does no DMA.
-            None => return true,
+            Some(0xffff) => return true,
             Some(command) => {
                 config.write(COMMAND, 2, command & !bindings::PCI_COMMAND_MASTER);
             }
@@ -99,18 +100,13 @@ impl Config {
         })
     }
 
-    /// Reads `size` bytes at `offset`; [`None`] if the function does not respond.
+    /// Reads `size` bytes at `offset`: ones if there is no device; [`None`] if reading failed.
     fn read(&self, offset: c_int, size: c_int) -> Option<u32> {
         let mut value = u32::MAX;
         // SAFETY: The bus is valid, and so are its operations. No other CPU runs.
         let status =
             unsafe { (*(*self.bus).ops).read?(self.bus, self.devfn, offset, size, &mut value) };
-        let ones = match size {
-            1 => 0xff,
-            2 => 0xffff,
-            _ => u32::MAX,
-        };
-        (status == 0 && value != ones).then_some(value)
+        (status == 0).then_some(value)
     }
 
     /// Writes `size` bytes at `offset`.

@@ -2,8 +2,8 @@
 
 //! The managed device's `dma_range_map`, by which the kernel's direct mapping translates addresses.
 //!
-//! Where all of RAM is mapped, or the kernel bounces, direct mapping can replace the module's DMA
-//! operations, at a lower cost and on every kernel. Direct mapping translates the first byte of a
+//! Direct mapping can replace the module's DMA operations, at a lower cost and on every kernel,
+//! where all of RAM is mapped or the kernel bounces. Direct mapping translates the first byte of a
 //! mapping only, so RAM that is contiguous must have contiguous DMA addresses.
 //!
 //! The driver core frees a device's map whenever a driver unbinds or fails to bind. So a copy is

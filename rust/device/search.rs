@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What earlier kernels left on the host: which markers tell of it, how long the search for it may
-//! keep the device waiting, and what is logged.
+//! The search for mappings that earlier kernels left: which markers tell of them, how long the
+//! search may keep the device waiting, and its messages.
 //!
 //! The engine searches, and stays within what is certainly free meanwhile.
 

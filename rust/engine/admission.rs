@@ -19,7 +19,7 @@
 //! each *epoch*, which is as long as it takes to copy all windows some times and to buy them once.
 //! While there is room, and nothing is hot enough, epochs get longer.
 //!
-//! What is here takes no lock. See `heat.rs`.
+//! Nothing here takes a lock. See `heat.rs`.
 //!
 //! Context of all functions: any, if not said otherwise.
 
@@ -52,17 +52,17 @@ const SIZE_MAX: u64 = 4 << 20;
 /// The bytes that windows may have however cheap the host is.
 const SIZE_ALWAYS: u64 = 1 << WINDOW_SHIFT;
 
-/// How often a larger window must be copied for its price to be larger than it needs to be.
+/// The number of copies of a large window that must cost less than its price.
 const DEAR: u64 = 8;
 
-/// How often memory is copied before it gets a window while there is room.
+/// The number of copies after which memory gets a window while there is room.
 const TOUCHES: u64 = 2;
 
 /// The part of its price, as a divisor, that copying must have taken before memory gets a window
 /// while there is room.
 const SOME: u64 = 8;
 
-/// How much hotter than the windows that make room a new one must be.
+/// The factor by which a new window must be hotter than those that make room.
 const MARGIN: u64 = 2;
 
 /// The part of the time that may be spent on windows, as a divisor.
@@ -77,7 +77,7 @@ const EPOCH_SHIFT: u32 = 48;
 /// The most of [`Admission::stretch`].
 const STRETCH_MAX: u32 = 6;
 
-/// How often the limit of bytes is copied in an epoch at least.
+/// The least number of copies of the limit of bytes in an epoch.
 const EPOCH_COPIES: u64 = 8;
 
 /// The time that copying takes.
@@ -110,12 +110,12 @@ pub(crate) struct Offer {
     pub(crate) worth: u64,
 }
 
-/// What is to become of a request that no window serves, and that may be copied.
+/// A decision about a request that no window serves, and that may be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admit {
-    /// It is to be copied.
+    /// The request is copied.
     Copy,
-    /// It is to get this window; see [`Engine::map_admitted`](super::Engine::map_admitted).
+    /// The request gets this window; see [`Engine::map_admitted`](super::Engine::map_admitted).
     Window(Offer),
 }
 

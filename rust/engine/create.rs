@@ -38,7 +38,6 @@ use crate::engine::window::Window;
 pub(super) enum Choice {
     /// The largest tile within what was offered that covers the request; the smallest window if
     /// none does.
-    #[allow(dead_code)]
     Admitted(Offer),
     /// The window that the policy proposes.
     Policy,

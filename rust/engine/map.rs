@@ -122,7 +122,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// be copied. Lock-free; may miss a window.
     ///
     /// Context: any.
-    #[allow(dead_code)]
     pub(crate) fn map_served(&self, span: &GpaSpan, dma_limit: u64) -> Option<Iova> {
         let iova = self.hit(span)?;
         if reachable(iova, span, dma_limit) {
@@ -160,7 +159,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Unmaps a mapping that was just made at an address that the device does not reach.
     #[cold]
-    pub(super) fn undo(&self, iova: Iova, len: u64) {
+    fn undo(&self, iova: Iova, len: u64) {
         let mut state = self.state.lock();
         state.counters.undone.inc();
         let span = IovaSpan::new(iova, len);
@@ -291,7 +290,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
 
     /// Takes a reference to a window that covers `span`. Lock-free; may miss a window.
     #[inline(always)]
-    pub(super) fn hit(&self, span: &GpaSpan) -> Option<Iova> {
+    fn hit(&self, span: &GpaSpan) -> Option<Iova> {
         if let Some(iova) = self.static_iova(span) {
             return Some(iova);
         }

@@ -77,10 +77,15 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ///
     /// Context: any. Interrupts are off for a batch at a time.
     pub(super) fn unmap_all_windows(&self) -> Released {
-        self.unmap_windows_until(|| false)
+        let mut released = self.unmap_windows_until(|| false);
+        self.retry_all_lost();
+        // A window that its last user closed just now is not lost, and still counts.
+        released.lost = u32::try_from(self.state.lock().lost()).unwrap_or(u32::MAX);
+        released
     }
 
-    /// Unmaps windows as [`Self::unmap_all_windows`], until `is_late` returns true.
+    /// Unmaps windows as [`Self::unmap_all_windows`], except lost ones, until `is_late` returns
+    /// true.
     fn unmap_windows_until(&self, is_late: impl Fn() -> bool) -> Released {
         let mut released = Released::default();
         self.unmap_retired();
@@ -113,11 +118,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         // Those that their last user closed meanwhile, as far as they are queued.
         self.unmap_retired();
         self.state.lock().suspects.clear();
-        if !is_late() {
-            self.retry_all_lost();
-        }
-        // A window that its last user closed just now is not lost, and still counts.
-        released.lost = u32::try_from(self.state.lock().lost()).unwrap_or(u32::MAX);
         released
     }
 }

@@ -21,10 +21,7 @@ use crate::engine::admission::{
     Admit,
     CopyCost, //
 };
-use crate::engine::map::{
-    reachable,
-    Single, //
-};
+use crate::engine::map::Single;
 use crate::engine::policy::Policy;
 use crate::engine::window::NotHeld;
 use crate::engine::{
@@ -150,10 +147,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 return Some(iova);
             }
         }
-        match self.hit(span) {
-            Some(iova) if reachable(iova, span, call.dma_limit) => return Some(iova),
-            Some(iova) => self.undo(iova, span.len()),
-            None => {}
+        if let Some(iova) = self.map_served(span, call.dma_limit) {
+            return Some(iova);
         }
         match preference {
             // That was tried.

@@ -38,7 +38,7 @@ pub(super) const WRITABLE: u64 = 1 << 62;
 const LEN_BITS: u32 = 32;
 
 /// Returns the state of a slot for `span`. It identifies the mapping among those at its page, so
-/// that nobody ends another mapping than the one that was looked up.
+/// that only the mapping that was looked up is unmapped.
 pub(super) fn state(span: &GpaSpan, transfer: Transfer) -> u64 {
     let flags = match transfer {
         Transfer::ToDevice => LIVE,
