@@ -87,8 +87,10 @@ impl Average {
 
 /// The average times that the host takes for one entry.
 pub(crate) struct EntryCosts {
-    map: Average,
-    unmap: Average,
+    /// The time to map a window.
+    pub(crate) map: Average,
+    /// The time to unmap a window.
+    pub(crate) unmap: Average,
     search: Average,
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Replays of a recording's calls through the module's own engine, with the guest's parameters and
-//! with others. The simulated host grants every request, and calls are sequential.
+//! with others. The simulated host grants every request and takes as long for an entry as the
+//! recorded one did; calls are sequential.
 
 use crate::calls::Call;
 use crate::debugfs::WindowStatus;
@@ -19,6 +20,8 @@ use anyhow::{
 };
 use apple_dma_replay::{
     Counters,
+    EntryTimes,
+    HostRecord,
     Mapping,
     Mode,
     Parameters,
@@ -37,8 +40,7 @@ pub struct Replayer<'a> {
     before: &'a Snapshot,
     /// Calls of drivers, with microseconds.
     calls: Vec<(u64, Call)>,
-    /// Windows in the order in which the host made them.
-    created: Vec<Mapping>,
+    host: HostRecord,
     ram: Vec<(u64, u64)>,
 }
 
@@ -57,14 +59,44 @@ impl<'a> Replayer<'a> {
         calls: Vec<(u64, Call)>,
         events: &[&Event],
     ) -> Self {
-        let created = events.iter().filter_map(|event| match event.kind {
-            EventKind::WindowCreated { gpa, dma, size, .. } => Some(Mapping { gpa, dma, size }),
-            _ => None,
-        });
+        let details = before.companion.details.as_ref();
+        let times = |command: &str| EntryTimes {
+            before: details
+                .and_then(|details| details.doorbells.get(&format!("{command}_entry_ns")))
+                .copied(),
+            batches: Vec::new(),
+        };
+        let mut host = HostRecord {
+            created: Vec::new(),
+            map: times("map"),
+            unmap: times("unmap"),
+        };
+        for event in events {
+            match &event.kind {
+                EventKind::WindowCreated { gpa, dma, size, .. } => host.created.push(Mapping {
+                    gpa: *gpa,
+                    dma: *dma,
+                    size: *size,
+                }),
+                EventKind::Doorbell {
+                    command,
+                    entries,
+                    status,
+                    ns,
+                } if status == "answered" => {
+                    let times = match command.as_str() {
+                        "map" => &mut host.map,
+                        _ => &mut host.unmap,
+                    };
+                    times.batches.extend(ns.checked_div((*entries).into()));
+                }
+                _ => (),
+            }
+        }
         Self {
             before,
             calls,
-            created: created.collect(),
+            host,
             ram: ram.to_vec(),
         }
     }
@@ -119,8 +151,17 @@ impl<'a> Replayer<'a> {
                 users: window.users,
             })
             .collect();
-        let created: &[Mapping] = if as_it_was { &self.created } else { &[] };
-        let replay = Replay::new(parameters, &windows, created);
+        let anywhere;
+        let host = if as_it_was {
+            &self.host
+        } else {
+            anywhere = HostRecord {
+                created: Vec::new(),
+                ..self.host.clone()
+            };
+            &anywhere
+        };
+        let replay = Replay::new(parameters, &windows, host);
         let mut replay = replay.map_err(|error| anyhow!(error))?;
         // The module does the same, but the time at which it started is not known.
         let half_idle = self.max_idle().filter(|_| parameters.mode == Mode::Lazy);

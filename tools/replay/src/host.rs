@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A host that grants every request. A mapping gets the IOVA that it has in the recording, if that
-//! is known and free, and otherwise one behind all recorded IOVAs.
+//! is known and free, and otherwise one behind all recorded IOVAs. Entries of a batch take as long as
+//! those of a recorded batch, since the engine sizes its batches by that.
 
 use crate::addr::{
     Address,
@@ -16,6 +17,8 @@ use crate::engine::{
     UnmapEntry,
     UnmapOutcome, //
 };
+use crate::replay::EntryTimes;
+use crate::sys::pass_ns;
 use std::collections::{
     BTreeMap,
     HashMap,
@@ -36,10 +39,48 @@ pub(crate) struct ReplayHost {
     keys: HashMap<u64, u64>,
     /// The first granule behind all recorded and allocated IOVAs.
     next: u64,
+    map_times: Times,
+    unmap_times: Times,
+}
+
+/// The times of an entry in the batches of one command.
+struct Times {
+    /// Nanoseconds of those that were recorded, next one first.
+    recorded: VecDeque<u64>,
+    /// The average, for batches beyond those.
+    average: u64,
+}
+
+impl Times {
+    fn new(average: Option<u64>) -> Self {
+        Self {
+            recorded: VecDeque::new(),
+            average: average.unwrap_or(0),
+        }
+    }
+
+    fn follow(&mut self, times: &EntryTimes) {
+        self.recorded = times.batches.iter().copied().collect();
+        let sum: u128 = self.recorded.iter().map(|ns| u128::from(*ns)).sum();
+        let average = sum.checked_div(self.recorded.len() as u128);
+        // CAST: an average of `u64`.
+        self.average = average.map_or(self.average, |ns| ns as u64);
+    }
+
+    /// Lets the time of the next batch pass, which has `entries`.
+    fn pass(&mut self, entries: usize) {
+        let each = self.recorded.pop_front().unwrap_or(self.average);
+        pass_ns(each.saturating_mul(entries as u64));
+    }
 }
 
 impl ReplayHost {
-    pub(crate) fn new(batch_max: usize, len_max: u64, known: Addresses) -> Self {
+    pub(crate) fn new(
+        batch_max: usize,
+        len_max: u64,
+        known: Addresses,
+        [map_ns, unmap_ns]: [Option<u64>; 2],
+    ) -> Self {
         let ends = known.iter().flat_map(|((_, len), addresses)| {
             let end = |iova: &u64| iova.saturating_add(*len).div_ceil(GRANULE);
             addresses.iter().map(end)
@@ -52,7 +93,15 @@ impl ReplayHost {
             used: BTreeMap::new(),
             keys: HashMap::new(),
             next,
+            map_times: Times::new(map_ns),
+            unmap_times: Times::new(unmap_ns),
         }
+    }
+
+    /// Makes the next batches as slow as those that were recorded.
+    pub(crate) fn follow(&mut self, map: &EntryTimes, unmap: &EntryTimes) {
+        self.map_times.follow(map);
+        self.unmap_times.follow(unmap);
     }
 
     /// Returns whether anything is mapped in these granules.
@@ -94,12 +143,14 @@ impl Host for ReplayHost {
     }
 
     fn map(&mut self, batch: &mut [MapEntry]) {
+        self.map_times.pass(batch.len());
         for entry in batch {
             entry.outcome = MapOutcome::Mapped(self.map_one(&entry.span));
         }
     }
 
     fn unmap(&mut self, batch: &mut [UnmapEntry]) {
+        self.unmap_times.pass(batch.len());
         for entry in batch {
             if let Some(first) = self.keys.remove(&entry.span.start().raw()) {
                 self.used.remove(&first);

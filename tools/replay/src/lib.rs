@@ -25,6 +25,8 @@ mod replay;
 
 pub use self::replay::{
     Counters,
+    EntryTimes,
+    HostRecord,
     Mapping,
     Mode,
     Parameters,

@@ -105,6 +105,26 @@ pub struct Window {
     pub users: u32,
 }
 
+/// The times in nanoseconds that the host took for an entry of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EntryTimes {
+    /// The module's average when the recording began.
+    pub before: Option<u64>,
+    /// The times of the recorded batches, in their order.
+    pub batches: Vec<u64>,
+}
+
+/// What the recorded host did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostRecord {
+    /// The windows that it created, in their order.
+    pub created: Vec<Mapping>,
+    /// Its times to map.
+    pub map: EntryTimes,
+    /// Its times to unmap.
+    pub unmap: EntryTimes,
+}
+
 /// The counters of the replay, by the names of the module's file `counters`, and the usage at the
 /// end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -238,11 +258,11 @@ pub struct Replay {
 
 impl Replay {
     /// Creates an engine that has the windows of `before`. The host puts windows where the recorded
-    /// one put those of `created`, in their order. Fails with a message about `parameters`.
+    /// one put them, and takes as long for an entry. Fails with a message about `parameters`.
     pub fn new(
         parameters: &Parameters,
         before: &[Window],
-        created: &[Mapping],
+        record: &HostRecord,
     ) -> Result<Self, String> {
         let mut blocks: Vec<GpaSpan> = Vec::new();
         for (start, len) in &parameters.ram {
@@ -253,6 +273,7 @@ impl Replay {
                 .push(block.ok_or_else(|| format!("no block of RAM: {len} bytes at {start:#x}"))?);
         }
         let mut known = Addresses::new();
+        let created = &record.created;
         for window in before.iter().map(|window| &window.at).chain(created) {
             let place = known.entry((window.gpa, window.size)).or_default();
             place.push_back(window.dma);
@@ -288,8 +309,19 @@ impl Replay {
             congruent: parameters.congruent,
             table_max: TABLE_MAX,
         };
-        let host = ReplayHost::new(parameters.batch_max.max(1), parameters.len_max, known);
+        let host = ReplayHost::new(
+            parameters.batch_max.max(1),
+            parameters.len_max,
+            known,
+            [record.map.before, record.unmap.before],
+        );
         let mut engine = Engine::new(host, policy, (), config).map_err(no_memory)?;
+        let costs = engine.costs();
+        for (average, times) in [(&costs.map, &record.map), (&costs.unmap, &record.unmap)] {
+            if let Some(ns) = times.before {
+                average.add(ns);
+            }
+        }
         engine.reserve(RESERVE).map_err(no_memory)?;
         if parameters.mode == Mode::WholeRam {
             let result = engine.premap_ram();
@@ -318,6 +350,9 @@ impl Replay {
             replay.restore(window, span);
         }
         propose(None);
+        replay
+            .engine
+            .with_host(|host| host.follow(&record.map, &record.unmap));
         replay.first = replay.counters();
         Ok(replay)
     }
@@ -470,7 +505,7 @@ mod tests {
 
     #[test]
     fn a_repeated_mapping_hits() {
-        let mut replay = Replay::new(&parameters(), &[], &[]).unwrap();
+        let mut replay = Replay::new(&parameters(), &[], &HostRecord::default()).unwrap();
         for _ in 0..5 {
             assert!(replay.map(&[mapping(0x1000, 0x1000, 4096)]));
             replay.unmap(&[mapping(0x1000, 0x1000, 4096)]);
@@ -491,7 +526,7 @@ mod tests {
             mode: Mode::Strict,
             ..parameters()
         };
-        let mut replay = Replay::new(&strict, &[], &[]).unwrap();
+        let mut replay = Replay::new(&strict, &[], &HostRecord::default()).unwrap();
         let list: Vec<_> = (0..4).map(|i| mapping(i << 14, i << 14, 4096)).collect();
         assert!(replay.map(&list));
         replay.unmap(&list);
@@ -509,7 +544,7 @@ mod tests {
             max_entries: 16,
             ..parameters()
         };
-        let mut replay = Replay::new(&tight, &[], &[]).unwrap();
+        let mut replay = Replay::new(&tight, &[], &HostRecord::default()).unwrap();
         let all: Vec<_> = (0..20).map(|i| mapping(i << 20, i << 20, 4096)).collect();
         let done = all.iter().filter(|one| replay.map(&[**one])).count();
         // One is the marker.
@@ -531,7 +566,7 @@ mod tests {
             at: mapping(0, 0x10_0000, 0x4_0000),
             users,
         };
-        let mut replay = Replay::new(&parameters(), &[window(0)], &[]).unwrap();
+        let mut replay = Replay::new(&parameters(), &[window(0)], &HostRecord::default()).unwrap();
         assert!(replay.map(&[mapping(0x8000, 0x10_8000, 4096)]));
         let counters = replay.counters();
         assert_eq!(
@@ -541,7 +576,7 @@ mod tests {
         assert_eq!(counters.bytes, 0x4_0000);
 
         // Mappings from before the recording can be unmapped.
-        let mut replay = Replay::new(&parameters(), &[window(2)], &[]).unwrap();
+        let mut replay = Replay::new(&parameters(), &[window(2)], &HostRecord::default()).unwrap();
         for _ in 0..3 {
             replay.unmap(&[mapping(0x8000, 0x10_8000, 4096)]);
         }
@@ -556,7 +591,7 @@ mod tests {
             at: mapping(0, 0x1234_4000, 0x2_0000),
             users: 1,
         };
-        let replay = Replay::new(&parameters(), &[window], &[]).unwrap();
+        let replay = Replay::new(&parameters(), &[window], &HostRecord::default()).unwrap();
         let counters = replay.counters();
         assert_eq!((counters.entries, counters.bytes), (1, 0x2_0000));
     }
@@ -579,7 +614,7 @@ mod tests {
         ];
         let order: Vec<_> = in_order(&windows).iter().map(|window| window.at).collect();
         assert_eq!(order, [0, 2, 3, 4, 6, 1, 5].map(|index| windows[index].at));
-        let replay = Replay::new(&parameters(), &windows, &[]).unwrap();
+        let replay = Replay::new(&parameters(), &windows, &HostRecord::default()).unwrap();
         assert_eq!(replay.counters().entries, 7);
         assert_eq!(replay.counters().windows_created, 0);
     }
@@ -594,7 +629,11 @@ mod tests {
             mode: Mode::Strict,
             ..parameters()
         };
-        let mut replay = Replay::new(&strict, &[], &created).unwrap();
+        let record = HostRecord {
+            created: created.to_vec(),
+            ..HostRecord::default()
+        };
+        let mut replay = Replay::new(&strict, &[], &record).unwrap();
         for window in created {
             assert!(replay.map(&[mapping(0x800, window.dma + 0x800, 512)]));
             let places = &replay.mapped[&(window.dma + 0x800, 512)];
@@ -605,7 +644,7 @@ mod tests {
 
     #[test]
     fn idle_windows_age() {
-        let mut replay = Replay::new(&parameters(), &[], &[]).unwrap();
+        let mut replay = Replay::new(&parameters(), &[], &HostRecord::default()).unwrap();
         assert!(replay.map(&[mapping(0, 0, 4096)]));
         replay.unmap(&[mapping(0, 0, 4096)]);
         replay.tick();
@@ -620,14 +659,49 @@ mod tests {
             mode: Mode::WholeRam,
             ..parameters()
         };
-        let mut replay = Replay::new(&whole, &[], &[]).unwrap();
+        let mut replay = Replay::new(&whole, &[], &HostRecord::default()).unwrap();
         assert!(replay.map(&[mapping(0x1000, 0, 4096)]));
         assert_eq!(replay.counters().misses, 0);
         let small = Parameters {
             max_bytes: 1 << 20,
             ..whole
         };
-        let error = Replay::new(&small, &[], &[]).err().unwrap();
+        let error = Replay::new(&small, &[], &HostRecord::default())
+            .err()
+            .unwrap();
         assert!(error.contains("max_bytes"), "{error}");
+    }
+
+    /// Checks that the engine batches as it does with a host that takes as long.
+    #[test]
+    fn the_recorded_times_size_batches() {
+        let tight = Parameters {
+            max_entries: 16,
+            ram: vec![(BASE, 1 << 30)],
+            ..parameters()
+        };
+        let doorbells = |unmap_ns: &[u64]| {
+            let times = |batches: &[u64]| EntryTimes {
+                before: Some(1000),
+                batches: batches.to_vec(),
+            };
+            let record = HostRecord {
+                created: Vec::new(),
+                map: times(&[]),
+                unmap: times(unmap_ns),
+            };
+            let mut replay = Replay::new(&tight, &[], &record).unwrap();
+            for i in 0..400 {
+                let one = [mapping(i << 20, i << 20, 4096)];
+                assert!(replay.map(&one));
+                replay.unmap(&one);
+            }
+            replay.counters().doorbells
+        };
+        // All idle windows at once, from the first time on, and one at a time.
+        let quick = doorbells(&[1000]);
+        let slow = doorbells(&[20_000_000]);
+        assert!(quick < 450, "{quick}");
+        assert!(slow > 700, "{slow}");
     }
 }
