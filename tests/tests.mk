@@ -24,13 +24,11 @@ demo:
 	@$(in_root) $(env)/guest demo
 
 check: setup
-	@$(env)/package-roots
 	@$(env)/check
 
 # With the long forms, all devices, all kernels, and the soak: hours. PARTS picks some of
 # lint, unit, refusals, fuzz, guest, devices, package, matrix and soak.
 check-all: setup-all
-	@$(env)/package-roots
 	@$(env)/check --all $(PARTS)
 
 check-unit: setup
@@ -47,7 +45,6 @@ check-kernel: setup-all
 
 # Tests of the package, and of guests with an installed package.
 check-package: setup
-	@$(env)/package-roots
 	@$(env)/check --all package
 
 deb: setup
