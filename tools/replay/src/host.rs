@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A host that grants every request. A mapping gets the IOVA that it has in the recording, if that
-//! is known and free, and otherwise one behind all recorded IOVAs. Entries of a batch take as long as
-//! those of a recorded batch, since the engine sizes its batches by that.
+//! is known and free, and otherwise one behind all recorded IOVAs. Entries of a batch take as long
+//! as those of a recorded batch, since the engine sizes its batches by that.
 
 use crate::addr::{
     Address,
