@@ -45,6 +45,10 @@ const PATIENCE_WHOLE_MS: u64 = 4000;
 /// Milliseconds of each period of the maintenance in which the search goes on.
 const BACKGROUND_MS: u64 = 1500;
 
+/// The same while the device's driver maps what only the host can map: a small part of the host's
+/// time.
+const BUSY_MS: u64 = 100;
+
 /// The same if nothing was found yet, so that all of the limits is used.
 const CALM_MS: u64 = 500;
 
@@ -241,8 +245,8 @@ impl Instance<'_> {
         let before = self.engine.search_state();
         let is_cautious = before.caution != Caution::NONE;
         let time = Stopwatch::start();
-        self.engine
-            .search_stale_for(if is_cautious { BACKGROUND_MS } else { CALM_MS });
+        let most = if is_cautious { BACKGROUND_MS } else { CALM_MS };
+        self.engine.search_stale_beside(most, BUSY_MS);
         let state = self.engine.search_state();
         if state.is_running && state.caution != Caution::NONE {
             if self.caution_logged.xchg(1, Relaxed) == 0 {

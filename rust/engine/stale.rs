@@ -62,6 +62,8 @@ pub(super) struct StaleSearch {
     scanned: u64,
     /// Set if keys were skipped because the host does not reply.
     has_skipped: bool,
+    /// The misses of drivers at the end of the last turn of the search.
+    misses: u64,
 }
 
 impl StaleSearch {
@@ -78,6 +80,7 @@ impl StaleSearch {
             retries: 0,
             scanned: 0,
             has_skipped: false,
+            misses: 0,
         }
     }
 
@@ -257,6 +260,26 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     pub(crate) fn search_stale_for(&self, ms: u64) {
         let time = Stopwatch::start();
         while self.search_stale() && time.elapsed_ms() < ms {}
+    }
+
+    /// Does the same as [`Self::search_stale_for`], but for `busy_ms` milliseconds only if drivers
+    /// have needed the host since the last call, or need it meanwhile.
+    ///
+    /// Context: process. Interrupts are off for a doorbell at a time.
+    pub(crate) fn search_stale_beside(&self, ms: u64, busy_ms: u64) {
+        let time = Stopwatch::start();
+        let is_busy = || {
+            let state = self.state.lock();
+            state.counters.misses.get() != state.search.misses
+        };
+        while self.search_stale() {
+            let passed = time.elapsed_ms();
+            if passed >= ms || passed >= busy_ms && is_busy() {
+                break;
+            }
+        }
+        let mut state = self.state.lock();
+        state.search.misses = state.counters.misses.get();
     }
 
     /// Returns the state of the search.

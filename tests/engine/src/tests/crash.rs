@@ -33,7 +33,8 @@ use crate::engine::{
 };
 use crate::sys::{
     Alloc,
-    BoxedSlice, //
+    BoxedSlice,
+    Stopwatch, //
 };
 use proptest::prelude::*;
 use std::sync::{
@@ -364,6 +365,33 @@ fn a_batch_of_the_search_is_short_on_a_slow_host() {
     rig.engine.search_stale_for(0);
     search(&rig);
     rig.release();
+}
+
+#[test]
+fn the_search_makes_way_for_a_driver() {
+    let dart = platform();
+    let rig = Rig::on_host(host(&dart), setup(MAX.1), RAM, None);
+    let rig = Rig::on_host(crash(rig), setup(MAX.1), RAM, None);
+    // Two milliseconds for each key.
+    rig.host.look().key_ms = 2;
+    let turn = || {
+        let time = Stopwatch::start();
+        rig.engine.search_stale_beside(500, 50);
+        time.elapsed_ms()
+    };
+    assert!(turn() >= 500, "nobody needs the host");
+    for n in 0..3 {
+        let at = START + n * MIB;
+        rig.map(at, 4 * KIB).expect("there is room");
+        // A batch is 10 ms at most.
+        let short = turn();
+        assert!((50..100).contains(&short), "{short} ms");
+        // What is mapped already needs no host.
+        rig.map(at, 4 * KIB).expect("a hit");
+        let long = turn();
+        assert!(long >= 500, "{long} ms");
+    }
+    assert!(rig.engine.search_state().is_running);
 }
 
 #[test]
