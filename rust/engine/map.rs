@@ -22,6 +22,7 @@ use crate::addr::{
     IovaSpan, //
 };
 use crate::engine::policy::Policy;
+use crate::engine::window::Window;
 use core::cell::Cell;
 
 /// A range to map, with a place for its address.
@@ -206,7 +207,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     {
         let mut missing = false;
         let mut result = Ok(());
-        for request in requests.clone() {
+        let mut rest = requests.clone();
+        let mut next = rest.next();
+        while let Some(request) = next {
+            next = rest.next();
             // The place of the address may hold anything before the call.
             request.set_iova(None);
             if result.is_err() {
@@ -216,16 +220,45 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 result = Err(MapError::Invalid);
                 continue;
             };
-            match self.hit(&span) {
-                Some(iova) if reachable(iova, &span, dma_limit) => request.set_iova(Some(iova)),
-                Some(iova) if self.static_iova(&span).is_some() => {
+            if let Some(iova) = self.static_iova(&span) {
+                if reachable(iova, &span, dma_limit) {
+                    request.set_iova(Some(iova));
+                } else {
                     result = Err(MapError::Unreachable(iova));
                 }
-                Some(iova) => {
-                    self.undo(iova, span.len());
-                    missing = true;
+                continue;
+            }
+            let Some((iova, window)) = self.hit_window(&span) else {
+                missing = true;
+                continue;
+            };
+            if !reachable(iova, &span, dma_limit) {
+                self.undo(iova, span.len());
+                missing = true;
+                continue;
+            }
+            request.set_iova(Some(iova));
+            // Neighbours in a list mostly are in one window, which stays what it is while the first
+            // of them is mapped.
+            let others = (next, rest.clone());
+            let mut count: u32 = 0;
+            while let Some(other) = next.filter(|_| count < u32::MAX) {
+                let iova = other.span().and_then(|span| {
+                    let iova = window.iova_of(&span)?;
+                    reachable(iova, &span, dma_limit).then_some(iova)
+                });
+                if iova.is_none() {
+                    break;
                 }
-                None => missing = true,
+                other.set_iova(iova);
+                count = count.wrapping_add(1);
+                next = rest.next();
+            }
+            if count != 0 && !window.take_more(count) {
+                // CAST: `usize` has at least 32 bits.
+                let others = others.0.into_iter().chain(others.1).take(count as usize);
+                others.for_each(|other| other.set_iova(None));
+                missing = true;
             }
         }
         if result.is_ok() && missing {
@@ -286,6 +319,21 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         } else {
             MapPath::Host
         }
+    }
+
+    /// Takes a reference to a window that covers `span`, unless all of RAM is mapped. Returns where
+    /// `span` is mapped, and the window. Lock-free; may miss a window.
+    ///
+    /// Not inlined: the loop over a list would keep the addresses of all that this uses in
+    /// registers, and save them for each entry.
+    #[inline(never)]
+    fn hit_window(&self, span: &GpaSpan) -> Option<(Iova, &Window)> {
+        let granule = span.first_granule();
+        let take = |id| {
+            let iova = self.take(id, span)?;
+            Some((iova, self.index.window(id)?))
+        };
+        take(self.index.at_gpa(granule)).or_else(|| take(self.index.at_start(granule)))
     }
 
     /// Takes a reference to a window that covers `span`. Lock-free; may miss a window.

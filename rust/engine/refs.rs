@@ -79,6 +79,26 @@ impl Refs {
         }
     }
 
+    /// Takes `count` more references, for a user that has one. Returns false, and takes none, if
+    /// there is no room for as many, or if the window was closed in spite of that one.
+    pub(super) fn get_more(&self, count: u32) -> bool {
+        let count = u64::from(count);
+        let mut old = self.0.load(Relaxed);
+        loop {
+            let all = (old & Self::COUNT).wrapping_add(count);
+            if old & Self::CLOSED != 0 || all >= Self::FULL {
+                return false;
+            }
+            let uses = count << Self::USES_SHIFT;
+            let new = old.wrapping_add(uses).wrapping_add(count) | Self::USED;
+            // No ordering: the reference of the caller was taken before, and is put after these.
+            match self.0.cmpxchg(old, new, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => old = now,
+            }
+        }
+    }
+
     /// Puts `count` references, or none if there are fewer; closes the window if they were the last
     /// and `close` is set.
     #[inline(always)]

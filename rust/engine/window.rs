@@ -112,6 +112,13 @@ impl Window {
             .get(|| self.iova_of(want).filter(|iova| accepts(*iova)))
     }
 
+    /// Takes `count` references besides one that the caller has, for mappings for which
+    /// [`Self::iova_of`] returned an address. Returns false if that is not possible; none is taken
+    /// then.
+    pub(crate) fn take_more(&self, count: u32) -> bool {
+        self.refs.get_more(count)
+    }
+
     /// Puts the reference of a mapping at `span`; closes the window if it was the last one and
     /// `close` is set. Fails if `span` does not lie in the window's IOVAs.
     #[inline(always)]

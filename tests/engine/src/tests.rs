@@ -17,6 +17,7 @@ mod host;
 mod index;
 mod keys;
 mod limits;
+mod lists;
 mod memory;
 mod policy;
 mod property;
