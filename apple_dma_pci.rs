@@ -92,5 +92,9 @@ module! {
             default: 1,
             description: "Try to align DMA addresses of 64 KiB and 2 MiB pages (0 or 1)",
         },
+        max_batch: u32 {
+            default: 0,
+            description: "Most requests of a doorbell (0: as many as the host accepts)",
+        },
     },
 }

@@ -107,6 +107,7 @@ pub(crate) fn params() -> Result<Params> {
         share_limits: value(&module_parameters::share_limits),
         max_idle: value(&module_parameters::max_idle),
         congruent: value(&module_parameters::congruent),
+        max_batch: value(&module_parameters::max_batch),
         // SAFETY: This is the value of a parameter.
         copy: unsafe { text(bindings::apple_dma_param_copy()) },
         // SAFETY: Always safe to call.

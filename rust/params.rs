@@ -27,6 +27,10 @@ pub(crate) const LEAST_ENTRIES: u32 = 16;
 /// time, short enough for memory that a driver has stopped using.
 pub(crate) const MAX_IDLE: u32 = 60;
 
+/// Most requests of a doorbell, even if the host accepts more: bounds the time for which interrupts
+/// are off, since one request costs the host tens of microseconds at least.
+const BATCH_MAX: u32 = 256;
+
 /// Set if this kernel lets a device have DMA operations of its own. Otherwise only the kernel's
 /// direct mapping is left to translate addresses, by all of RAM or by bounce buffers.
 pub(crate) const HAS_OPS: bool = cfg!(CONFIG_ARCH_HAS_DMA_OPS);
@@ -97,6 +101,8 @@ pub(crate) struct Params {
     pub(crate) max_idle: u32,
     /// Try to map large buffers at addresses that are congruent to the memory's.
     pub(crate) congruent: bool,
+    /// Most requests of a doorbell, 1 at least.
+    pub(crate) batch_max: u32,
     /// Copy what may be copied, rather than map it.
     pub(crate) copy: CopyMode,
     /// Bytes of a copy pool; 0 for the default.
@@ -147,6 +153,8 @@ pub(crate) struct RawParams {
     pub(crate) max_idle: u32,
     /// See [`Params`]; 0 or 1.
     pub(crate) congruent: u8,
+    /// See [`Params::batch_max`]; 0 for the default.
+    pub(crate) max_batch: u32,
     /// See [`CopyMode`]; empty for the default.
     pub(crate) copy: &'static CStr,
     /// See [`Params::pool_bytes`].
@@ -201,6 +209,13 @@ impl Params {
             );
             return Err(EINVAL);
         }
+        if raw.max_batch > BATCH_MAX {
+            pr_err!(
+                "max_batch={}: invalid value: must be 0 to 256\n",
+                raw.max_batch
+            );
+            return Err(EINVAL);
+        }
         let Some(copy) = raw.copy.to_str().ok().and_then(CopyMode::parse) else {
             pr_err!(
                 "copy={}: invalid value: must be auto, never or always\n",
@@ -233,6 +248,10 @@ impl Params {
             share_limits,
             max_idle: raw.max_idle,
             congruent,
+            batch_max: match raw.max_batch {
+                0 => BATCH_MAX,
+                most => most,
+            },
             copy,
             copy_bytes: raw.copy_bytes,
             managed,

@@ -227,7 +227,7 @@ impl<'a> Instance<'a> {
     ) -> Result<(Arc<Self>, Translation)> {
         attach::check_bus(dev)?;
         let markers = search::markers()?;
-        let (companion, dart) = Companion::probe(dev, opened, &managed, markers)?;
+        let (companion, dart) = Companion::probe(dev, opened, &managed, markers, params.batch_max)?;
         let (dialect, batch_max) = (companion.dialect(), companion.batch_max());
         let source = companion.event_source();
         let notices = companion.notices();

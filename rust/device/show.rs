@@ -141,7 +141,10 @@ impl Instance<'_> {
 
     /// Prints the statistics of the batches that were sent to the host.
     fn show_doorbells(&self, file: &SeqFile) {
-        let doorbell_stats = self.engine.with_host(|host| host.doorbell_stats());
+        let (doorbell_stats, max_entries) = self
+            .engine
+            .with_host(|host| (host.doorbell_stats(), host.max_entries()));
+        line(file, "host_max_batch", max_entries);
         for (command, stats) in doorbell_stats.commands() {
             let name = command.name();
             for (what, value) in [
@@ -159,6 +162,7 @@ impl Instance<'_> {
         for (status, count) in doorbell_stats.statuses() {
             seq_print!(file, "status_{} {}\n", status.name(), count);
         }
+        line(file, "posted", doorbell_stats.posted);
         counters(file, self.engine.costs().known());
     }
 

@@ -66,7 +66,7 @@ impl<'a> Companion<'a> {
     /// To be called only if no earlier batch is pending, since the host may use the buffers until
     /// the end of a batch.
     pub(super) fn ring(&mut self, command: Command, count: usize) -> BatchStatus {
-        // CAST: At most `BATCH_MAX`.
+        // CAST: At most `batch_max`, which is a `u32`.
         let requests = count as u32;
         let arrays = self.buffers.array_gpas();
         self.buffers
@@ -74,9 +74,11 @@ impl<'a> Companion<'a> {
 
         let start = Instant::<Monotonic>::now();
         self.registers.ring_doorbell();
+        let is_posted = self.status() == BatchStatus::Pending;
         let status = self.wait();
         let ns = trace::ns(start.elapsed());
         self.doorbell_stats.count(command, requests, status, ns);
+        self.doorbell_stats.count_posted(is_posted);
         self.origin.doorbell(command, requests, status, ns);
         // SAFETY: Always safe to call.
         //

@@ -65,6 +65,8 @@ impl CommandStats {
 pub(crate) struct DoorbellStats {
     commands: [CommandStats; Command::ALL.len()],
     statuses: [u64; BatchStatus::ALL.len()],
+    /// Number of doorbells that returned before the host had finished the batch.
+    pub(crate) posted: u64,
 }
 
 impl DoorbellStats {
@@ -73,6 +75,7 @@ impl DoorbellStats {
         Self {
             commands: [CommandStats::ZERO; Command::ALL.len()],
             statuses: [0; BatchStatus::ALL.len()],
+            posted: 0,
         }
     }
 
@@ -86,6 +89,11 @@ impl DoorbellStats {
         if let Some(count) = self.statuses.get_mut(status as usize) {
             *count = count.wrapping_add(1);
         }
+    }
+
+    /// Counts a doorbell that returned before the host had finished the batch, if it did.
+    pub(crate) fn count_posted(&mut self, is_posted: bool) {
+        self.posted = self.posted.wrapping_add(is_posted.into());
     }
 
     /// Returns the counters of each command.

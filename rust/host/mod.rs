@@ -76,6 +76,9 @@ pub(crate) struct Companion<'a> {
     registers: Registers<'a>,
     buffers: ManuallyDrop<CommandBuffers<'a>>,
     dialect: Dialect,
+    /// The most requests of a batch that the host accepts.
+    max_entries: u32,
+    /// The most requests of a batch that the module sends.
     batch_max: usize,
     /// The time since which a batch is pending that the host did not finish in time. The host may
     /// still write to the buffers, so these are not used, and no batch is sent, until the host has
@@ -119,6 +122,11 @@ impl<'a> Companion<'a> {
     /// Returns the most requests of one batch.
     pub(crate) fn batch_max(&self) -> usize {
         self.batch_max
+    }
+
+    /// Returns the most requests of one batch that the host accepts.
+    pub(crate) fn max_entries(&self) -> u32 {
+        self.max_entries
     }
 
     /// Returns a copy of the counters of doorbells.

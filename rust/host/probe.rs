@@ -63,10 +63,6 @@ use kernel::{
     sync::Arc, //
 };
 
-/// Most requests of a batch, even if the host accepts more: bounds the time for which interrupts
-/// are off, since one request costs the host tens of microseconds.
-const BATCH_MAX: u32 = 256;
-
 /// The origin of the managed device's addresses.
 #[derive(Clone, Copy)]
 pub(crate) enum Dart {
@@ -100,8 +96,9 @@ fn report_gone(dev: &pci::Device<Bound>) {
     dev_err!(dev, "registers read all-ones: companion does not respond\n");
 }
 
-/// Checks the protocol version, and returns the most requests of a batch. Reports what is wrong.
-fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<usize> {
+/// Checks the protocol version, and returns the most requests of a batch that the host accepts.
+/// Reports what is wrong.
+fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<u32> {
     let version = registers.version();
     if version == PCI_ERROR_RESPONSE {
         report_gone(dev);
@@ -125,7 +122,7 @@ fn check(dev: &pci::Device<Bound>, registers: &Registers<'_>) -> Result<usize> {
         );
         return Err(ENODEV);
     }
-    Ok(max_entries.min(BATCH_MAX) as usize)
+    Ok(max_entries)
 }
 
 /// A companion whose registers can be read, and are not checked yet.
@@ -172,7 +169,8 @@ impl<'a> OpenedCompanion<'a> {
 
 impl<'a> Companion<'a> {
     /// Creates the companion of `dev`, which manages `managed`: checks its registers, and learns
-    /// the dialect of the host by mapping one of `markers`. Reports what is wrong.
+    /// the dialect of the host by mapping one of `markers`. No batch has more than `batch_max`
+    /// requests. Reports what is wrong.
     ///
     /// Also returns what was learnt of the host's DART. [`Self::markers`] tells how the kernel
     /// before ended.
@@ -183,9 +181,12 @@ impl<'a> Companion<'a> {
         opened: OpenedCompanion<'a>,
         managed: &ManagedFunction<'a>,
         markers: Markers,
+        batch_max: u32,
     ) -> Result<(Self, Dart)> {
         let OpenedCompanion { registers, enabled } = opened;
-        let batch_max = check(dev, &registers)?;
+        let max_entries = check(dev, &registers)?;
+        // CAST: `usize` has at least 32 bits.
+        let batch_max = max_entries.min(batch_max) as usize;
 
         // SAFETY: No mapping nor allocation was made for the device yet.
         unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
@@ -198,6 +199,7 @@ impl<'a> Companion<'a> {
             registers,
             buffers: ManuallyDrop::new(buffers),
             dialect: Dialect::U64,
+            max_entries,
             batch_max,
             pending_since: None,
             timeouts: 0,

@@ -434,6 +434,11 @@ pub const MESSAGES: &[Message] = &[
         PARAMETER,
     ),
     problem(
+        "max_batch={n}: invalid value: must be 0 to 256",
+        BAD_PARAMETER,
+        PARAMETER,
+    ),
+    problem(
         "copy={text}: invalid value: must be auto, never or always",
         BAD_PARAMETER,
         PARAMETER,

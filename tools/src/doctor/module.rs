@@ -310,6 +310,11 @@ const PARAMETERS: &[Parameter] = &[
         usual: (0, 86400),
     },
     Parameter {
+        name: "max_batch",
+        may: (0, 256),
+        usual: (0, 256),
+    },
+    Parameter {
         name: "congruent",
         may: (0, 1),
         usual: (0, 1),
