@@ -13,11 +13,13 @@ mod finding;
 #[cfg(test)]
 mod fixture;
 mod guest;
+mod interrupts;
 mod kernel;
 mod log;
 mod memory;
 mod messages;
 mod module;
+mod predecessor;
 mod system;
 mod trust;
 
@@ -60,9 +62,11 @@ const CHECKS: &[(&str, Check)] = &[
     ("module-loaded", module::loaded),
     ("module-version", module::version),
     ("module-parameters", module::parameters),
+    ("other-module", predecessor::predecessor),
     ("companion-driver", devices::companion_driver),
     ("dart", devices::dart),
     ("managed-device", devices::managed),
+    ("interrupts", interrupts::interrupts),
     ("memory-devices", memory::devices),
     ("driver-order", boot::order),
     ("driver-built-in", boot::built_in),

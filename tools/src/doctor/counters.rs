@@ -94,6 +94,23 @@ const HOST_ERRORS: &[(&str, &str)] = &[
     ("overlap", "returned addresses that are in use"),
 ];
 
+/// Ends of batches that no host should have, each with its meaning.
+const STATUSES: &[(&str, &str)] = &[
+    ("invalid", "rejected a batch of requests as invalid"),
+    (
+        "unknown",
+        "ended a batch of requests with an unknown status",
+    ),
+];
+
+const LOST_NOTHING: &str = "no data were lost in the guest; see log for the time, and the logs of \
+    QEMU and of the Mac for the reason";
+
+/// Advice for a host whose replies look wrong.
+const ONE_AT_A_TIME: &str = "to see whether it gets several requests at once wrong: echo 'options \
+    apple_dma_pci max_batch=1' >/etc/modprobe.d/apple-dma-pci-batch.conf, and reboot; report it \
+    with 'apple-dma-pci bug-report'";
+
 type Values = BTreeMap<String, String>;
 
 /// Parses a file of names and values.
@@ -175,8 +192,20 @@ fn of(guest: &Guest, companion: &Companion) -> Vec<Finding> {
         if count != 0 {
             found.push(Finding::problem(
                 format!("{device}: the host {what}, {count} times"),
-                "no data were lost in the guest; see log for the time, and the logs of QEMU and of \
-                 the Mac for the reason",
+                match *error {
+                    "refused" | "silent" => LOST_NOTHING.to_owned(),
+                    _ => format!("{LOST_NOTHING}; {ONE_AT_A_TIME}"),
+                },
+            ));
+        }
+    }
+    let doorbells = values(&read("doorbells").unwrap_or_default());
+    for (status, what) in STATUSES {
+        let count = number(&doorbells, &format!("status_{status}"));
+        if count != 0 {
+            found.push(Finding::problem(
+                format!("{device}: the host {what}, {count} times"),
+                ONE_AT_A_TIME,
             ));
         }
     }
@@ -243,6 +272,37 @@ mod tests {
             });
             Fixture::is_problem(&counters(&fixture.guest()), text);
         }
+    }
+
+    #[test]
+    fn batches_that_went_wrong() {
+        let fixture = Fixture::healthy();
+        let path = format!("{FILES}/doorbells");
+        fixture.write(&path, "map_count 5\nstatus_answered 5\nstatus_invalid 0\n");
+        Fixture::is_ok(&counters(&fixture.guest()));
+        fixture.write(&path, "status_invalid 2\n");
+        let findings = counters(&fixture.guest());
+        Fixture::is_problem(
+            &findings,
+            "rejected a batch of requests as invalid, 2 times",
+        );
+        assert!(findings[0].advice.as_ref().unwrap().contains("max_batch=1"));
+    }
+
+    #[test]
+    fn replies_that_look_wrong() {
+        let advice = |counter: &str| {
+            let fixture = Fixture::healthy();
+            fixture.write(
+                &format!("{FILES}/counters"),
+                &format!("host_errors_{counter} 1\n"),
+            );
+            counters(&fixture.guest())[0].advice.clone().unwrap()
+        };
+        for counter in ["status", "id", "length", "offset", "range", "overlap"] {
+            assert!(advice(counter).contains("max_batch=1"), "{counter}");
+        }
+        assert!(!advice("refused").contains("max_batch"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::doctor::guest::{
     COMPANION,
     MODULE, //
 };
+use crate::doctor::predecessor;
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 
@@ -78,6 +79,11 @@ pub fn companion_driver(guest: &Guest) -> Vec<Finding> {
                 (Some(driver), _) if driver == MODULE => {
                     Finding::ok(format!("companion {address} has its driver"))
                 }
+                (Some(driver), _) if underscores(driver) == predecessor::NAME => Finding::problem(
+                    format!("companion {address} has the driver {driver}, not {MODULE}"),
+                    "see other-module: unbound now, it would have the companion again after the \
+                     next boot",
+                ),
                 (Some(driver), _) => Finding::problem(
                     format!("companion {address} has the driver {driver}, not {MODULE}"),
                     format!(
@@ -324,6 +330,15 @@ mod tests {
             "has the driver vfio-pci",
         );
         fixture.remove(&chosen);
+        fixture.remove(&driver);
+        fixture.link(&driver, "../../../bus/pci/drivers/apple_dma");
+        let findings = companion_driver(&fixture.guest());
+        Fixture::is_problem(&findings, "has the driver apple_dma, not apple_dma_pci");
+        assert!(findings[0]
+            .advice
+            .as_ref()
+            .unwrap()
+            .contains("see other-module"));
         fixture.remove(&driver);
         fixture.unload();
         Fixture::is_problem(

@@ -102,6 +102,7 @@ pub fn state(guest: &Guest) -> Vec<Finding> {
             format!("DKMS installed version {other} for kernel {release}, and has {version}"),
             format!("dkms autoinstall --kernelver {release}"),
         )),
+        None if module::prebuilt(guest, release).is_some() => {}
         None => found.push(missing(guest, version)),
     }
     // Kernels that may be booted next.
@@ -109,12 +110,25 @@ pub fn state(guest: &Guest) -> Vec<Finding> {
     let others = guest.system.names("/lib/modules");
     let mut without: Vec<_> = others
         .iter()
-        .filter(|other| *other != release && kernel::is_new_enough(other))
+        .filter(|other| *other != release && !is_too_old(other))
         .filter(|other| guest.system.exists(&format!("/lib/modules/{other}/kernel")))
         .filter(|other| installed(guest, other).is_none())
         .filter(|other| module::files(guest, other).is_empty())
         .map(String::as_str)
         .collect();
+    let (too_new, rest): (Vec<_>, Vec<_>) = without
+        .into_iter()
+        .partition(|other| kernel::is_too_new(other));
+    without = rest;
+    if !too_new.is_empty() {
+        found.push(Finding::warning(
+            format!(
+                "DKMS does not build the module for kernels of later series: {}",
+                too_new.join(", ")
+            ),
+            kernel::TOO_NEW,
+        ));
+    }
     if let Some(failure) = failure {
         if without.contains(&&*failure.release) {
             without.retain(|other| *other != failure.release);
@@ -131,11 +145,19 @@ pub fn state(guest: &Guest) -> Vec<Finding> {
         ));
     }
     if found.is_empty() {
-        found.push(Finding::ok(format!(
-            "DKMS installed version {version} for the running kernel"
-        )));
+        found.push(Finding::ok(match module::prebuilt(guest, release) {
+            Some(file) if installed(guest, release).is_none() => {
+                format!("DKMS need not build the module: a package has {file} for this kernel")
+            }
+            _ => format!("DKMS installed version {version} for the running kernel"),
+        }));
     }
     found
+}
+
+/// Returns whether a kernel is of an earlier series than the module can be built for.
+fn is_too_old(release: &str) -> bool {
+    !kernel::is_supported(release) && !kernel::is_too_new(release)
 }
 
 /// Returns the reason why there is no module of `version` for the running kernel.
@@ -150,6 +172,12 @@ fn missing(guest: &Guest, version: &str) -> Finding {
         );
     }
     let found = format!("DKMS has version {version}, but not for kernel {release}");
+    if kernel::is_too_new(release) {
+        return Finding::problem(
+            format!("{found}, which is of a later series"),
+            kernel::TOO_NEW,
+        );
+    }
     if !has(&guest.modules("build/.config")) {
         return Finding::problem(
             format!("{found}, whose headers are not installed"),
@@ -266,16 +294,46 @@ mod tests {
         fixture.write(&format!("{DKMS}/0.1.0/build/make.log"), &wrong);
         let failed = "DKMS could not build version 0.1.0 for kernel 7.3.0-next: error[E0425]: x";
         Fixture::is_warning(&state(&fixture.guest()), failed);
-        fixture.write("lib/modules/7.4.0-next/kernel/x", "");
+        fixture.write("lib/modules/7.3.1-next/kernel/x", "");
         let findings = state(&fixture.guest());
         assert_eq!(findings.len(), 2);
         assert!(findings[1]
             .found
-            .ends_with("other kernels here: 7.4.0-next"));
+            .ends_with("other kernels here: 7.3.1-next"));
         // Removed since.
         fixture.remove("lib/modules/7.3.0-next");
+        fixture.remove("lib/modules/7.3.1-next");
+        Fixture::is_ok(&state(&fixture.guest()));
+    }
+
+    #[test]
+    fn kernels_of_later_series() {
+        let fixture = Fixture::healthy();
+        fixture.write("lib/modules/7.4.0-next/kernel/x", "");
+        Fixture::is_warning(&state(&fixture.guest()), "later series: 7.4.0-next");
         fixture.remove("lib/modules/7.4.0-next");
         Fixture::is_ok(&state(&fixture.guest()));
+        fixture.write("proc/sys/kernel/osrelease", "7.4.0-next\n");
+        Fixture::is_problem(
+            &state(&fixture.guest()),
+            "but not for kernel 7.4.0-next, which is of a later series",
+        );
+    }
+
+    #[test]
+    fn packages_of_the_module_for_one_kernel() {
+        let fixture = Fixture::healthy();
+        fixture.remove(&link());
+        fixture.remove(&format!("{DKMS}/0.1.0/{RELEASE}"));
+        Fixture::is_problem(&state(&fixture.guest()), "headers are not installed");
+        let list = format!("var/lib/dpkg/info/apple-dma-pci-modules-{RELEASE}.list");
+        let file = "updates/apple_dma_pci.ko";
+        fixture.write(&list, &format!("/lib/modules/{RELEASE}/{file}\n"));
+        let findings = state(&fixture.guest());
+        Fixture::is_ok(&findings);
+        assert!(findings[0]
+            .found
+            .contains(&format!("a package has {file} for this")));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use crate::doctor::finding::Finding;
 use crate::doctor::guest::Guest;
+use crate::doctor::module;
 
 /// The supported kernels, the oldest and the newest; rust/kernel.mk has the same.
 const OLDEST: (u32, u32) = (7, 2);
@@ -25,9 +26,19 @@ fn numbers(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Returns whether the module can be built for a kernel, as far as its version decides.
-pub fn is_new_enough(release: &str) -> bool {
-    numbers(release).is_none_or(|version| version >= OLDEST)
+pub fn is_supported(release: &str) -> bool {
+    numbers(release).is_none_or(|version| (OLDEST..=NEWEST).contains(&version))
 }
+
+/// Returns whether a kernel is of a later series than the module knows.
+pub fn is_too_new(release: &str) -> bool {
+    numbers(release).is_some_and(|version| version > NEWEST)
+}
+
+/// Advice for a kernel of a later series.
+pub const TOO_NEW: &str =
+    "boot a kernel of a supported series, and keep it installed (apt-mark hold \
+    of its package); a later version of the module may support this one";
 
 /// `kernel-version`
 pub fn version(guest: &Guest) -> Vec<Finding> {
@@ -47,13 +58,18 @@ pub fn version(guest: &Guest) -> Vec<Finding> {
             OTHER,
         )
     } else if version > NEWEST {
-        Finding::warning(
-            format!(
-                "Linux {release} is newer than the supported ones, {}.{} to {}.{}",
-                OLDEST.0, OLDEST.1, NEWEST.0, NEWEST.1
-            ),
-            "if the module does not build, update it, or boot the kernel before",
-        )
+        let found = format!(
+            "Linux {release} is newer than the supported ones, {}.{} to {}.{}",
+            OLDEST.0, OLDEST.1, NEWEST.0, NEWEST.1
+        );
+        if guest.is_loaded() || !module::files(guest, release).is_empty() {
+            Finding::warning(
+                found,
+                "none if all works; the module was built for it all the same",
+            )
+        } else {
+            Finding::problem(format!("{found}: the module is not built for it"), TOO_NEW)
+        }
     } else {
         Finding::ok(format!("Linux {release} is supported"))
     }]
@@ -144,6 +160,15 @@ mod tests {
         Fixture::is_problem(&check("7.1.9"), "too old");
         Fixture::is_problem(&check("6.12.48+deb13-arm64"), "too old");
         Fixture::is_warning(&check("7.10.0"), "newer than");
+        let fixture = Fixture::healthy();
+        fixture.write("proc/sys/kernel/osrelease", "7.10.0\n");
+        fixture.unload();
+        Fixture::is_problem(
+            &version(&fixture.guest()),
+            "7.3: the module is not built for it",
+        );
+        fixture.write("lib/modules/7.10.0/updates/apple_dma_pci.ko.zst", "");
+        Fixture::is_warning(&version(&fixture.guest()), "newer than");
         Fixture::is_warning(&check("8.0.0"), "newer than");
         Fixture::is_unknown(&check("mine"), "no version");
     }

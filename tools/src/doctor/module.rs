@@ -23,7 +23,13 @@ const PLACES: &[&str] = &["updates", "updates/dkms", "extra", "misc"];
 /// End of a file that has a signature.
 const SIGNED: &[u8] = b"~Module signature appended~\n";
 
-const INSTALL: &str = "install the package apple-dma-pci-dkms, or run 'make install'";
+const INSTALL: &str = "install the package apple-dma-pci-dkms, or the one that has the module for \
+    this kernel, apple-dma-pci-modules-RELEASE, or run 'make install'";
+
+/// Packages that have the module for one kernel, before its release, and dpkg's lists of their
+/// files.
+const PREBUILT: &str = "apple-dma-pci-modules-";
+const LISTS: &str = "/var/lib/dpkg/info";
 
 /// Fields of a module's file.
 pub struct Info(BTreeMap<String, String>);
@@ -35,35 +41,58 @@ impl Info {
     }
 }
 
-/// Returns whether a path is that of the module, perhaps compressed.
-fn is_module(path: &str) -> bool {
+/// Returns whether a path is that of the module `module`, perhaps compressed.
+fn is_module(path: &str, module: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     name.split_once('.')
-        .is_some_and(|(stem, end)| underscores(stem) == MODULE && end.starts_with("ko"))
+        .is_some_and(|(stem, end)| underscores(stem) == module && end.starts_with("ko"))
 }
 
-/// Returns the module's files of a kernel that depmod knows.
-fn known(guest: &Guest, release: &str) -> Vec<String> {
+/// Returns the files of a module for a kernel that depmod knows.
+fn known(guest: &Guest, release: &str, module: &str) -> Vec<String> {
     let dep = guest
         .system
         .text(&format!("/lib/modules/{release}/modules.dep"));
     dep.unwrap_or_default()
         .lines()
         .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
-        .filter(|path| is_module(path))
+        .filter(|path| is_module(path, module))
         .collect()
 }
 
 /// Returns the module's files that exist below the modules of a kernel.
 pub fn files(guest: &Guest, release: &str) -> Vec<String> {
-    let mut files = known(guest, release);
+    files_of(guest, release, MODULE)
+}
+
+/// Returns the file of the module for a kernel that a package has that was built for that kernel.
+pub fn prebuilt(guest: &Guest, release: &str) -> Option<String> {
+    let package = format!("{PREBUILT}{release}");
+    let names = guest.system.names(LISTS);
+    let list = names.iter().find(|name| {
+        let name = name.strip_suffix(".list").unwrap_or(name.as_str());
+        name.split(':').next() == Some(package.as_str())
+    })?;
+    let text = guest.system.text(&format!("{LISTS}/{list}")).ok()?;
+    let directory = format!("/lib/modules/{release}/");
+    let mut files = text.lines().filter_map(|path| {
+        let path = path.strip_prefix("/usr").unwrap_or(path);
+        path.strip_prefix(&directory)
+            .filter(|path| is_module(path, MODULE))
+    });
+    files.next().map(str::to_owned)
+}
+
+/// Returns the files of a module that exist below the modules of a kernel.
+pub fn files_of(guest: &Guest, release: &str, module: &str) -> Vec<String> {
+    let mut files = known(guest, release, module);
     for place in PLACES {
         for name in guest
             .system
             .names(&format!("/lib/modules/{release}/{place}"))
         {
             let path = format!("{place}/{name}");
-            if is_module(&path) && !files.contains(&path) {
+            if is_module(&path, module) && !files.contains(&path) {
                 files.push(path);
             }
         }
@@ -111,7 +140,7 @@ pub fn info(guest: &Guest, path: &str) -> Option<Info> {
 /// `module-installed`
 pub fn installed(guest: &Guest) -> Vec<Finding> {
     let release = &guest.release;
-    let known = known(guest, release);
+    let known = known(guest, release, MODULE);
     let files = files(guest, release);
     let Some(file) = files.first() else {
         if let Some(path) = known.first() {
@@ -152,17 +181,7 @@ pub fn installed(guest: &Guest) -> Vec<Finding> {
             format!("depmod {release}"),
         ));
     }
-    if let [first, others @ ..] = &*files {
-        if !others.is_empty() {
-            found.push(Finding::warning(
-                format!(
-                    "the module is installed more than once: {}",
-                    files.join(", ")
-                ),
-                format!("remove all but one, then: depmod {release}; now {first} is loaded"),
-            ));
-        }
-    }
+    found.extend(several(guest, &files));
     let info = info(guest, &guest.modules(file));
     let magic = info.as_ref().and_then(|info| info.get("vermagic"));
     match magic.and_then(|magic| magic.split_whitespace().next()) {
@@ -178,6 +197,44 @@ pub fn installed(guest: &Guest) -> Vec<Finding> {
         )));
     }
     found
+}
+
+/// Returns what is to be said about several files of the module for one kernel.
+fn several(guest: &Guest, files: &[String]) -> Option<Finding> {
+    let release = &guest.release;
+    let [first, _, ..] = files else {
+        return None;
+    };
+    let prebuilt = prebuilt(guest, release);
+    let dkms = files.iter().find(|path| path.starts_with("updates/dkms/"));
+    let (Some(prebuilt), Some(dkms), 2) = (&prebuilt, dkms, files.len()) else {
+        return Some(Finding::warning(
+            format!(
+                "the module is installed more than once: {}",
+                files.join(", ")
+            ),
+            format!("remove all but one, then: depmod {release}; now {first} is loaded"),
+        ));
+    };
+    let version = |path: &String| {
+        let info = info(guest, &guest.modules(path))?;
+        info.get("version").map(str::to_owned)
+    };
+    match (version(prebuilt), version(dkms)) {
+        (Some(a), Some(b)) if a == b => None,
+        (a, b) => Some(Finding::warning(
+            format!(
+                "{PREBUILT}{release} has version {} of the module, and DKMS built {}: {first} is \
+                 loaded",
+                a.as_deref().unwrap_or("?"),
+                b.as_deref().unwrap_or("?")
+            ),
+            format!(
+                "upgrade both packages; or keep one: apt remove {PREBUILT}{release}, or: apt \
+                 remove apple-dma-pci-dkms, which also builds the module for other kernels"
+            ),
+        )),
+    }
 }
 
 /// Returns the setting that keeps the module from being loaded automatically, if any.
@@ -494,6 +551,36 @@ mod tests {
         fixture.write("lib/modules/7.3.0-other/updates/apple_dma_pci.ko.zst", "");
         let findings = installed(&fixture.guest());
         Fixture::is_problem(&findings, "installed for 7.3.0-other, but not for");
+    }
+
+    #[test]
+    fn packages_for_one_kernel() {
+        let fixture = Fixture::healthy();
+        assert_eq!(prebuilt(&fixture.guest(), RELEASE), None);
+        let other = "updates/apple-dma-pci/apple_dma_pci.ko";
+        let list = format!("var/lib/dpkg/info/apple-dma-pci-modules-{RELEASE}:amd64.list");
+        let directory = format!("/usr/lib/modules/{RELEASE}");
+        fixture.write(&list, &format!("/.\n{directory}\n{directory}/{other}\n"));
+        assert_eq!(prebuilt(&fixture.guest(), RELEASE).as_deref(), Some(other));
+        assert_eq!(prebuilt(&fixture.guest(), "7.3.0-other"), None);
+        // Beside that of DKMS.
+        fixture.write_bytes(&path(other), &module_file("0.1.0", RELEASE));
+        fixture.write(&path("modules.dep"), &format!("{other}:\n{FILE}:\n"));
+        Fixture::is_ok(&installed(&fixture.guest()));
+        fixture.write_bytes(&path(other), &module_file("0.2.0", RELEASE));
+        let findings = installed(&fixture.guest());
+        Fixture::is_warning(
+            &findings,
+            "has version 0.2.0 of the module, and DKMS built 0.1.0",
+        );
+        assert!(findings[0].found.ends_with(&format!("{other} is loaded")));
+        fixture.write(&path("updates/apple_dma_pci.ko.xz"), "");
+        Fixture::is_warning(&installed(&fixture.guest()), "more than once");
+        // Without DKMS.
+        fixture.remove(&path("updates/apple_dma_pci.ko.xz"));
+        fixture.remove(&path(FILE));
+        fixture.write(&path("modules.dep"), &format!("{other}:\n"));
+        Fixture::is_ok(&installed(&fixture.guest()));
     }
 
     #[test]
