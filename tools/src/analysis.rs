@@ -245,7 +245,7 @@ pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Ana
     for before in &recording.header.before {
         let name = &before.companion.companion;
         let events = recording.events.iter();
-        let events: Vec<_> = events.filter(|event| event.companion == *name).collect();
+        let events: Vec<_> = events.filter(|event| *event.companion == **name).collect();
         let mut after = recording.end.after.iter();
         let after = after.find(|after| after.companion.companion == *name);
         progress(&format!("{name}: analysing {} events", events.len()));
@@ -286,7 +286,7 @@ fn analyse_events(before: &Snapshot, events: &[&Event]) -> Analysis {
             } => {
                 mappings.push((*gpa, *size));
                 since.entry((*dma, *size)).or_default().push(event.us);
-                let (maps, bytes) = tasks.entry((&event.task, event.pid)).or_default();
+                let (maps, bytes) = tasks.entry((&*event.task, event.pid)).or_default();
                 (*maps, *bytes) = (*maps + 1, *bytes + size);
                 if *entry == 0 {
                     calls.entry(*source).or_default().push(*ns);
@@ -305,13 +305,15 @@ fn analyse_events(before: &Snapshot, events: &[&Event]) -> Analysis {
                 ns,
                 ..
             } => {
-                let (all, times) = doorbells.entry(command).or_default();
+                let (all, times) = doorbells.entry(&**command).or_default();
                 all.push(u64::from(*entries));
                 times.push(*ns);
             }
-            EventKind::Refusal { cause, .. } => *refusals.entry(cause.clone()).or_default() += 1,
+            EventKind::Refusal { cause, .. } => {
+                *refusals.entry(cause.to_string()).or_default() += 1;
+            }
             EventKind::HostError { cause, .. } => {
-                *host_errors.entry(cause.clone()).or_default() += 1
+                *host_errors.entry(cause.to_string()).or_default() += 1;
             }
             EventKind::Misuse { .. } => misuses += 1,
         }

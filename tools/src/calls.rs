@@ -119,10 +119,10 @@ mod tests {
         Event {
             us: 1,
             cpu,
-            task: "a".to_owned(),
+            task: "a".into(),
             pid: 1,
-            companion: "c".to_owned(),
-            device: "d".to_owned(),
+            companion: "c".into(),
+            device: "d".into(),
             kind,
         }
     }
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn what_failed_is_tried_if_it_can_be() {
         let refusal = |cause: &str, entries| {
-            let cause = cause.to_owned();
+            let cause = cause.into();
             event(
                 0,
                 EventKind::Refusal {

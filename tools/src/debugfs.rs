@@ -42,6 +42,49 @@ pub fn numbers(text: &str) -> Result<Numbers> {
     words(text)?.into_iter().map(number).collect()
 }
 
+/// The form of [`Words`] in JSON: values that are numbers are numbers. Text is read as well, which
+/// they were in the first recordings.
+pub mod json_words {
+    use super::Words;
+    use serde::{
+        Deserialize,
+        Deserializer,
+        Serialize,
+        Serializer, //
+    };
+    use std::collections::BTreeMap;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Word {
+        Number(u64),
+        Text(String),
+    }
+
+    pub fn serialize<S: Serializer>(words: &Words, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(words.iter().map(|(name, text)| {
+            let number = text.parse::<u64>().ok();
+            let word = match number.filter(|number| number.to_string() == *text) {
+                Some(number) => Word::Number(number),
+                None => Word::Text(text.clone()),
+            };
+            (name, word)
+        }))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Words, D::Error> {
+        let words = BTreeMap::<String, Word>::deserialize(deserializer)?;
+        let text = |word| match word {
+            Word::Number(number) => number.to_string(),
+            Word::Text(text) => text,
+        };
+        Ok(words
+            .into_iter()
+            .map(|(name, word)| (name, text(word)))
+            .collect())
+    }
+}
+
 /// Returns a number, 0 if there is none of that name.
 pub fn number(numbers: &Numbers, name: &str) -> u64 {
     numbers.get(name).copied().unwrap_or(0)
@@ -183,6 +226,24 @@ mod tests {
         ] {
             assert!(windows(&format!("{line}\n")).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn numbers_are_numbers_in_json() {
+        #[derive(Serialize, Deserialize)]
+        struct Status(#[serde(with = "json_words")] Words);
+        let text = "managed 0000:00:06.0\nbytes 16\nodd 007\nlarge 18446744073709551616\n";
+        let status = Status(words(text).unwrap());
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["managed"], "0000:00:06.0");
+        assert_eq!(json["bytes"], 16);
+        assert_eq!(json["odd"], "007");
+        assert_eq!(json["large"], "18446744073709551616");
+        let read: Status = serde_json::from_value(json).unwrap();
+        assert_eq!(read.0, status.0);
+        // As in a recording of format 1.
+        let read: Status = serde_json::from_str(r#"{"bytes":"16"}"#).unwrap();
+        assert_eq!(read.0["bytes"], "16");
     }
 
     proptest! {

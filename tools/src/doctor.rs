@@ -23,6 +23,7 @@ mod predecessor;
 mod system;
 mod trust;
 
+use crate::output;
 use anyhow::Result;
 use finding::{
     Finding,
@@ -31,10 +32,7 @@ use finding::{
 use guest::Guest;
 use serde::Serialize;
 use std::{
-    io::{
-        self,
-        Write, //
-    },
+    fmt::Write,
     path::PathBuf,
     process::ExitCode, //
 };
@@ -112,24 +110,23 @@ impl Report {
         }
     }
 
-    /// Prints a line for each finding, and one for the advice.
-    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+    /// Returns a line for each finding, and one for the advice.
+    fn page(&self) -> String {
+        let mut page = String::new();
         let width = CHECKS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for Entry { check, finding } in &self.findings {
-            writeln!(
-                out,
+            let _ = writeln!(
+                page,
                 "{:<8} {check:width$}  {}",
                 finding.severity, finding.found
-            )?;
+            );
             if let Some(advice) = &finding.advice {
-                writeln!(out, "{:<8} {:width$}  -> {advice}", "", "")?;
+                let _ = writeln!(page, "{:<8} {:width$}  -> {advice}", "", "");
             }
         }
-        writeln!(
-            out,
-            "problems: {}, warnings: {}",
-            self.problems, self.warnings
-        )
+        let (problems, warnings) = (self.problems, self.warnings);
+        let _ = writeln!(page, "problems: {problems}, warnings: {warnings}");
+        page
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -142,13 +139,10 @@ impl Report {
 pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let guest = Guest::new(System::open(&options.root)?)?;
     let report = Report::new(&guest);
-    let mut out = io::stdout().lock();
-    if json {
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
-    } else {
-        report.print(&mut out)?;
-    }
+    output::print(&match json {
+        true => output::json(&report)?,
+        false => report.page(),
+    })?;
     Ok(report.exit_code())
 }
 
@@ -186,9 +180,7 @@ mod tests {
         let report = Report::new(&fixture.guest());
         assert_eq!(report.problems, 1);
         assert_eq!(report.exit_code(), ExitCode::from(1));
-        let mut text = Vec::new();
-        report.print(&mut text).unwrap();
-        let text = String::from_utf8(text).unwrap();
+        let text = report.page();
         assert!(text.contains("\nproblem  module-loaded      the module is not loaded\n"));
         assert!(text.contains("\n                            -> modprobe apple_dma_pci; if"));
         assert!(text.ends_with("problems: 1, warnings: 0\n"));

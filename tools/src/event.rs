@@ -1,15 +1,108 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The module's events, described in docs/ABI/testing/tracefs-driver-apple-dma-pci, parsed from
-//! lines of trace_pipe. This file parses text and reads no files.
+//! lines of trace_pipe, and from those of recordings. This file parses text and reads no files.
 
 use crate::debugfs::c_number;
 use serde::{
     Deserialize,
     Serialize, //
 };
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    sync::Arc, //
+};
 
-/// Defines [`EventKind`] and its parser from one table: an entry is an event with its name and its
+/// A name that many events share.
+pub type Name = Arc<str>;
+
+/// Number of names that are found without the set of all.
+const RECENT: usize = 8;
+
+/// Names of the events of a recording, each of which is there once.
+#[derive(Default)]
+pub struct Names {
+    recent: Vec<Name>,
+    all: HashSet<Name>,
+}
+
+impl Names {
+    /// Returns the name that is `text`.
+    fn get(&mut self, text: &str) -> Name {
+        if let Some(name) = self.recent.iter().find(|name| ***name == *text) {
+            return name.clone();
+        }
+        let name = match self.all.get(text) {
+            Some(name) => name.clone(),
+            None => {
+                let name = Name::from(text);
+                self.all.insert(name.clone());
+                name
+            }
+        };
+        if self.recent.len() == RECENT {
+            self.recent.remove(0);
+        }
+        self.recent.push(name.clone());
+        name
+    }
+}
+
+/// Text that is not copied unless it has escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A line of a recording, with the fields of all events. It is parsed in one go, unlike an enum of
+/// events with fields of their own and common ones, which takes several times as long.
+#[derive(Deserialize)]
+struct RawEvent<'a> {
+    us: Option<u64>,
+    cpu: Option<u32>,
+    #[serde(borrow)]
+    task: Option<Text<'a>>,
+    pid: Option<u32>,
+    #[serde(borrow)]
+    companion: Option<Text<'a>>,
+    #[serde(borrow)]
+    device: Option<Text<'a>>,
+    #[serde(borrow)]
+    event: Option<Text<'a>>,
+    gpa: Option<u64>,
+    dma: Option<u64>,
+    size: Option<u64>,
+    ns: Option<u64>,
+    limit: Option<u64>,
+    entry: Option<u32>,
+    entries: Option<u32>,
+    uses: Option<u32>,
+    source: Option<MapPath>,
+    #[serde(borrow)]
+    command: Option<Text<'a>>,
+    #[serde(borrow)]
+    status: Option<Text<'a>>,
+    #[serde(borrow)]
+    cause: Option<Text<'a>>,
+}
+
+/// A field of a [`RawEvent`] that an event needs as a `T`.
+trait RawField<T> {
+    fn value(&self, names: &mut Names) -> Option<T>;
+}
+
+impl<T: Copy> RawField<T> for Option<T> {
+    fn value(&self, _: &mut Names) -> Option<T> {
+        *self
+    }
+}
+
+impl RawField<Name> for Option<Text<'_>> {
+    fn value(&self, names: &mut Names) -> Option<Name> {
+        Some(names.get(&self.as_ref()?.0))
+    }
+}
+
+/// Defines [`EventKind`] and its parsers from one table: an entry is an event with its name and its
 /// fields. A field's name in the trace is its name here, and its type defines its format.
 macro_rules! events {
     ($(
@@ -17,7 +110,7 @@ macro_rules! events {
         $name:literal => $kind:ident { $($field:ident: $type:ty),* $(,)? }
     )*) => {
         /// An event, by what a driver or the host did.
-        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
         #[serde(tag = "event")]
         pub enum EventKind {
             $($(#[$doc])* #[serde(rename = $name)] $kind { $($field: $type),* },)*
@@ -28,6 +121,15 @@ macro_rules! events {
             fn parse(name: &str, fields: &Fields<'_>) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$kind { $($field: fields.get(stringify!($field))?),* }),)*
+                    _ => None,
+                }
+            }
+
+            /// Returns the event of a recording's line; [`None`] if it is unknown, or lacks a
+            /// field.
+            fn from_raw(raw: &RawEvent<'_>, names: &mut Names) -> Option<Self> {
+                match &*raw.event.as_ref()?.0 {
+                    $($name => Some(Self::$kind { $($field: raw.$field.value(names)?),* }),)*
                     _ => None,
                 }
             }
@@ -55,11 +157,11 @@ events! {
     /// A window that the host unmapped.
     "window_returned" => WindowReturned { gpa: u64, dma: u64, size: u64, uses: u32 }
     /// A request to the host, with the host's answer.
-    "doorbell" => Doorbell { command: String, entries: u32, status: String, ns: u64 }
+    "doorbell" => Doorbell { command: Name, entries: u32, status: Name, ns: u64 }
     /// A mapping that a driver did not get.
-    "refusal" => Refusal { gpa: u64, size: u64, entries: u32, limit: u64, cause: String, ns: u64 }
+    "refusal" => Refusal { gpa: u64, size: u64, entries: u32, limit: u64, cause: Name, ns: u64 }
     /// A reply of the host that does not match the request.
-    "host_error" => HostError { command: String, gpa: u64, size: u64, cause: String }
+    "host_error" => HostError { command: Name, gpa: u64, size: u64, cause: Name }
     /// A driver's unmapping of an address that is not mapped.
     "misuse" => Misuse { dma: u64, size: u64 }
 }
@@ -79,21 +181,37 @@ pub enum MapPath {
 }
 
 /// An event, with its time and place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
     /// Microseconds of the monotonic clock.
     pub us: u64,
     /// The CPU.
     pub cpu: u32,
     /// The name of the task that ran, and its number.
-    pub task: String,
+    pub task: Name,
     pub pid: u32,
     /// PCI addresses.
-    pub companion: String,
-    pub device: String,
+    pub companion: Name,
+    pub device: Name,
     /// The event itself.
     #[serde(flatten)]
     pub kind: EventKind,
+}
+
+impl Event {
+    /// Parses a line of a recording; [`None`] if it is no event.
+    pub fn from_json(line: &[u8], names: &mut Names) -> Option<Self> {
+        let raw: RawEvent<'_> = serde_json::from_slice(line).ok()?;
+        Some(Self {
+            us: raw.us?,
+            cpu: raw.cpu?,
+            task: raw.task.value(names)?,
+            pid: raw.pid?,
+            companion: raw.companion.value(names)?,
+            device: raw.device.value(names)?,
+            kind: EventKind::from_raw(&raw, names)?,
+        })
+    }
 }
 
 /// A line of trace_pipe.
@@ -134,9 +252,9 @@ impl Field for u32 {
     }
 }
 
-impl Field for String {
+impl Field for Name {
     fn parse(text: &str) -> Option<Self> {
-        Some(text.to_owned())
+        Some(text.into())
     }
 }
 
@@ -176,7 +294,7 @@ fn event(line: &str) -> Option<Event> {
     Some(Event {
         us: us.checked_add(micros.parse().ok()?)?,
         cpu,
-        task: task.trim_start().to_owned(),
+        task: task.trim_start().into(),
         pid: pid.parse().ok()?,
         companion: fields.get("companion")?,
         device: fields.get("device")?,
@@ -221,7 +339,7 @@ mod tests {
         let lines: Vec<_> = text.lines().filter(|text| !text.starts_with('#')).collect();
         let events: Vec<_> = lines.iter().map(|text| one(text)).collect();
         assert!(events.len() > 50);
-        assert!(events.iter().all(|event| event.device == "0000:00:06.0"));
+        assert!(events.iter().all(|event| &*event.device == "0000:00:06.0"));
         assert!(events.windows(2).all(|pair| pair[0].us <= pair[1].us));
         let many =
             |is: fn(&EventKind) -> bool| events.iter().filter(|event| is(&event.kind)).count();
@@ -255,10 +373,7 @@ mod tests {
             ("  bash-5 [000]", "bash", 5, 0),
         ] {
             let event = one(&format!("{text} 12345.678901: misuse: {rest}"));
-            assert_eq!(
-                (event.task.as_str(), event.pid, event.cpu),
-                (task, pid, cpu)
-            );
+            assert_eq!((&*event.task, event.pid, event.cpu), (task, pid, cpu));
             assert_eq!(event.us, 12_345_678_901);
             assert_eq!(
                 event.kind,
@@ -286,6 +401,80 @@ mod tests {
         // A field is missing.
         let text = "bash-1 [000] ..... 1.000000: misuse: companion=a device=b dma=0x1";
         assert_eq!(line(text), Line::Other);
+    }
+
+    #[test]
+    fn every_kind_is_recorded() {
+        let (a, b) = (Name::from("map"), Name::from("answered"));
+        let kinds = [
+            EventKind::WindowCreated {
+                gpa: 1,
+                dma: 2,
+                size: 3,
+                uses: 4,
+            },
+            EventKind::WindowReused {
+                gpa: 1,
+                dma: 2,
+                size: 3,
+                uses: 4,
+            },
+            EventKind::Doorbell {
+                command: a.clone(),
+                entries: 1,
+                status: b.clone(),
+                ns: 2,
+            },
+            EventKind::Refusal {
+                gpa: 1,
+                size: 2,
+                entries: 3,
+                limit: 4,
+                cause: b.clone(),
+                ns: 5,
+            },
+            EventKind::HostError {
+                command: a,
+                gpa: 1,
+                size: 2,
+                cause: b,
+            },
+            EventKind::Misuse { dma: 1, size: 2 },
+        ];
+        let mut names = Names::default();
+        for kind in kinds {
+            // A task's name may be anything.
+            let (task, companion, device) = ("\"\\\t".into(), "c".into(), "d".into());
+            let event = Event {
+                us: 1,
+                cpu: 2,
+                task,
+                pid: 3,
+                companion,
+                device,
+                kind,
+            };
+            let json = serde_json::to_vec(&event).unwrap();
+            assert_eq!(Event::from_json(&json, &mut names), Some(event));
+        }
+        for json in ["", "{}", "[]", r#"{"us":1,"cpu":1,"event":"map"}"#] {
+            assert_eq!(
+                Event::from_json(json.as_bytes(), &mut names),
+                None,
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_is_there_once() {
+        let mut names = Names::default();
+        let texts: Vec<_> = (0..3 * RECENT).map(|i| i.to_string()).collect();
+        let first: Vec<_> = texts.iter().map(|text| names.get(text)).collect();
+        for (text, first) in texts.iter().zip(&first) {
+            assert!(Arc::ptr_eq(&names.get(text), first));
+        }
+        assert_eq!(names.all.len(), texts.len());
     }
 
     fn mapping() -> impl Strategy<Value = EventKind> {
@@ -343,17 +532,18 @@ mod tests {
             let time = format!("{seconds:5}.{micros:06}");
             let text = format!("{task:>16}-{pid:<7} [{cpu:03}] d..1. {time}: {fields}");
             let event = Event {
-                us, cpu, task, pid, companion: "c".to_owned(), device: "d".to_owned(), kind,
+                us, cpu, task: task.into(), pid, companion: "c".into(), device: "d".into(), kind,
             };
             prop_assert_eq!(line(&text), Line::Event(event.clone()));
             // In the recording's form, too.
-            let json = serde_json::to_string(&event).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
+            let json = serde_json::to_vec(&event).unwrap();
+            prop_assert_eq!(Event::from_json(&json, &mut Names::default()), Some(event));
         }
 
         #[test]
         fn nothing_panics(text in "\\PC*") {
             let _ = line(&text);
+            let _ = Event::from_json(text.as_bytes(), &mut Names::default());
         }
     }
 }

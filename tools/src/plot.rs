@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `plot`: a recording as a picture, SVG or an HTML page with it. `plot/picture.rs` draws the
-//! picture.
+//! picture, and `plot/dress.rs` adds what is no drawing.
 
+mod dress;
 mod picture;
 mod ram;
 
+use crate::output;
 use crate::progress::Progress;
 use crate::report;
 use anyhow::{
     bail,
-    Context,
     Result, //
 };
+use clap::ValueEnum;
 use serde::Serialize;
 use std::{
-    fs,
     path::{
         Path,
         PathBuf, //
@@ -25,11 +26,39 @@ use std::{
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// A recording that `record` wrote
+    /// A recording that `record` wrote; - is the standard input
     file: PathBuf,
-    /// Write the picture to FILE, which ends in .svg or .html
+    /// Write the picture to FILE; - is the standard output
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// Form of the picture, if FILE does not end in .svg or .html
+    #[arg(long, short, value_name = "FORM")]
+    format: Option<Form>,
+}
+
+/// A form of the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A picture
+    Svg,
+    /// A page for browsers, with the picture
+    Html,
+}
+
+impl Options {
+    /// Returns the form that is asked for.
+    fn form(&self) -> Result<Form> {
+        let end = self.output.extension().and_then(|end| end.to_str());
+        match (self.format, end) {
+            (Some(form), _) => Ok(form),
+            (None, Some("svg")) => Ok(Form::Svg),
+            (None, Some("html")) => Ok(Form::Html),
+            (None, _) => bail!(
+                "{} ends neither in .svg nor in .html: use --format",
+                self.output.display()
+            ),
+        }
+    }
 }
 
 /// The result, for programs.
@@ -37,33 +66,33 @@ pub struct Options {
 struct Summary<'a> {
     file: &'a Path,
     bytes: usize,
+    /// Reasons why the picture is of a part of the recording.
+    warnings: Vec<&'a str>,
 }
 
 pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
-    let output = &options.output;
-    let is_html = match output.extension().and_then(|end| end.to_str()) {
-        Some("svg") => false,
-        Some("html") => true,
-        _ => bail!("{} ends neither in .svg nor in .html", output.display()),
-    };
+    let (file, form) = (&options.output, options.form()?);
     let recording = report::read(&options.file)?;
     let mut progress = Progress::new();
     progress.show(|| "drawing".to_owned());
     let mut text = picture::draw(&recording)?;
     drop(progress);
-    if is_html {
+    if form == Form::Html {
         text = page(&text);
     }
-    fs::write(output, &text).with_context(|| output.display().to_string())?;
-    if json {
+    output::write(file, &text)?;
+    let warnings = recording.cut.iter().map(String::as_str).collect();
+    if json && !output::is_standard(file) {
         let bytes = text.len();
-        println!(
-            "{}",
-            serde_json::to_string(&Summary {
-                file: output,
-                bytes
-            })?
-        );
+        output::print(&output::json_line(&Summary {
+            file,
+            bytes,
+            warnings,
+        })?)?;
+    } else {
+        for warning in warnings {
+            output::remark(&format!("apple-dma-pci: {warning}"));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -74,10 +103,13 @@ fn page(picture: &str) -> String {
     let picture = picture.find("<svg").map_or("", |at| &picture[at..]);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <title>apple-dma-pci</title>\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>apple-dma-pci: a recording</title>\n\
          <style>body {{ margin: 0; background: white }}\n\
+         @media (prefers-color-scheme: dark) {{ body {{ background: {} }} }}\n\
          svg {{ width: 100%; height: auto }}</style>\n\
-         </head>\n<body>\n{picture}</body>\n</html>\n"
+         </head>\n<body>\n{picture}</body>\n</html>\n",
+        dress::BACKGROUND
     )
 }
 
@@ -85,6 +117,7 @@ fn page(picture: &str) -> String {
 mod tests {
     use super::*;
     use crate::recording;
+    use std::fs;
 
     #[test]
     fn pictures_have_all_parts() {
@@ -99,6 +132,7 @@ mod tests {
                 &Options {
                     file,
                     output: output.clone(),
+                    format: None,
                 },
                 false,
             )
@@ -118,6 +152,12 @@ mod tests {
                 "in use",
                 "idle",
                 "0x40000000",
+                "role=\"img\" aria-labelledby=\"title description\"",
+                "<title id=\"title\">DMA of 0000:00:06.0: memory",
+                ": at most 944 KiB of 1.2 GiB and 16 of 61440 windows mapped; 63 mappings",
+                "@media (prefers-color-scheme: dark)",
+                " from 4 KiB on</title></rect>",
+                " in use</title></rect>",
             ] {
                 assert!(text.contains(part), "{name}: {part}");
             }
@@ -128,15 +168,16 @@ mod tests {
     fn other_endings_are_refused() {
         let (dir, file) = recording::tests::fixture();
         let output = dir.path().join("a.png");
-        let error = run(
-            &Options {
-                file,
-                output: output.clone(),
-            },
-            false,
-        )
-        .unwrap_err();
+        let mut options = Options {
+            file,
+            output: output.clone(),
+            format: None,
+        };
+        let error = run(&options, false).unwrap_err();
         assert!(error.to_string().contains("neither in .svg"), "{error}");
         assert!(!output.exists());
+        options.format = Some(Form::Svg);
+        run(&options, true).unwrap();
+        assert!(fs::read_to_string(&output).unwrap().starts_with("<svg"));
     }
 }

@@ -6,6 +6,7 @@ use crate::event::{
     self,
     Line, //
 };
+use crate::output;
 use crate::progress::Progress;
 use crate::recording::{
     snapshots,
@@ -34,14 +35,21 @@ use signal_hook::consts::{
     SIGTERM, //
 };
 use std::{
-    fs::File,
-    os::unix::process::ExitStatusExt,
+    io::{
+        self,
+        IsTerminal, //
+    },
+    os::{
+        fd::AsFd,
+        unix::process::ExitStatusExt, //
+    },
     path::PathBuf,
     process::{
         Child,
         Command,
         ExitCode,
-        ExitStatus, //
+        ExitStatus,
+        Stdio, //
     },
     sync::{
         atomic::{
@@ -59,9 +67,12 @@ use std::{
 /// Time to wait for events before checking for other conditions.
 const WAIT: Duration = Duration::from_millis(100);
 
+/// Interval at which everything so far is written to the file.
+const FLUSH: Duration = Duration::from_secs(1);
+
 #[derive(clap::Args)]
 pub struct Options {
-    /// Write the recording to FILE
+    /// Write the recording to FILE; - is the standard output
     #[arg(
         long,
         short,
@@ -69,14 +80,18 @@ pub struct Options {
         default_value = "apple-dma-pci.recording"
     )]
     output: PathBuf,
+    /// Write lines of JSON as they are, instead of packing them by gzip
+    #[arg(long, short)]
+    uncompressed: bool,
     /// Record for this long; without it and without a command until Ctrl-C
     #[arg(long, short, value_name = "SECONDS", value_parser = interval)]
     duration: Option<Duration>,
-    /// Buffer for events of each CPU that are not yet read
+    /// Memory in the kernel for events of each CPU that are not yet read: raise it if events are
+    /// lost
     #[arg(long, value_name = "KIB", default_value = "8192",
         value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     buffer: u32,
-    /// Run this command, and record until it ends
+    /// Run this command, and record until it ends; its exit status becomes that of `record`
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -100,7 +115,11 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     }
     let header = Header::new(&system, &options.command)?;
     let name = options.output.display();
-    let file = File::create(&options.output).with_context(|| name.to_string())?;
+    let file = output::create(&options.output)?;
+    let is_standard = output::is_standard(&options.output);
+    if is_standard && io::stdout().is_terminal() {
+        bail!("a recording is nothing for a terminal: use -o FILE, or a pipe");
+    }
     // Before there is anything to be removed.
     let is_asked = on_signal()?;
     let tracer = Tracer::new(&tracefs, options.buffer)?;
@@ -108,7 +127,7 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
         &system,
         options,
         &is_asked,
-        Writer::new(file, &header)?,
+        Writer::new(file, !options.uncompressed, &header)?,
         tracer,
     )?;
     if json {
@@ -119,15 +138,25 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
             seconds: end.seconds,
             status: end.status,
         };
-        println!("{}", serde_json::to_string(&summary)?);
+        let summary = output::json_line(&summary)?;
+        if is_standard {
+            // The standard output has the recording.
+            output::remark(summary.trim_end());
+        } else {
+            output::print(&summary)?;
+        }
     } else {
         let events = text::count(end.events, "event", "events");
-        eprintln!("{events} in {:.1} s, in {name}", end.seconds);
+        let place = match is_standard {
+            true => String::new(),
+            false => format!(", in {name}"),
+        };
+        output::remark(&format!("{events} in {:.1} s{place}", end.seconds));
         if end.lost != 0 {
             let lost = text::count(end.lost, "event was", "events were");
-            eprintln!(
+            output::remark(&format!(
                 "{lost} lost: use a larger --buffer, or a file that is not on a managed device"
-            );
+            ));
         }
     }
     let status = end.status.and_then(|status| u8::try_from(status).ok());
@@ -152,14 +181,19 @@ fn record(
 ) -> Result<End> {
     let mut progress = Progress::new();
     let began = Instant::now();
+    let mut flushed = began;
     tracer.enable(true)?;
-    let mut running = start(&options.command)?;
+    let mut running = start(&options.command, output::is_standard(&options.output))?;
     let mut status = None;
     loop {
         let mut take = |line: &str| take(&mut writer, line);
         tracer.read(WAIT, &mut take)?;
         if let Some(child) = &mut running {
             status = child.try_wait()?;
+        }
+        if flushed.elapsed() >= FLUSH {
+            writer.flush()?;
+            flushed = Instant::now();
         }
         let time = began.elapsed();
         progress.show(|| {
@@ -189,11 +223,17 @@ fn record(
     writer.end(seconds, status.and_then(code), after)
 }
 
-fn start(command: &[String]) -> Result<Option<Child>> {
+/// Starts the command, if there is one. It prints elsewhere if the standard output has the
+/// recording.
+fn start(command: &[String], is_standard: bool) -> Result<Option<Child>> {
     let Some((program, arguments)) = command.split_first() else {
         return Ok(None);
     };
-    let child = Command::new(program).args(arguments).spawn();
+    let mut child = Command::new(program);
+    if is_standard {
+        child.stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
+    }
+    let child = child.args(arguments).spawn();
     Ok(Some(
         child.with_context(|| format!("cannot run {program}"))?,
     ))

@@ -13,6 +13,7 @@ use crate::debugfs::{
     Numbers, //
 };
 use crate::event::MapPath;
+use crate::output;
 use crate::progress::Progress;
 use crate::recording::Recording;
 use crate::text::{
@@ -39,7 +40,7 @@ const BAR: usize = 24;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// A recording that `record` wrote
+    /// A recording that `record` wrote; - is the standard input
     file: PathBuf,
 }
 
@@ -51,6 +52,8 @@ struct Report<'a> {
     seconds: f64,
     events: u64,
     lost: u64,
+    /// Reasons why the results are of a part of the recording.
+    warnings: Vec<&'a str>,
     companions: &'a [Analysis],
 }
 
@@ -59,8 +62,11 @@ pub fn read(path: &Path) -> Result<Recording> {
     let mut progress = Progress::new();
     Recording::read(path, |done, all| {
         progress.show(|| {
-            let part = text::part(done, all) * 100.0;
-            format!("reading {}: {part:.0} %", path.display())
+            let name = path.display();
+            match all {
+                Some(all) => format!("reading {name}: {:.0} %", text::part(done, all) * 100.0),
+                None => format!("reading {name}: {}", text::bytes(done)),
+            }
         });
     })
 }
@@ -76,13 +82,13 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
         seconds: recording.end.seconds,
         events: recording.end.events,
         lost: recording.end.lost,
+        warnings: recording.cut.iter().map(String::as_str).collect(),
         companions: &companions,
     };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", page(&report));
-    }
+    output::print(&match json {
+        true => output::json(&report)?,
+        false => page(&report),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,6 +104,9 @@ fn page(report: &Report<'_>) -> String {
         let _ = write!(page, ", while running: {}", report.command.join(" "));
     }
     page.push('\n');
+    for warning in &report.warnings {
+        let _ = writeln!(page, "warning: {warning}");
+    }
     if report.lost != 0 {
         let lost = text::count(report.lost, "event was", "events were");
         let _ = writeln!(page, "{lost} lost: the following numbers are too low");
@@ -267,7 +276,9 @@ fn replays(page: &mut String, analysis: &Analysis) {
         return;
     }
     match (&analysis.counted, analysis.differs.as_slice()) {
-        (None, _) => page.push_str("the companion was removed, so replays cannot be compared\n"),
+        (None, _) => {
+            page.push_str("no counters of the end were recorded, so replays cannot be compared\n");
+        }
         (Some(_), []) => {
             page.push_str("replayed with the guest's parameters, all counters are the same\n")
         }
@@ -348,10 +359,12 @@ mod tests {
             seconds: 1.0,
             events: recording.end.events,
             lost: 3,
+            warnings: vec!["FILE is not whole"],
             companions: &companions,
         });
         for part in [
             "kernel 7.2, while running: true",
+            "warning: FILE is not whole",
             "3 events were lost",
             "mappings: 63, 63 a second",
             "from 4 KiB",

@@ -2,6 +2,7 @@
 
 //! `status`: the state in one screen. `top` prints the same text where there is no terminal.
 
+use crate::output;
 use crate::system::System;
 use crate::text;
 use crate::view::{
@@ -42,11 +43,10 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
         thread::sleep(options.interval);
         view = sampler.sample()?;
     }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&view)?);
-    } else {
-        print!("{}", screen(&view));
-    }
+    output::print(&match json {
+        true => output::json(&view)?,
+        false => screen(&view),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,7 +122,7 @@ pub fn facts(companion: &CompanionView) -> Vec<(&'static str, String)> {
             .filter_map(cost)
             .collect();
         if !costs.is_empty() {
-            facts.push(("host's time", costs.join(", ")));
+            facts.push(("requests", format!("take the host: {}", costs.join(", "))));
         }
     }
     if let Some(rates) = &companion.rates {

@@ -63,6 +63,7 @@ pub struct Companion {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Details {
     /// State, mode and usage.
+    #[serde(with = "debugfs::json_words")]
     pub status: Words,
     /// Counters since the start.
     pub counters: Numbers,

@@ -2,6 +2,7 @@
 
 //! An instance of tracefs with the module's events, which is always removed.
 
+use crate::output;
 use anyhow::{
     Context,
     Result, //
@@ -61,7 +62,10 @@ impl Drop for Instance {
                 _ => return,
             }
         }
-        eprintln!("apple-dma-pci: cannot remove {}", self.0.display());
+        output::remark(&format!(
+            "apple-dma-pci: cannot remove {}",
+            self.0.display()
+        ));
     }
 }
 
@@ -101,8 +105,11 @@ impl Tracer {
 
     /// Enables or disables the events.
     pub fn enable(&self, on: bool) -> Result<()> {
-        let enable = self.instance.0.join("events/apple_dma_pci/enable");
-        write(&enable, if on { "1" } else { "0" })
+        self.switch("events/apple_dma_pci/enable", on)
+    }
+
+    fn switch(&self, file: &str, on: bool) -> Result<()> {
+        write(&self.instance.0.join(file), if on { "1" } else { "0" })
     }
 
     /// Reads the available events, line by line; waits for some time if there are none. Returns

@@ -83,8 +83,8 @@ impl<'a> Replayer<'a> {
                     entries,
                     status,
                     ns,
-                } if status == "answered" => {
-                    let times = match command.as_str() {
+                } if &**status == "answered" => {
+                    let times = match &**command {
                         "map" => &mut host.map,
                         _ => &mut host.unmap,
                     };

@@ -3,6 +3,10 @@
 //! The picture of a recording: for each companion the mapped memory over time against the limits,
 //! sizes of mappings, durations of the host's work, and places of windows in RAM.
 
+use super::dress::{
+    dress,
+    Tips, //
+};
 use super::ram;
 use crate::analysis::{
     Histogram,
@@ -50,6 +54,9 @@ const LABEL: u32 = 15;
 /// Maximum number of points of a line.
 const POINTS: usize = 1500;
 
+/// Number of tool tips of a diagram over time.
+const STRIPS: u32 = 100;
+
 /// Part of a limit from which on the limit is in the picture; else it is far above.
 const NEAR: f64 = 0.2;
 
@@ -68,7 +75,7 @@ pub fn draw(recording: &Recording) -> Result<String> {
         recording
             .events
             .iter()
-            .filter(|event| event.companion == *name)
+            .filter(|event| *event.companion == **name)
             .collect::<Vec<_>>()
     };
     let busy: Vec<_> = all.iter().map(|one| (one, of(&one))).collect();
@@ -80,19 +87,22 @@ pub fn draw(recording: &Recording) -> Result<String> {
         bail!("the recording has no events, so there is nothing to draw");
     }
     let heights = busy.iter().map(|_| height(&recording.header.ram));
-    let mut picture = String::new();
+    let (mut picture, tips, mut words) = (String::new(), Tips::default(), Vec::new());
     {
         let size = (WIDTH, heights.sum());
         let mut rest = SVGBackend::with_string(&mut picture, size).into_drawing_area();
         rest.fill(&WHITE).map_err(wrong)?;
         for (before, events) in &busy {
             let (area, below) = rest.split_vertically(height(&recording.header.ram));
-            companion(&area, recording, before, events)?;
+            words.push(companion(&area, recording, before, events, &tips)?);
             rest = below;
         }
         rest.present().map_err(wrong)?;
     }
-    Ok(picture)
+    let names = busy.iter().map(|(before, _)| &*before.companion.device);
+    let names = names.collect::<Vec<_>>().join(", ");
+    let title = format!("DMA of {names}: memory mapped by the host over time");
+    Ok(dress(&picture, &title, &words.join(" "), &tips))
 }
 
 /// Returns the height of a companion's part.
@@ -126,12 +136,14 @@ fn head<'a>(area: &Area<'a>, title: &str, colours: &[(&str, RGBColor)]) -> Resul
     Ok(below)
 }
 
+/// Draws the part of a companion; returns in words what it shows.
 fn companion(
     area: &Area<'_>,
     recording: &Recording,
     before: &Snapshot,
     events: &[&Event],
-) -> Result<()> {
+    tips: &Tips,
+) -> Result<String> {
     let companion = &before.companion;
     let driver = companion.driver.as_deref().unwrap_or("none");
     let title = format!(
@@ -144,6 +156,8 @@ fn companion(
     let (first, area) = area.split_vertically(ROW);
     let (second, below) = area.split_vertically(ROW);
     let (moments, regions) = history::of(before, events);
+    let most = |value: fn(&Moment) -> u64| moments.iter().map(value).max().unwrap_or(0);
+    let (most_bytes, most_entries) = (most(|now| now.bytes), most(|now| now.entries));
     let moments = history::thin(&moments, POINTS);
     let (left, right) = first.split_horizontally(WIDTH / 2);
     // An axis in round numbers of its unit.
@@ -157,6 +171,7 @@ fn companion(
         },
         &moments,
         |moment| (unit(moment.bytes), unit(moment.live_bytes)),
+        tips,
     )?;
     over_time(
         &right,
@@ -167,6 +182,7 @@ fn companion(
         },
         &moments,
         |moment| (moment.entries as f64, moment.live_entries as f64),
+        tips,
     )?;
     let (left, right) = second.split_horizontally(WIDTH / 2);
     let sizes = events.iter().filter_map(|event| match event.kind {
@@ -174,11 +190,30 @@ fn companion(
         _ => None,
     });
     let sizes = Spread::new(sizes.collect());
+    let words =
+        format!(
+        "{} manages {} (driver {driver}): at most {} of {} and {} of {} windows mapped; {}, the \
+         largest of {}.",
+        companion.companion,
+        companion.device,
+        text::bytes(most_bytes),
+        text::bytes(companion.max_bytes),
+        most_entries,
+        companion.max_entries,
+        text::count(sizes.count, "mapping of the driver", "mappings of the driver"),
+        text::bytes(sizes.max)
+    );
     let series = [("mappings", sizes.histogram, BLUE)];
-    bars(&left, "Sizes of mappings", "mappings", &series, text::bytes)?;
+    bars(
+        &left,
+        ("Sizes of mappings", "mappings"),
+        &series,
+        text::bytes,
+        tips,
+    )?;
     let took = |wanted: &str| {
         let took = events.iter().filter_map(|event| match &event.kind {
-            EventKind::Doorbell { command, ns, .. } if command == wanted => Some(*ns),
+            EventKind::Doorbell { command, ns, .. } if &**command == wanted => Some(*ns),
             _ => None,
         });
         Spread::new(took.collect()).histogram
@@ -186,12 +221,13 @@ fn companion(
     let series = [("map", took("map"), BLUE), ("unmap", took("unmap"), ORANGE)];
     bars(
         &right,
-        "Doorbells: time of the host",
-        "doorbells",
+        ("Doorbells: time of the host", "doorbells"),
         &series,
         text::ns,
+        tips,
     )?;
-    ram::draw(&below, &recording.header.ram, &regions)
+    ram::draw(&below, &recording.header.ram, &regions, tips)?;
+    Ok(words)
 }
 
 /// A diagram of values over time.
@@ -207,6 +243,7 @@ fn over_time(
     timeline: &Timeline,
     moments: &[Moment],
     values: impl Fn(&Moment) -> (f64, f64),
+    tips: &Tips,
 ) -> Result<()> {
     let end = moments
         .last()
@@ -255,6 +292,30 @@ fn over_time(
         .y_desc(unit)
         .draw()
         .map_err(wrong)?;
+    let mut rest = moments;
+    let mut now = moments.first();
+    for strip in 0..STRIPS {
+        let at = |strip: u32| end * f64::from(strip) / f64::from(STRIPS);
+        let (strips, later) =
+            rest.split_at(rest.partition_point(|moment| moment.seconds < at(strip + 1)));
+        rest = later;
+        let largest = |a: &&Moment, b: &&Moment| values(a).0.total_cmp(&values(b).0);
+        now = strips.iter().max_by(largest).or(now);
+        let Some(moment) = now else { break };
+        let (all, live) = values(moment);
+        let digits = usize::from(top <= 10.0);
+        let corner = |x, y| chart.plotting_area().map_coordinate(&(x, y));
+        tips.add(
+            corner(at(strip), 0.0),
+            corner(at(strip + 1), top),
+            format!(
+                "{:.3} s: {all:.digits$} {unit}, {live:.digits$} in use",
+                moment.seconds
+            ),
+        );
+        // What comes next begins with the last state of this one.
+        now = strips.last().or(now);
+    }
     let all = steps(moments, |moment| values(moment).0);
     let live = steps(moments, |moment| values(moment).1);
     chart
@@ -285,10 +346,10 @@ fn steps(moments: &[Moment], value: impl Fn(&Moment) -> f64) -> Vec<(f64, f64)> 
 /// Draws bars of histograms by powers of two, next to each other, if there are any.
 fn bars(
     area: &Area<'_>,
-    title: &str,
-    unit: &str,
+    (title, unit): (&str, &str),
     series: &[(&str, Histogram, RGBColor)],
     show: fn(u64) -> String,
+    tips: &Tips,
 ) -> Result<()> {
     let series: Vec<_> = series
         .iter()
@@ -340,9 +401,19 @@ fn bars(
         .draw()
         .map_err(wrong)?;
     let width = 0.9 / series.len() as f64;
-    for (index, (_, counts, colour)) in series.iter().enumerate() {
+    for (index, (name, counts, colour)) in series.iter().enumerate() {
+        let left = |from: &u64| f64::from(place(from)) + 0.05 + width * index as f64;
+        for (from, count) in counts {
+            let corner = |x, y| chart.plotting_area().map_coordinate(&(x, y));
+            tips.add(
+                corner(left(from), 0.0),
+                // A small bar is hard to meet.
+                corner(left(from) + width, (*count as f64).max(top / 10.0)),
+                format!("{name}: {count} from {} on", show(*from)),
+            );
+        }
         let bar = |(from, count): (&u64, &u64)| {
-            let left = f64::from(place(from)) + 0.05 + width * index as f64;
+            let left = left(from);
             Rectangle::new(
                 [(left, 0.0), (left + width, *count as f64)],
                 colour.filled(),

@@ -2,6 +2,7 @@
 
 //! Guest RAM as a map of cells, each in the colour of the windows in it.
 
+use super::dress::Tips;
 use super::picture::{
     font,
     keys,
@@ -60,7 +61,20 @@ pub fn height(ram: &[(u64, u64)], width: u32) -> u32 {
     HEAD + rows as u32 * CELL + 2 * MARGIN
 }
 
-fn colour(state: Option<WindowStatus>) -> RGBColor {
+/// The state of a cell: of the window in it, if there is any.
+type State = Option<WindowStatus>;
+
+fn name(state: State) -> &'static str {
+    match state {
+        Some(WindowStatus::Live) => "in use",
+        Some(WindowStatus::Idle | WindowStatus::Returning) => "idle",
+        Some(WindowStatus::Fixed) => "permanently mapped",
+        Some(WindowStatus::Lost) => "lost",
+        None => "not mapped",
+    }
+}
+
+fn colour(state: State) -> RGBColor {
     match state {
         Some(WindowStatus::Live) => BLUE,
         Some(WindowStatus::Idle | WindowStatus::Returning) => ORANGE,
@@ -81,7 +95,7 @@ fn rank(state: WindowStatus) -> u8 {
 }
 
 /// Draws the map.
-pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], regions: &[Region]) -> Result<()> {
+pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], regions: &[Region], tips: &Tips) -> Result<()> {
     let (width, _) = area.dim_in_pixel();
     let (cell, columns) = scale(ram, width);
     let title = format!(
@@ -94,34 +108,28 @@ pub fn draw(area: &Area<'_>, ram: &[(u64, u64)], regions: &[Region]) -> Result<(
     let mut states: Vec<_> = regions.iter().map(|region| Some(region.state)).collect();
     states.push(None);
     let colours: Vec<_> = [
-        (Some(WindowStatus::Live), "in use"),
-        (Some(WindowStatus::Idle), "idle"),
-        (Some(WindowStatus::Fixed), "permanently mapped"),
-        (Some(WindowStatus::Lost), "lost"),
-        (None, "not mapped"),
+        Some(WindowStatus::Live),
+        Some(WindowStatus::Idle),
+        Some(WindowStatus::Fixed),
+        Some(WindowStatus::Lost),
+        None,
     ]
     .into_iter()
-    .filter(|(state, _)| states.contains(state))
-    .map(|(state, name)| (name, colour(state)))
+    .filter(|state| states.contains(state))
+    .map(|state| (name(state), colour(state)))
     .collect();
     keys(area, (LEFT as i32, 40), &colours)?;
     let mut row = 0;
     for (start, bytes) in ram {
-        block(area, (*start, *bytes), regions, (cell, columns), &mut row)?;
+        let states = states_of((*start, *bytes), regions, cell);
+        block(area, *start, &states, (cell, columns), &mut row, tips)?;
     }
     Ok(())
 }
 
-/// Draws a block of RAM, starting with a row of its own.
-fn block(
-    area: &Area<'_>,
-    (start, bytes): (u64, u64),
-    regions: &[Region],
-    (cell, columns): (u64, u64),
-    row: &mut u64,
-) -> Result<()> {
-    let cells = bytes.div_ceil(cell) as usize;
-    let mut states: Vec<Option<WindowStatus>> = vec![None; cells];
+/// Returns the states of all cells of a block of RAM.
+fn states_of((start, bytes): (u64, u64), regions: &[Region], cell: u64) -> Vec<State> {
+    let mut states: Vec<State> = vec![None; bytes.div_ceil(cell) as usize];
     for region in regions {
         let end = (region.gpa + region.bytes).min(start + bytes);
         let begin = region.gpa.max(start);
@@ -135,24 +143,46 @@ fn block(
             }
         }
     }
+    states
+}
+
+/// Draws a block of RAM, starting with a row of its own.
+fn block(
+    area: &Area<'_>,
+    start: u64,
+    states: &[State],
+    (cell, columns): (u64, u64),
+    row: &mut u64,
+    tips: &Tips,
+) -> Result<()> {
     let rows = states.len().div_ceil(columns as usize);
+    let (left, top) = area.get_base_pixel();
     for (index, cells) in states.chunks(columns as usize).enumerate() {
         let y = (HEAD + *row as u32 * CELL) as i32;
+        let address = start + index as u64 * cell * columns;
         // The row below the last one is the next block's.
         if index as u64 % ADDRESS_EVERY == 0 && index + 1 < rows {
-            let address = start + index as u64 * cell * columns;
             let address = format!("{address:#x}");
             area.draw(&Text::new(address, (16, y - 3), font(13)))
                 .map_err(wrong)?;
         }
-        let mut x = LEFT as i32;
+        let (mut x, mut address) = (LEFT as i32, address);
         // Neighbours of one colour are one box.
         for run in cells.chunk_by(|a, b| a == b) {
             let end = x + run.len() as i32 * CELL as i32;
             let bottom = y + CELL as i32 - 1;
             let cells = Rectangle::new([(x, y), (end, bottom)], colour(run[0]).filled());
             area.draw(&cells).map_err(wrong)?;
+            let bytes = run.len() as u64 * cell;
+            if run[0].is_some() {
+                tips.add(
+                    (left + x, top + y),
+                    (left + end, top + bottom),
+                    format!("{address:#x}, {}: {}", text::bytes(bytes), name(run[0])),
+                );
+            }
             x = end;
+            address += bytes;
         }
         *row += 1;
     }
