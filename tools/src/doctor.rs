@@ -11,16 +11,16 @@ mod devices;
 mod dkms;
 mod finding;
 #[cfg(test)]
-mod fixture;
-mod guest;
+pub mod fixture;
+pub mod guest;
 mod interrupts;
 mod kernel;
 mod log;
 mod memory;
 mod messages;
-mod module;
+pub mod module;
 mod predecessor;
-mod system;
+pub mod system;
 mod trust;
 
 use crate::output;
@@ -144,6 +144,19 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
         false => report.page(),
     })?;
     Ok(report.exit_code())
+}
+
+/// Directory of DKMS's records of the module.
+pub const DKMS: &str = dkms::STATE;
+
+/// Returns the kernel's log, or the reason why there is none.
+pub fn kernel_log(guest: &Guest) -> Result<String, String> {
+    log::text(guest).map_err(|finding| finding.found)
+}
+
+/// Returns all findings about a guest, as they are printed.
+pub fn page(guest: &Guest) -> String {
+    Report::new(guest).page()
 }
 
 #[cfg(test)]

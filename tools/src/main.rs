@@ -4,11 +4,13 @@
 //! line.
 
 mod analysis;
+mod bug_report;
 mod calls;
 mod debugfs;
 mod doctor;
 mod event;
 mod history;
+mod host;
 mod output;
 mod plot;
 mod progress;
@@ -42,8 +44,8 @@ use std::{
 ///
 /// In a guest, the kernel module apple_dma_pci has the host map memory for a passed-through device,
 /// its managed device, through a second PCI device, the companion. This program shows the module's
-/// work: what is mapped and how near the limits are, what drivers map while a program runs, how fast
-/// the host is; and it finds out what keeps a device from working.
+/// work: what is mapped and how near the limits are, what drivers map while a program runs, how
+/// fast the host is; and it finds out what keeps a device from working.
 #[derive(Parser)]
 #[command(
     version,
@@ -79,8 +81,8 @@ enum Command {
     Top(top::Options),
     /// Record what drivers map, and the requests to the host, in a file
     ///
-    /// Records while COMMAND runs, for some time, or until Ctrl-C. 'report' and 'plot' read the file.
-    /// Do not write it to a disk that is passed through, or the recording records itself.
+    /// Records while COMMAND runs, for some time, or until Ctrl-C. 'report' and 'plot' read the
+    /// file. Do not write it to a disk that is passed through, or the recording records itself.
     Record(record::Options),
     /// Analyse a recording: sizes, lifetimes, places and tasks; the effect of other parameters
     ///
@@ -92,9 +94,23 @@ enum Command {
     Report(report::Options),
     /// Draw a recording: use of the limits over time, and where in RAM
     ///
-    /// A picture (SVG) or a page for browsers (HTML), with tool tips, in light or dark colours as the
-    /// reader's system has them.
+    /// A picture (SVG) or a page for browsers (HTML), with tool tips, in light or dark colours as
+    /// the reader's system has them.
     Plot(plot::Options),
+    /// Describe the host, by what the module knows of it: speed, addresses, batches
+    ///
+    /// How long the host takes for a request, where it puts mappings, how many requests it takes at
+    /// once, and how it replies. Nothing is asked of it that drivers do not ask for anyway: run
+    /// this while the device is busy. The result can be published: it has no addresses of the
+    /// guest's memory.
+    Host(host::Options),
+    /// Write a file that has all that is needed to find a bug, without names and serial numbers
+    ///
+    /// What 'doctor' and 'host' print, the module's files, parameters and messages, the kernel and
+    /// its options, and the PCI devices. Names of the machine and its users, serial numbers,
+    /// identifiers, and addresses of networks are left out, as far as they can be recognised. So
+    /// read the file before you send it; this program sends nothing.
+    BugReport(bug_report::Options),
     /// Write the manual page
     #[command(hide = true)]
     Manual,
@@ -119,8 +135,10 @@ fn main() -> ExitCode {
         Command::Record(options) => record::run(&options, json),
         Command::Report(options) => report::run(&options, json),
         Command::Plot(options) => plot::run(&options, json),
+        Command::Host(options) => host::run(&options, json),
+        Command::BugReport(options) => bug_report::run(&options, json),
         Command::Manual => shell::manual::<Arguments>(),
-        Command::Completions(options) => Ok(shell::completions::<Arguments>(&options)),
+        Command::Completions(options) => shell::completions::<Arguments>(&options),
     };
     result.unwrap_or_else(|error| {
         if output::is_closed_pipe(&error) {

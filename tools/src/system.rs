@@ -245,6 +245,11 @@ impl System {
         read(&self.root.join("proc/sys/kernel/osrelease")).unwrap_or_default()
     }
 
+    /// Returns the version of the loaded module.
+    pub fn module_version(&self) -> Option<String> {
+        read(&self.root.join("sys/module").join(MODULE).join("version")).ok()
+    }
+
     /// First addresses and bytes of the blocks of RAM.
     pub fn ram(&self) -> Result<Vec<(u64, u64)>> {
         let path = self.root.join("proc/iomem");

@@ -108,6 +108,11 @@ impl Tracer {
         self.switch("events/apple_dma_pci/enable", on)
     }
 
+    /// Enables or disables one event.
+    pub fn enable_event(&self, event: &str, on: bool) -> Result<()> {
+        self.switch(&format!("events/apple_dma_pci/{event}/enable"), on)
+    }
+
     fn switch(&self, file: &str, on: bool) -> Result<()> {
         write(&self.instance.0.join(file), if on { "1" } else { "0" })
     }

@@ -33,7 +33,7 @@ struct LogEntry {
 }
 
 /// Returns the log, or the finding why there is none.
-fn text(guest: &Guest) -> Result<String, Finding> {
+pub fn text(guest: &Guest) -> Result<String, Finding> {
     if guest.system.is_live() {
         return match guest.system.run("dmesg", &[]) {
             Some(output) if output.success => Ok(output.text),
