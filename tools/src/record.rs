@@ -183,12 +183,15 @@ fn record(
     let began = Instant::now();
     let mut flushed = began;
     tracer.enable(true)?;
-    let mut running = start(&options.command, output::is_standard(&options.output))?;
+    let mut running = Running(start(
+        &options.command,
+        output::is_standard(&options.output),
+    )?);
     let mut status = None;
     loop {
         let mut take = |line: &str| take(&mut writer, line);
         tracer.read(WAIT, &mut take)?;
-        if let Some(child) = &mut running {
+        if let Some(child) = &mut running.0 {
             status = child.try_wait()?;
         }
         if flushed.elapsed() >= FLUSH {
@@ -213,7 +216,7 @@ fn record(
     tracer.enable(false)?;
     let seconds = began.elapsed().as_secs_f64();
     let after = snapshots(system)?;
-    if let (Some(child), None) = (&mut running, status) {
+    if let (Some(child), None) = (&mut running.0, status) {
         status = Some(stop(child)?);
     }
     while tracer.read(Duration::ZERO, |line| take(&mut writer, line))? {}
@@ -221,6 +224,20 @@ fn record(
     // The signal's number and 128, as shells have it.
     let code = |status: ExitStatus| status.code().or(status.signal().map(|signal| 128 + signal));
     writer.end(seconds, status.and_then(code), after)
+}
+
+/// The command, if there is one: terminated when dropped, as after a failure to write the
+/// recording.
+struct Running(Option<Child>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            if matches!(child.try_wait(), Ok(None)) {
+                let _ = stop(child);
+            }
+        }
+    }
 }
 
 /// Starts the command, if there is one. It prints elsewhere if the standard output has the
@@ -253,5 +270,24 @@ fn take(writer: &mut Writer, line: &str) -> Result<()> {
         Line::Event(event) => writer.event(&event),
         Line::Lost { cpu, events } => writer.lost(cpu, events),
         Line::Other => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_command_does_not_outlive_a_failure() {
+        let command = ["sleep", "1000"].map(str::to_owned);
+        let running = Running(start(&command, false).unwrap());
+        let pid = running.0.as_ref().unwrap().id().to_string();
+        let path = Path::new("/proc").join(pid);
+        assert!(path.exists());
+        drop(running);
+        assert!(!path.exists());
+        let error = start(&["/none".to_owned()], true).unwrap_err();
+        assert!(format!("{error:#}").starts_with("cannot run /none: No such file"));
     }
 }
