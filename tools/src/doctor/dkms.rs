@@ -326,9 +326,8 @@ mod tests {
         fixture.remove(&link());
         fixture.remove(&format!("{DKMS}/0.1.0/{RELEASE}"));
         Fixture::is_problem(&state(&fixture.guest()), "headers are not installed");
-        let list = format!("var/lib/dpkg/info/apple-dma-pci-modules-{RELEASE}.list");
-        let file = "updates/apple_dma_pci.ko";
-        fixture.write(&list, &format!("/lib/modules/{RELEASE}/{file}\n"));
+        let file = "updates/apple-dma-pci/apple_dma_pci.ko";
+        fixture.write(&format!("lib/modules/{RELEASE}/{file}"), "");
         let findings = state(&fixture.guest());
         Fixture::is_ok(&findings);
         assert!(findings[0]

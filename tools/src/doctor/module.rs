@@ -26,10 +26,8 @@ const SIGNED: &[u8] = b"~Module signature appended~\n";
 const INSTALL: &str = "install the package apple-dma-pci-dkms, or the one that has the module for \
     this kernel, apple-dma-pci-modules-RELEASE, or run 'make install'";
 
-/// Packages that have the module for one kernel, before its release, and dpkg's lists of their
-/// files.
-const PREBUILT: &str = "apple-dma-pci-modules-";
-const LISTS: &str = "/var/lib/dpkg/info";
+/// The directory in which the packages apple-dma-pci-modules-RELEASE have the module.
+const PREBUILT: &str = "updates/apple-dma-pci";
 
 /// Fields of a module's file.
 pub struct Info(BTreeMap<String, String>);
@@ -67,20 +65,10 @@ pub fn files(guest: &Guest, release: &str) -> Vec<String> {
 
 /// Returns the file of the module for a kernel that a package has that was built for that kernel.
 pub fn prebuilt(guest: &Guest, release: &str) -> Option<String> {
-    let package = format!("{PREBUILT}{release}");
-    let names = guest.system.names(LISTS);
-    let list = names.iter().find(|name| {
-        let name = name.strip_suffix(".list").unwrap_or(name.as_str());
-        name.split(':').next() == Some(package.as_str())
-    })?;
-    let text = guest.system.text(&format!("{LISTS}/{list}")).ok()?;
-    let directory = format!("/lib/modules/{release}/");
-    let mut files = text.lines().filter_map(|path| {
-        let path = path.strip_prefix("/usr").unwrap_or(path);
-        path.strip_prefix(&directory)
-            .filter(|path| is_module(path, MODULE))
-    });
-    files.next().map(str::to_owned)
+    let directory = format!("/lib/modules/{release}/{PREBUILT}");
+    let names = guest.system.names(&directory);
+    let name = names.iter().find(|name| is_module(name, MODULE))?;
+    Some(format!("{PREBUILT}/{name}"))
 }
 
 /// Returns the files of a module that exist below the modules of a kernel.
@@ -558,13 +546,10 @@ mod tests {
         let fixture = Fixture::healthy();
         assert_eq!(prebuilt(&fixture.guest(), RELEASE), None);
         let other = "updates/apple-dma-pci/apple_dma_pci.ko";
-        let list = format!("var/lib/dpkg/info/apple-dma-pci-modules-{RELEASE}:amd64.list");
-        let directory = format!("/usr/lib/modules/{RELEASE}");
-        fixture.write(&list, &format!("/.\n{directory}\n{directory}/{other}\n"));
+        fixture.write_bytes(&path(other), &module_file("0.1.0", RELEASE));
         assert_eq!(prebuilt(&fixture.guest(), RELEASE).as_deref(), Some(other));
         assert_eq!(prebuilt(&fixture.guest(), "7.3.0-other"), None);
         // Beside that of DKMS.
-        fixture.write_bytes(&path(other), &module_file("0.1.0", RELEASE));
         fixture.write(&path("modules.dep"), &format!("{other}:\n{FILE}:\n"));
         Fixture::is_ok(&installed(&fixture.guest()));
         fixture.write_bytes(&path(other), &module_file("0.2.0", RELEASE));
