@@ -321,8 +321,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Takes a reference to a window that covers `span`, unless all of RAM is mapped. Returns where
-    /// `span` is mapped, and the window. Lock-free; may miss a window.
+    /// Takes a reference to a window that covers `span`. Returns the address of `span`, and the
+    /// window. Lock-free; may miss a window.
     ///
     /// Not inlined: the loop over a list would keep the addresses of all that this uses in
     /// registers, and save them for each entry.

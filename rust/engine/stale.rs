@@ -258,8 +258,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     ///
     /// Context: process. Interrupts are off for a doorbell at a time.
     pub(crate) fn search_stale_for(&self, ms: u64) {
-        let time = Stopwatch::start();
-        while self.search_stale() && time.elapsed_ms() < ms {}
+        self.search_stale_beside(ms, ms);
     }
 
     /// Does the same as [`Self::search_stale_for`], but for `busy_ms` milliseconds only if drivers

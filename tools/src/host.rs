@@ -68,7 +68,7 @@ pub struct Report {
     watched_seconds: f64,
     /// Reason why requests could not be watched.
     not_watched: Option<String>,
-    /// What is known, for each companion.
+    /// The facts about the host of each companion.
     companions: Vec<Facts>,
 }
 

@@ -77,7 +77,7 @@ enum Command {
     /// Show the same continuously, with a history
     ///
     /// Keys: q quits; the arrows, page up and down, home and end scroll; r forgets the history.
-    /// Where there is no terminal, or with --batch, it prints what 'status' prints, repeatedly.
+    /// Prints the lines of 'status' repeatedly with --batch, or where there is no terminal.
     Top(top::Options),
     /// Record what drivers map, and the requests to the host, in a file
     ///
@@ -99,17 +99,17 @@ enum Command {
     Plot(plot::Options),
     /// Describe the host, by what the module knows of it: speed, addresses, batches
     ///
-    /// How long the host takes for a request, where it puts mappings, how many requests it takes at
-    /// once, and how it replies. Nothing is asked of it that drivers do not ask for anyway: run
-    /// this while the device is busy. The result can be published: it has no addresses of the
-    /// guest's memory.
+    /// Prints how long the host takes for a request, where it puts mappings, how many requests it
+    /// takes at once, and how it replies. Nothing is asked of it that drivers do not ask for
+    /// anyway: run this while the device is busy. The result can be published: it has no addresses
+    /// of the guest's memory.
     Host(host::Options),
     /// Write a file that has all that is needed to find a bug, without names and serial numbers
     ///
-    /// What 'doctor' and 'host' print, the module's files, parameters and messages, the kernel and
-    /// its options, and the PCI devices. Names of the machine and its users, serial numbers,
-    /// identifiers, and addresses of networks are left out, as far as they can be recognised. So
-    /// read the file before you send it; this program sends nothing.
+    /// The file has the output of 'doctor' and 'host', the module's files, parameters and
+    /// messages, the kernel and its options, and the PCI devices. Names of the machine and its
+    /// users, serial numbers, identifiers, and addresses of networks are left out, as far as they
+    /// can be recognised. So read the file before you send it; this program sends nothing.
     BugReport(bug_report::Options),
     /// Write the manual page
     #[command(hide = true)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where results go: the standard output as text or as JSON, files, and remarks beside them. A
-//! reader that closes a pipe is no error to be told.
+//! The destinations of results: the standard output, as text or as JSON, files, and remarks beside
+//! them. A reader that closes a pipe is no error.
 
 use anyhow::{
     Context,

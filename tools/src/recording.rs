@@ -607,19 +607,24 @@ pub mod tests {
         assert_eq!(parse(&changed).0.events, all);
     }
 
+    /// Returns the header of a recording of `system`, without texts.
+    fn empty(system: &System) -> Header {
+        Header {
+            apple_dma_pci_recording: FORMAT,
+            version: String::new(),
+            kernel: String::new(),
+            command: Vec::new(),
+            ram: Vec::new(),
+            before: snapshots(system).unwrap(),
+        }
+    }
+
     #[test]
     fn what_was_flushed_is_there() {
         let (dir, system) = system::tests::fixture();
         for is_packed in [false, true] {
             let path = dir.path().join("killed");
-            let header = Header {
-                apple_dma_pci_recording: FORMAT,
-                version: String::new(),
-                kernel: String::new(),
-                command: Vec::new(),
-                ram: Vec::new(),
-                before: snapshots(&system).unwrap(),
-            };
+            let header = empty(&system);
             let file = Box::new(File::create(&path).unwrap());
             let mut writer = Writer::new(file, is_packed, &header).unwrap();
             assert!(read(&path).unwrap().events.is_empty());
@@ -637,14 +642,7 @@ pub mod tests {
     #[test]
     fn an_event_takes_thirty_bytes() {
         let (dir, system) = system::tests::fixture();
-        let header = Header {
-            apple_dma_pci_recording: FORMAT,
-            version: String::new(),
-            kernel: String::new(),
-            command: Vec::new(),
-            ram: Vec::new(),
-            before: snapshots(&system).unwrap(),
-        };
+        let header = empty(&system);
         let path = dir.path().join("large");
         let file = Box::new(File::create(&path).unwrap());
         let mut writer = Writer::new(file, true, &header).unwrap();

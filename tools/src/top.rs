@@ -91,7 +91,7 @@ fn batch(options: &Options, json: bool, sampler: &mut Sampler) -> Result<()> {
     Ok(())
 }
 
-/// What a key asks for.
+/// The action of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Quit,

@@ -121,7 +121,7 @@ pub struct EntryTimes {
     pub batches: Vec<u64>,
 }
 
-/// What the recorded host did.
+/// The recorded host: its windows, and the times that it took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostRecord {
     /// The windows that it created, in their order.

@@ -17,7 +17,7 @@ use std::{
 /// The least length of a text that is replaced wherever it is: shorter ones are parts of others.
 const LEAST: usize = 3;
 
-/// The user numbers of people: smaller ones are of services, as is `nobody`.
+/// The user IDs of persons: those below belong to services, and the one above to `nobody`.
 const PEOPLE: std::ops::Range<u32> = 1000..65534;
 
 /// Names that are no secret, and that other texts have.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module's files and the requests that were watched tell about a host. Pure code.
+//! The facts about a host, by the module's files and the requests that were watched. Pure code.
 
 use crate::debugfs::{
     below,
@@ -200,7 +200,7 @@ impl Fit {
     }
 }
 
-/// What is known of the host of a companion.
+/// The facts about the host of a companion.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Facts {
     pub companion: String,

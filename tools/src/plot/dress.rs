@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the drawing library does not draw: a title and a description for screen readers, colours
-//! for dark screens, and tool tips. They are added to the text of the picture.
+//! Additions to the drawing library's pictures: a title and a description for screen readers,
+//! colours for dark screens, and tool tips. They are added to the text of the picture.
 
 use std::{
     cell::RefCell,
