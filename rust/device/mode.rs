@@ -80,7 +80,7 @@ impl Mode {
             Mode::Direct => c"direct",
             Mode::Bounce => c"bounce",
             Mode::Strict => c"strict",
-            Mode::WholeRam => c"whole-RAM",
+            Mode::WholeRam => c"whole-ram",
             Mode::Lazy => c"lazy",
         }
     }
@@ -133,7 +133,7 @@ impl Mode {
         }
     }
 
-    /// Maps what the mode needs in advance, and returns the mode in effect: whole-RAM mode becomes
+    /// Maps what the mode needs in advance, and returns the mode in effect: whole-ram mode becomes
     /// lazy mode where RAM cannot be mapped at once, and direct mode becomes bounce mode where that
     /// is not asked for and all of RAM does not fit. Logs why the mode is not possible. Sets
     /// `coherent` in bounce mode.

@@ -109,7 +109,7 @@ impl<'a> Replayer<'a> {
         let mode = match companion.mode.as_str() {
             "lazy" => Mode::Lazy,
             "strict" => Mode::Strict,
-            "whole-RAM" => Mode::WholeRam,
+            "whole-ram" => Mode::WholeRam,
             mode => bail!("in mode {mode} the module maps nothing"),
         };
         let batch_max = details.status_number("batch_max").context("no batch_max")?;

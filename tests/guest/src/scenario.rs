@@ -257,7 +257,7 @@ pub enum Mode {
     #[serde(rename = "strict")]
     Strict,
     /// All of RAM at once, the module's default where it fits.
-    #[serde(rename = "whole-RAM")]
+    #[serde(rename = "whole-ram")]
     WholeRam,
     /// All of RAM at once, by the kernel's direct mapping: the only mode of kernels that have no
     /// DMA operations for single devices.
@@ -281,7 +281,7 @@ impl Mode {
         match self {
             Mode::Lazy => "lazy",
             Mode::Strict => "strict",
-            Mode::WholeRam => "whole-RAM",
+            Mode::WholeRam => "whole-ram",
             Mode::Direct => "direct",
             Mode::Bounce => "bounce",
             Mode::Identity => "identity",
@@ -646,7 +646,7 @@ mod tests {
     fn each_mode_is_a_case() {
         let text = "[[scenario]]\nname = 'a'\nabout = 'x'\narch = ['amd64']\n\
             devices = ['qemu:name=d,bdf=00:05.0']\nmanaged.d = ['nvme']\n\
-            modes = ['whole-RAM', 'control']\n";
+            modes = ['whole-ram', 'control']\n";
         let cases = parse(text, false).unwrap();
         let names: Vec<_> = cases.iter().map(Case::name).collect();
         assert_eq!(names, ["amd64/a-whole-ram", "amd64/a-control"]);

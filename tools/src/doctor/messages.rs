@@ -132,7 +132,7 @@ pub const MESSAGES: &[Message] = &[
     // Probing a companion.
     remark(
         MANAGES,
-        "all is well. MODE is whole-RAM, direct, bounce, lazy or strict, see docs/parameters.md, \
+        "all is well. MODE is whole-ram, direct, bounce, lazy or strict, see docs/parameters.md, \
          or identity: the host has no DART",
     ),
     remark(

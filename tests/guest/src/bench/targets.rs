@@ -124,13 +124,13 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             spread,
         ),
         target(
-            "whole-RAM mode, map and unmap, to direct mapping",
+            "whole-ram mode, map and unmap, to direct mapping",
             Ceiling,
             1.3,
             ratio(calls("whole", "page-10"), calls("direct-small", "page-10")),
         ),
         target(
-            "whole-RAM mode by dma_range_map, map and unmap, to direct mapping",
+            "whole-ram mode by dma_range_map, map and unmap, to direct mapping",
             Ceiling,
             1.15,
             ratio(calls("ranges", "page-10"), calls("direct-small", "page-10")),
