@@ -47,7 +47,7 @@
 /*
  * Status of a batch and of a request. A batch is IOERR if at least one request
  * failed; those that succeeded are in force. The responses of a batch that is
- * INVAL are not written.
+ * INVAL are not written. No host writes 2.
  */
 #define APPLE_DMA_PCI_STATUS_OK		0
 #define APPLE_DMA_PCI_STATUS_IOERR	1
@@ -74,9 +74,11 @@ struct apple_dma_pci_cmd {
 };
 
 /*
- * There are two dialects of map requests and responses with the same version.
- * A batch of one request with a length below 4 GiB and flags of 0 reads the
- * same in both; the bytes of the response that the device wrote tell its dialect.
+ * There are two dialects of map requests and responses with the same version:
+ * u32, of the series for QEMU that was published first, and u64, of a later
+ * fork of it. A batch of one request with a length below 4 GiB and flags of 0
+ * reads the same in both; the bytes of the response that the device wrote tell
+ * its dialect.
  */
 
 /**
