@@ -6,7 +6,7 @@
 env := $(CURDIR)/tests/env
 in_root := $(env)/in-root
 
-.PHONY: setup setup-all update demo check check-all check-unit check-guest check-kernel check-package matrix fuzz
+.PHONY: setup setup-all update demo check check-all check-unit check-guest check-kernel check-package matrix release fuzz
 .PHONY: soak kselftest bench lint test-help
 
 setup:
@@ -47,6 +47,10 @@ check-kernel: setup-all
 check-package: setup
 	@$(env)/check --all package
 
+# KERNELS=REGEX picks those that modules are packaged for, by ARCH/NAME.
+release: setup
+	@packaging/release $(if $(KERNELS),--kernels '$(KERNELS)')
+
 # The core of the guest tests on each supported kernel; FILTER=REGEX picks some, by ARCH/NAME.
 matrix: setup
 	@$(in_root) $(env)/matrix $(if $(FILTER),'$(FILTER)')
@@ -82,6 +86,7 @@ test-help:
 	@echo '                          check-guest [FILTER=REGEX]: parts of it'
 	@echo 'make check-all            with all devices, all kernels, long forms and the soak: hours'
 	@echo 'make check-kernel NAME=debug ARCH=amd64   guests on another kernel, e.g. 7.3 or 16k'
+	@echo 'make release              all packages and their sources, made twice and compared'
 	@echo 'make check-package        installs, upgrades and removes them, and boots the result'
 	@echo 'make matrix               the core of the guest tests on every supported kernel'
 	@echo 'make soak                 a guest at work for half an hour, with frequent disturbances'
