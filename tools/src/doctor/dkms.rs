@@ -196,8 +196,8 @@ fn missing(guest: &Guest, version: &str) -> Finding {
     Finding::problem(
         found,
         format!(
-            "/usr/lib/apple-dma-pci/rust-metadata prepare {release} says what is missing, then: \
-             dkms autoinstall --kernelver {release}"
+            "/usr/src/apple-dma-pci-{version}/packaging/rust-metadata prepare {release} says what \
+             is missing, then: dkms autoinstall --kernelver {release}"
         ),
     )
 }
@@ -236,7 +236,10 @@ mod tests {
         Fixture::is_problem(&state(&fixture.guest()), "headers are not installed");
 
         fixture.write(&format!("lib/modules/{RELEASE}/build/.config"), "");
-        Fixture::is_problem(&state(&fixture.guest()), "but not for kernel");
+        let findings = state(&fixture.guest());
+        Fixture::is_problem(&findings, "but not for kernel");
+        let advice = findings[0].advice.as_deref().unwrap();
+        assert!(advice.starts_with("/usr/src/apple-dma-pci-0.1.0/packaging/rust-metadata prepare"));
 
         fixture.write(&format!("var/cache/apple-dma-pci/{RELEASE}.log"), "");
         Fixture::is_problem(&state(&fixture.guest()), "Rust metadata could not be made");
@@ -283,7 +286,10 @@ mod tests {
         Fixture::is_problem(&after(RELEASE, "error: x\n"), "but not for kernel");
         Fixture::is_problem(&after("7.3.0-next", wrong), "but not for kernel");
         fixture.write(&format!("{DKMS}/0.1.0/build/make.log"), "");
-        Fixture::is_problem(&state(&fixture.guest()), "but not for kernel");
+        let findings = state(&fixture.guest());
+        Fixture::is_problem(&findings, "but not for kernel");
+        let advice = findings[0].advice.as_deref().unwrap();
+        assert!(advice.starts_with("/usr/src/apple-dma-pci-0.1.0/packaging/rust-metadata prepare"));
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub fn is_too_new(release: &str) -> bool {
 /// Advice for a kernel of a later series.
 pub const TOO_NEW: &str =
     "boot a kernel of a supported series, and keep it installed (apt-mark hold \
-    of its package); a later version of the module may support this one";
+    of its package); a later version of the module may support this one, and TRY_NEWER=yes in \
+    /etc/default/apple-dma-pci has DKMS try it";
 
 /// `kernel-version`
 pub fn version(guest: &Guest) -> Vec<Finding> {
