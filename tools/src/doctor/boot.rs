@@ -119,14 +119,82 @@ fn root_is_managed(guest: &Guest) -> bool {
         })
 }
 
-/// `initramfs`
-pub fn initramfs(guest: &Guest) -> Vec<Finding> {
+/// A program that makes initial root file systems.
+struct Generator {
+    /// Path of the program.
+    program: &'static str,
+    /// Program that lists what is in an image.
+    list: &'static str,
+    /// Command that makes the image of a kernel anew.
+    command: fn(release: &str, package: Option<&str>) -> String,
+}
+
+/// The generators, in the order in which the kernels' packages choose among them.
+const GENERATORS: &[Generator] = &[
+    Generator {
+        program: "/usr/sbin/update-initramfs",
+        list: "lsinitramfs",
+        command: |release, _| format!("update-initramfs -u -k {release}"),
+    },
+    Generator {
+        program: "/usr/bin/mkinitcpio",
+        list: "lsinitcpio",
+        command: |release, package| match package {
+            Some(package) => format!("mkinitcpio -p {package}"),
+            None => format!("mkinitcpio -k {release}"),
+        },
+    },
+    Generator {
+        program: "/usr/bin/dracut",
+        list: "lsinitrd",
+        command: |release, _| format!("dracut --force --kver {release}"),
+    },
+];
+
+/// Returns Arch's name of the package of the running kernel, which its images are named after.
+fn kernel_package(guest: &Guest) -> Option<String> {
+    guest.system.line(&guest.modules("pkgbase"))
+}
+
+/// Returns the command that makes the initial root file system anew, of the generator that is
+/// there, or of all.
+fn generate(guest: &Guest) -> String {
+    let package = kernel_package(guest);
+    let command = |generator: &Generator| (generator.command)(&guest.release, package.as_deref());
+    let present = |generator: &&Generator| guest.system.exists(generator.program);
+    match GENERATORS.iter().find(present) {
+        Some(generator) => command(generator),
+        None => GENERATORS
+            .iter()
+            .map(command)
+            .collect::<Vec<_>>()
+            .join(", or: "),
+    }
+}
+
+/// Returns the places in which generators and kernel-install(8) put the running kernel's image.
+fn images(guest: &Guest) -> Vec<String> {
     let release = &guest.release;
-    let images = [
+    let mut images = vec![
         format!("/boot/initrd.img-{release}"),
         format!("/boot/initramfs-{release}.img"),
         format!("/boot/initrd-{release}"),
     ];
+    if let Some(package) = kernel_package(guest) {
+        images.push(format!("/boot/initramfs-{package}.img"));
+    }
+    if let Some(machine) = guest.system.line("/etc/machine-id") {
+        for place in ["/boot", "/efi", "/boot/efi"] {
+            images.push(format!("{place}/{machine}/{release}/initrd"));
+        }
+    }
+    images
+}
+
+/// `initramfs`
+pub fn initramfs(guest: &Guest) -> Vec<Finding> {
+    let release = &guest.release;
+    let images = images(guest);
     let Some(image) = images.iter().find(|image| guest.system.exists(image)) else {
         return vec![Finding::unknown(
             format!("there is no initial root file system of kernel {release} in /boot"),
@@ -134,15 +202,15 @@ pub fn initramfs(guest: &Guest) -> Vec<Finding> {
              module",
         )];
     };
-    let again = format!("update-initramfs -u -k {release}, or: dracut --force --kver {release}");
-    let listed = ["lsinitramfs", "lsinitrd"]
+    let again = generate(guest);
+    let listed = GENERATORS
         .iter()
-        .filter_map(|program| guest.system.run(program, &[image]))
+        .filter_map(|generator| guest.system.run(generator.list, &[image]))
         .find(|output| output.success);
     let Some(listed) = listed else {
         return vec![Finding::unknown(
             format!("{image} cannot be inspected"),
-            "run this as root, in the system itself, with lsinitramfs or lsinitrd",
+            "run this as root, in the system itself, with lsinitramfs, lsinitrd or lsinitcpio",
         )];
     };
     let file = module::file(guest);
@@ -268,5 +336,63 @@ mod tests {
         Fixture::is_unknown(&initramfs(&fixture.guest()), "there is no initial root");
         fixture.write(&format!("boot/initramfs-{RELEASE}.img"), "");
         Fixture::is_unknown(&initramfs(&fixture.guest()), "cannot be inspected");
+    }
+
+    /// Returns the advice of the only finding, for a module that is newer than the image.
+    fn advice(fixture: &Fixture) -> String {
+        let findings = initramfs(&fixture.guest());
+        Fixture::is_warning(&findings, "it has an older one");
+        findings[0].advice.clone().unwrap()
+    }
+
+    #[test]
+    fn generators() {
+        let module = format!("lib/modules/{RELEASE}/updates/dkms/apple_dma_pci.ko");
+        let fixture = Fixture::healthy();
+        fixture.make_newer(&module);
+        let all = advice(&fixture);
+        assert!(all.contains("update-initramfs -u -k"), "{all}");
+        assert!(all.contains("dracut --force --kver"), "{all}");
+        assert!(all.contains("mkinitcpio -k"), "{all}");
+        for (program, command) in [
+            ("dracut", format!("dracut --force --kver {RELEASE}")),
+            ("mkinitcpio", format!("mkinitcpio -k {RELEASE}")),
+        ] {
+            fixture.write(&format!("usr/bin/{program}"), "");
+            assert_eq!(advice(&fixture), command);
+            fixture.remove(&format!("usr/bin/{program}"));
+        }
+        fixture.write("usr/sbin/update-initramfs", "");
+        assert_eq!(
+            advice(&fixture),
+            format!("update-initramfs -u -k {RELEASE}")
+        );
+    }
+
+    #[test]
+    fn images_of_other_distributions() {
+        let mut fixture = Fixture::healthy();
+        fixture.remove(&format!("boot/initrd.img-{RELEASE}"));
+        let module = format!("usr/lib/modules/{RELEASE}/updates/dkms/apple_dma_pci.ko.zst");
+        // Arch names images after the kernel's package.
+        fixture.write(&format!("lib/modules/{RELEASE}/pkgbase"), "linux-lts\n");
+        fixture.write("boot/initramfs-linux-lts.img", "");
+        fixture.prints("lsinitcpio /boot/initramfs-linux-lts.img", &module);
+        Fixture::is_ok(&initramfs(&fixture.guest()));
+        fixture.write("usr/bin/mkinitcpio", "");
+        fixture.make_newer(&format!(
+            "lib/modules/{RELEASE}/updates/dkms/apple_dma_pci.ko"
+        ));
+        assert_eq!(advice(&fixture), "mkinitcpio -p linux-lts");
+        fixture.prints("lsinitcpio /boot/initramfs-linux-lts.img", "usr/bin/kmod");
+        Fixture::is_warning(&initramfs(&fixture.guest()), "does not have the module");
+        fixture.remove("boot/initramfs-linux-lts.img");
+
+        // Those of the boot loader specification.
+        fixture.write("etc/machine-id", "0123\n");
+        fixture.write(&format!("efi/0123/{RELEASE}/initrd"), "");
+        fixture.prints(&format!("lsinitrd /efi/0123/{RELEASE}/initrd"), &module);
+        fixture.make_newer(&format!("efi/0123/{RELEASE}/initrd"));
+        Fixture::is_ok(&initramfs(&fixture.guest()));
     }
 }
