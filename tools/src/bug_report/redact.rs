@@ -17,8 +17,9 @@ use std::{
 /// The least length of a text that is replaced wherever it is: shorter ones are parts of others.
 const LEAST: usize = 3;
 
-/// The user IDs of persons: those below belong to services, and the one above to `nobody`.
-const PEOPLE: std::ops::Range<u32> = 1000..65534;
+/// The user IDs of login accounts, as Debian assigns them; lower IDs are of system accounts, and
+/// 65534 is `nobody`.
+const LOGIN_IDS: std::ops::Range<u32> = 1000..65534;
 
 /// Names that are no secret, and that other texts have.
 const COMMON: &[&str] = &[
@@ -110,7 +111,7 @@ impl Redactor {
             let [name, _, id, _, person, ..] = fields[..] else {
                 continue;
             };
-            if id.parse().is_ok_and(|id: u32| PEOPLE.contains(&id)) {
+            if id.parse().is_ok_and(|id: u32| LOGIN_IDS.contains(&id)) {
                 add(name, "USER");
                 add(person.split(',').next().unwrap_or_default(), "USER");
             }
