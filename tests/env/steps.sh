@@ -55,7 +55,7 @@ step() {
 		sleep 0.2
 		if ((SECONDS - start >= next)); then
 			line=$(sed '/^+/d' "$log" | tail -n 1 | tr -d '\r' | tr '\t' ' ')
-			printf '    %3d s: %s\n' "$next" "${line:0:90}"
+			printf '    %s: %d s: %s\n' "$name" "$next" "${line:0:90}"
 			((next += 15))
 		fi
 	done
@@ -68,7 +68,7 @@ step() {
 		} >&2
 		exit 1
 	fi
-	printf '    done in %d s\n' $((SECONDS - start))
+	printf '    %s: done in %d s\n' "$name" $((SECONDS - start))
 	echo "$key" >"$stamps/$name"
 }
 
