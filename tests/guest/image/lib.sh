@@ -133,6 +133,20 @@ random() {
 
 # --- drivers and devices ----------------------------------------------------
 
+# suspend_devices NAME: asserts that all devices are suspended, in all of their phases, and resumed
+# a second later; processes are frozen meanwhile. The machine itself does not sleep: from s2idle the
+# clock does not wake up amd64 guests, and what they reset in sleep includes VT-d.
+suspend_devices() {
+	local before
+	check "$1: there is a test of sleep" grep -w platform /sys/power/pm_test
+	echo platform >/sys/power/pm_test
+	echo s2idle >/sys/power/mem_sleep
+	echo 1 >/sys/module/suspend/parameters/pm_test_delay
+	before=$(dmesg | grep -c 'suspend debug: Waiting') || true
+	check "$1: devices are suspended and resumed" eval 'echo mem >/sys/power/state'
+	is "$1: they were" "$(dmesg | grep -c 'suspend debug: Waiting')" $((before + 1))
+}
+
 # page_size: prints the kernel's page size, in bytes, as every process is told (AT_PAGESZ).
 page_size() { od -An -v -w16 -t u8 /proc/self/auxv | awk '$1 == 6 { print $2 }'; }
 
