@@ -210,4 +210,12 @@ impl Inspect for Instance<'_> {
     fn set_limit(&self, limit: Limit, value: u64) -> Result {
         Instance::set_limit(self, limit, value)
     }
+
+    fn reset_peaks(&self) {
+        self.engine.reset_peaks();
+        self.engine.with_host(|host| host.reset_peaks());
+        if let Some(pool) = &self.copy_pool {
+            pool.reset_peak();
+        }
+    }
 }

@@ -57,7 +57,7 @@ pub(crate) struct Usage {
     pub(crate) peak_bytes: u64,
     /// Windows.
     pub(crate) entries: u32,
-    /// The most windows so far.
+    /// The most windows so far, or since the peaks were reset.
     pub(crate) peak_entries: u32,
     /// Bytes that are mapped only to make addresses congruent.
     pub(crate) padding: u64,
@@ -206,6 +206,12 @@ impl Budget {
     /// Returns the windows of the pool that this engine has taken if `own` are its own.
     fn taken_entries(&self, own: u32) -> u32 {
         own.max(self.usage.entries)
+    }
+
+    /// Sets the peaks to what is in use.
+    pub(super) fn reset_peaks(&mut self) {
+        self.usage.peak_bytes = self.usage.bytes;
+        self.usage.peak_entries = self.usage.entries;
     }
 
     /// Returns the engine's limits.

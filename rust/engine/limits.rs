@@ -50,6 +50,13 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         Ok(())
     }
 
+    /// Sets the peaks of usage to what is mapped now.
+    ///
+    /// Context: any.
+    pub(crate) fn reset_peaks(&self) {
+        self.state.lock().budget.reset_peaks();
+    }
+
     /// Unmaps idle windows until no more is mapped than the limits allow, or no window is idle. To
     /// be called periodically.
     ///

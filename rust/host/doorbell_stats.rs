@@ -96,6 +96,14 @@ impl DoorbellStats {
         self.posted = self.posted.wrapping_add(is_posted.into());
     }
 
+    /// Forgets the largest and the longest doorbell of each command.
+    pub(crate) fn reset_peaks(&mut self) {
+        for stats in &mut self.commands {
+            stats.requests_max = 0;
+            stats.ns_max = 0;
+        }
+    }
+
     /// Returns the counters of each command.
     pub(crate) fn commands(&self) -> impl Iterator<Item = (Command, &CommandStats)> {
         Command::ALL.into_iter().zip(&self.commands)

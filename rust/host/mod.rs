@@ -134,6 +134,11 @@ impl<'a> Companion<'a> {
         *self.doorbell_stats
     }
 
+    /// Forgets the largest and the longest doorbell of each command.
+    pub(crate) fn reset_peaks(&mut self) {
+        self.doorbell_stats.reset_peaks();
+    }
+
     /// Returns how often the host got other memory.
     pub(crate) fn renewals(&self) -> u32 {
         self.renewals

@@ -132,6 +132,22 @@ static const struct file_operations windows_fops = {
 	.release = seq_release_private,
 };
 
+static ssize_t reset_peaks_write(struct file *file, const char __user *buf, size_t count,
+				 loff_t *pos)
+{
+	const struct apple_dma_files *files = file_inode(file)->i_private;
+
+	files->vtable->reset_peaks(files->subject);
+	return count;
+}
+
+static const struct file_operations reset_peaks_fops = {
+	.owner = THIS_MODULE,
+	.open = simple_open,
+	.write = reset_peaks_write,
+	.llseek = noop_llseek,
+};
+
 static ssize_t attribute_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
 	const struct attribute_file *file = container_of(attr, struct attribute_file, attr);
@@ -206,6 +222,7 @@ static void create_debugfs(struct apple_dma_files *files)
 		debugfs_create_file(kind_names[kind], 0400, files->dir, file, &kind_fops);
 	}
 	debugfs_create_file("windows", 0400, files->dir, files, &windows_fops);
+	debugfs_create_file("reset_peaks", 0200, files->dir, files, &reset_peaks_fops);
 }
 
 /**

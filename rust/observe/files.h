@@ -72,6 +72,7 @@ struct apple_dma_files_summary {
  * @summary: fills in the attributes
  * @set_limit: sets max_entries, or else max_bytes, to the number that was written to the attribute,
  *	0 for other text; returns 0 or an error
+ * @reset_peaks: sets all peaks to the values now
  *
  * Context of all functions: process; called by several threads at once.
  */
@@ -80,6 +81,7 @@ struct apple_dma_files_vtable {
 	bool (*window)(const void *subject, u32 *id, struct apple_dma_files_window *window);
 	void (*summary)(const void *subject, struct apple_dma_files_summary *summary);
 	int (*set_limit)(const void *subject, bool is_entries, u64 value);
+	void (*reset_peaks)(const void *subject);
 };
 
 void apple_dma_files_init(void);

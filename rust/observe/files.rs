@@ -86,6 +86,9 @@ pub(crate) trait Inspect: Send + Sync {
 
     /// Sets a limit to the number that was written to its attribute; 0 for other text.
     fn set_limit(&self, limit: Limit, value: u64) -> Result;
+
+    /// Sets all peaks to the values now.
+    fn reset_peaks(&self);
 }
 
 /// The module's directory in debugfs, of which there is one, as long as the module is loaded.
@@ -165,6 +168,7 @@ impl<S: Inspect> Vtable<S> {
         window: Some(window::<S>),
         summary: Some(summary::<S>),
         set_limit: Some(set_limit::<S>),
+        reset_peaks: Some(reset_peaks::<S>),
     };
 }
 
@@ -262,4 +266,15 @@ unsafe extern "C" fn set_limit<S: Inspect>(
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }
+}
+
+/// Resets the peaks.
+///
+/// # Safety
+///
+/// `subject` points to an `S`.
+unsafe extern "C" fn reset_peaks<S: Inspect>(subject: *const c_void) {
+    // SAFETY: By the safety requirements.
+    let subject = unsafe { &*subject.cast::<S>() };
+    subject.reset_peaks();
 }

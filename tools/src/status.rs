@@ -26,6 +26,9 @@ pub struct Options {
     /// Seconds over which rates are measured; 0: no rates
     #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     interval: Duration,
+    /// Reset the module's peaks after they are shown
+    #[arg(long)]
+    reset_peaks: bool,
 }
 
 /// Parses a number of seconds, an hour at most.
@@ -47,6 +50,11 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
         true => output::json(&view)?,
         false => screen(&view),
     })?;
+    if options.reset_peaks {
+        for companion in &view.companions {
+            System::new().reset_peaks(&companion.now.companion)?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

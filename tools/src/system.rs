@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Access to the module's interfaces: companions in sysfs, their files in debugfs, and tracefs.
-//! Reads them; an error tells in a sentence why one cannot be read.
+//! Reads them, and resets the peaks; an error tells in a sentence why that is not possible.
 
 use crate::debugfs::{
     self,
@@ -22,7 +22,8 @@ use std::{
     fs,
     io::{
         self,
-        ErrorKind, //
+        ErrorKind,
+        Write, //
     },
     path::{
         Path,
@@ -240,6 +241,21 @@ impl System {
         self.parse_file(companion, "windows", debugfs::windows)
     }
 
+    /// Sets the peaks of `companion` to the values now.
+    pub fn reset_peaks(&self, companion: &str) -> Result<()> {
+        let path = self.directory(companion).join("reset_peaks");
+        // The file is never created, so that an older module is told from this one.
+        let file = fs::OpenOptions::new().write(true).open(&path);
+        let written = file.and_then(|mut file| file.write_all(b"1"));
+        let Err(error) = written else {
+            return Ok(());
+        };
+        if let Some(reason) = self.why_no_details() {
+            bail!("the peaks cannot be reset: {reason}");
+        }
+        Err(error).with_context(|| format!("the peaks cannot be reset: {}", path.display()))
+    }
+
     /// Returns the release of the kernel.
     pub fn kernel(&self) -> String {
         read(&self.root.join("proc/sys/kernel/osrelease")).unwrap_or_default()
@@ -384,6 +400,23 @@ pub mod tests {
             details.windows("live") + details.windows("idle"),
             companion.entries
         );
+    }
+
+    #[test]
+    fn peaks_are_reset() {
+        let (dir, system) = fixture();
+        let error = system.reset_peaks("0000:00:10.0").unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("peaks cannot be reset: /"), "{error}");
+        assert!(
+            error.ends_with("No such file or directory (os error 2)"),
+            "{error}"
+        );
+        let directory = "sys/kernel/debug/apple_dma_pci/0000:00:10.0";
+        let file = dir.path().join(directory).join("reset_peaks");
+        fs::write(&file, "").unwrap();
+        system.reset_peaks("0000:00:10.0").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "1");
     }
 
     #[test]

@@ -272,6 +272,12 @@ impl<M: Memory> SlotPool<M> {
         None
     }
 
+    /// Sets the peak to the pages in use now.
+    pub(crate) fn reset_peak(&self) {
+        self.peak.store(0, Relaxed);
+        self.note_used(0);
+    }
+
     /// Counts `count` pages as used.
     fn note_used(&self, count: u32) {
         let before = self.used.fetch_add(count.into(), Relaxed);

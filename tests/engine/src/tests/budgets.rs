@@ -19,6 +19,7 @@ use super::rig::{
     MIB, //
 };
 use crate::addr::Iova;
+use crate::engine::budget::Limits;
 use crate::engine::pool::Pool;
 use crate::engine::{
     Limit,
@@ -60,6 +61,18 @@ fn idle_windows_are_reclaimed_in_batches() {
     assert_eq!(rig.host.look().unmap_batches, [64]);
     assert_eq!(rig.engine.stats().counters.windows_returned.get(), 64);
     assert_eq!(rig.engine.stats().usage.peak_entries, 100);
+    let fewer = |limits| Limits {
+        entries: 50,
+        ..limits
+    };
+    assert!(rig.engine.set_limits(fewer).is_ok());
+    let usage = rig.engine.stats().usage;
+    assert!(usage.entries <= 50);
+    assert_eq!(usage.peak_entries, 100);
+    rig.engine.reset_peaks();
+    let usage = rig.engine.stats().usage;
+    assert_eq!(usage.peak_entries, usage.entries);
+    assert_eq!(usage.peak_bytes, usage.bytes);
     rig.release();
 }
 

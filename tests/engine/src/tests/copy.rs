@@ -210,6 +210,13 @@ fn data_reach_the_device_and_the_driver() {
     assert_eq!((stats.copies, stats.ended), (1, 1));
     assert_eq!((stats.bytes_in, stats.bytes_out), (10_000, 10_000));
     assert_eq!((stats.pool, stats.used, stats.peak), (MIB, 0, 12 * KIB));
+
+    let iova = bench.map(span(BASE, PAGE), TO).expect("a slot");
+    bench.pool.reset_peak();
+    assert_eq!(bench.pool.stats().peak, PAGE);
+    assert!(bench.unmap(iova, PAGE, true));
+    bench.pool.reset_peak();
+    assert_eq!(bench.pool.stats().peak, 0);
 }
 
 #[test]
