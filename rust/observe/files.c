@@ -135,7 +135,7 @@ static const struct file_operations windows_fops = {
 static ssize_t reset_peaks_write(struct file *file, const char __user *buf, size_t count,
 				 loff_t *pos)
 {
-	const struct apple_dma_files *files = file_inode(file)->i_private;
+	const struct apple_dma_files *files = file->private_data;
 
 	files->vtable->reset_peaks(files->subject);
 	return count;

@@ -244,7 +244,7 @@ impl System {
     /// Sets the peaks of `companion` to the values now.
     pub fn reset_peaks(&self, companion: &str) -> Result<()> {
         let path = self.directory(companion).join("reset_peaks");
-        // The file is never created, so that an older module is told from this one.
+        // Not created: modules before this file was added do not have it.
         let file = fs::OpenOptions::new().write(true).open(&path);
         let written = file.and_then(|mut file| file.write_all(b"1"));
         let Err(error) = written else {

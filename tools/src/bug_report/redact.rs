@@ -17,8 +17,8 @@ use std::{
 /// The least length of a text that is replaced wherever it is: shorter ones are parts of others.
 const LEAST: usize = 3;
 
-/// The user IDs of login accounts, as Debian assigns them; lower IDs are of system accounts, and
-/// 65534 is `nobody`.
+/// The user IDs of login accounts, as Debian assigns them: above those of system accounts, and
+/// below the kernel's overflow ID.
 const LOGIN_IDS: std::ops::Range<u32> = 1000..65534;
 
 /// Names that are no secret, and that other texts have.
