@@ -7,7 +7,7 @@
 //! Keys that belong to no window have submissions of their own, in `stale.rs`, and lost windows are
 //! mapped again in `recovery.rs`.
 
-use super::alignment::{
+use super::align_target::{
     AlignTarget,
     Verdict, //
 };

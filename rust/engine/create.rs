@@ -7,7 +7,7 @@
 //! applied here.
 
 use super::admission::Offer;
-use super::alignment::AlignTarget;
+use super::align_target::AlignTarget;
 use super::host::{
     Host,
     MapEntry, //

@@ -6,10 +6,8 @@
 //! meanwhile, or makes room, or creates windows for what is missing. Rounds are repeated until all
 //! requests are mapped or one fails for good.
 
-use super::alignment::{
-    self,
-    AlignTarget, //
-};
+use super::align_target::AlignTarget;
+use super::alignment;
 use super::batch::SubmitResult;
 use super::combining::RecordSet;
 use super::create::{

@@ -57,6 +57,7 @@
 //! reasons.
 
 pub(crate) mod admission;
+mod align_target;
 mod alignment;
 mod batch;
 pub(crate) mod budget;
