@@ -90,7 +90,7 @@ module! {
         },
         congruent: u8 {
             default: 1,
-            description: "Try to align DMA addresses of 64 KiB and 2 MiB pages (0 or 1)",
+            description: "Align DMA addresses of large pages: 0 never, 1 by class, 2 always",
         },
         max_batch: u32 {
             default: 0,

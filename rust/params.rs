@@ -84,6 +84,17 @@ pub(crate) enum WholeRam {
     Bounce,
 }
 
+/// The values of the parameter `congruent`: whose large pages get aligned addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Congruent {
+    /// 0: those of no device.
+    Never,
+    /// 1: those of displays and accelerators; of other devices, those that take little.
+    ByClass,
+    /// 2: those of all devices.
+    Always,
+}
+
 /// The module's parameters, checked.
 #[derive(Clone, Copy)]
 pub(crate) struct Params {
@@ -99,8 +110,8 @@ pub(crate) struct Params {
     pub(crate) share_limits: bool,
     /// Seconds after which an idle window is unmapped; 0 means never.
     pub(crate) max_idle: u32,
-    /// Try to map large buffers at addresses that are congruent to the memory's.
-    pub(crate) congruent: bool,
+    /// Try to map large pages at addresses that are congruent to the memory's.
+    pub(crate) congruent: Congruent,
     /// Most requests of a doorbell, 1 at least.
     pub(crate) batch_max: u32,
     /// Copy what may be copied, rather than map it.
@@ -151,7 +162,7 @@ pub(crate) struct RawParams {
     pub(crate) share_limits: u8,
     /// See [`Params`].
     pub(crate) max_idle: u32,
-    /// See [`Params`]; 0 or 1.
+    /// See [`Congruent`]; 0 to 2.
     pub(crate) congruent: u8,
     /// See [`Params::batch_max`]; 0 for the default.
     pub(crate) max_batch: u32,
@@ -176,7 +187,6 @@ impl Params {
     /// Checks the parameters; logs which one is wrong and what it may be.
     pub(crate) fn new(raw: &RawParams) -> Result<Self> {
         let strict = flag("strict", raw.strict)?;
-        let congruent = flag("congruent", raw.congruent)?;
         let share_limits = flag("share_limits", raw.share_limits)?;
         let whole_ram = match raw.whole_ram {
             0 => WholeRam::Never,
@@ -185,6 +195,15 @@ impl Params {
             3 => WholeRam::Bounce,
             other => {
                 pr_err!("whole_ram={}: invalid value: must be 0 to 3\n", other);
+                return Err(EINVAL);
+            }
+        };
+        let congruent = match raw.congruent {
+            0 => Congruent::Never,
+            1 => Congruent::ByClass,
+            2 => Congruent::Always,
+            other => {
+                pr_err!("congruent={}: invalid value: must be 0 to 2\n", other);
                 return Err(EINVAL);
             }
         };

@@ -272,6 +272,7 @@ impl<T> Lock<T> {
 }
 
 /// A measurement of the time that has passed since it began.
+#[derive(Clone, Copy)]
 pub(crate) struct Stopwatch(Instant<Monotonic>);
 
 impl Stopwatch {

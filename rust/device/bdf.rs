@@ -17,6 +17,12 @@ use kernel::{
     sync::aref::ARef, //
 };
 
+/// The base class of displays.
+const DISPLAY: u8 = 0x03;
+
+/// The base class of processing accelerators.
+const ACCELERATOR: u8 = 0x12;
+
 /// The base class of bridges, host bridges among them.
 const BRIDGE: u32 = 0x06;
 
@@ -205,10 +211,18 @@ impl<'a> ManagedFunction<'a> {
         CStr::from_bytes_until_nul(name).unwrap_or(c"?")
     }
 
+    /// Returns whether the device is a display or a processing accelerator; [`None`] if there is
+    /// no device.
+    ///
+    /// Context: process, may sleep.
+    pub(super) fn is_display_or_accelerator(&self) -> Option<bool> {
+        Some(matches!(self.class()?, DISPLAY | ACCELERATOR))
+    }
+
     /// Returns the base class of the device; [`None`] if there is no device.
     ///
     /// Context: process, may sleep.
-    pub(super) fn class(&self) -> Option<u8> {
+    fn class(&self) -> Option<u8> {
         let dev = self.device()?;
         // SAFETY: The device is valid, and its class does not change.
         let class = unsafe { (*raw::pci_dev(&dev)).class };

@@ -26,21 +26,14 @@ use kernel::{
     prelude::*, //
 };
 
-/// The base class of displays. Their drivers keep mappings for long and never synchronize them.
-const DISPLAY: u8 = 0x03;
-
-/// The base class of processing accelerators, of whose drivers the same holds.
-const ACCELERATOR: u8 = 0x12;
-
 /// A copy pool in memory of the kernel.
 pub(super) type CopyPool = SlotPool<LinearMap>;
 
-/// Returns whether a driver of `managed` may be one that does not pass its buffers back and forth.
-/// So may be that of a device that is not there yet.
+/// Returns whether a driver of `managed` may be one that does not pass its buffers back and forth:
+/// those of displays and accelerators keep mappings for long and never synchronize them. So may be
+/// that of a device that is not there yet.
 fn is_suspect(managed: &ManagedFunction<'_>) -> bool {
-    managed
-        .class()
-        .is_none_or(|class| matches!(class, DISPLAY | ACCELERATOR))
+    managed.is_display_or_accelerator().unwrap_or(true)
 }
 
 /// Returns the choice between slots and windows; [`None`] if nothing is to be copied.

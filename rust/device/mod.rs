@@ -70,7 +70,10 @@ use crate::addr::{
     IovaSpan,
     GRANULE, //
 };
-use crate::driver::params::Params;
+use crate::driver::params::{
+    Congruent,
+    Params, //
+};
 use crate::engine::policy::Adaptive;
 use crate::engine::pool::{
     Pool,
@@ -79,6 +82,7 @@ use crate::engine::pool::{
 use crate::engine::{
     Config,
     Engine,
+    LargePages,
     MapError, //
 };
 use crate::host::wire::Dialect;
@@ -236,7 +240,8 @@ impl<'a> Instance<'a> {
         let id = ManagedFunction::of(dev).number();
         // Dropped after the engine, which unmaps it.
         let mut coherent = None;
-        let mut engine = new_engine(companion, id, mode, source, params, admit)?;
+        let large_pages = large_pages(&managed, params);
+        let mut engine = new_engine(companion, id, mode, source, params, admit, large_pages)?;
         let is_searching = search::before_mapping(dev, &engine, markers.kind(), mode, params)?;
         let mode = mode.set_up(dev, &mut engine, params, &mut coherent)?;
         let max_len = mode.max_len(&engine, params, dialect);
@@ -297,6 +302,21 @@ impl<'a> Instance<'a> {
     }
 }
 
+/// Returns the effort for the addresses of large pages of `managed`. Drivers of displays and
+/// accelerators rely on them.
+///
+/// Context: process, may sleep.
+fn large_pages(managed: &ManagedFunction<'_>, params: &Params) -> LargePages {
+    match params.congruent {
+        Congruent::Never => LargePages::Ignored,
+        Congruent::Always => LargePages::Expected,
+        Congruent::ByClass => match managed.is_display_or_accelerator() {
+            Some(true) => LargePages::Expected,
+            _ => LargePages::Preferred,
+        },
+    }
+}
+
 /// Creates the engine for `companion`, which has the number `id`, with memory for its first
 /// windows. With `admit`, it is to decide about mappings that may be copied.
 ///
@@ -309,6 +329,7 @@ fn new_engine<'a>(
     source: EventSource,
     params: &Params,
     admit: bool,
+    large_pages: LargePages,
 ) -> Result<ReleaseOnDrop<'a>> {
     let config = Config {
         admit,
@@ -319,7 +340,7 @@ fn new_engine<'a>(
         id,
         markers: companion.markers(),
         ram: ram::system_ram()?,
-        congruent: params.congruent,
+        large_pages,
         table_max: TABLE_MAX,
     };
     let policy = Adaptive::new(mode.initial_window_shift());

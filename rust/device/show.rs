@@ -95,7 +95,8 @@ impl Instance<'_> {
         line(file, "search_percent", search::percent(search));
         line(file, "batch_max", self.batch_max);
         line(file, "max_idle", self.params.max_idle);
-        line(file, "congruent", u8::from(self.params.congruent));
+        // CAST: The discriminants are small.
+        line(file, "congruent", self.engine.large_pages() as u8);
         let copies = self.copy_stats();
         line(file, "copy", self.copy_mode().name());
         line(file, "copy_bytes", copies.pool);

@@ -10,6 +10,8 @@ use super::alignment::{
     small_page,
     AllocOrder, //
 };
+use super::forecast::Forecast;
+use super::large_pages::LargePages;
 use super::Request;
 use crate::addr::{
     Address,
@@ -37,6 +39,16 @@ const PADDING_DIVISOR: u64 = 256;
 /// Fraction of the limit that may be padding for the sake of a required alignment, as a divisor.
 const PADDING_DIVISOR_REQUIRED: u64 = 16;
 
+/// Fraction of the limit that may be padding where large pages are expected, as a divisor.
+const PADDING_DIVISOR_EXPECTED: u64 = 16;
+
+/// Fraction of a window up to which padding is better than a filler, as a divisor: it takes a
+/// mapping less.
+const PADDING_OF_WINDOW: u64 = 32;
+
+/// Most tries with a filler.
+const TRIES_FILLED: u32 = 4;
+
 /// The bytes by which a mapping is extended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Padding {
@@ -49,6 +61,15 @@ struct Padding {
 impl Padding {
     /// No padding.
     const NONE: Self = Self { front: 0, back: 0 };
+
+    /// Returns `bytes` at the end that a host which allocates in this `order` fills first.
+    fn before(bytes: u64, order: AllocOrder) -> Self {
+        let (front, back) = match order {
+            AllocOrder::BottomUp => (bytes, 0),
+            AllocOrder::TopDown => (0, bytes),
+        };
+        Self { front, back }
+    }
 
     /// Returns the sum of both ends.
     fn bytes(self) -> u64 {
@@ -75,9 +96,15 @@ pub(super) struct AlignTarget {
     modulus: u64,
     /// Set if the call fails without the alignment.
     required: bool,
+    /// Set if large pages are expected, so that fillers are worth it.
+    expected: bool,
     /// Padding of the next try.
     padding: Padding,
-    /// Number of tries that the host mapped.
+    /// Bytes of the filler of the next try; 0 for none.
+    filler: u64,
+    /// Number of tries with a filler that the host mapped.
+    tries_filled: u32,
+    /// Number of other tries that the host mapped.
     tries: u32,
     /// The IOVA of the last try and its padding.
     last: Option<(Iova, Padding)>,
@@ -85,8 +112,8 @@ pub(super) struct AlignTarget {
 
 impl AlignTarget {
     /// Creates the target of a call for `requests`; [`None`] if there is none. Only single requests
-    /// have one. An alignment that no request requires is tried for if `preferred` is set.
-    pub(super) fn new<'a, R, I>(mut requests: I, preferred: bool) -> Option<Self>
+    /// have one. For an alignment that no request requires, the effort is that for `large_pages`.
+    pub(super) fn new<'a, R, I>(mut requests: I, large_pages: LargePages) -> Option<Self>
     where
         R: Request + 'a,
         I: Iterator<Item = &'a R>,
@@ -96,14 +123,17 @@ impl AlignTarget {
         let required = request.modulus();
         let modulus = match required {
             Some(modulus) => modulus,
-            None if preferred => modulus(&request.span()?)?,
-            None => return None,
+            None if large_pages == LargePages::Ignored => return None,
+            None => modulus(&request.span()?)?,
         };
         requests.next().is_none().then_some(Self {
             start,
             modulus,
             required: required.is_some(),
+            expected: large_pages == LargePages::Expected,
             padding: Padding::NONE,
+            filler: 0,
+            tries_filled: 0,
             tries: 0,
             last: None,
         })
@@ -112,6 +142,54 @@ impl AlignTarget {
     /// Returns whether the call fails without the alignment.
     pub(super) fn is_required(&self) -> bool {
         self.required
+    }
+
+    /// Prepares the first try for `span`, which is to be aligned where the host is expected to put
+    /// it.
+    pub(super) fn anticipate(&mut self, span: &GpaSpan, forecast: &Forecast, order: AllocOrder) {
+        if self.required || !self.expected || self.tries != 0 || self.tries_filled != 0 {
+            return;
+        }
+        let len = span.granules().saturating_mul(GRANULE);
+        (self.padding, self.filler) = (Padding::NONE, 0);
+        if let Some((iova, guard)) = forecast.iova(len, order).zip(forecast.guard()) {
+            let missing = misalignment(span.start(), iova, self.modulus);
+            self.shift(span, missing, guard, order);
+        }
+    }
+
+    /// Prepares a try that moves the buffer by `missing` bytes, modulo the modulus, against a try
+    /// for `span` without padding: by padding, if that takes little, or else by a filler.
+    fn shift(&mut self, span: &GpaSpan, missing: u64, guard: u64, order: AllocOrder) {
+        let bytes = match order {
+            AllocOrder::BottomUp => missing,
+            AllocOrder::TopDown => missing.wrapping_neg() & self.modulus.wrapping_sub(1),
+        };
+        // Beside the filler there is a guard more.
+        let filler = bytes.saturating_sub(guard);
+        let is_little = bytes <= span.len() / PADDING_OF_WINDOW;
+        (self.padding, self.filler) = if is_little || filler == 0 {
+            (Padding::before(bytes, order), 0)
+        } else {
+            (Padding::NONE, filler)
+        };
+    }
+
+    /// Returns the bytes of the filler of the next try, in whole granules; 0 for none. They are
+    /// fewer than those of the buffer.
+    pub(super) fn filler(&self) -> u64 {
+        self.filler
+    }
+
+    /// Replaces the filler of the next try by padding, as there cannot be one. `order` is that of
+    /// the host.
+    pub(super) fn do_without_filler(&mut self, guard: u64, order: AllocOrder) {
+        let bytes = match core::mem::take(&mut self.filler) {
+            0 => return,
+            filler => filler.saturating_add(guard),
+        };
+        self.tries_filled = TRIES_FILLED;
+        self.padding = Padding::before(bytes, order);
     }
 
     /// Returns the padding for `span` in bytes, and `span` with that padding; [`None`] for the
@@ -132,6 +210,8 @@ impl AlignTarget {
     pub(super) fn within_budget(&self, padding: u64, max_bytes: u64) -> bool {
         let divisor = if self.required {
             PADDING_DIVISOR_REQUIRED
+        } else if self.expected {
+            PADDING_DIVISOR_EXPECTED
         } else if self.modulus > small_page() {
             PADDING_DIVISOR.saturating_mul(2)
         } else {
@@ -160,14 +240,21 @@ impl AlignTarget {
 
     /// Records that `span`, which includes the padding of [`Self::extend`], was mapped at `iova`.
     /// Returns what is to be done with the mapping. `known` is the order of allocation last
-    /// observed, and is updated.
+    /// observed, and is updated; `guard` are the bytes that the host leaves free between mappings;
+    /// [`None`] if it places them anywhere.
     pub(super) fn observe(
         &mut self,
         span: &GpaSpan,
         iova: Iova,
         known: &mut AllocOrder,
+        guard: Option<u64>,
     ) -> Verdict {
-        self.tries = self.tries.saturating_add(1);
+        let is_filled = core::mem::take(&mut self.filler) != 0;
+        if is_filled {
+            self.tries_filled = self.tries_filled.saturating_add(1);
+        } else {
+            self.tries = self.tries.saturating_add(1);
+        }
         if self.tries > 2 && !self.required {
             // The host does not reuse the addresses of earlier tries, so only chance can align the
             // next one, and chances are better for small pages.
@@ -176,6 +263,16 @@ impl AlignTarget {
         let missing = misalignment(span.start(), iova, self.modulus);
         if missing == 0 {
             return Verdict::Accept;
+        }
+        let is_random = self.expected && guard.is_none();
+        if is_random && !self.required && self.modulus > small_page() {
+            // Not in a hundred tries.
+            return Verdict::Accept;
+        }
+        if let Some(guard) = guard.filter(|_| self.may_fill()) {
+            self.shift(span, missing, guard, *known);
+            self.last = None;
+            return Verdict::Retry;
         }
         if self.is_exhausted(iova) {
             return if self.required {
@@ -187,9 +284,17 @@ impl AlignTarget {
         let order = self.infer_order(iova).unwrap_or(*known);
         *known = order;
         let padding = self.next_padding(span, missing, order);
-        self.last = Some((iova, self.padding));
+        // A filler stays, and so this try and the next differ by more than the padding.
+        self.last = (!is_filled).then_some((iova, self.padding));
         self.padding = padding;
         Verdict::Retry
+    }
+
+    /// Returns whether the next try may have a filler, after one without padding.
+    fn may_fill(&self) -> bool {
+        let expected = self.expected && !self.required;
+        let plain = self.padding == Padding::NONE && self.tries < TRIES;
+        expected && plain && self.tries_filled < TRIES_FILLED
     }
 
     /// Returns whether no other try is worth it after one that was mapped at `iova`.

@@ -18,9 +18,15 @@
 //! that stays the same and a buffer that moves within: that works on every host whose choice
 //! depends on the length alone. On any other host only chance aligns an address.
 //!
-//! All padding, the bytes that are mapped for no other purpose, is a small part of the limit.
+//! All padding, the bytes that are mapped for no other purpose, is a small part of the limit. Where
+//! drivers rely on large pages that is too little for all of them, so a window is moved by a
+//! *filler* as far as possible: a mapping of its own right before the window's in the same batch,
+//! of memory that the window has, too. It takes as many IOVAs as are missing, stays while there is
+//! room, and can be unmapped while the window is in use. The forecast of the next IOVA tells its
+//! length before the first try.
 //!
-//! This file and `align_target.rs` only compute; `miss.rs` and `premap.rs` make the requests.
+//! This file and `align_target.rs` only compute; `create.rs`, `miss.rs` and `premap.rs` make the
+//! requests.
 
 use crate::addr::{
     Address,

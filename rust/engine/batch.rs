@@ -99,6 +99,11 @@ impl<T: Copy> Batch<T> {
         self.len >= self.limit
     }
 
+    /// Returns whether there is room for `entries` more.
+    pub(super) fn has_room_for(&self, entries: usize) -> bool {
+        self.len.saturating_add(entries) <= self.limit
+    }
+
     /// Adds an entry, if there is room.
     pub(super) fn push(&mut self, entry: T) {
         if let Some(slot) = self.entries.get_mut(self.len) {
@@ -169,7 +174,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let Some(window) = self.index.window(entry.id) else {
                 continue;
             };
-            let is_own = index < own;
+            let is_own = index < own && !window.is_filler();
             let target = target.as_deref_mut().filter(|_| is_own);
             let result = self.finish_map(state, &entry, window, target);
             if matches!(result, SubmitResult::Opened) {
@@ -199,9 +204,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let (id, span) = (entry.id, &entry.span);
         let outcome = match entry.outcome {
             MapOutcome::Mapped(iova) => {
-                let verdict = target.map_or(Verdict::Accept, |target| {
-                    target.observe(span, iova, &mut state.alloc_order)
-                });
+                let verdict = self.judge(state, span, iova, target);
                 if verdict != Verdict::Accept {
                     state.counters.windows_created.inc();
                     state.counters.retries_misplaced.inc();
@@ -270,7 +273,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         for index in 0..state.map.len {
             let id = state.map.get(index).map_or(NONE, |entry| entry.id);
             if let Some(window) = self.index.window(id) {
-                if window.state() == State::Live {
+                if window.state() == State::Live && !window.is_filler() {
                     self.index.unshadow(&mut state.index, id, window);
                 }
             }
@@ -290,7 +293,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             let Some(window) = self.index.window(entry.id) else {
                 continue;
             };
-            if window.state() != State::Live {
+            if window.state() != State::Live || self.keep_filler(state, entry.id, window) {
                 continue;
             }
             if let Ok(put) = window.settle(self.strict) {

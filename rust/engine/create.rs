@@ -70,7 +70,8 @@ impl<H: Host> Locked<H> {
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Adds a window that covers `request` to the batch.
+    /// Adds a window that covers `request` to the batch, with a filler before it if `target` is to
+    /// have one.
     ///
     /// Context: engine lock held.
     pub(super) fn add(
@@ -88,10 +89,32 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let proposal = self
             .propose(state, request, choice, block)
             .ok_or(Obstacle::Fatal(MapError::Invalid))?;
-        let (proposal, padding) = match target {
-            Some(target) => Self::align(state, proposal, block, target),
-            None => (proposal, 0),
+        let (proposal, padding, filler) = match target {
+            Some(target) => {
+                target.anticipate(&proposal.span, &state.forecast, state.alloc_order);
+                let filler = self.add_filler(state, request, &proposal.span, target)?;
+                let (proposal, padding) = Self::align(state, proposal, block, target);
+                (proposal, padding, filler)
+            }
+            None => (proposal, 0, false),
         };
+        let result = self.add_window(state, request, block, proposal, padding);
+        if result.is_err() && filler {
+            self.cancel_last(state);
+        }
+        result
+    }
+
+    /// Adds the window `proposal` for `request`, of which `padding` bytes are padding, to the
+    /// batch.
+    fn add_window(
+        &self,
+        state: &mut Locked<H>,
+        request: &GpaSpan,
+        block: Option<&GpaSpan>,
+        proposal: Proposal,
+        padding: u64,
+    ) -> Result<(), Obstacle> {
         let start = proposal.span.start();
         let lowest = block.map_or(start, GpaSpan::start).raw();
         let span = self
@@ -119,6 +142,20 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             ..MapEntry::new(span)
         });
         Ok(())
+    }
+
+    /// Removes the last entry of the batch, whose window is found by nothing, and destroys the
+    /// window.
+    fn cancel_last(&self, state: &mut Locked<H>) {
+        let Some(entry) = state.map.pop() else {
+            return;
+        };
+        if let Some(window) = self.index.window(entry.id) {
+            self.destroy(state, entry.id, window);
+        }
+        if state.map.is_empty() {
+            state.index.unreserve_chunks();
+        }
     }
 
     /// Returns the window that the policy proposes for `request`, or the smallest one.

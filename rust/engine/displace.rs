@@ -99,7 +99,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let time = Stopwatch::start();
         let request = Single::new(span, None);
         let choice = Choice::Admitted(offer);
-        let result = self.map_missing_by(core::iter::once(&request), dma_limit, choice);
+        let requests = core::iter::once(&request);
+        let result = self.map_missing_by(requests, dma_limit, choice, time, 1);
         admission.pay(time.elapsed_ns());
         if result == Err(MapError::Refused) {
             admission.refused(offer.size);

@@ -16,6 +16,7 @@ use super::create::{
 };
 use super::displace::Displaced;
 use super::index::arena::NONE;
+use super::large_pages::LargePages;
 use super::map::{
     reachable,
     Request, //
@@ -100,15 +101,24 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
-        self.map_missing_by(requests, dma_limit, Choice::Policy)
+        let time = Stopwatch::start();
+        if self.large_pages == LargePages::Expected {
+            return self.map_large_pages(requests, dma_limit, time);
+        }
+        // CAST: `usize` has at most 64 bits.
+        let missing = requests.clone().filter(|r| r.iova().is_none()).count() as u64;
+        self.map_missing_by(requests, dma_limit, Choice::Policy, time, missing)
     }
 
-    /// Maps as [`Self::map_missing`], by windows of this choice.
+    /// Maps as [`Self::map_missing`], by windows of this choice, for a call that began at `time`.
+    /// On success `misses` are counted.
     pub(super) fn map_missing_by<'a, R, I>(
         &self,
         requests: I,
         dma_limit: u64,
         choice: Choice,
+        time: Stopwatch,
+        misses: u64,
     ) -> Result<(), MapError>
     where
         R: Request + 'a,
@@ -117,10 +127,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let target = match choice {
             // Memory that may be copied may be at any address.
             Choice::Admitted(_) => None,
-            _ => AlignTarget::new(requests.clone(), self.congruent),
+            _ => AlignTarget::new(requests.clone(), self.large_pages),
         };
         let mut progress = MissProgress {
-            time: Stopwatch::start(),
+            time,
             // The larger a window is, the more padding it needs to be aligned.
             choice: match &target {
                 Some(target) if target.is_required() => Choice::Smallest,
@@ -135,8 +145,6 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             freed_keys: false,
             was_sent: false,
         };
-        // CAST: `usize` has at most 64 bits.
-        let missing = requests.clone().filter(|r| r.iova().is_none()).count() as u64;
         let mut result = Err(MapError::Refused);
         for _ in 0..MAX_ROUNDS {
             let Some(mut state) = self.lock_and_collect(requests.clone(), progress.choice) else {
@@ -144,7 +152,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             };
             match self.round(&mut state, requests.clone(), dma_limit, &mut progress) {
                 RoundResult::Done => {
-                    state.counters.misses.add(missing);
+                    state.counters.misses.add(misses);
                     result = Ok(());
                     break;
                 }
@@ -152,6 +160,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 RoundResult::Grow => {
                     let missing = requests.clone().filter(|r| r.iova().is_none());
                     let windows = missing.count().min(state.map.limit());
+                    let windows = windows.saturating_add(self.fillers());
                     drop(state);
                     // Memory for the index is allocated without the lock.
                     progress.may_grow = self.grow_for(windows);
@@ -393,7 +402,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Returns whether the doorbell of another CPU may serve `span`: not if the address matters,
     /// which is left to the host then.
     fn may_share(&self, span: &GpaSpan) -> bool {
-        !self.congruent || alignment::modulus(span).is_none()
+        self.large_pages == LargePages::Ignored || alignment::modulus(span).is_none()
     }
 
     /// Takes references to the windows that were just opened, before the lock is dropped.

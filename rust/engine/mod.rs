@@ -69,10 +69,12 @@ pub(crate) mod cost;
 mod create;
 mod displace;
 mod error;
+mod forecast;
 mod grow;
 mod heat;
 mod host;
 pub(crate) mod index;
+mod large_pages;
 mod length;
 mod limits;
 mod map;
@@ -109,6 +111,7 @@ pub(crate) use self::host::{
     UnmapOutcome,
     HOST_ERRORS, //
 };
+pub(crate) use self::large_pages::LargePages;
 pub(crate) use self::map::Request;
 pub(crate) use self::marker::{
     KernelKind,
@@ -138,6 +141,7 @@ use self::cost::{
     EntryCosts,
     FIRST_SEARCH, //
 };
+use self::forecast::Forecast;
 use self::index::arena::{
     Id,
     NONE, //
@@ -192,8 +196,8 @@ pub(crate) struct Config {
     pub(crate) ram: Ram,
     /// Decide for each request that may be copied whether it is; see [`Engine::admit`].
     pub(crate) admit: bool,
-    /// Try to get addresses for large buffers that are congruent to the memory's.
-    pub(crate) congruent: bool,
+    /// The effort for the addresses of large pages.
+    pub(crate) large_pages: LargePages,
     /// The most granules of RAM that have a place in a flat table.
     pub(crate) table_max: usize,
 }
@@ -201,7 +205,7 @@ pub(crate) struct Config {
 /// See the module's documentation.
 pub(crate) struct Engine<H, P, O = ()> {
     strict: bool,
-    congruent: bool,
+    large_pages: LargePages,
     policy: P,
     observer: O,
     /// The map of all RAM, if it is mapped at once.
@@ -229,6 +233,10 @@ struct Locked<H> {
     ram: Ram,
     /// The order in which the host was last seen to assign addresses.
     alloc_order: AllocOrder,
+    /// The address that the next window is expected to get, where large pages are expected.
+    forecast: Forecast,
+    /// Fillers that have a reference while a call maps large pages.
+    fillers: Batch<Id>,
     /// The highest address of all windows that were ever open, other than the regions of RAM, and
     /// of the copy pool.
     highest_iova: u64,
@@ -286,7 +294,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         let search = StaleSearch::new(&config.markers);
         Ok(Self {
             strict: config.strict,
-            congruent: config.congruent,
+            large_pages: config.large_pages,
             policy,
             observer,
             static_map: None,
@@ -301,6 +309,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 host,
                 ram: config.ram,
                 alloc_order: AllocOrder::BottomUp,
+                forecast: Forecast::NONE,
+                fillers: Batch::new(batch, NONE)?,
                 highest_iova: 0,
                 misplaced: None,
                 index: writer,

@@ -17,6 +17,7 @@ use super::alignment::{
 };
 use super::budget::cost;
 use super::create::Obstacle;
+use super::forecast::GUARD_MAX;
 use super::host::{
     MapOutcome,
     ReplyError, //
@@ -62,9 +63,6 @@ const REGION_MIN: u64 = 64 << 20;
 
 /// Most fillers for one region.
 const FILLERS: usize = 6;
-
-/// Most bytes that a host is expected to leave free between two mappings.
-const GUARD_MAX: u64 = 256 << 10;
 
 /// A mapping that was made in advance.
 #[derive(Clone, Copy)]

@@ -293,13 +293,16 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Unmaps the windows that are idle and were not used since the last call. To be called
-    /// periodically.
+    /// Unmaps the windows that are idle and were not used since the last call, but for fillers
+    /// whose memory is in use. To be called periodically.
     ///
     /// Context: any. Interrupts are off for a batch at a time.
     pub(crate) fn age(&self) {
         self.sweep(|state, id, window| {
-            if window.is_idle() && state.host.is_ready() && close_if_unused(window) {
+            if !window.is_idle() || !state.host.is_ready() || self.is_needed(state, window) {
+                return;
+            }
+            if close_if_unused(window) {
                 state.counters.windows_aged.inc();
                 self.unmap_closed(state, id, window);
             }

@@ -46,6 +46,12 @@ pub(crate) enum State {
     Lost,
 }
 
+/// The anchor of a tile.
+const TILE: u64 = u64::MAX;
+
+/// The anchor of a filler.
+const FILLER: u64 = u64::MAX - 1;
+
 /// A window, free or in use; see the module's documentation. "Lock" marks what is accessed only
 /// with the engine's lock held.
 pub(crate) struct Window {
@@ -62,7 +68,8 @@ pub(crate) struct Window {
     start: Atomic<u64>,
     len: Atomic<u64>,
     iova: Atomic<u64>,
-    /// The granule that finds a window which is not a tile; all-ones for a tile. Lock.
+    /// The granule that finds a window which is not a tile; [`TILE`] or [`FILLER`] for others.
+    /// Lock.
     anchor: Atomic<u64>,
     /// Pages of [`PAGE`] bytes that are mapped only to align the address of the rest. Lock.
     padding: Atomic<u32>,
@@ -80,7 +87,7 @@ impl Default for Window {
             start: Atomic::new(0),
             len: Atomic::new(0),
             iova: Atomic::new(0),
-            anchor: Atomic::new(u64::MAX),
+            anchor: Atomic::new(TILE),
             padding: Atomic::new(0),
         }
     }
@@ -182,9 +189,19 @@ impl Window {
     /// Returns the granule that finds the window, if it is not a tile. Lock.
     pub(crate) fn anchor(&self) -> Option<u64> {
         match self.anchor.load(Relaxed) {
-            u64::MAX => None,
+            TILE | FILLER => None,
             granule => Some(granule),
         }
+    }
+
+    /// Returns whether the window is a filler, which takes IOVAs and serves nothing. Lock.
+    pub(crate) fn is_filler(&self) -> bool {
+        self.anchor.load(Relaxed) == FILLER
+    }
+
+    /// Makes a pending window a filler. Lock.
+    pub(crate) fn set_filler(&self) {
+        self.anchor.store(FILLER, Relaxed);
     }
 
     /// Returns the bytes that the window covers only to align the address of the rest. Lock.
@@ -254,7 +271,7 @@ impl Window {
         self.start.store(span.start().raw(), Relaxed);
         self.len.store(span.len(), Relaxed);
         self.iova.store(0, Relaxed);
-        self.anchor.store(anchor.unwrap_or(u64::MAX), Relaxed);
+        self.anchor.store(anchor.unwrap_or(TILE), Relaxed);
         self.padding.store(0, Relaxed);
         // Opening counts as a use that is not counted, see `Refs`.
         self.refs.renew();

@@ -123,7 +123,7 @@ impl<'a> Replayer<'a> {
                 Some("u32") => u32::MAX.into(),
                 _ => u64::MAX,
             },
-            congruent: details.status_number("congruent") == Some(1),
+            congruent: details.status_number("congruent").unwrap_or(0),
             ram: self.ram.clone(),
         })
     }

@@ -50,6 +50,7 @@ pub(crate) fn pass_ns(nanoseconds: u64) {
 }
 
 /// A measurement of the time that has passed since it began.
+#[derive(Clone, Copy)]
 pub(crate) struct Stopwatch(u64);
 
 impl Stopwatch {

@@ -16,6 +16,7 @@ mod granule_map;
 mod host;
 mod index;
 mod keys;
+mod large_pages;
 mod limits;
 mod lists;
 mod memory;

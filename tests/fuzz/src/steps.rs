@@ -3,7 +3,10 @@
 //! A driver's steps on a host with faults, from a fuzzer's bytes.
 
 use crate::bytes::Bytes;
-use crate::engine::ReplyError;
+use crate::engine::{
+    LargePages,
+    ReplyError, //
+};
 use crate::model::drive::{
     Op,
     Want, //
@@ -49,7 +52,11 @@ pub(crate) fn setup(bytes: &mut Bytes<'_>) -> (Setup, u64, bool) {
         ram: RAM,
         policy,
         strict: modes & 1 != 0,
-        congruent: modes & 2 != 0,
+        large_pages: match (modes & 2, modes & 16) {
+            (0, _) => LargePages::Ignored,
+            (_, 0) => LargePages::Preferred,
+            _ => LargePages::Expected,
+        },
         max_bytes: bytes.pick(&[128 * MIB, MIB, 0]) + u64::from(bytes.u8()) * 16 * KIB,
         max_entries: bytes.pick(&[1000, 16, 3, 1, 0]),
         batch_max: bytes.pick(&[64, 1, 2, 3, 16]),

@@ -22,6 +22,7 @@ use crate::engine::{
     Config,
     Engine,
     KernelKind,
+    LargePages,
     MapOutcome,
     Markers,
     Request,
@@ -86,8 +87,8 @@ pub struct Parameters {
     pub batch_max: usize,
     /// Most bytes of a window.
     pub len_max: u64,
-    /// Set to align the IOVAs of large pages.
-    pub congruent: bool,
+    /// The effort to align the IOVAs of large pages: 0 none, 1 for single mappings, 2 for all.
+    pub congruent: u64,
     /// First addresses and lengths in bytes of the blocks of guest RAM.
     pub ram: Vec<(u64, u64)>,
 }
@@ -363,7 +364,11 @@ impl Replay {
             pool: None,
             id: 1,
             markers,
-            congruent: parameters.congruent,
+            large_pages: match parameters.congruent {
+                0 => LargePages::Ignored,
+                1 => LargePages::Preferred,
+                _ => LargePages::Expected,
+            },
             table_max: TABLE_MAX,
         };
         let host = ReplayHost::new(
@@ -547,7 +552,7 @@ mod tests {
             max_entries: 61440,
             batch_max: 256,
             len_max: u64::from(u32::MAX),
-            congruent: true,
+            congruent: 1,
             ram: vec![(BASE, 64 << 20)],
         }
     }

@@ -419,6 +419,11 @@ pub const MESSAGES: &[Message] = &[
         PARAMETER,
     ),
     problem(
+        "congruent={n}: invalid value: must be 0 to 2",
+        BAD_PARAMETER,
+        PARAMETER,
+    ),
+    problem(
         "max_bytes={n}: invalid value: must be between 1 MiB and 1 PiB",
         BAD_PARAMETER,
         PARAMETER,

@@ -361,8 +361,8 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "congruent",
-        may: (0, 1),
-        usual: (0, 1),
+        may: (0, 2),
+        usual: (0, 2),
     },
     Parameter {
         name: "copy_bytes",

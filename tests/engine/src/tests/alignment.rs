@@ -25,6 +25,7 @@ use crate::{
     },
     engine::{
         HostError,
+        LargePages,
         MapError,
         ReplyError, //
     },
@@ -38,7 +39,7 @@ fn rig(placement: Placement) -> Rig {
     let rig = Rig::with_ram(
         Setup {
             policy: TestPolicy::Adaptive(18),
-            congruent: true,
+            large_pages: LargePages::Preferred,
             // So much that the budget of padding does not matter in most tests.
             max_bytes: 4096 * MIB,
             max_entries: 4096,
@@ -246,12 +247,16 @@ const SIZES: [u64; 8] = [
 
 #[test]
 fn allocations_are_aligned_to_their_order() {
-    for congruent in [false, true] {
+    for large_pages in [
+        LargePages::Ignored,
+        LargePages::Preferred,
+        LargePages::Expected,
+    ] {
         for strict in [false, true] {
             for placement in [Placement::Low, Placement::High] {
                 let rig = Rig::with_ram(
                     Setup {
-                        congruent,
+                        large_pages,
                         strict,
                         placement,
                         max_bytes: 1280 * MIB,

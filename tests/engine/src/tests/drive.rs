@@ -35,6 +35,7 @@ use crate::addr::{
 use crate::engine::admission::CopyCost;
 use crate::engine::policy::smallest;
 use crate::engine::{
+    LargePages,
     Limit,
     MapError, //
 };
@@ -455,7 +456,16 @@ pub(crate) fn run(setup: Setup, seed: u64, ops: Vec<Op>, tidy: bool) -> Result<(
                     rig.engine.age();
                     rig.check();
                 }
-                let idle = idle(&rig, |_| true);
+                // Fillers stay with the large pages whose memory they have.
+                let used: Vec<_> = {
+                    let state = rig.host.look();
+                    let busy = state.busy();
+                    busy.iter().map(|key| state.mappings[key].span).collect()
+                };
+                let large_pages = setup.large_pages == LargePages::Expected;
+                let may_stay =
+                    |span: &GpaSpan| large_pages && used.iter().any(|all| all.covers(span));
+                let idle = idle(&rig, |span| !may_stay(span));
                 let away = !rig.host.look().ready;
                 ensure!(
                     away || idle.is_empty(),

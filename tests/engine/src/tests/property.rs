@@ -24,7 +24,10 @@ use super::rig::{
     MIB,
     RAM, //
 };
-use crate::engine::ReplyError;
+use crate::engine::{
+    LargePages,
+    ReplyError, //
+};
 use proptest::prelude::*;
 
 /// Guest RAM.
@@ -225,6 +228,13 @@ fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
         2 => 0u64..2 * MIB,
         1 => Just(MIB),
     ];
+    let large_pages = prop::sample::select(
+        &[
+            LargePages::Ignored,
+            LargePages::Preferred,
+            LargePages::Expected,
+        ][..],
+    );
     let max_entries = prop_oneof![2 => Just(1000u32), 2 => 1u32..8, 1 => 0u32..2];
     let batch_max = prop_oneof![2 => Just(64usize), 2 => 1usize..4];
     let len_max = prop_oneof![6 => Just(u64::MAX), 1 => Just(128 * KIB)];
@@ -239,7 +249,7 @@ fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
     let entry_ns = prop::sample::select(&[0, 30_000, 3_000_000, 20_000_000][..]);
     (
         policy,
-        (any::<bool>(), any::<bool>()),
+        (any::<bool>(), large_pages),
         max_bytes,
         max_entries,
         batch_max,
@@ -260,12 +270,12 @@ fn setups(ram: Layout) -> impl Strategy<Value = Setup> {
                 table_max,
                 entry_ns,
             )| {
-                let (strict, congruent) = modes;
+                let (strict, large_pages) = modes;
                 Setup {
                     ram,
                     policy,
                     strict,
-                    congruent,
+                    large_pages,
                     max_bytes,
                     max_entries,
                     batch_max,

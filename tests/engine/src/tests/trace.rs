@@ -27,6 +27,7 @@ use crate::engine::{
     Config,
     Engine,
     Host,
+    LargePages,
     MapEntry,
     MapOutcome,
     UnmapEntry,
@@ -187,7 +188,7 @@ impl Device {
             max_entries: 4096,
             pool: None,
             ram: Ram::new(blocks.expect("memory")),
-            congruent: false,
+            large_pages: LargePages::Ignored,
             admit: true,
             table_max: 1 << 24,
         };
