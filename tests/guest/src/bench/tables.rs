@@ -65,13 +65,17 @@ const MODES: [(&str, &str); 3] = [
 ];
 
 /// Rows of mappings that can be live at once.
-const CAPACITY: [(&str, &str); 6] = [
+const CAPACITY: [(&str, &str); 10] = [
     ("4 KiB pages, 64 KiB apart", "pages-64k"),
     ("4 KiB pages, 16 KiB apart", "pages-16k"),
     ("GPU-like, seed 1", "gpu-1"),
     ("GPU-like, seed 2", "gpu-2"),
     ("GPU-like, seed 3", "gpu-3"),
+    ("GPU-like, congruent=2, seed 1", "aligned-1"),
+    ("GPU-like, congruent=2, seed 2", "aligned-2"),
+    ("GPU-like, congruent=2, seed 3", "aligned-3"),
     ("2 MiB buffers", "buffers-2m"),
+    ("2 MiB buffers, congruent=2", "aligned-2m"),
 ];
 
 /// A table that grows by rows.
@@ -378,9 +382,10 @@ fn congruence(figures: &Figures) -> String {
     );
     for (name, mode) in [
         ("lowest, congruent=0", "off"),
-        ("lowest", "low"),
-        ("highest", "high"),
-        ("anywhere", "random"),
+        ("lowest, congruent=1", "preferred"),
+        ("lowest, congruent=2", "low"),
+        ("highest, congruent=2", "high"),
+        ("anywhere, congruent=2", "random"),
     ] {
         let mut row = vec![name.to_owned()];
         for case in ["gpu", "64k", "2m"] {

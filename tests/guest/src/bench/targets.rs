@@ -71,6 +71,18 @@ pub fn all(figures: &Figures) -> Vec<Target> {
         .collect::<Vec<_>>();
     let capacity = |case: &str, key: &str| figures.one("capacity", "default", case)?.value(key);
     let gpu = [1, 2, 3].map(|seed| capacity(&format!("gpu-{seed}"), "bytes"));
+    let aligned = ["1", "2", "3", "2m"].map(|case| capacity(&format!("aligned-{case}"), "bytes"));
+    let large_pages: Vec<_> = figures
+        .figures
+        .iter()
+        .filter(|f| f.group == "congruence" && ["low", "high"].contains(&f.mode.as_str()))
+        .collect();
+    let large_page = |part: &str, of: &str| -> Vec<_> {
+        large_pages
+            .iter()
+            .map(|f| ratio(f.value(part), f.value(of)))
+            .collect()
+    };
     let io: Vec<_> = figures
         .figures
         .iter()
@@ -146,6 +158,24 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             Floor,
             0.95,
             ratio(lowest(&gpu), Some(BUDGET)),
+        ),
+        target(
+            "the same with aligned large pages (congruent=2)",
+            Floor,
+            0.93,
+            ratio(lowest(&aligned), Some(BUDGET)),
+        ),
+        target(
+            "large pages that are aligned (congruent=2), hosts that fill from one end",
+            Floor,
+            0.95,
+            lowest(&large_page("congruent", "large")),
+        ),
+        target(
+            "doorbells per window for these",
+            Ceiling,
+            1.3,
+            highest(&large_page("doorbells", "windows")),
         ),
         target(
             "NVMe throughput to that of direct mapping",
