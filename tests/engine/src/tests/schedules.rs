@@ -42,7 +42,10 @@ use crate::engine::index::granule_map::{
     GranuleMap,
     CHUNK, //
 };
-use crate::engine::MapError;
+use crate::engine::{
+    LargePages,
+    MapError, //
+};
 use crate::sys::Alloc;
 use shuttle::{
     scheduler::{
@@ -476,23 +479,81 @@ fn lists_that_share_windows() {
                 ..few()
             });
             each(&rig, [[A, B, C], [C, A, B]], |rig, starts| {
-                let spans = starts.map(|start| (start, 4096));
-                let entries = list(&spans);
-                rig.engine.map_all(entries.iter(), ALL).expect("room");
-                let held: Vec<_> = entries
-                    .iter()
-                    .zip(starts)
-                    .map(|(entry, start)| (start, entry.at().expect("mapped")))
-                    .collect();
-                for (start, iova) in &held {
-                    rig.host.look().hold(span(*start, 4096), *iova);
-                }
-                for (start, iova) in &held {
-                    rig.host.look().drop_held(span(*start, 4096), *iova);
-                }
-                assert!(rig.engine.unmap_all(entries.iter()).is_ok());
+                use_list(rig, starts, 4096);
             });
             finish(rig);
+        });
+    }
+}
+
+/// Maps `len` bytes at each of `starts` as a list, and unmaps them.
+fn use_list(rig: &Rig, starts: [u64; 3], len: u64) {
+    let spans = starts.map(|start| (start, len));
+    let entries = list(&spans);
+    rig.engine.map_all(entries.iter(), ALL).expect("room");
+    let held: Vec<_> = entries
+        .iter()
+        .zip(starts)
+        .map(|(entry, start)| (start, entry.at().expect("mapped")))
+        .collect();
+    for (start, iova) in &held {
+        rig.host.look().hold(span(*start, len), *iova);
+    }
+    for (start, iova) in &held {
+        rig.host.look().drop_held(span(*start, len), *iova);
+    }
+    assert!(rig.engine.unmap_all(entries.iter()).is_ok());
+}
+
+fn large_pages(strict: bool) -> Arc<Rig> {
+    let rig = rig(Setup {
+        strict,
+        large_pages: LargePages::Expected,
+        max_entries: 24,
+        ..few()
+    });
+    let mut state = rig.host.look();
+    state.guard = 1;
+    state.iovas.start += 1;
+    drop(state);
+    rig
+}
+
+#[test]
+fn lists_of_large_pages() {
+    // A call may unmap the fillers of another one.
+    for strict in [false, true] {
+        explore(400, move || {
+            let rig = large_pages(strict);
+            each(&rig, [[A, B, C], [C, A, B + MIB / 2]], |rig, starts| {
+                use_list(rig, starts, 64 * KIB);
+            });
+            finish(rig);
+        });
+    }
+}
+
+#[test]
+fn release_against_a_list_of_large_pages() {
+    for strict in [false, true] {
+        explore(400, move || {
+            let rig = large_pages(strict);
+            let user = {
+                let rig = rig.clone();
+                thread::spawn(move || {
+                    let entries = list(&[A, B, C].map(|start| (start, 64 * KIB)));
+                    match rig.engine.map_all(entries.iter(), ALL) {
+                        Ok(()) => drop(rig.engine.unmap_all(entries.iter())),
+                        Err(error) => assert_eq!(error, MapError::Closed),
+                    }
+                })
+            };
+            rig.engine.release();
+            user.join().expect("the thread succeeds");
+            assert!(rig.host.look().mappings.is_empty());
+            let state = rig.host.look();
+            let (maps, unmaps) = (state.map_entries, state.unmap_batches.iter().sum::<usize>());
+            assert_eq!(maps, unmaps as u64, "each was unmapped once");
         });
     }
 }
