@@ -4,7 +4,7 @@
 //!
 //! A host that fills free ranges from one end puts a window beside the one before it, unless a hole
 //! elsewhere has room. So the last large window, and the small ones right behind it, tell where the
-//! next large one will be. Nothing depends on a forecast being right: it saves a try where it is.
+//! next large one will be. Nothing depends on a forecast: one that is right saves a try.
 
 use super::alignment::AllocOrder;
 use crate::addr::{

@@ -3,10 +3,10 @@
 //! Large pages of drivers that rely on their alignment: one window for each, and fillers, which
 //! move it to where it is aligned.
 //!
-//! `alignment.rs` says how that works, and computes how long a filler is. A filler is a window that
-//! no request finds. It is idle from the beginning, so whatever needs room unmaps it; otherwise it
-//! stays until its large page is idle as well, since the hole that it leaves would take the filler
-//! of another page.
+//! `alignment.rs` says how that works, and `align_target.rs` computes how long a filler is. It is a
+//! window that no request finds, and idle from the beginning, so whatever needs room unmaps it.
+//! Otherwise it stays until its large page is idle as well, since the hole that it leaves would
+//! take the filler of another page. In strict mode it stays while the call maps its large pages.
 
 use super::align_target::{
     AlignTarget,
