@@ -111,6 +111,9 @@ const ONE_AT_A_TIME: &str = "to see whether it gets several requests at once wro
     apple_dma_pci max_batch=1' >/etc/modprobe.d/apple-dma-pci-batch.conf, and reboot; report it \
     with 'apple-dma-pci bug-report'";
 
+/// The fewest large pages that tell how the host places mappings.
+const LARGE_PAGES: u64 = 20;
+
 type Values = BTreeMap<String, String>;
 
 /// Parses a file of names and values.
@@ -226,10 +229,28 @@ fn of(guest: &Guest, companion: &Companion) -> Vec<Finding> {
             "none while the retries succeed; else reload the module",
         ));
     }
+    found.extend(misaligned(device, value("congruent"), &counters));
     if found.is_empty() {
         found.push(Finding::ok(format!("{device}: no mapping failed so far")));
     }
     found
+}
+
+/// Returns a warning if large pages are expected to be aligned and too many are not; `effort` is
+/// that of the module for them.
+fn misaligned(device: &str, effort: u64, counters: &Values) -> Option<Finding> {
+    let (large, aligned) = (number(counters, "large"), number(counters, "congruent"));
+    let many = large.saturating_sub(large / 20);
+    (effort == 2 && large >= LARGE_PAGES && aligned < many).then(|| {
+        Finding::warning(
+            format!(
+                "{device}: of {large} large pages {aligned} have an address that is a multiple of \
+                 their size, which some drivers of GPUs rely on"
+            ),
+            "reduce what is mapped at a time, if max_bytes is nearly reached; if not, the host \
+             places mappings anywhere, and nothing in the guest can change that: see docs/gpu.md",
+        )
+    })
 }
 
 #[cfg(test)]
@@ -313,6 +334,24 @@ mod tests {
         Fixture::is_warning(&counters(&fixture.guest()), "failed to unmap 2 windows");
         fixture.write(&path, "windows_lost 5\nwindows_recovered 5\n");
         Fixture::is_ok(&counters(&fixture.guest()));
+    }
+
+    #[test]
+    fn large_pages_that_are_not_aligned() {
+        let fixture = Fixture::healthy();
+        let findings = |effort: u32, large: u32, aligned: u32| {
+            fixture.write(&format!("{FILES}/status"), &format!("congruent {effort}\n"));
+            let text = format!("large {large}\ncongruent {aligned}\n");
+            fixture.write(&format!("{FILES}/counters"), &text);
+            counters(&fixture.guest())
+        };
+        Fixture::is_warning(
+            &findings(2, 100, 94),
+            "of 100 large pages 94 have an address",
+        );
+        for (effort, large, aligned) in [(2, 100, 95), (1, 100, 2), (2, 19, 0), (2, 0, 0)] {
+            Fixture::is_ok(&findings(effort, large, aligned));
+        }
     }
 
     #[test]
