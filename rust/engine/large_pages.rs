@@ -20,6 +20,7 @@ use super::create::{
 };
 use super::host::MapEntry;
 use super::index::arena::Id;
+use super::miss::CALL_MAX_MS;
 use super::{
     Engine,
     Host,
@@ -102,7 +103,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 let map =
                     || self.map_missing_by(request.clone(), dma_limit, Choice::Policy, time, 0);
                 result = map();
-                if matches!(result, Err(MapError::Full(_))) && self.drop_fillers() {
+                if matches!(result, Err(MapError::Full(_))) && self.drop_fillers(time) {
                     result = map();
                 }
                 if result.is_err() {
@@ -110,7 +111,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 }
             }
         }
-        self.drop_fillers();
+        self.drop_fillers(time);
         result?;
         self.map_missing_by(requests, dma_limit, Choice::Policy, time, misses)
     }
@@ -128,8 +129,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         true
     }
 
-    /// Unmaps the fillers that were kept, by this call or another. Returns whether there were any.
-    fn drop_fillers(&self) -> bool {
+    /// Unmaps the fillers that were kept, by this call or another. Where the call, which began at
+    /// `time`, is late, the next call or the periodic work does. Returns whether there were any.
+    fn drop_fillers(&self, time: Stopwatch) -> bool {
         let mut state = self.state.lock();
         if state.fillers.is_empty() {
             return false;
@@ -145,7 +147,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             }
         }
         drop(state);
-        self.unmap_retired();
+        if time.elapsed_ms() <= CALL_MAX_MS {
+            self.unmap_retired();
+        }
         true
     }
 
