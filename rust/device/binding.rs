@@ -18,6 +18,7 @@ use super::maintenance::{
     Recovery, //
 };
 use super::mode::Mode;
+use super::pressure::PressureWatch;
 use super::Instance;
 use crate::abstractions::memory_notifier::MemoryNotifier;
 use crate::abstractions::panic_notifier::PanicNotifier;
@@ -44,6 +45,7 @@ pub(crate) struct Binding<'a> {
     _crash: Pin<KBox<PanicNotifier<Arc<Instance<'a>>>>>,
     ageing: Option<Pin<KBox<Periodic<Ageing<'a>>>>>,
     recovery: Pin<KBox<Periodic<Recovery<'a>>>>,
+    pressure: Pin<KBox<Periodic<PressureWatch<'a>>>>,
     _files: DeviceFiles<'a, Instance<'a>>,
     instance: Arc<Instance<'a>>,
 }
@@ -86,6 +88,7 @@ impl<'a> Binding<'a> {
         instance.update_ram();
         let ageing = Ageing::start(&instance)?;
         let recovery = Recovery::start(&instance)?;
+        let pressure = PressureWatch::start(&instance)?;
         let files = DeviceFiles::new(instance.dev, instance.clone())?;
         let has_dart = instance.mode != Mode::Identity;
         // SAFETY: The operations live as long as the instance, which outlives the attachment, and
@@ -99,6 +102,7 @@ impl<'a> Binding<'a> {
             _crash: crash,
             ageing,
             recovery,
+            pressure,
             _files: files,
             instance,
         })
@@ -110,6 +114,7 @@ impl PmOps for Binding<'_> {
         let this = &self.instance;
         // Otherwise these would go on, also while another kernel starts.
         self.recovery.stop();
+        self.pressure.stop();
         if let Some(ageing) = &self.ageing {
             ageing.stop();
         }

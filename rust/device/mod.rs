@@ -22,7 +22,7 @@
 //! - `user_space`: drivers whose DMA cannot be managed;
 //! - `hotplug`, `maintenance`: memory that is added or removed, and periodic work;
 //! - `search`: what earlier kernels left on the host;
-//! - `limits`: changing the limits of the device;
+//! - `limits`, `pressure`: changing the limits of the device, and watching how near they are;
 //! - `show`: the contents of the files in debugfs and sysfs.
 
 mod attach;
@@ -41,6 +41,7 @@ mod limits;
 mod maintenance;
 mod mode;
 pub(crate) mod pci_address;
+mod pressure;
 mod quiesce;
 mod report;
 mod scatterlist;
@@ -210,6 +211,8 @@ pub(crate) struct Instance<'a> {
     misuses: Atomic<u64>,
     /// Failed map calls, by [`MapError`].
     failures: [Atomic<u64>; MapError::NAMES.len()],
+    /// What [`pressure`] remembers of failed map calls.
+    refusal_age: Atomic<u32>,
 }
 
 // SAFETY: The operations are read by the DMA API from any context, and are never changed; the other
@@ -291,6 +294,7 @@ impl<'a> Instance<'a> {
                 misuse_log <- RateLimit::new(),
                 misuses: Atomic::new(0),
                 failures: [const { Atomic::new(0) }; MapError::NAMES.len()],
+                refusal_age: Atomic::new(pressure::FORGOTTEN),
             }),
             GFP_KERNEL,
         )?;

@@ -112,6 +112,7 @@ impl Instance<'_> {
         if let Some(count) = self.failures.get(error.index()) {
             count.fetch_add(1, Relaxed);
         }
+        self.note_refusal(error);
         let memory = (call.addr, call.len);
         self.source
             .refusal(error, memory, call.nents.unwrap_or(1), dma_limit, start);

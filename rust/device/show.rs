@@ -15,6 +15,7 @@ use crate::engine::{
     HostError,
     Limit,
     MapError,
+    Pressure,
     SearchState,
     Snapshot,
     WindowInfo,
@@ -93,6 +94,11 @@ impl Instance<'_> {
             },
         );
         line(file, "search_percent", search::percent(search));
+        let available = self.engine.available();
+        line(file, "available_bytes", available.bytes.left);
+        line(file, "available_entries", available.entries.left);
+        let pressure = Instance::pressure(self);
+        line(file, "pressure", pressure.name().to_str().unwrap_or("?"));
         line(file, "batch_max", self.batch_max);
         line(file, "max_idle", self.params.max_idle);
         // CAST: The discriminants are small.
@@ -210,6 +216,10 @@ impl Inspect for Instance<'_> {
 
     fn set_limit(&self, limit: Limit, value: u64) -> Result {
         Instance::set_limit(self, limit, value)
+    }
+
+    fn pressure(&self) -> Pressure {
+        Instance::pressure(self)
     }
 
     fn reset_peaks(&self) {

@@ -32,7 +32,7 @@ pub(crate) struct Limits {
     pub(crate) entries: u32,
 }
 
-/// The part of a limit that is left.
+/// The part of a limit that is left, or available.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
     /// The part that is left.
@@ -261,15 +261,23 @@ impl Budget {
 
     /// Returns the bytes that are left.
     pub(super) fn bytes(&self) -> Room {
+        self.bytes_without(0)
+    }
+
+    /// Returns the bytes that would be left without `idle` bytes of what is mapped.
+    pub(super) fn bytes_without(&self, idle: u64) -> Room {
         let (markers, _) = self.markers;
-        let own = self.usage.bytes.saturating_add(markers);
+        let usage = self.usage.bytes.saturating_sub(idle);
+        let own = usage.saturating_add(markers);
         let mut left = self.limits.bytes.saturating_sub(own);
         let mut used = own;
         if let Some(pool) = self.pool {
-            let rest = self.max_bytes.saturating_sub(pool.bytes.load(Relaxed));
-            let own = self.own_bytes.saturating_sub(self.usage.bytes);
-            left = left.min(own.saturating_add(rest));
-            used = pool.used_bytes.load(Relaxed);
+            let drawn = self.drawn_bytes(self.usage.bytes);
+            let less = drawn.saturating_sub(self.drawn_bytes(usage));
+            let taken = pool.bytes.load(Relaxed).saturating_sub(less);
+            let rest = self.max_bytes.saturating_sub(taken);
+            left = left.min(self.own_bytes.saturating_sub(usage).saturating_add(rest));
+            used = pool.used_bytes.load(Relaxed).saturating_sub(idle);
         }
         let (max, _) = self.allowance();
         Room {
@@ -280,16 +288,23 @@ impl Budget {
 
     /// Returns the windows that are left.
     pub(super) fn entries(&self) -> Room {
+        self.entries_without(0)
+    }
+
+    /// Returns the windows that would be left without `idle` of those that exist.
+    pub(super) fn entries_without(&self, idle: u32) -> Room {
         let (_, markers) = self.markers;
-        let own = self.usage.entries.saturating_add(markers);
+        let usage = self.usage.entries.saturating_sub(idle);
+        let own = usage.saturating_add(markers);
         let mut left = self.limits.entries.saturating_sub(own);
         let mut used = u64::from(own);
         if let Some(pool) = self.pool {
+            let drawn = self.drawn_entries(self.usage.entries);
+            let less = drawn.saturating_sub(self.drawn_entries(usage));
             let taken = u32::try_from(pool.entries.load(Relaxed)).unwrap_or(u32::MAX);
-            let rest = self.max_entries.saturating_sub(taken);
-            let own = self.own_entries.saturating_sub(self.usage.entries);
-            left = left.min(own.saturating_add(rest));
-            used = pool.used_entries.load(Relaxed);
+            let rest = self.max_entries.saturating_sub(taken.saturating_sub(less));
+            left = left.min(self.own_entries.saturating_sub(usage).saturating_add(rest));
+            used = pool.used_entries.load(Relaxed).saturating_sub(idle.into());
         }
         let (_, max) = self.allowance();
         Room {

@@ -84,6 +84,7 @@ mod observer;
 pub(crate) mod policy;
 pub(crate) mod pool;
 mod premap;
+mod pressure;
 pub(crate) mod ram;
 mod reclaim;
 mod recovery;
@@ -121,6 +122,7 @@ pub(crate) use self::observer::{
     MapPath,
     Observer, //
 };
+pub(crate) use self::pressure::Pressure;
 pub(crate) use self::release::Released;
 pub(crate) use self::stale::SearchState;
 pub(crate) use self::stats::{

@@ -189,6 +189,24 @@ TRACE_EVENT(host_error,
 		      __entry->command, __entry->gpa, __entry->size, __entry->cause)
 );
 
+TRACE_EVENT(pressure,
+	TP_PROTO(const struct apple_dma_pci_origin *origin, const char *level, u64 bytes,
+		 u64 windows),
+	TP_ARGS(origin, level, bytes, windows),
+	ORIGIN_STRUCT__entry(
+		__array(char, level, APPLE_DMA_PCI_WORD)
+		__field(u64, bytes)
+		__field(u64, windows)
+	),
+	ORIGIN_fast_assign(
+		strscpy_pad(__entry->level, level, APPLE_DMA_PCI_WORD);
+		__entry->bytes = bytes;
+		__entry->windows = windows;
+	),
+	ORIGIN_printk("level=%s bytes=%llu windows=%llu",
+		      __entry->level, __entry->bytes, __entry->windows)
+);
+
 TRACE_EVENT(misuse,
 	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 dma, u64 size),
 	TP_ARGS(origin, dma, size),

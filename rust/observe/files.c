@@ -25,7 +25,7 @@ static const char *const kind_names[APPLE_DMA_FILES_KINDS] = {
 	[APPLE_DMA_FILES_SIZES] = "sizes",
 };
 
-enum { MANAGED, MODE, BYTES, MAX_BYTES, ENTRIES, MAX_ENTRIES, ATTRIBUTES };
+enum { MANAGED, MODE, BYTES, MAX_BYTES, ENTRIES, MAX_ENTRIES, PRESSURE, ATTRIBUTES };
 
 static const char *const attribute_names[ATTRIBUTES] = {
 	[MANAGED] = "managed",
@@ -34,7 +34,10 @@ static const char *const attribute_names[ATTRIBUTES] = {
 	[MAX_BYTES] = "max_bytes",
 	[ENTRIES] = "entries",
 	[MAX_ENTRIES] = "max_entries",
+	[PRESSURE] = "pressure",
 };
+
+static const char group_name[] = "apple_dma_pci";
 
 struct kind_file {
 	const struct apple_dma_files *files;
@@ -153,6 +156,8 @@ static ssize_t attribute_show(struct device *dev, struct device_attribute *attr,
 	const struct attribute_file *file = container_of(attr, struct attribute_file, attr);
 	struct apple_dma_files_summary summary;
 
+	if (file->which == PRESSURE)
+		return sysfs_emit(buf, "%s\n", file->files->vtable->pressure(file->files->subject));
 	file->files->vtable->summary(file->files->subject, &summary);
 	switch (file->which) {
 	case MANAGED:
@@ -203,7 +208,7 @@ static int create_attributes(struct apple_dma_files *files)
 		file->which = which;
 		files->list[which] = &file->attr.attr;
 	}
-	files->group.name = "apple_dma_pci";
+	files->group.name = group_name;
 	files->group.attrs = files->list;
 	return sysfs_create_group(&files->companion->kobj, &files->group);
 }
@@ -291,6 +296,17 @@ void apple_dma_files_init(void)
 void apple_dma_files_exit(void)
 {
 	debugfs_remove(root);
+}
+
+/**
+ * apple_dma_files_notify_pressure - wake up those that poll the attribute "pressure"
+ * @companion: the companion; nothing happens if it has no files
+ *
+ * Context: Process context. May sleep.
+ */
+void apple_dma_files_notify_pressure(struct device *companion)
+{
+	sysfs_notify(&companion->kobj, group_name, attribute_names[PRESSURE]);
 }
 
 /**

@@ -72,6 +72,7 @@ struct apple_dma_files_summary {
  * @summary: fills in the attributes
  * @set_limit: sets max_entries, or else max_bytes, to the number that was written to the attribute,
  *	0 for other text; returns 0 or an error
+ * @pressure: returns the name of the level of the pressure on the limits, which lives forever
  * @reset_peaks: sets all peaks to the values now
  *
  * Context of all functions: process; called by several threads at once.
@@ -81,6 +82,7 @@ struct apple_dma_files_vtable {
 	bool (*window)(const void *subject, u32 *id, struct apple_dma_files_window *window);
 	void (*summary)(const void *subject, struct apple_dma_files_summary *summary);
 	int (*set_limit)(const void *subject, bool is_entries, u64 value);
+	const char *(*pressure)(const void *subject);
 	void (*reset_peaks)(const void *subject);
 };
 
@@ -90,6 +92,7 @@ struct apple_dma_files *apple_dma_files_create(struct device *companion,
 					       const struct apple_dma_files_vtable *vtable,
 					       const void *subject);
 void apple_dma_files_destroy(struct apple_dma_files *files);
+void apple_dma_files_notify_pressure(struct device *companion);
 void apple_dma_files_driver(struct device *dev, char *name, size_t size);
 
 #endif /* _APPLE_DMA_PCI_FILES_H */

@@ -14,6 +14,7 @@ use crate::bindings::{
 use crate::engine::index::arena::Id;
 use crate::engine::{
     Limit,
+    Pressure,
     WindowInfo, //
 };
 use core::{
@@ -24,6 +25,7 @@ use kernel::{
     device::Bound,
     error::from_err_ptr,
     ffi::{
+        c_char,
         c_int,
         c_uint,
         c_void, //
@@ -87,8 +89,19 @@ pub(crate) trait Inspect: Send + Sync {
     /// Sets a limit to the number that was written to its attribute; 0 for other text.
     fn set_limit(&self, limit: Limit, value: u64) -> Result;
 
+    /// Returns the pressure on the limits.
+    fn pressure(&self) -> Pressure;
+
     /// Sets all peaks to the values now.
     fn reset_peaks(&self);
+}
+
+/// Wakes up those that poll the attribute of the pressure of `companion`, if it has files.
+///
+/// Context: process, may sleep.
+pub(crate) fn notify_pressure(companion: &pci::Device<Bound>) {
+    // SAFETY: The device is valid.
+    unsafe { bindings::apple_dma_files_notify_pressure(raw::device(companion)) };
 }
 
 /// The module's directory in debugfs, of which there is one, as long as the module is loaded.
@@ -168,6 +181,7 @@ impl<S: Inspect> Vtable<S> {
         window: Some(window::<S>),
         summary: Some(summary::<S>),
         set_limit: Some(set_limit::<S>),
+        pressure: Some(pressure::<S>),
         reset_peaks: Some(reset_peaks::<S>),
     };
 }
@@ -266,6 +280,17 @@ unsafe extern "C" fn set_limit<S: Inspect>(
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }
+}
+
+/// Returns the name of the level of the pressure.
+///
+/// # Safety
+///
+/// `subject` points to an `S`.
+unsafe extern "C" fn pressure<S: Inspect>(subject: *const c_void) -> *const c_char {
+    // SAFETY: By the safety requirements.
+    let subject = unsafe { &*subject.cast::<S>() };
+    subject.pressure().name().as_char_ptr()
 }
 
 /// Resets the peaks.

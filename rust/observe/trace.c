@@ -62,6 +62,11 @@ TRACE_FN(host_error,
 		  u64 size, const char *cause),
 	 TP_ARGS(origin, command, gpa, size, cause))
 
+TRACE_FN(pressure,
+	 TP_PROTO(const struct apple_dma_pci_origin *origin, const char *level, u64 bytes,
+		  u64 windows),
+	 TP_ARGS(origin, level, bytes, windows))
+
 TRACE_FN(misuse,
 	 TP_PROTO(const struct apple_dma_pci_origin *origin, u64 dma, u64 size),
 	 TP_ARGS(origin, dma, size))

@@ -47,6 +47,8 @@ void apple_dma_trace_refusal(const struct apple_dma_pci_origin *origin, u64 gpa,
 			     u32 entries, u64 limit, const char *cause, u64 ns);
 void apple_dma_trace_host_error(const struct apple_dma_pci_origin *origin, const char *command,
 				u64 gpa, u64 size, const char *cause);
+void apple_dma_trace_pressure(const struct apple_dma_pci_origin *origin, const char *level,
+			      u64 bytes, u64 windows);
 void apple_dma_trace_misuse(const struct apple_dma_pci_origin *origin, u64 dma, u64 size);
 
 #endif /* _APPLE_DMA_PCI_TRACE_H */

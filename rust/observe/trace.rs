@@ -24,6 +24,7 @@ use crate::engine::{
     MapError,
     MapPath,
     Observer,
+    Pressure,
     WindowInfo, //
 };
 use crate::host::wire::BatchStatus;
@@ -229,6 +230,15 @@ impl EventSource {
                 error.name().as_char_ptr(),
                 start.ns(),
             )
+        };
+    }
+
+    /// Records that the pressure on the limits changed to `level`; `bytes` and `entries` are available
+    /// to new windows.
+    pub(crate) fn pressure(&self, level: Pressure, bytes: u64, entries: u64) {
+        // SAFETY: The origin and the string are valid for the call.
+        unsafe {
+            bindings::apple_dma_trace_pressure(&self.0, level.name().as_char_ptr(), bytes, entries)
         };
     }
 

@@ -21,6 +21,7 @@ mod limits;
 mod lists;
 mod memory;
 mod policy;
+mod pressure;
 mod property;
 mod release;
 mod rig;

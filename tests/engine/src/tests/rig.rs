@@ -49,6 +49,7 @@ use crate::engine::{
     LargePages,
     MapError,
     MapOutcome,
+    Pressure,
     Request,
     Snapshot,
     WindowStatus, //
@@ -300,6 +301,8 @@ pub(crate) struct Rig {
     pub(crate) engine: Engine<ModelHost, TestPolicy, ModelHost>,
     pub(crate) host: ModelHost,
     pub(crate) setup: Setup,
+    /// Set if nothing but its windows counts against its limits.
+    is_alone: bool,
 }
 
 impl Rig {
@@ -362,6 +365,7 @@ impl Rig {
             engine,
             host,
             setup,
+            is_alone: pool.is_none() && setup.kernel.is_none(),
         }
     }
 
@@ -540,6 +544,7 @@ impl Rig {
             (state.held.clone(), busy)
         };
         self.check_snapshot();
+        self.check_available();
         // The engine's own view of every mapping.
         for held in &held {
             assert_eq!(
@@ -554,6 +559,51 @@ impl Rig {
             );
         }
         drop(busy);
+    }
+
+    /// Checks that all but what is in use, lost or mapped for good is available to new windows, and
+    /// that the pressure follows from it.
+    #[track_caller]
+    fn check_available(&self) {
+        let available = self.engine.available();
+        let (limits, allowance) = (self.engine.limits(), self.engine.allowance());
+        let max_bytes = limits.bytes.min(allowance.0);
+        let max_entries = u64::from(limits.entries.min(allowance.1));
+        assert_eq!(available.bytes.max, max_bytes);
+        assert_eq!(available.entries.max, max_entries);
+
+        let (bytes, entries, _) = self.stuck();
+        let bytes = max_bytes.saturating_sub(bytes);
+        let entries = max_entries.saturating_sub(entries.into());
+        let left = (available.bytes.left, available.entries.left);
+        if self.is_alone && !self.has_fixed() {
+            assert_eq!(left, (bytes, entries), "available");
+        } else {
+            assert!(left.0 <= bytes && left.1 <= entries, "available: {left:?}");
+        }
+
+        let level = |left, max| match left {
+            _ if left < max / 16 => Pressure::Critical,
+            _ if left < max / 4 => Pressure::Medium,
+            _ => Pressure::None,
+        };
+        let pressure = match self.engine.static_map() {
+            Some(_) => Pressure::None,
+            None => level(left.0, max_bytes).max(level(left.1, max_entries)),
+        };
+        assert_eq!(self.engine.pressure(), pressure, "of {left:?}");
+    }
+
+    /// Returns whether a window is mapped for good.
+    fn has_fixed(&self) -> bool {
+        let mut from = 1;
+        while let Some((id, window)) = self.engine.window_from(from) {
+            if window.status == WindowStatus::Fixed {
+                return true;
+            }
+            from = id + 1;
+        }
+        false
     }
 
     /// Checks that the engine's statistics are what it did.
