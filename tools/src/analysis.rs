@@ -315,6 +315,7 @@ fn analyse_events(before: &Snapshot, events: &[&Event]) -> Analysis {
             EventKind::HostError { cause, .. } => {
                 *host_errors.entry(cause.to_string()).or_default() += 1;
             }
+            EventKind::Pressure { .. } => (),
             EventKind::Misuse { .. } => misuses += 1,
         }
     }

@@ -47,6 +47,7 @@ const SYSFS: &[&str] = &[
     "max_bytes",
     "entries",
     "max_entries",
+    "pressure",
 ];
 const DEBUGFS: &[&str] = &["status", "counters", "doorbells", "sizes"];
 

@@ -76,6 +76,10 @@ struct RawEvent<'a> {
     entry: Option<u32>,
     entries: Option<u32>,
     uses: Option<u32>,
+    bytes: Option<u64>,
+    windows: Option<u64>,
+    #[serde(borrow)]
+    level: Option<Text<'a>>,
     source: Option<MapPath>,
     #[serde(borrow)]
     command: Option<Text<'a>>,
@@ -162,6 +166,8 @@ events! {
     "refusal" => Refusal { gpa: u64, size: u64, entries: u32, limit: u64, cause: Name, ns: u64 }
     /// A reply of the host that does not match the request.
     "host_error" => HostError { command: Name, gpa: u64, size: u64, cause: Name }
+    /// A change of the pressure on the limits.
+    "pressure" => Pressure { level: Name, bytes: u64, windows: u64 }
     /// A driver's unmapping of an address that is not mapped.
     "misuse" => Misuse { dma: u64, size: u64 }
 }

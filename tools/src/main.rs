@@ -13,6 +13,7 @@ mod history;
 mod host;
 mod output;
 mod plot;
+mod pressure;
 mod progress;
 mod record;
 mod recording;
@@ -79,6 +80,13 @@ enum Command {
     /// Keys: q quits; the arrows, page up and down, home and end scroll; r forgets the history.
     /// Prints the lines of 'status' repeatedly with --batch, or where there is no terminal.
     Top(top::Options),
+    /// Print how near the limits are: none, medium or critical; and each change of that
+    ///
+    /// A line for each companion. medium: less than a quarter of max_bytes or max_entries is
+    /// available to new mappings; critical: less than a sixteenth is, or a mapping failed within
+    /// the last two seconds. With --follow a program learns in time that it should free memory
+    /// that the device uses. Needs no root.
+    Pressure(pressure::Options),
     /// Record what drivers map, and the requests to the host, in a file
     ///
     /// Records while COMMAND runs, for some time, or until Ctrl-C. 'report' and 'plot' read the
@@ -132,6 +140,7 @@ fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options, json),
         Command::Status(options) => status::run(&options, json),
         Command::Top(options) => top::run(&options, json),
+        Command::Pressure(options) => pressure::run(&options, json),
         Command::Record(options) => record::run(&options, json),
         Command::Report(options) => report::run(&options, json),
         Command::Plot(options) => plot::run(&options, json),

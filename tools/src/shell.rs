@@ -51,6 +51,14 @@ sudo apple\-dma\-pci top
 .fi
 .RE
 .PP
+Log it when little is left of the limits, before a mapping fails:
+.PP
+.RS 4
+.nf
+apple\-dma\-pci pressure \-\-follow | logger \-t pressure
+.fi
+.RE
+.PP
 Record what is mapped while a program runs, to a file that is not on the device itself; then show
 sizes, lifetimes, and what other limits would have done; then draw it:
 .PP
@@ -214,7 +222,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 11);
+        assert_eq!(count, 12);
     }
 
     #[test]

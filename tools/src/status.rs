@@ -119,6 +119,18 @@ pub fn facts(companion: &CompanionView) -> Vec<(&'static str, String)> {
         let windows = ["live", "idle", "fixed", "lost"];
         let windows = windows.map(|state| format!("{state} {}", details.windows(state)));
         facts.push(("windows", windows.join(", ")));
+        // Earlier modules do not say it.
+        if let (Some(pressure), Some(bytes), Some(entries)) = (
+            details.status.get("pressure"),
+            details.status_number("available_bytes"),
+            details.status_number("available_entries"),
+        ) {
+            let bytes = text::bytes(bytes);
+            facts.push((
+                "room",
+                format!("pressure {pressure}; {bytes} in {entries} windows are available"),
+            ));
+        }
     }
     if let Some(details) = &companion.now.details {
         let cost = |command| {
@@ -212,6 +224,7 @@ mod tests {
             "entries  [#",
             "of 61440, peak ",
             "windows  live ",
+            "room     pressure none; 1.2 GiB in 61424 windows are available",
             "created 0/s",
             "! driver bug: it unmapped 1 time memory that was not mapped",
         ] {

@@ -124,6 +124,11 @@ impl System {
         self.debugfs().join(MODULE).join(companion)
     }
 
+    /// Returns the path of the file that has the pressure on the limits of `companion`.
+    pub fn pressure(&self, companion: &str) -> PathBuf {
+        self.devices().join(companion).join(MODULE).join("pressure")
+    }
+
     /// Returns the PCI addresses of all companions with their driver; an error tells why there are
     /// none.
     pub fn companions(&self) -> Result<Vec<String>> {
