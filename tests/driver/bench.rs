@@ -4,7 +4,7 @@
 
 use crate::command::Command;
 use crate::engine::Engine;
-use crate::share::Share;
+use crate::kept::Kept;
 use kernel::{
     debugfs::{
         Dir,
@@ -41,7 +41,7 @@ pub(crate) struct Bench {
 /// State that a command leaves to the next one.
 struct State {
     verdict: Option<CString>,
-    share: Option<Share>,
+    kept: Kept,
 }
 
 impl Bench {
@@ -60,7 +60,7 @@ impl Bench {
                 engine,
                 state <- new_mutex!(State {
                     verdict: None,
-                    share: None,
+                    kept: Kept::new(),
                 }),
             }),
         )
@@ -75,7 +75,7 @@ impl Bench {
 
     fn command(&self, line: &str) -> Result {
         let mut state = self.state.lock();
-        let State { verdict, share } = &mut *state;
+        let State { verdict, kept } = &mut *state;
 
         *verdict = None;
         let (command, spec) = match Command::parse(line) {
@@ -88,7 +88,7 @@ impl Bench {
 
         // SAFETY: The bench is dropped with the file, which is removed before the device has lost
         // its driver.
-        match unsafe { command.run(self.device()?, &self.engine, share, &spec) } {
+        match unsafe { command.run(self.device()?, &self.engine, kept, &spec) } {
             Ok(remark) => {
                 let remark = remark.as_ref().and_then(|remark| remark.to_str().ok());
                 let remark = remark.unwrap_or_default();

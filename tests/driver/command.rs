@@ -8,11 +8,10 @@ use crate::exercise::{
     Exercise,
     Verdict, //
 };
+use crate::import;
+use crate::kept::Kept;
 use crate::run_on;
-use crate::share::{
-    self,
-    Share, //
-};
+use crate::share;
 use crate::spec::{
     Key,
     Spec, //
@@ -25,8 +24,8 @@ use kernel::{
 
 /// Function that runs an exercise and returns its remarks.
 ///
-/// A value that it shares must be dropped before the device loses its driver.
-type Drive = unsafe fn(&pci::Device<Bound>, &Engine, &mut Option<Share>, &Spec) -> Verdict;
+/// What it keeps must be dropped before the device loses its driver.
+type Drive = unsafe fn(&pci::Device<Bound>, &Engine, &mut Kept, &Spec) -> Verdict;
 
 /// A command.
 pub(crate) struct Command {
@@ -58,16 +57,16 @@ impl Command {
     ///
     /// # Safety
     ///
-    /// A value put into `share` must be dropped before `pdev` loses its driver.
+    /// `kept` must be dropped before `pdev` loses its driver.
     pub(crate) unsafe fn run(
         &self,
         pdev: &pci::Device<Bound>,
         engine: &Engine,
-        share: &mut Option<Share>,
+        kept: &mut Kept,
         spec: &Spec,
     ) -> Verdict {
         // SAFETY: By the function's contract.
-        unsafe { (self.drive)(pdev, engine, share, spec) }
+        unsafe { (self.drive)(pdev, engine, kept, spec) }
     }
 }
 
@@ -126,6 +125,30 @@ const COMMANDS: &[Command] = &[
         keys: &[],
         defaults: |_| (),
         drive: share::fill,
+    },
+    Command {
+        name: "import",
+        keys: &[Key::Fd],
+        defaults: |_| (),
+        drive: import::import,
+    },
+    Command {
+        name: "import_checksum",
+        keys: &[Key::Import],
+        defaults: |_| (),
+        drive: import::checksum,
+    },
+    Command {
+        name: "import_fill",
+        keys: &[Key::Import],
+        defaults: |_| (),
+        drive: import::fill,
+    },
+    Command {
+        name: "import_release",
+        keys: &[Key::Import],
+        defaults: |_| (),
+        drive: import::release,
     },
     Command {
         name: "run_on",

@@ -12,6 +12,7 @@
 struct device;
 struct page;
 struct scatterlist;
+struct sg_table;
 
 /* Inline functions of the DMA API, under their own names. */
 dma_addr_t dma_test_map_single_attrs(struct device *dev, void *ptr, size_t size,
@@ -88,6 +89,15 @@ struct file *dma_test_share(struct device *dev, void *cpu_addr, dma_addr_t addr,
 int dma_test_share_fd(struct file *file);
 bool dma_test_share_is_mapped(struct file *file);
 void dma_test_unshare(struct file *file);
+
+/*
+ * Import the buffer (dma-buf) of a descriptor of the calling process: map it for the device in both
+ * directions until it is released. Returns an ERR_PTR() if that fails, -EOPNOTSUPP without dma-buf.
+ * May sleep.
+ */
+struct dma_test_import *dma_test_import(struct device *dev, int fd);
+const struct sg_table *dma_test_import_table(const struct dma_test_import *import);
+void dma_test_import_release(struct dma_test_import *import);
 
 /*
  * Call @fn(@arg) once, in the context of the function's name, and return after

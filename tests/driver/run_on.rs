@@ -13,12 +13,12 @@ use crate::failure::{
     Doing,
     Failure, //
 };
+use crate::kept::Kept;
 use crate::mapping::{
     Function,
     Mapping,
     Request, //
 };
-use crate::share::Share;
 use crate::spec::Spec;
 use kernel::{
     device::Bound,
@@ -31,7 +31,7 @@ use kernel::{
 pub(crate) fn run_on(
     pdev: &pci::Device<Bound>,
     engine: &Engine,
-    _: &mut Option<Share>,
+    _: &mut Kept,
     spec: &Spec,
 ) -> Verdict {
     start(pdev, engine, spec)

@@ -17,6 +17,7 @@ use crate::failure::{
     Doing,
     Failure, //
 };
+use crate::kept::Kept;
 use crate::pattern::Pattern;
 use crate::spec::Spec;
 use core::ptr::NonNull;
@@ -90,11 +91,11 @@ impl Drop for Share {
 ///
 /// # Safety
 ///
-/// A value put into `share` must be dropped before `pdev` loses its driver.
+/// `kept` must be dropped before `pdev` loses its driver.
 pub(crate) unsafe fn share(
     pdev: &pci::Device<Bound>,
     _: &Engine,
-    share: &mut Option<Share>,
+    kept: &mut Kept,
     spec: &Spec,
 ) -> Verdict {
     let put = |share: &mut Option<Share>| {
@@ -106,17 +107,14 @@ pub(crate) unsafe fn share(
         *share = Some(new);
         CString::try_from_fmt(fmt!(" fd={fd}")).doing("writing the verdict")
     };
-    put(share).map(Some).map_err(Report::of_command)
+    put(&mut kept.share).map(Some).map_err(Report::of_command)
 }
 
 /// Ends sharing, unless a process has the memory mapped.
-pub(crate) fn unshare(
-    _: &pci::Device<Bound>,
-    _: &Engine,
-    share: &mut Option<Share>,
-    _: &Spec,
-) -> Verdict {
-    remove(share).map(|()| None).map_err(Report::of_command)
+pub(crate) fn unshare(_: &pci::Device<Bound>, _: &Engine, kept: &mut Kept, _: &Spec) -> Verdict {
+    remove(&mut kept.share)
+        .map(|()| None)
+        .map_err(Report::of_command)
 }
 
 fn remove(share: &mut Option<Share>) -> Result<(), Failure> {
@@ -131,10 +129,10 @@ fn remove(share: &mut Option<Share>) -> Result<(), Failure> {
 pub(crate) fn checksum(
     pdev: &pci::Device<Bound>,
     engine: &Engine,
-    share: &mut Option<Share>,
+    kept: &mut Kept,
     spec: &Spec,
 ) -> Verdict {
-    operate(pdev, engine, share, |channel, memory| {
+    operate(pdev, engine, &kept.share, |channel, memory| {
         let expected = Pattern::new(spec.seed).crc32(0, memory.len());
 
         channel.checksum(memory.iova(), memory.len(), expected)
@@ -145,10 +143,10 @@ pub(crate) fn checksum(
 pub(crate) fn fill(
     pdev: &pci::Device<Bound>,
     engine: &Engine,
-    share: &mut Option<Share>,
+    kept: &mut Kept,
     spec: &Spec,
 ) -> Verdict {
-    operate(pdev, engine, share, |channel, memory| {
+    operate(pdev, engine, &kept.share, |channel, memory| {
         channel.fill(memory.iova(), memory.len(), Pattern::new(spec.seed))
     })
 }
@@ -156,7 +154,7 @@ pub(crate) fn fill(
 fn operate(
     pdev: &pci::Device<Bound>,
     engine: &Engine,
-    share: &mut Option<Share>,
+    share: &Option<Share>,
     operation: impl FnOnce(&mut Channel<'_>, &Coherent<'_>) -> Result<(), Failure>,
 ) -> Verdict {
     let memory = share.as_ref().map(|share| &share.memory);

@@ -101,7 +101,9 @@ pub(crate) enum Key {
     Count,
     Dir,
     Expect,
+    Fd,
     Fresh,
+    Import,
     Kind,
     Layout,
     Len,
@@ -142,8 +144,12 @@ pub(crate) struct Spec {
     pub(crate) direction: Choice<DataDirection>,
     /// True if the kernel must refuse.
     pub(crate) expect_failure: bool,
+    /// A file descriptor of the process that writes the command.
+    pub(crate) fd: c_int,
     /// True if nothing is mapped twice.
     pub(crate) fresh: bool,
+    /// Number of an imported buffer.
+    pub(crate) import: usize,
     pub(crate) layout: Choice<Layout>,
     /// True if the device must count as one whose mask is too small, false if it must not.
     pub(crate) limited: Choice<bool>,
@@ -189,7 +195,9 @@ impl Spec {
         check: 0,
         direction: Choice::Is(DataDirection::Bidirectional),
         expect_failure: false,
+        fd: -1,
         fresh: false,
+        import: 0,
         layout: Choice::Any,
         limited: Choice::Any,
         mistake: Mistake::Never,
@@ -237,7 +245,9 @@ impl Spec {
             Key::Count => self.count = bounds(value)?,
             Key::Dir => self.direction = direction(value)?,
             Key::Expect => self.expect_failure = failure(value)?,
+            Key::Fd => self.fd = c_int::try_from(number(value)?)?,
             Key::Fresh => self.fresh = number(value)? != 0,
+            Key::Import => self.import = size(value)?,
             Key::Kind => self.mistake = mistake(value)?,
             Key::Layout => self.layout = layout(value)?,
             Key::Len => self.len = bounds(value)?,
@@ -267,7 +277,9 @@ fn own_key(name: &str) -> Option<Key> {
         "n" => Key::Count,
         "dir" => Key::Dir,
         "expect" => Key::Expect,
+        "fd" => Key::Fd,
         "fresh" => Key::Fresh,
+        "import" => Key::Import,
         "kind" => Key::Kind,
         "layout" => Key::Layout,
         "len" => Key::Len,

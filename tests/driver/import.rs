@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `import`, `import_checksum`, `import_fill`, `import_release`: buffers of other drivers (dma-buf),
+//! imported as a driver of a display does: mapped in both directions for as long as they are
+//! imported, and never synchronized by the importer.
+
+use crate::bindings as helpers;
+use crate::device::raw;
+use crate::engine::{
+    Channel,
+    Engine, //
+};
+use crate::exchange::Segment;
+use crate::exercise::{
+    Report,
+    Verdict, //
+};
+use crate::failure::{
+    Doing,
+    Failure, //
+};
+use crate::kept::Kept;
+use crate::pattern::Pattern;
+use crate::scatterlist;
+use crate::spec::Spec;
+use core::ptr::NonNull;
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    error::from_err_ptr,
+    pci,
+    prelude::*,
+    str::CString, //
+};
+
+/// A buffer of another driver, mapped for the engine.
+///
+/// # Invariants
+///
+/// `import` was made by `dma_test_import`; this value owns it.
+pub(crate) struct Import {
+    import: NonNull<helpers::dma_test_import>,
+}
+
+// SAFETY: Neither buffers nor their attachments belong to a thread.
+unsafe impl Send for Import {}
+
+impl Import {
+    /// Imports the buffer of a file descriptor of the calling process. May sleep.
+    ///
+    /// # Safety
+    ///
+    /// The value must be dropped before `dev` loses its driver.
+    unsafe fn new(dev: &Device<Bound>, fd: c_int) -> Result<Self, Failure> {
+        // SAFETY: `dev` is bound.
+        let import = from_err_ptr(unsafe { helpers::dma_test_import(raw(dev), fd) })
+            .map_err(|error| Failure::refused("importing a buffer", error))?;
+        let import = NonNull::new(import).ok_or(ENOMEM);
+
+        // INVARIANT: Just made.
+        Ok(Self {
+            import: import.doing("importing a buffer")?,
+        })
+    }
+
+    /// Returns the segments as the device sees them, each with its offset in the buffer.
+    fn segments(&self) -> impl Iterator<Item = (usize, Segment)> + '_ {
+        // SAFETY: By the type's invariant, the table is there, and mapped, as long as the value.
+        let segments = unsafe {
+            scatterlist::segments(&*helpers::dma_test_import_table(self.import.as_ptr()))
+        };
+
+        segments.scan(0usize, |next, segment| {
+            let offset = *next;
+            *next = offset.checked_add(segment.len)?;
+            Some((offset, segment))
+        })
+    }
+}
+
+impl Drop for Import {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant; the buffer is not used through this afterwards.
+        unsafe { helpers::dma_test_import_release(self.import.as_ptr()) };
+    }
+}
+
+/// Returns the pattern of `seed` from the byte number `offset` on, which is a multiple of 8.
+fn pattern(seed: u64, offset: usize) -> Pattern {
+    // CAST: `usize` is not wider than `u64`.
+    Pattern::new(seed.wrapping_add(offset as u64 / 8))
+}
+
+/// Imports the buffer of a descriptor, and prints its number and its segments.
+///
+/// # Safety
+///
+/// `kept` must be dropped before `pdev` loses its driver.
+pub(crate) unsafe fn import(
+    pdev: &pci::Device<Bound>,
+    _: &Engine,
+    kept: &mut Kept,
+    spec: &Spec,
+) -> Verdict {
+    let put = |kept: &mut Kept| {
+        let mut places = kept.imports.iter_mut().enumerate();
+        let place = places.find(|(_, place)| place.is_none());
+        let (number, place) = place.ok_or(ENOSPC).doing("looking for a place")?;
+        // SAFETY: By the function's contract.
+        let import = unsafe { Import::new(pdev.as_ref(), spec.fd)? };
+        let segments = import.segments().count();
+        let bytes: usize = import.segments().map(|(_, segment)| segment.len).sum();
+
+        *place = Some(import);
+        CString::try_from_fmt(fmt!(" import={number} bytes={bytes} segments={segments}"))
+            .doing("writing the verdict")
+    };
+    put(kept).map(Some).map_err(Report::of_command)
+}
+
+/// Lets the engine read a buffer, and compares it with the pattern of the command's seed.
+pub(crate) fn checksum(
+    pdev: &pci::Device<Bound>,
+    engine: &Engine,
+    kept: &mut Kept,
+    spec: &Spec,
+) -> Verdict {
+    operate(pdev, engine, kept, spec, |channel, offset, segment| {
+        let expected = pattern(spec.seed, offset).crc32(0, segment.len);
+
+        channel.checksum(segment.iova, segment.len, expected)
+    })
+}
+
+/// Lets the engine write that pattern.
+pub(crate) fn fill(
+    pdev: &pci::Device<Bound>,
+    engine: &Engine,
+    kept: &mut Kept,
+    spec: &Spec,
+) -> Verdict {
+    operate(pdev, engine, kept, spec, |channel, offset, segment| {
+        channel.fill(segment.iova, segment.len, pattern(spec.seed, offset))
+    })
+}
+
+/// Ends an import.
+pub(crate) fn release(_: &pci::Device<Bound>, _: &Engine, kept: &mut Kept, spec: &Spec) -> Verdict {
+    let place = kept.imports.get_mut(spec.import);
+    let import = place.and_then(Option::take);
+
+    import
+        .ok_or(ENOENT)
+        .doing("looking for the import")
+        .map(|_| None)
+        .map_err(Report::of_command)
+}
+
+fn operate(
+    pdev: &pci::Device<Bound>,
+    engine: &Engine,
+    kept: &mut Kept,
+    spec: &Spec,
+    operation: impl Fn(&mut Channel<'_>, usize, Segment) -> Result<(), Failure>,
+) -> Verdict {
+    let run = || {
+        let import = kept.imports.get(spec.import).and_then(Option::as_ref);
+        let import = import.ok_or(ENOENT).doing("looking for the import")?;
+        let mut channel = engine.claim(pdev)?;
+
+        for (offset, segment) in import.segments() {
+            operation(&mut channel, offset, segment)?;
+        }
+        Ok(None)
+    };
+    run().map_err(Report::of_command)
+}
