@@ -107,6 +107,7 @@ const COMMANDS: &[Command] = &[
     command!(exercise::Cost),
     command!(exercise::CostSg),
     command!(exercise::Ends),
+    command!(exercise::Evict),
     command!(exercise::Stress<'_>),
     Command {
         name: "share",

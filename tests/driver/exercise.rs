@@ -10,6 +10,7 @@ mod copy;
 mod cost;
 mod empty;
 mod ends;
+mod evict;
 mod export;
 mod hold;
 mod limits;
@@ -38,6 +39,7 @@ pub(crate) use self::{
     },
     empty::Empty,
     ends::Ends,
+    evict::Evict,
     export::SgTable,
     hold::Hold,
     limits::{
