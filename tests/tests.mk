@@ -23,8 +23,9 @@ demo:
 	@$(env)/setup arm64
 	@$(in_root) $(env)/guest demo
 
+# PARTS as for check-all, without the long forms.
 check: setup
-	@$(env)/check
+	@$(env)/check $(PARTS)
 
 # With the long forms, all devices, all kernels, and the soak: hours. PARTS picks some of
 # lint, unit, refusals, fuzz, guest, devices, package, matrix and soak.
