@@ -233,8 +233,8 @@ impl EventSource {
         };
     }
 
-    /// Records that the pressure on the limits changed to `level`; `bytes` and `entries` are available
-    /// to new windows.
+    /// Records that the pressure on the limits changed to `level`; `bytes` and `entries` are
+    /// available to new windows.
     pub(crate) fn pressure(&self, level: Pressure, bytes: u64, entries: u64) {
         // SAFETY: The origin and the string are valid for the call.
         unsafe {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `import`, `import_checksum`, `import_fill`, `import_release`: buffers of other drivers (dma-buf),
-//! imported as a driver of a display does: mapped in both directions for as long as they are
-//! imported, and never synchronized by the importer.
+//! `import`, `import_checksum`, `import_fill`, `import_release`: buffers of other drivers
+//! (dma-buf), imported as a driver of a display does: mapped in both directions for as long as
+//! they are imported, and never synchronized by the importer.
 
 use crate::bindings as helpers;
 use crate::device::raw;
