@@ -405,8 +405,9 @@ impl Case {
             (Some(_), Mode::Direct | Mode::Bounce) => "",
             (_, mode) => mode.parameter(),
         };
-        // Devices share limits if they share a DART.
+        // Devices share limits if they share a DART, unless the scenario says otherwise.
         let own_darts = scenario.devices.len() > 1
+            && !scenario.parameters.contains("share_limits=")
             && scenario
                 .devices
                 .iter()
