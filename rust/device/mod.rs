@@ -128,6 +128,7 @@ static POOL: Pool = Pool {
     markers: Atomic::new(0),
     caution: Atomic::new(0),
     cautions: [const { Atomic::new(0) }; CAUTIONS],
+    companion: Atomic::new(0),
 };
 
 /// The engine of a managed device.

@@ -130,6 +130,7 @@ impl Budget {
         };
         if let Some(pool) = pool {
             add(&pool.engines, 1, u64::MAX);
+            pool.note_companion(id);
             budget.take_share();
         }
         budget
@@ -147,6 +148,11 @@ impl Budget {
     /// Returns whether this engine or another one of the pool has windows.
     pub(super) fn has_windows(&self) -> bool {
         self.usage.entries != 0 || self.pool.is_some_and(Pool::has_windows)
+    }
+
+    /// Returns whether another companion's engine has had the same pool.
+    pub(super) fn is_shared(&self) -> bool {
+        self.pool.is_some_and(Pool::is_shared)
     }
 
     /// Sets the caution because of what earlier kernels left of this engine's companion. It is that

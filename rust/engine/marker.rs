@@ -207,10 +207,11 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 return false;
             };
             // Lost windows, or such that their last user is about to unmap. Beside what an earlier
-            // kernel left of this companion, the marker tells of the windows of other companions.
+            // kernel left of this companion, the marker tells of the windows of other companions,
+            // which may get some until what was left is found.
             let is_used = match state.markers.predecessors() {
                 0 => state.budget.usage().entries != 0,
-                _ => state.budget.has_windows(),
+                _ => state.budget.has_windows() || state.budget.is_shared(),
             };
             // What an earlier kernel without a marker left, and was not all found.
             let is_searching = state.budget.caution() > state.markers.caution();

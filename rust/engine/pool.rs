@@ -36,7 +36,13 @@ pub(crate) struct Pool {
     /// The caution of each engine that has one, also of such that ended: [`Caution::raw`] in the
     /// lowest byte, the engine's number in the others; 0 for an entry that is not in use.
     pub(crate) cautions: [Atomic<u64>; CAUTIONS],
+    /// The number of the only companion whose engines have had the pool; 0 for none yet, and
+    /// [`SEVERAL`] for more.
+    pub(crate) companion: Atomic<u64>,
 }
+
+/// Value of [`Pool::companion`] if there have been several.
+const SEVERAL: u64 = u64::MAX;
 
 /// The most engines of a pool whose caution is known. That of any further one counts for good.
 pub(crate) const CAUTIONS: usize = 32;
@@ -179,6 +185,20 @@ impl Pool {
         self.caution.store(strictest().raw().into(), Relaxed);
         // Another engine may have become more cautious since.
         self.raise_caution(strictest());
+    }
+
+    /// Notes that the companion `id`, which is neither 0 nor [`SEVERAL`], has an engine.
+    pub(super) fn note_companion(&self, id: u64) {
+        if let Err(other) = self.companion.cmpxchg(0, id, Relaxed) {
+            if other != id {
+                self.companion.store(SEVERAL, Relaxed);
+            }
+        }
+    }
+
+    /// Returns whether engines of several companions have had the pool.
+    pub(super) fn is_shared(&self) -> bool {
+        self.companion.load(Relaxed) == SEVERAL
     }
 
     /// Notes that an engine did not get what it needed.

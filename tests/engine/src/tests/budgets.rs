@@ -258,6 +258,7 @@ pub(crate) fn pool() -> &'static Pool {
         markers: Atomic::new(0),
         caution: Atomic::new(0),
         cautions: std::array::from_fn(|_| Atomic::new(0)),
+        companion: Atomic::new(0),
     }))
 }
 

@@ -570,6 +570,38 @@ fn the_caution_of_an_engine_that_ended_stays() {
     assert_eq!(other.engine.allowance(), MAX);
 }
 
+/// Found by the property below. A companion ends well while it is unknown what an earlier kernel
+/// left of it; under the same caution another one gets windows, and then the kernel crashes. The
+/// next kernel must know of two that left something.
+#[test]
+fn a_companion_that_ended_during_the_search_keeps_its_marker_for_others() {
+    let dart = platform();
+    let of = |host: ModelHost, id, all| {
+        let setup = Setup { id, ..setup(MAX.1) };
+        Rig::on_host(host, setup, RAM, Some(all))
+    };
+    let (one, other) = (host(&dart), host(&dart));
+    let all = pool();
+    let (idle, full) = (of(one, 1, all), of(other, 2, all));
+    fill(&full, RAM, 0);
+    idle.engine.release();
+    let (one, other) = (crash(idle), crash(full));
+
+    let all = pool();
+    let (idle, ended) = (of(one, 1, all), of(other, 2, all));
+    ended.engine.release();
+    let other = crash(ended);
+    let filled = fill(&idle, RAM, 0);
+    assert!(!filled.is_empty());
+    let one = crash(idle);
+
+    let all = pool();
+    let (idle, last) = (of(one, 1, all), of(other, 2, all));
+    assert_eq!(idle.engine.allowance(), Caution::SECOND.limits(MAX));
+    fill(&idle, RAM, 200);
+    fill(&last, RAM, 400);
+}
+
 /// A step of a guest with two companions behind one DART.
 #[derive(Clone, Debug)]
 enum Step {
