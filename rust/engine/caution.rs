@@ -28,7 +28,8 @@ const LEAST_ENTRIES: u32 = 4;
 /// The part of what is certainly free that may be used, as a divisor; 0 if all of the limits may
 /// be.
 ///
-/// The parts of all kernels in a row are 15/16 together. The rest is for markers.
+/// The parts of all kernels in a row are 15/16 together, with those for crash dumps twice: two of
+/// these do not know of each other if they run in different memory. The rest is for markers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Caution(u8);
 
@@ -40,13 +41,13 @@ impl Caution {
     pub(crate) const FIRST: Self = Self(2);
 
     /// The first kernel for crash dumps beside such a one.
-    pub(crate) const CRASH: Self = Self(4);
+    pub(crate) const CRASH: Self = Self(8);
 
     /// The second kernel after one that may have used all of the limits.
     pub(crate) const SECOND: Self = Self(8);
 
     /// The second kernel for crash dumps.
-    pub(crate) const SECOND_CRASH: Self = Self(16);
+    pub(crate) const SECOND_CRASH: Self = Self(32);
 
     /// Any kernel after these: nothing is certainly free.
     pub(crate) const NOTHING_FREE: Self = Self(u8::MAX);
