@@ -212,7 +212,7 @@ pub(crate) struct Instance<'a> {
     misuses: Atomic<u64>,
     /// Failed map calls, by [`MapError`].
     failures: [Atomic<u64>; MapError::NAMES.len()],
-    /// What [`pressure`] remembers of failed map calls.
+    /// The age of the last map call that failed for lack of room; see [`pressure`].
     refusal_age: Atomic<u32>,
 }
 

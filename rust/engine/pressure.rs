@@ -48,7 +48,7 @@ impl Pressure {
     }
 }
 
-/// What is available to new windows.
+/// The parts of both limits that are available to new windows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Available {
     /// The bytes, in whole granules.

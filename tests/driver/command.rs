@@ -24,7 +24,7 @@ use kernel::{
 
 /// Function that runs an exercise and returns its remarks.
 ///
-/// What it keeps must be dropped before the device loses its driver.
+/// The value that it keeps things in must be dropped before the device loses its driver.
 type Drive = unsafe fn(&pci::Device<Bound>, &Engine, &mut Kept, &Spec) -> Verdict;
 
 /// A command.

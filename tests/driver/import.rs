@@ -54,7 +54,8 @@ impl Import {
     ///
     /// The value must be dropped before `dev` loses its driver.
     unsafe fn new(dev: &Device<Bound>, fd: c_int) -> Result<Self, Failure> {
-        // SAFETY: `dev` is bound.
+        // SAFETY: `dev` is bound, and by the function's contract as long as the value, which ends
+        // the import.
         let import = from_err_ptr(unsafe { helpers::dma_test_import(raw(dev), fd) })
             .map_err(|error| Failure::refused("importing a buffer", error))?;
         let import = NonNull::new(import).ok_or(ENOMEM);

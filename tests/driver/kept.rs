@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What commands leave to later ones: memory for processes, and imported buffers.
+//! The state that commands leave to later ones: memory for processes, and imported buffers.
 
 use crate::import::Import;
 use crate::share::Share;
@@ -8,7 +8,8 @@ use crate::share::Share;
 /// Buffers that may be imported at a time.
 const IMPORTS: usize = 8;
 
-/// What commands leave to later ones. It must be dropped before the device loses its driver.
+/// The state that commands leave to later ones. It must be dropped before the device loses its
+/// driver.
 pub(crate) struct Kept {
     pub(crate) share: Option<Share>,
     pub(crate) imports: [Option<Import>; IMPORTS],

@@ -264,6 +264,20 @@ ktap_finish_relayed() {
 	ktap_finished
 }
 
+# Runs a C test, which uses the engine, in every mode.
+relay_in_modes() { # PROGRAM
+	local mode
+
+	require_engine
+	ktap_print_header
+	for mode in "${MODES[@]}"; do
+		enter_engine_mode "$mode" || continue
+		relay "$mode" "$DIR/$1"
+		leave_engine_mode "$mode"
+	done
+	ktap_finish_relayed
+}
+
 # Sets ROWS from lines "NAME: COMMAND", or "NAME: SKIP REASON", on standard input.
 read_rows() {
 	mapfile -t ROWS < <(grep -v '^$')

@@ -6,11 +6,4 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$(readlink -f "$0")")"/lib.sh
 
-require_engine
-ktap_print_header
-for mode in "${MODES[@]}"; do
-	enter_engine_mode "$mode" || continue
-	relay "$mode" "$DIR"/mmap
-	leave_engine_mode "$mode"
-done
-ktap_finish_relayed
+relay_in_modes mmap

@@ -4,7 +4,10 @@
 //! tells those that poll the file.
 
 use crate::output;
-use crate::system::System;
+use crate::system::{
+    self,
+    System, //
+};
 use anyhow::{
     bail,
     Context,
@@ -23,15 +26,22 @@ use serde::Serialize;
 use std::{
     fs::File,
     os::unix::fs::FileExt,
-    path::Path,
+    path::{
+        Path,
+        PathBuf, //
+    },
     process::ExitCode, //
 };
 
-/// The time after which files are read in any case.
+/// The time after which a file is looked for, since the kernel does not tell of one that goes.
 const LOOK: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
+
+/// Number of such looks in a row after which the files are read in any case: a level that lasted
+/// for less than the module's period may have been read, and its end not be told.
+const LOOKS: u32 = 300;
 
 /// The longest content of a file, in bytes.
 const LONGEST: usize = 64;
@@ -53,8 +63,9 @@ struct Line<'a> {
 /// The file of a companion.
 struct Watched {
     companion: String,
+    path: PathBuf,
     file: File,
-    /// What it had when it was last read.
+    /// The pressure when it was last read.
     pressure: String,
 }
 
@@ -64,6 +75,7 @@ impl Watched {
         let file = File::open(path).with_context(|| path.display().to_string())?;
         let mut watched = Self {
             companion,
+            path: path.to_owned(),
             file,
             pressure: String::new(),
         };
@@ -111,25 +123,32 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     for file in &files {
         file.print(json)?;
     }
+    let mut looks = 0;
     while options.follow && !files.is_empty() {
         let mut waits: Vec<_> = files
             .iter()
             .map(|watched| PollFd::new(&watched.file, PollFlags::PRI))
             .collect();
-        // The kernel does not tell of a file that goes.
-        match poll(&mut waits, Some(&LOOK)) {
+        let told = match poll(&mut waits, Some(&LOOK)) {
             Err(Errno::INTR) => continue,
-            result => result?,
+            result => result? != 0,
         };
+        files.retain(|watched| watched.path.exists());
+        looks += 1;
+        if !told && looks < LOOKS {
+            continue;
+        }
+        looks = 0;
         let mut left = Vec::new();
-        for mut file in files {
-            match file.read() {
-                Ok(true) => file.print(json)?,
+        for mut watched in files {
+            match watched.read() {
+                Ok(true) => watched.print(json)?,
                 Ok(false) => (),
-                // The companion has no driver any more.
-                Err(_) => continue,
+                // The companion has just lost its driver.
+                Err(error) if system::is_gone(&error) => continue,
+                Err(error) => return Err(error),
             }
-            left.push(file);
+            left.push(watched);
         }
         files = left;
     }

@@ -98,6 +98,13 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(fs::read_to_string(path)?.trim_end_matches('\n').to_owned())
 }
 
+/// Returns whether an error says that a file of a companion is not there any more.
+pub fn is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| {
+        error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV)
+    })
+}
+
 impl System {
     /// Returns the running system.
     pub fn new() -> Self {
@@ -157,16 +164,8 @@ impl System {
     pub fn companion(&self, companion: &str) -> Result<Option<Companion>> {
         match self.read_companion(companion) {
             Ok(companion) => Ok(Some(companion)),
-            Err(error) => {
-                let gone = error.downcast_ref::<io::Error>().is_some_and(|error| {
-                    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV)
-                });
-                if gone {
-                    Ok(None)
-                } else {
-                    Err(error)
-                }
-            }
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
