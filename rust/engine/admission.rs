@@ -37,13 +37,13 @@ use crate::addr::{
 use crate::engine::budget::Room;
 use crate::engine::policy::WINDOW_SHIFT;
 use crate::engine::ram::Ram;
+use crate::engine::time_share::TimeShare;
 use crate::sys::{
     Alloc,
     AllocError,
     Atomic,
     BoxedSlice,
-    Relaxed,
-    Stopwatch, //
+    Relaxed, //
 };
 
 /// The bytes of the largest window that is bought.
@@ -67,9 +67,6 @@ const MARGIN: u64 = 2;
 
 /// The part of the time that may be spent on windows, as a divisor.
 const SHARE: u64 = 8;
-
-/// The time in nanoseconds whose share may be saved up.
-const SAVED: u64 = 1_000_000_000;
 
 /// Bits of the progress of an epoch.
 const EPOCH_SHIFT: u32 = 48;
@@ -146,9 +143,8 @@ pub(crate) struct Admission {
     size_max: Atomic<u64>,
     /// The heat of a granule of the windows that would have to make room.
     bar: Atomic<u64>,
-    /// The time at which what was spent on windows is within its share.
-    paid_at: Atomic<u64>,
-    clock: Stopwatch,
+    /// The time that windows may take.
+    share: TimeShare,
 }
 
 impl Admission {
@@ -179,8 +175,7 @@ impl Admission {
             entries_used: Atomic::new(0),
             size_max: Atomic::new(SIZE_MAX),
             bar: Atomic::new(0),
-            paid_at: Atomic::new(0),
-            clock: Stopwatch::start(),
+            share: TimeShare::new(SHARE),
         })
     }
 
@@ -248,7 +243,7 @@ impl Admission {
         let bar = Heat::of(&self.bar).at(epoch);
         let colder = u64::from(bar.ns).saturating_mul(span.granules());
         let is_worth = self.has_room(span.len()) || used.ns >= threshold(price.both(), colder);
-        (is_worth && self.is_in_budget()).then_some(Offer {
+        (is_worth && self.share.is_left()).then_some(Offer {
             size: span.len(),
             worth: used.ns,
         })
@@ -372,22 +367,9 @@ impl Admission {
         }
     }
 
-    /// Returns whether what was spent on windows so far is within its share of the time.
-    fn is_in_budget(&self) -> bool {
-        self.paid_at.load(Relaxed) <= self.clock.elapsed_ns().saturating_add(SAVED)
-    }
-
     /// Counts `ns` nanoseconds that were spent on windows.
     pub(super) fn pay(&self, ns: u64) {
-        let earned = self.clock.elapsed_ns();
-        let time = ns.saturating_mul(SHARE);
-        let mut old = self.paid_at.load(Relaxed);
-        while let Err(now) =
-            self.paid_at
-                .cmpxchg(old, old.max(earned).saturating_add(time), Relaxed)
-        {
-            old = now;
-        }
+        self.share.spend(ns);
     }
 
     /// Records what there is room for.

@@ -93,6 +93,7 @@ mod release;
 mod stale;
 pub(crate) mod static_map;
 mod stats;
+mod time_share;
 mod unmap;
 pub(crate) mod window;
 
