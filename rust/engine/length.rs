@@ -5,8 +5,10 @@
 //!
 //! The DART maps a range only in one piece, so the host may refuse long ranges however much room
 //! there is in all. Drivers get a bound for their mappings before the first one, and many try for
-//! ever what was refused once.
+//! ever what was refused once. Most make requests as long as that in all, of pages that may be
+//! anywhere.
 
+use super::budget::Limits;
 use super::{
     Engine,
     Host,
@@ -17,7 +19,8 @@ use super::{
 use crate::addr::{
     Address,
     GpaSpan,
-    GRANULE, //
+    GRANULE,
+    PAGE, //
 };
 use crate::engine::policy::{
     smallest,
@@ -32,8 +35,13 @@ const LONGEST: u64 = 4 << 20;
 /// The shortest mapping that is tried, in bytes.
 const SHORTEST: u64 = 64 << 10;
 
-/// The part of the limit that one mapping may take, as a divisor: drivers have others, too.
+/// The part of the limit of bytes that the length of one request may be, as a divisor. If its pages
+/// are scattered it takes four times as much, and drivers map other memory, too.
 const DIVISOR: u64 = 8;
+
+/// The part of the limit of windows that one request may have pages, as a divisor: each of them may
+/// need a window of its own.
+const PAGES_DIVISOR: u64 = 4;
 
 /// The refusals in a row after which the host is not asked for the same length at once.
 const PATIENCE: u32 = 2;
@@ -90,6 +98,14 @@ impl Refusals {
     }
 }
 
+/// Returns the length, in bytes, of requests that fit `limits` beside others, however their pages
+/// are scattered. It is a granule at least.
+fn share(limits: Limits) -> u64 {
+    let pages = u64::from(limits.entries) / PAGES_DIVISOR;
+    let len = (limits.bytes / DIVISOR).min(pages.saturating_mul(PAGE));
+    (len & !GRANULE.wrapping_sub(1)).max(GRANULE)
+}
+
 impl<H: Host> Locked<H> {
     /// Returns the length in bytes of the smallest window for `request`.
     fn least_len(&self, request: &GpaSpan) -> u64 {
@@ -114,21 +130,23 @@ impl<H: Host> Locked<H> {
 }
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
-    /// Returns the length of a mapping, in bytes, that the host can be expected to grant beside
+    /// Returns the length of a request, in bytes, that the host can be expected to grant beside
     /// others: has it map so many bytes, or fewer if it refuses, and unmap them again. To be called
     /// while nothing is mapped, after [`Engine::reserve`].
     ///
     /// Context: process, may sleep.
     pub(crate) fn learn_max_len(&self) -> u64 {
-        let (max_bytes, len_max) = {
+        let (share, len_max) = {
             let state = self.state.lock();
-            let (allowance, _) = state.budget.allowance();
-            let max_bytes = allowance.min(state.budget.max_bytes());
-            (max_bytes, state.host.len_max())
+            let limits = state.budget.limits();
+            let (bytes, entries) = state.budget.allowance();
+            let allowed = Limits {
+                bytes: bytes.min(limits.bytes),
+                entries: entries.min(limits.entries),
+            };
+            (share(allowed), state.host.len_max())
         };
-        let most = LONGEST
-            .min(max_bytes / DIVISOR)
-            .min(len_max.saturating_sub(GRANULE));
+        let most = LONGEST.min(share).min(len_max.saturating_sub(GRANULE));
         let mut len = most & !GRANULE.wrapping_sub(1);
         while len > SHORTEST {
             match self.try_len(len) {
@@ -171,11 +189,12 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         result.map(drop)
     }
 
-    /// Returns the part of the limits that one mapping may be expected to take, in bytes.
+    /// Returns the length, in bytes, of requests that fit the limits beside others, however their
+    /// pages are scattered.
     ///
     /// Context: any.
     pub(crate) fn share_of_limits(&self) -> u64 {
-        (self.limits().bytes / DIVISOR) & !GRANULE.wrapping_sub(1)
+        share(self.limits())
     }
 
     /// Returns the shortest length, in bytes, of a window that the host refused lately.

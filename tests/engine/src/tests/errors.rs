@@ -913,22 +913,27 @@ fn refuse_beyond(rig: &Rig, len: u64) {
 
 #[test]
 fn the_length_that_the_host_grants_is_learnt() {
-    for (segment_max, max_bytes, learnt) in [
-        (u64::MAX, 64 * MIB, 4 * MIB),
+    for (segment_max, max_bytes, max_entries, learnt) in [
+        (u64::MAX, 64 * MIB, 4096, 4 * MIB),
         // With a granule for a mapping that begins within one.
-        (4 * MIB + 16 * KIB, 64 * MIB, 4 * MIB),
-        (4 * MIB, 64 * MIB, 2 * MIB),
-        (MIB, 64 * MIB, 512 * KIB),
-        (16 * KIB, 64 * MIB, 64 * KIB),
+        (4 * MIB + 16 * KIB, 64 * MIB, 4096, 4 * MIB),
+        (4 * MIB, 64 * MIB, 4096, 2 * MIB),
+        (MIB, 64 * MIB, 4096, 512 * KIB),
+        (16 * KIB, 64 * MIB, 4096, 64 * KIB),
         // Within the limits.
-        (u64::MAX, 4 * MIB, 512 * KIB),
-        (u64::MAX, 256 * KIB, 32 * KIB),
+        (u64::MAX, 4 * MIB, 4096, 512 * KIB),
+        (u64::MAX, 256 * KIB, 4096, 32 * KIB),
+        (u64::MAX, 64 * MIB, 64, 64 * KIB),
+        (u64::MAX, 64 * MIB, 16, 16 * KIB),
+        (u64::MAX, 64 * KIB, 4, 16 * KIB),
     ] {
         let rig = Rig::new(Setup {
             max_bytes,
+            max_entries,
             ..Setup::default()
         });
-        rig.engine.reserve(16).expect("memory");
+        let reserved = max_entries.min(16) as usize;
+        rig.engine.reserve(reserved).expect("memory");
         refuse_beyond(&rig, segment_max);
         assert_eq!(rig.engine.learn_max_len(), learnt, "{segment_max:#x}");
         assert!(rig.host.look().mappings.is_empty());

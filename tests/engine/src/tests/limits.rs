@@ -9,6 +9,7 @@ use super::budgets::{
 };
 use super::host::span;
 use super::rig::{
+    list,
     Rig,
     Setup,
     TestPolicy,
@@ -17,6 +18,7 @@ use super::rig::{
     KIB,
     MIB, //
 };
+use crate::addr::PAGE;
 use crate::engine::budget::Limits;
 use crate::engine::{
     Limit,
@@ -128,10 +130,54 @@ fn a_limit_that_is_lowered_a_little_leaves_most_of_what_is_idle() {
 #[test]
 fn lengths_that_are_promised_fit_the_limit() {
     let rig = rig();
-    assert_eq!(rig.engine.share_of_limits(), MIB);
+    assert_eq!(rig.engine.share_of_limits(), 512 * KIB);
     rig.limit(MIB + KIB, 512);
     assert_eq!(rig.engine.share_of_limits(), 128 * KIB);
+    rig.limit(8 * MIB, 64);
+    assert_eq!(rig.engine.share_of_limits(), 64 * KIB);
     rig.release();
+}
+
+#[test]
+fn requests_as_long_as_promised_fit_beside_others() {
+    for (max_bytes, max_entries) in [
+        (32 * MIB, 16),
+        (32 * MIB, 64),
+        (32 * MIB, 256),
+        (32 * MIB, 4096),
+        (MIB, 4096),
+        (4 * MIB, 100),
+    ] {
+        for strict in [false, true] {
+            let setup = Setup {
+                policy: TestPolicy::Adaptive(18),
+                strict,
+                max_bytes,
+                max_entries,
+                ..Setup::default()
+            };
+            let rig = Rig::with_ram(setup, &[(BASE, 1024 * MIB)]);
+            rig.engine.reserve(16).expect("memory");
+            let len = rig.engine.learn_max_len();
+            // A quarter of the limits is in use for long.
+            let entries = u64::from(max_entries / 4).min(max_bytes / 4 / (16 * KIB));
+            for n in 0..entries {
+                rig.map(BASE + n * 64 * KIB, PAGE).expect("room");
+            }
+            // All of its pages are far apart, and it begins and ends within a page. The next one
+            // has other pages.
+            let pages = len / PAGE + 1;
+            for turn in 0..3 {
+                let at = |n| BASE + 512 * MIB + (turn + n * 3) * 96 * KIB;
+                let wants: Vec<_> = (0..pages).map(|n| (at(n), PAGE)).collect();
+                let entries = list(&wants);
+                let all = entries.iter();
+                let result = rig.engine.map_all(all, ALL);
+                assert_eq!(result, Ok(()), "{max_bytes} bytes, {max_entries} windows");
+                assert!(rig.engine.unmap_all(entries.iter()).is_ok());
+            }
+        }
+    }
 }
 
 #[test]
