@@ -161,6 +161,12 @@ unsigned int apple_dma_helper_processor(void)
 	return raw_smp_processor_id();
 }
 
+/* Returns whether anything may run while this processor waits. */
+bool apple_dma_helper_others_run(void)
+{
+	return !irqs_disabled() || num_online_cpus() > 1;
+}
+
 /* Returns whether memory may be allocated: on PREEMPT_RT even GFP_ATOMIC takes sleeping locks. */
 bool apple_dma_helper_may_allocate(void)
 {

@@ -49,6 +49,7 @@ void apple_dma_helper_clear_phys(phys_addr_t phys, size_t len);
 
 /* linux/smp.h */
 unsigned int apple_dma_helper_processor(void);
+bool apple_dma_helper_others_run(void);
 
 /* linux/slab.h */
 void *apple_dma_helper_memdup_nofail(const void *source, size_t size);

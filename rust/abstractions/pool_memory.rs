@@ -20,7 +20,8 @@ use crate::sys::{
 use kernel::{
     bindings::page,
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    processor::cpu_relax, //
 };
 
 /// Bytes of the largest block. No page size has smaller largest blocks.
@@ -158,5 +159,14 @@ impl Memory for LinearMap {
         let number = unsafe { bindings::apple_dma_helper_processor() };
         // CAST: `usize` has 64 bits.
         number as usize
+    }
+
+    fn others_run(&self) -> bool {
+        // SAFETY: Always safe to call.
+        unsafe { bindings::apple_dma_helper_others_run() }
+    }
+
+    fn pause(&self) {
+        cpu_relax();
     }
 }

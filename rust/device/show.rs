@@ -125,6 +125,7 @@ impl Instance<'_> {
         line(file, "copies", copies.copies);
         line(file, "copies_bytes_in", copies.bytes_in);
         line(file, "copies_bytes_out", copies.bytes_out);
+        line(file, "copies_waited", copies.waited);
         line(file, "copies_full", copies.full);
         counters(file, stats.counters.windows());
         let mut all: u64 = 0;

@@ -12,6 +12,7 @@
 //! - `pages`: which pages of a row are in use;
 //! - `slot`: the record of a slot, and its place;
 //! - `pool`: the pool, its slots and their copies;
+//! - `wait`: waiting for a slot while the pool is full;
 //! - `stats`: its statistics;
 //! - `setup`: mapping the pool;
 //! - `paths`: map calls that may be copied, and their opposites.
@@ -25,6 +26,7 @@ pub(crate) mod pool;
 mod setup;
 mod slot;
 pub(crate) mod stats;
+mod wait;
 
 use crate::addr::{
     Gpa,
@@ -71,4 +73,11 @@ pub(crate) trait Memory: Send + Sync {
 
     /// Returns the number of a processor that this one is, or was recently.
     fn processor(&self) -> usize;
+
+    /// Returns whether others may do something while this processor waits: interrupts of its own,
+    /// or another processor.
+    fn others_run(&self) -> bool;
+
+    /// Passes a moment of waiting.
+    fn pause(&self);
 }

@@ -8,6 +8,7 @@
 //! the lock, when a limit is reached, and when the host refuses or does not answer.
 
 use super::pool::SlotPool;
+use super::wait::WaitLimit;
 use super::{
     Memory,
     Preference,
@@ -38,6 +39,8 @@ struct Call<'a, M> {
     /// The direction, if the mapping may be copied.
     transfer: Option<Transfer>,
     dma_limit: u64,
+    /// How long the call may still wait for slots.
+    wait_limit: WaitLimit,
 }
 
 impl<M: Memory> Call<'_, M> {
@@ -46,10 +49,11 @@ impl<M: Memory> Call<'_, M> {
         request.iova().is_some_and(|iova| self.pool.contains(iova))
     }
 
-    /// Maps `span` in the pool, if it may be copied and there is a slot.
+    /// Maps `span` in the pool, if it may be copied and there is a slot, now or soon.
     fn copy(&self, span: &GpaSpan) -> Option<Iova> {
         let transfer = self.transfer.filter(|_| self.pool.accepts(span))?;
-        self.pool.map(span, transfer, self.dma_limit)
+        self.pool
+            .map_or_wait(span, transfer, self.dma_limit, &self.wait_limit)
     }
 }
 
@@ -89,6 +93,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             pool,
             transfer,
             dma_limit,
+            wait_limit: WaitLimit::new(self.costs.price()),
         };
         let mut missing = false;
         let mut result = Ok(());

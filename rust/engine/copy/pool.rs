@@ -26,6 +26,7 @@ use super::stats::{
     CopyStats,
     Zone, //
 };
+use super::wait::VAIN_SHARE;
 use super::{
     Memory,
     Preference,
@@ -41,6 +42,7 @@ use crate::addr::{
 };
 use crate::engine::admission::CopyCost;
 use crate::engine::static_map::Region;
+use crate::engine::time_share::TimeShare;
 use crate::engine::window::NotHeld;
 use crate::sys::{
     Acquire,
@@ -72,7 +74,7 @@ pub(super) struct Row {
 
 /// See the module's documentation.
 pub(crate) struct SlotPool<M> {
-    memory: M,
+    pub(super) memory: M,
     preference: Preference,
     /// Clear slots when they are returned, so that the device reaches what is mapped now only.
     wipe: bool,
@@ -82,12 +84,14 @@ pub(crate) struct SlotPool<M> {
     slots: BoxedSlice<Slot>,
     /// The part of the DMA addresses in which all rows are.
     bounds: (u64, u64),
-    /// Pages in use, for `peak`.
-    used: Atomic<u64>,
+    /// Pages in use.
+    pub(super) used: Atomic<u64>,
     /// The most pages in use so far.
     peak: Atomic<u64>,
     /// Not 0 once nothing is mapped any more.
     closed: Atomic<u32>,
+    /// The time that may be waited for slots in vain.
+    pub(super) vain: TimeShare,
     /// The counters of processors, in an allocation of their own: the pool is moved when it is set
     /// up, and stacks are small.
     zones: BoxedSlice<Zone>,
@@ -192,6 +196,7 @@ impl<M: Memory> SlotPool<M> {
             used: Atomic::new(0),
             peak: Atomic::new(0),
             closed: Atomic::new(0),
+            vain: TimeShare::new(VAIN_SHARE),
             zones: BoxedSlice::new(ZONES, Alloc::Sleep, |_| Zone::new())?,
         })
     }
@@ -208,8 +213,13 @@ impl<M: Memory> SlotPool<M> {
         self.closed.store(1, Relaxed);
     }
 
+    /// Returns whether nothing is mapped any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed) != 0
+    }
+
     /// Returns the counters of this processor.
-    fn zone(&self) -> (usize, Option<&Zone>) {
+    pub(super) fn zone(&self) -> (usize, Option<&Zone>) {
         let number = self.memory.processor() % ZONES;
         (number, self.zones.get(number))
     }
@@ -217,7 +227,7 @@ impl<M: Memory> SlotPool<M> {
     /// Returns whether a mapping of `span` can be copied at all.
     pub(crate) fn accepts(&self, span: &GpaSpan) -> bool {
         pages(span.start().raw(), span.len()) <= ROW_PAGES
-            && self.closed.load(Relaxed) == 0
+            && !self.is_closed()
             && self.memory.reaches(span)
     }
 
@@ -227,12 +237,7 @@ impl<M: Memory> SlotPool<M> {
         let (start, len) = (span.start().raw(), span.len());
         let count = pages(start, len);
         let (number, zone) = self.zone();
-        let Some((index, first)) = self.take(number, count, dma_limit) else {
-            if let Some(zone) = zone {
-                zone.full.fetch_add(1, Relaxed);
-            }
-            return None;
-        };
+        let (index, first) = self.take(number, count, dma_limit)?;
         let place = Place {
             row: self.rows.get(index)?,
             slot: self.slot(index, first)?,
@@ -377,7 +382,8 @@ impl<M: Memory> SlotPool<M> {
     fn put(&self, place: &Place<'_>) {
         place.row.pages.put(place.first, place.pages());
         let pages = u64::from(place.pages());
-        self.used.fetch_add(pages.wrapping_neg(), Relaxed);
+        // Release: a call that waits for this to change finds the pages.
+        self.used.fetch_add(pages.wrapping_neg(), Release);
     }
 
     /// Passes the part of a mapping at `span` to the CPU: copies it from the slot if the device may
@@ -426,6 +432,7 @@ impl<M: Memory> SlotPool<M> {
             ended: sum(|zone| &zone.ended),
             bytes_in: sum(|zone| &zone.bytes_in),
             bytes_out: sum(|zone| &zone.bytes_out),
+            waited: sum(|zone| &zone.waited),
             full: sum(|zone| &zone.full),
             pool: rows.saturating_mul(ROW),
             used: used.saturating_mul(PAGE),

@@ -19,10 +19,12 @@ pub(super) struct Zone {
     pub(super) bytes_in: Atomic<u64>,
     /// Bytes that were copied from the pool.
     pub(super) bytes_out: Atomic<u64>,
+    /// Mappings of these that waited for their slot.
+    pub(super) waited: Atomic<u64>,
     /// Mappings that found no slot.
     pub(super) full: Atomic<u64>,
     /// Keeps zones off each other's cache lines, of 128 bytes at most.
-    _apart: [u64; 11],
+    _apart: [u64; 10],
 }
 
 impl Zone {
@@ -33,8 +35,9 @@ impl Zone {
             ended: Atomic::new(0),
             bytes_in: Atomic::new(0),
             bytes_out: Atomic::new(0),
+            waited: Atomic::new(0),
             full: Atomic::new(0),
-            _apart: [0; 11],
+            _apart: [0; 10],
         }
     }
 }
@@ -56,6 +59,8 @@ pub(crate) struct CopyStats {
     pub(crate) bytes_in: u64,
     /// Bytes that were copied from the pool.
     pub(crate) bytes_out: u64,
+    /// Mappings of these that waited for their slot.
+    pub(crate) waited: u64,
     /// Mappings that found no slot.
     pub(crate) full: u64,
     /// Bytes of the pool.

@@ -63,7 +63,7 @@ impl Stopwatch {
     }
 
     pub(crate) fn elapsed_ns(&self) -> u64 {
-        NANOSECONDS.with(Cell::get) - self.0
+        NANOSECONDS.with(Cell::get).saturating_sub(self.0)
     }
 }
 

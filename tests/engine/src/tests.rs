@@ -7,6 +7,7 @@ mod alignment;
 mod arena;
 mod budgets;
 mod copy;
+mod copy_wait;
 mod costs;
 mod crash;
 mod doorbells;

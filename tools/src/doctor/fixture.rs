@@ -47,8 +47,8 @@ pub const MANAGED: &str = "manages 0000:00:05.0: lazy mode, u32 dialect, address
     0x800100000000, at most 1280 MiB in 61440 mappings";
 
 const COUNTERS: &str = "\
-    maps unmaps hits misses shared misuses copies copies_bytes_in copies_bytes_out copies_full \
-    windows_created windows_returned windows_aged windows_reclaimed windows_lost \
+    maps unmaps hits misses shared misuses copies copies_bytes_in copies_bytes_out copies_waited \
+    copies_full windows_created windows_returned windows_aged windows_reclaimed windows_lost \
     windows_recovered windows_stale large congruent refusals_invalid refusals_mmio \
     refusals_max_bytes refusals_max_entries refusals_unreachable refusals_host_refused \
     refusals_host_rejected refusals_host_silent refusals_no_memory refusals_no_key \

@@ -47,6 +47,7 @@ use crate::engine::{
     MapError,
     Request, //
 };
+use crate::sys::pass_ns;
 use proptest::prelude::*;
 use std::sync::{
     Arc,
@@ -56,23 +57,38 @@ use std::sync::{
 /// Where the pool is in guest RAM.
 const POOL: u64 = BASE + 48 * MIB;
 
-/// The contents of guest RAM. Clones are the same memory.
+/// What others do in each microsecond that a CPU waits.
+type Others = Box<dyn FnMut() + Send>;
+
+/// The contents of guest RAM, and what runs beside the CPU that is tested. Clones are the same
+/// memory.
 #[derive(Clone)]
-struct Ram(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Ram {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    others: Arc<Mutex<Option<Others>>>,
+}
 
 impl Ram {
     fn new() -> Self {
-        Self(Arc::new(Mutex::new(vec![0; (64 * MIB) as usize])))
+        Self {
+            bytes: Arc::new(Mutex::new(vec![0; (64 * MIB) as usize])),
+            others: Arc::default(),
+        }
     }
 
     fn read(&self, start: u64, len: u64) -> Vec<u8> {
         let at = (start - BASE) as usize;
-        self.0.lock().expect("no panic")[at..at + len as usize].to_vec()
+        self.bytes.lock().expect("no panic")[at..at + len as usize].to_vec()
     }
 
     fn write(&self, start: u64, bytes: &[u8]) {
         let at = (start - BASE) as usize;
-        self.0.lock().expect("no panic")[at..at + bytes.len()].copy_from_slice(bytes);
+        self.bytes.lock().expect("no panic")[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Has others run while the CPU waits.
+    pub(super) fn run_beside(&self, others: impl FnMut() + Send + 'static) {
+        *self.others.lock().expect("no panic") = Some(Box::new(others));
     }
 }
 
@@ -92,30 +108,45 @@ impl Memory for Ram {
     fn processor(&self) -> usize {
         0
     }
+
+    fn others_run(&self) -> bool {
+        self.others.lock().expect("no panic").is_some()
+    }
+
+    fn pause(&self) {
+        pass_ns(1000);
+        if let Some(others) = &mut *self.others.lock().expect("no panic") {
+            others();
+        }
+    }
 }
 
 /// An engine with a copy pool.
-struct Bench {
-    rig: Rig,
-    ram: Ram,
-    pool: SlotPool<Ram>,
+pub(super) struct Bench {
+    pub(super) rig: Rig,
+    pub(super) ram: Ram,
+    pub(super) pool: Arc<SlotPool<Ram>>,
 }
 
 impl Bench {
-    fn new(setup: Setup, bytes: u64, preference: Preference) -> Self {
+    pub(super) fn new(setup: Setup, bytes: u64, preference: Preference) -> Self {
         let mut rig = Rig::new(setup);
         rig.engine.reserve(64).expect("memory");
         let ram = Ram::new();
         let regions = rig.engine.map_pool(&[span(POOL, bytes)]).expect("memory");
         let pool = SlotPool::new(ram.clone(), regions, preference, setup.strict).expect("memory");
-        Self { rig, ram, pool }
+        Self {
+            rig,
+            ram,
+            pool: Arc::new(pool),
+        }
     }
 
-    fn map(&self, span: GpaSpan, transfer: Option<Transfer>) -> Result<Iova, MapError> {
+    pub(super) fn map(&self, span: GpaSpan, transfer: Option<Transfer>) -> Result<Iova, MapError> {
         self.rig.engine.map_or_copy(span, &self.pool, transfer, ALL)
     }
 
-    fn unmap(&self, iova: Iova, len: u64, sync: bool) -> bool {
+    pub(super) fn unmap(&self, iova: Iova, len: u64, sync: bool) -> bool {
         let span = IovaSpan::new(iova, len).expect("a span");
         match self.pool.contains(iova) {
             true => self.pool.unmap(&span, sync).is_ok(),
@@ -143,19 +174,19 @@ impl Bench {
         self.ram.write(self.memory(iova.raw(), len), bytes);
     }
 
-    fn is_copied(&self, iova: Iova) -> bool {
+    pub(super) fn is_copied(&self, iova: Iova) -> bool {
         self.pool.contains(iova)
     }
 }
 
 /// What copying costs.
-const COST: CopyCost = CopyCost {
+pub(super) const COST: CopyCost = CopyCost {
     request_ns: 300,
     kib_ns: 100,
 };
 
-const TO: Option<Transfer> = Some(Transfer::ToDevice);
-const FROM: Option<Transfer> = Some(Transfer::FromDevice);
+pub(super) const TO: Option<Transfer> = Some(Transfer::ToDevice);
+pub(super) const FROM: Option<Transfer> = Some(Transfer::FromDevice);
 
 fn always() -> Bench {
     Bench::new(Setup::default(), MIB, Preference::NewSlots)
@@ -571,12 +602,22 @@ struct Live {
 const AREAS: u64 = 12;
 const AREA: u64 = 512 * KIB;
 
-fn run(preference: Preference, strict: bool, rows: u64, steps: &[(u8, u64, u64, u64)]) {
+fn run(
+    preference: Preference,
+    [strict, others]: [bool; 2],
+    rows: u64,
+    steps: &[(u8, u64, u64, u64)],
+) {
     let setup = Setup {
         strict,
         ..Setup::default()
     };
     let bench = Bench::new(setup, rows * ROW, preference);
+    if others {
+        // They return nothing.
+        bench.ram.run_beside(|| ());
+        bench.rig.host.look().map_ns = 500_000;
+    }
     let all = |ram: &Ram| ram.read(BASE, AREAS * AREA);
     bench.ram.write(BASE, &pattern(99, AREAS * AREA));
     let mut outside = all(&bench.ram);
@@ -699,11 +740,11 @@ proptest! {
             Just(Preference::Windows),
             Just(Preference::Admitted(COST)),
         ],
-        strict in any::<bool>(),
+        flags in any::<[bool; 2]>(),
         rows in 1u64..5,
         steps in prop::collection::vec(any::<(u8, u64, u64, u64)>(), 1..60),
     ) {
-        run(preference, strict, rows, &steps);
+        run(preference, flags, rows, &steps);
     }
 
     #[test]

@@ -46,7 +46,10 @@ use crate::engine::{
     LargePages,
     MapError, //
 };
-use crate::sys::Alloc;
+use crate::sys::{
+    pass_ns,
+    Alloc, //
+};
 use shuttle::{
     scheduler::{
         PctScheduler,
@@ -57,6 +60,10 @@ use shuttle::{
     Config,
     FailurePersistence,
     Runner, //
+};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::Relaxed, //
 };
 
 /// Runs `test` in `count` random schedules, and in as many with few, unfavourable preemptions.
@@ -702,7 +709,19 @@ impl Memory for Owned {
     fn processor(&self) -> usize {
         0
     }
+
+    fn others_run(&self) -> bool {
+        true
+    }
+
+    fn pause(&self) {
+        pass_ns(10_000);
+        thread::yield_now();
+    }
 }
+
+/// Calls that waited for a slot.
+static WAITED: AtomicU64 = AtomicU64::new(0);
 
 /// Where the pool is.
 const COPIES: u64 = BASE + 128 * MIB;
@@ -712,6 +731,8 @@ fn slots_have_one_owner_at_a_time() {
     explore(400, || {
         let mut rig = Rig::with_ram(few(), &[(BASE, 256 * MIB)]);
         rig.engine.reserve(8).expect("memory");
+        // What finds no slot waits for one.
+        rig.host.look().map_ns = 100_000;
         let regions = rig.engine.map_pool(&[span(COPIES, ROW)]).expect("memory");
         let memory = Owned(std::sync::Arc::default());
         let pool = SlotPool::new(memory, regions, Preference::NewSlots, false).expect("memory");
@@ -750,5 +771,7 @@ fn slots_have_one_owner_at_a_time() {
         }
         let stats = shared.1.stats();
         assert_eq!((stats.used, stats.copies), (0, stats.ended));
+        WAITED.fetch_add(stats.waited, Relaxed);
     });
+    assert!(WAITED.load(Relaxed) > 0, "some schedules make a call wait");
 }
