@@ -39,7 +39,7 @@ struct Call<'a, M> {
     /// The direction, if the mapping may be copied.
     transfer: Option<Transfer>,
     dma_limit: u64,
-    /// How long the call may still wait for slots.
+    /// The time that the call may still wait for slots.
     wait_limit: WaitLimit,
 }
 

@@ -57,24 +57,18 @@ impl<M: Memory> SlotPool<M> {
         dma_limit: u64,
         limit: &WaitLimit,
     ) -> Option<Iova> {
-        let iova = self
-            .map(span, transfer, dma_limit)
-            .or_else(|| self.wait_and_map(span, transfer, dma_limit, limit));
+        let map = || self.map(span, transfer, dma_limit);
+        let iova = map().or_else(|| self.wait_until(map, limit));
         if let (None, (_, Some(zone))) = (iova, self.zone()) {
             zone.full.fetch_add(1, Relaxed);
         }
         iova
     }
 
-    /// Maps `span`, for which there was no slot, once slots are returned and one of them serves it.
+    /// Calls `map`, for which there was no slot, whenever slots were returned, until one serves it
+    /// or `limit` is reached.
     #[inline(never)]
-    fn wait_and_map(
-        &self,
-        span: &GpaSpan,
-        transfer: Transfer,
-        dma_limit: u64,
-        limit: &WaitLimit,
-    ) -> Option<Iova> {
+    fn wait_until(&self, map: impl Fn() -> Option<Iova>, limit: &WaitLimit) -> Option<Iova> {
         let most = limit.0.get();
         if most == 0 || !self.memory.others_run() || !self.vain.is_left() {
             return None;
@@ -91,7 +85,7 @@ impl<M: Memory> SlotPool<M> {
                 self.memory.pause();
             } else {
                 seen = now;
-                iova = self.map(span, transfer, dma_limit);
+                iova = map();
             }
             waited = time.elapsed_ns();
         }

@@ -57,7 +57,7 @@ use std::sync::{
 /// Where the pool is in guest RAM.
 const POOL: u64 = BASE + 48 * MIB;
 
-/// What others do in each microsecond that a CPU waits.
+/// The work of others in each microsecond that a CPU waits.
 type Others = Box<dyn FnMut() + Send>;
 
 /// The contents of guest RAM, and what runs beside the CPU that is tested. Clones are the same
