@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `struct dma_map_ops` of an instance with a copy pool: those of [`dma_ops`](super::dma_ops),
-//! except for streaming mappings, which may be copied, and with hooks for synchronization.
+//! except for streaming mappings, which may be copied, and with hooks for synchronization; and of
+//! one whose device's driver relies on the alignment of large pages.
 //!
 //! The kernel skips the synchronization of a device whose operations have no such hooks, and asks
 //! for it for every mapping of one whose operations have them (`dma_need_sync()`).
@@ -40,11 +41,22 @@ use kernel::{
     },
 };
 
-/// Returns the operations of an instance with `pool`.
-pub(super) fn ops(pool: &CopyPool) -> bindings::dma_map_ops {
-    match pool.preference() {
-        Preference::Slots => template::<true>(),
-        Preference::NewSlots | Preference::Windows | Preference::Admitted(_) => template::<false>(),
+/// Returns the operations of an instance with `pool`, if it has one; with `large_pages`, its
+/// device's driver relies on the alignment of large pages.
+pub(super) fn ops(pool: Option<&CopyPool>, large_pages: bool) -> bindings::dma_map_ops {
+    let ops = match pool.map(CopyPool::preference) {
+        None => OPS,
+        Some(Preference::Slots) => return template::<true>(),
+        Some(Preference::NewSlots | Preference::Windows | Preference::Admitted(_)) => {
+            template::<false>()
+        }
+    };
+    bindings::dma_map_ops {
+        map_phys: match large_pages {
+            true => Some(map_phys_aligned),
+            false => ops.map_phys,
+        },
+        ..ops
     }
 }
 
@@ -81,6 +93,26 @@ unsafe extern "C" fn map_phys<const POOL_FIRST: bool>(
         return this.reject_mmio(phys, size, dma_limit, attrs);
     }
     this.map_phys_or_copy::<POOL_FIRST>(phys, size, dma_limit, transfer(dir, attrs), attrs)
+}
+
+/// Maps as [`map_phys`], but large pages without the first look-up, which takes any address.
+///
+/// # Safety
+///
+/// As [`instance`].
+unsafe extern "C" fn map_phys_aligned(
+    dev: *mut device,
+    phys: phys_addr_t,
+    size: usize,
+    dir: Direction,
+    attrs: c_ulong,
+) -> dma_addr_t {
+    // SAFETY: By the safety requirements.
+    let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
+    if attrs & MMIO != 0 {
+        return this.reject_mmio(phys, size, dma_limit, attrs);
+    }
+    this.map_phys_aligned(phys, size, dma_limit, transfer(dir, attrs), attrs)
 }
 
 /// # Safety

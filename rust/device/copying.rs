@@ -100,6 +100,25 @@ impl Instance<'_> {
         self.map_phys_or_copy_slow(gpa, len, dma_limit, transfer, attrs)
     }
 
+    /// Maps as [`Self::map_phys_or_copy`], but large pages only where they should be, if possible.
+    ///
+    /// Context: any.
+    pub(super) fn map_phys_aligned(
+        &self,
+        gpa: u64,
+        len: usize,
+        dma_limit: u64,
+        transfer: Option<Transfer>,
+        attrs: c_ulong,
+    ) -> u64 {
+        // CAST: `usize` has at most 64 bits.
+        if self.engine.has_large_pages(len as u64) {
+            self.map_phys_or_copy_slow(gpa, len, dma_limit, transfer, attrs)
+        } else {
+            self.map_phys_or_copy::<false>(gpa, len, dma_limit, transfer, attrs)
+        }
+    }
+
     /// Continues [`Self::map_phys_or_copy`] with everything that the engine can do.
     #[inline(never)]
     fn map_phys_or_copy_slow(

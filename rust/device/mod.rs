@@ -55,10 +55,7 @@ pub(crate) use self::binding::Binding;
 use self::attach::Translation;
 use self::bdf::ManagedFunction;
 use self::copy_pool::CopyPool;
-use self::dma_ops::{
-    Ops,
-    OPS, //
-};
+use self::dma_ops::Ops;
 use self::mode::Mode;
 use self::swiotlb::CoherentMemory;
 use crate::abstractions::coherent_pool::CoherentPool;
@@ -268,7 +265,7 @@ impl<'a> Instance<'a> {
             params.max_bytes >> 20,
             params.max_entries
         );
-        let ops = copy_pool.as_ref().map_or(OPS, copy_ops::ops);
+        let ops = copy_ops::ops(copy_pool.as_ref(), engine.aligns_windows());
         let dev: &'a pci::Device<Bound> = dev;
         let pool = coherent.as_ref().map(CoherentMemory::share);
         let this = Arc::pin_init(

@@ -12,7 +12,11 @@ use super::align_target::{
     AlignTarget,
     Verdict, //
 };
-use super::alignment::modulus;
+use super::alignment::{
+    is_congruent,
+    modulus,
+    small_page, //
+};
 use super::budget::cost;
 use super::create::{
     Choice,
@@ -70,6 +74,29 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Returns the effort for the addresses of large pages.
     pub(crate) fn large_pages(&self) -> LargePages {
         self.large_pages
+    }
+
+    /// Returns whether it depends on the choice of windows that large pages are where drivers rely
+    /// on them to be.
+    pub(crate) fn aligns_windows(&self) -> bool {
+        self.large_pages == LargePages::Expected && self.static_map().is_none()
+    }
+
+    /// Returns whether `len` bytes may have large pages whose addresses matter, so that
+    /// [`Self::map_hit`] is not for them.
+    pub(crate) fn has_large_pages(&self, len: u64) -> bool {
+        self.large_pages == LargePages::Expected && len >= small_page()
+    }
+
+    /// Returns whether `span`, which an idle window has at `iova`, is a large page that is not
+    /// aligned there, but probably would be in a window of its own. That window was made for other
+    /// requests: smaller ones, or one that began elsewhere.
+    ///
+    /// Context: any.
+    pub(super) fn is_misaligned(&self, span: &GpaSpan, iova: Iova) -> bool {
+        self.has_large_pages(span.len())
+            && modulus(span).is_some_and(|modulus| !is_congruent(span.start(), iova, modulus))
+            && self.state.lock().forecast.guard().is_some()
     }
 
     /// Returns the most fillers that are made for a request at a time.

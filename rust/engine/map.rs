@@ -105,7 +105,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     }
 
     /// Maps `span` if the first look-up finds a window that serves it, as most do; otherwise
-    /// [`Self::map`] is to be called. Small, so that its callers are.
+    /// [`Self::map`] is to be called. Small, so that its callers are. Not for large pages where
+    /// drivers rely on their alignment, see [`Self::has_large_pages`].
     ///
     /// Context: any.
     #[inline(always)]
@@ -158,7 +159,8 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.map_single(span, dma_limit)
     }
 
-    /// Unmaps a mapping that was just made at an address that the device does not reach.
+    /// Unmaps a mapping that was just made at an address that the device does not reach, or that is
+    /// not aligned.
     #[cold]
     fn undo(&self, iova: Iova, len: u64) {
         let mut state = self.state.lock();
@@ -170,9 +172,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Drops the reference of a mapping at `span`, which the device does not reach, and closes the
-    /// window if that was the last one: as long as it is open it is found first, and the host may
-    /// place another window for the same memory elsewhere. Returns whether the window was retired.
+    /// Drops the reference of a mapping at `span`, which the device does not reach, or which is not
+    /// where it should be, and closes the window if that was the last one: as long as it is open it
+    /// is found first, and the host may place another window for the same memory elsewhere. Returns
+    /// whether the window was retired.
     ///
     /// Context: engine lock held.
     pub(super) fn put_unreachable(&self, state: &Locked<H>, span: &IovaSpan) -> bool {
@@ -364,16 +367,30 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.index
             .candidates(&state.index, span)
             .iter()
-            .find_map(|id| self.take(*id, span))
+            .find_map(|id| match self.index.window(*id)?.take(span)? {
+                (iova, false) => Some(iova),
+                (iova, true) => Some(self.reused(*id, iova)),
+            })
     }
 
-    /// Takes a reference to the window `id` if it covers `span`.
+    /// Takes a reference to the window `id` if it covers `span`, unless it is idle, and another one
+    /// can be better.
     #[inline(always)]
     fn take(&self, id: Id, span: &GpaSpan) -> Option<Iova> {
         match self.index.window(id)?.take(span)? {
             (iova, false) => Some(iova),
-            (iova, true) => Some(self.reused(id, iova)),
+            (iova, true) => self.reuse(id, span, iova),
         }
+    }
+
+    /// Continues [`Self::take`] with a window that was idle, and has `span` at `iova`.
+    #[inline(never)]
+    fn reuse(&self, id: Id, span: &GpaSpan, iova: Iova) -> Option<Iova> {
+        if self.is_misaligned(span, iova) {
+            self.undo(iova, span.len());
+            return None;
+        }
+        Some(self.reused(id, iova))
     }
 
     /// Reports that the window `id`, to which the caller has a reference, is in use again. Returns

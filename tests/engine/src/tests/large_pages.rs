@@ -258,6 +258,81 @@ fn pages_that_come_and_go_stay_aligned() {
     }
 }
 
+/// Memory that was freed, and is allocated in pages of another size, has windows that were made for
+/// other requests.
+#[test]
+fn memory_whose_use_changes_stays_aligned() {
+    const BLOCKS: u64 = 16;
+    for placement in ENDS {
+        for guard in [0, 1] {
+            let rig = rig(setup(placement), guard);
+            let mut random = Random(11);
+            let mut blocks: Vec<Vec<_>> = (0..BLOCKS).map(|_| Vec::new()).collect();
+            let mut tally = Tally::default();
+            for _ in 0..200 {
+                let number = random.below(BLOCKS);
+                let start = START + number * 2 * MIB;
+                let live = &mut blocks[usize::try_from(number).expect("an index")];
+                for (start, len, iova) in live.drain(..) {
+                    rig.unmap(start, len, iova);
+                }
+                // Contiguous pages are one entry of a list.
+                let spans: Vec<_> = match random.below(4) {
+                    0 => vec![(start, 2 * MIB)],
+                    1 => {
+                        let first = 1 + random.below(30);
+                        let pages = 1 + random.below(31 - first);
+                        vec![(start + first * 64 * KIB, pages * 64 * KIB)]
+                    }
+                    2 => (0..32).map(|n| (start + n * 64 * KIB, 64 * KIB)).collect(),
+                    _ => (0..64).map(|n| (start + n * 32 * KIB, 4 * KIB)).collect(),
+                };
+                if random.below(2) == 0 {
+                    let entries = list(&spans);
+                    rig.map_all(&entries, ALL).expect("room");
+                    let entries = entries.iter().zip(spans);
+                    live.extend(
+                        entries
+                            .map(|(entry, (start, len))| (start, len, entry.at().expect("mapped"))),
+                    );
+                } else {
+                    live.extend(
+                        spans
+                            .into_iter()
+                            .map(|(start, len)| (start, len, rig.map(start, len).expect("room"))),
+                    );
+                }
+                for (start, len, iova) in &*live {
+                    tally.add(*start, *len, *iova);
+                }
+            }
+            let case = format!("{guard} by {placement:?}: {tally:?}");
+            eprintln!("{case}");
+            // Windows that are merely there would do for 0.99 of them.
+            assert!(tally.rate() >= 0.995, "{case}");
+            rig.release();
+        }
+    }
+}
+
+/// Where the host chooses at random, another window is no better, and none is made.
+#[test]
+fn idle_windows_are_used_again_where_nothing_aligns_them() {
+    let rig = rig(setup(Placement::Random), 1);
+    let pages: Vec<_> = (0..16).map(|n| START + n * 4 * MIB).collect();
+    let mut sent = 0;
+    for round in 0..4 {
+        sent = rig.host.doorbells();
+        for start in &pages {
+            let iova = rig.map(*start, 2 * MIB).expect("room");
+            rig.unmap(*start, 2 * MIB, iova);
+        }
+        eprintln!("round {round}: {} doorbells", rig.host.doorbells() - sent);
+    }
+    assert_eq!(rig.host.doorbells(), sent, "each page has a window");
+    rig.release();
+}
+
 #[test]
 fn a_filler_lives_as_long_as_its_page() {
     for placement in ENDS {
