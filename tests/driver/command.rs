@@ -10,6 +10,7 @@ use crate::exercise::{
 };
 use crate::import;
 use crate::kept::Kept;
+use crate::mirror;
 use crate::run_on;
 use crate::share;
 use crate::spec::{
@@ -108,6 +109,7 @@ const COMMANDS: &[Command] = &[
     command!(exercise::CostSg),
     command!(exercise::Ends),
     command!(exercise::Evict),
+    command!(exercise::Lists),
     command!(exercise::Stress<'_>),
     Command {
         name: "share",
@@ -150,6 +152,30 @@ const COMMANDS: &[Command] = &[
         keys: &[Key::Import],
         defaults: |_| (),
         drive: import::release,
+    },
+    Command {
+        name: "mirror",
+        keys: &[Key::Addr, Key::Len],
+        defaults: |_| (),
+        drive: mirror::mirror,
+    },
+    Command {
+        name: "mirror_checksum",
+        keys: &[],
+        defaults: |_| (),
+        drive: mirror::checksum,
+    },
+    Command {
+        name: "mirror_fill",
+        keys: &[],
+        defaults: |_| (),
+        drive: mirror::fill,
+    },
+    Command {
+        name: "mirror_release",
+        keys: &[],
+        defaults: |_| (),
+        drive: mirror::release,
     },
     Command {
         name: "run_on",

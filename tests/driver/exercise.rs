@@ -4,6 +4,7 @@
 
 mod after_unmap;
 mod alloc;
+mod blocks;
 mod capacity;
 mod coherent;
 mod copy;
@@ -14,6 +15,7 @@ mod evict;
 mod export;
 mod hold;
 mod limits;
+mod lists;
 mod many;
 mod misuse;
 mod mmap;
@@ -47,6 +49,7 @@ pub(crate) use self::{
         Resource,
         Sizes, //
     },
+    lists::Lists,
     many::Many,
     misuse::Misuse,
     mmap::Mmap,

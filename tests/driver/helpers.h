@@ -100,6 +100,25 @@ const struct sg_table *dma_test_import_table(const struct dma_test_import *impor
 void dma_test_import_release(struct dma_test_import *import);
 
 /*
+ * Mirror @len bytes of memory of the calling process from @start on, both whole pages, as drivers
+ * of accelerators do (HMM). Pages are mapped for the device, in both directions, when it needs
+ * them, and unmapped when the kernel takes them away from the process. Returns an ERR_PTR() if that
+ * fails, -EOPNOTSUPP without HMM. May sleep.
+ *
+ * Between dma_test_mirror_begin(), which returns 0 or an errno, and _end() all pages are present
+ * and mapped, and stay so. Meanwhile dma_test_mirror_segment() returns the length of the mapping
+ * that begins @offset bytes behind @start, and sets @addr to its DMA address. Nothing between the
+ * two may allocate memory. dma_test_mirror_unmapped() returns how many pages the kernel took away.
+ */
+struct dma_test_mirror *dma_test_mirror(struct device *dev, unsigned long start, size_t len);
+int dma_test_mirror_begin(struct dma_test_mirror *mirror);
+size_t dma_test_mirror_segment(const struct dma_test_mirror *mirror, size_t offset,
+			       dma_addr_t *addr);
+u64 dma_test_mirror_unmapped(const struct dma_test_mirror *mirror);
+void dma_test_mirror_end(struct dma_test_mirror *mirror);
+void dma_test_mirror_release(struct dma_test_mirror *mirror);
+
+/*
  * Call @fn(@arg) once, in the context of the function's name, and return after
  * @fn returned. Must be called where sleeping is allowed.
  */

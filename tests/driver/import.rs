@@ -10,7 +10,6 @@ use crate::engine::{
     Channel,
     Engine, //
 };
-use crate::exchange::Segment;
 use crate::exercise::{
     Report,
     Verdict, //
@@ -20,8 +19,11 @@ use crate::failure::{
     Failure, //
 };
 use crate::kept::Kept;
-use crate::pattern::Pattern;
 use crate::scatterlist;
+use crate::seeded::{
+    self,
+    Part, //
+};
 use crate::spec::Spec;
 use core::ptr::NonNull;
 use kernel::{
@@ -66,8 +68,8 @@ impl Import {
         })
     }
 
-    /// Returns the segments as the device sees them, each with its offset in the buffer.
-    fn segments(&self) -> impl Iterator<Item = (usize, Segment)> + '_ {
+    /// Returns the parts of the buffer that are contiguous for the device.
+    fn parts(&self) -> impl Iterator<Item = Part> + '_ {
         // SAFETY: By the type's invariant, the table is there, and mapped, as long as the value.
         let segments = unsafe {
             scatterlist::segments(&*helpers::dma_test_import_table(self.import.as_ptr()))
@@ -76,7 +78,7 @@ impl Import {
         segments.scan(0usize, |next, segment| {
             let offset = *next;
             *next = offset.checked_add(segment.len)?;
-            Some((offset, segment))
+            Some(Part { offset, segment })
         })
     }
 }
@@ -86,12 +88,6 @@ impl Drop for Import {
         // SAFETY: By the type's invariant; the buffer is not used through this afterwards.
         unsafe { helpers::dma_test_import_release(self.import.as_ptr()) };
     }
-}
-
-/// Returns the pattern of `seed` from the byte number `offset` on, which is a multiple of 8.
-fn pattern(seed: u64, offset: usize) -> Pattern {
-    // CAST: `usize` is not wider than `u64`.
-    Pattern::new(seed.wrapping_add(offset as u64 / 8))
 }
 
 /// Imports the buffer of a descriptor, and prints its number and its segments.
@@ -111,8 +107,8 @@ pub(crate) unsafe fn import(
         let (number, place) = place.ok_or(ENOSPC).doing("looking for a place")?;
         // SAFETY: By the function's contract.
         let import = unsafe { Import::new(pdev.as_ref(), spec.fd)? };
-        let segments = import.segments().count();
-        let bytes: usize = import.segments().map(|(_, segment)| segment.len).sum();
+        let segments = import.parts().count();
+        let bytes: usize = import.parts().map(|part| part.segment.len).sum();
 
         *place = Some(import);
         CString::try_from_fmt(fmt!(" import={number} bytes={bytes} segments={segments}"))
@@ -128,11 +124,7 @@ pub(crate) fn checksum(
     kept: &mut Kept,
     spec: &Spec,
 ) -> Verdict {
-    operate(pdev, engine, kept, spec, |channel, offset, segment| {
-        let expected = pattern(spec.seed, offset).crc32(0, segment.len);
-
-        channel.checksum(segment.iova, segment.len, expected)
-    })
+    operate(pdev, engine, kept, spec, seeded::checksum)
 }
 
 /// Lets the engine write that pattern.
@@ -142,9 +134,7 @@ pub(crate) fn fill(
     kept: &mut Kept,
     spec: &Spec,
 ) -> Verdict {
-    operate(pdev, engine, kept, spec, |channel, offset, segment| {
-        channel.fill(segment.iova, segment.len, pattern(spec.seed, offset))
-    })
+    operate(pdev, engine, kept, spec, seeded::fill)
 }
 
 /// Ends an import.
@@ -164,15 +154,15 @@ fn operate(
     engine: &Engine,
     kept: &mut Kept,
     spec: &Spec,
-    operation: impl Fn(&mut Channel<'_>, usize, Segment) -> Result<(), Failure>,
+    operation: fn(&mut Channel<'_>, Part, u64) -> Result<(), Failure>,
 ) -> Verdict {
     let run = || {
         let import = kept.imports.get(spec.import).and_then(Option::as_ref);
         let import = import.ok_or(ENOENT).doing("looking for the import")?;
         let mut channel = engine.claim(pdev)?;
 
-        for (offset, segment) in import.segments() {
-            operation(&mut channel, offset, segment)?;
+        for part in import.parts() {
+            operation(&mut channel, part, spec.seed)?;
         }
         Ok(None)
     };

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state that commands leave to later ones: memory for processes, and imported buffers.
+//! The state that commands leave to later ones: memory for processes, imported buffers,
+//! and memory of processes.
 
 use crate::import::Import;
+use crate::mirror::Mirror;
 use crate::share::Share;
 
 /// Buffers that may be imported at a time.
@@ -13,6 +15,7 @@ const IMPORTS: usize = 8;
 pub(crate) struct Kept {
     pub(crate) share: Option<Share>,
     pub(crate) imports: [Option<Import>; IMPORTS],
+    pub(crate) mirror: Option<Mirror>,
 }
 
 impl Kept {
@@ -21,6 +24,7 @@ impl Kept {
         Self {
             share: None,
             imports: [const { None }; IMPORTS],
+            mirror: None,
         }
     }
 }

@@ -302,8 +302,8 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// Maps the entries of `table` and stores the number of segments in it.
-fn map(
+/// Maps the entries of `table`, which all have pages, and stores the number of segments in it.
+pub(crate) fn map(
     dev: &Device<Bound>,
     table: &mut bindings::sg_table,
     request: Request,

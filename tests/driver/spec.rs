@@ -2,6 +2,25 @@
 
 //! The parameters of a command: `name key=value ...`, parsed.
 
+mod parse;
+
+use self::parse::{
+    api,
+    attribute,
+    bounds,
+    context,
+    cpus,
+    direction,
+    failure,
+    layout,
+    limited,
+    mistake,
+    number,
+    page,
+    size,
+    trace,
+    wait, //
+};
 use crate::context::Context;
 use crate::engine::Wait;
 use crate::mapping::Attrs;
@@ -10,7 +29,6 @@ use crate::rng::{
     Rng, //
 };
 use crate::scatterlist;
-use crate::workers;
 use kernel::{
     dma::DataDirection,
     prelude::*, //
@@ -91,6 +109,7 @@ impl Mistake {
 /// A parameter that not every command has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
+    Addr,
     Align,
     Api,
     Attr,
@@ -109,7 +128,9 @@ pub(crate) enum Key {
     Len,
     Limited,
     Off,
+    Page,
     Pairs,
+    Part,
     Samples,
     SkipSync,
     Spread,
@@ -127,6 +148,8 @@ pub(crate) struct Spec {
     pub(crate) offset: Bounds,
     /// Number of entries, blocks or mappings, whichever the command uses.
     pub(crate) count: Bounds,
+    /// Address of memory of the process that writes the command.
+    pub(crate) address: usize,
     /// Alignment of the DMA address.
     pub(crate) align: usize,
     /// The functions that map scatterlists.
@@ -155,8 +178,12 @@ pub(crate) struct Spec {
     pub(crate) limited: Choice<bool>,
     /// The mistake to make.
     pub(crate) mistake: Mistake,
+    /// Bytes of a page of the device.
+    pub(crate) page: Choice<usize>,
     /// Number of pairs of operations that are timed as a whole.
     pub(crate) pairs: usize,
+    /// Most bytes in one scatterlist.
+    pub(crate) part: usize,
     /// Number of timed operations of a turn.
     pub(crate) samples: usize,
     /// True to map and unmap with `DMA_ATTR_SKIP_CPU_SYNC`.
@@ -186,6 +213,7 @@ impl Spec {
         len: Bounds::exactly(4096),
         offset: Bounds::exactly(0),
         count: Bounds::exactly(1),
+        address: 0,
         align: 1,
         api: Choice::Any,
         attrs: 0,
@@ -201,7 +229,9 @@ impl Spec {
         layout: Choice::Any,
         limited: Choice::Any,
         mistake: Mistake::Never,
+        page: Choice::Any,
         pairs: 0,
+        part: usize::MAX,
         samples: 1000,
         skip_sync: false,
         spread: 1,
@@ -235,6 +265,7 @@ impl Spec {
 
     fn apply_own(&mut self, key: Option<Key>, value: &str) -> Result {
         match key.ok_or(EINVAL)? {
+            Key::Addr => self.address = size(value)?,
             Key::Align => self.align = size(value)?,
             Key::Api => self.api = api(value)?,
             Key::Attr => self.attrs |= attribute(value)?,
@@ -253,7 +284,9 @@ impl Spec {
             Key::Len => self.len = bounds(value)?,
             Key::Limited => self.limited = limited(value)?,
             Key::Off => self.offset = bounds(value)?,
+            Key::Page => self.page = page(value)?,
             Key::Pairs => self.pairs = size(value)?,
+            Key::Part => self.part = size(value)?,
             Key::Samples => self.samples = size(value)?,
             Key::SkipSync => self.skip_sync = number(value)? != 0,
             Key::Spread => self.spread = size(value)?,
@@ -267,6 +300,7 @@ impl Spec {
 
 fn own_key(name: &str) -> Option<Key> {
     Some(match name {
+        "addr" => Key::Addr,
         "align" => Key::Align,
         "api" => Key::Api,
         "attr" => Key::Attr,
@@ -285,7 +319,9 @@ fn own_key(name: &str) -> Option<Key> {
         "len" => Key::Len,
         "limited" => Key::Limited,
         "off" => Key::Off,
+        "page" => Key::Page,
         "pairs" => Key::Pairs,
+        "part" => Key::Part,
         "samples" => Key::Samples,
         "skip_sync" => Key::SkipSync,
         "spread" => Key::Spread,
@@ -294,149 +330,4 @@ fn own_key(name: &str) -> Option<Key> {
         "trace" => Key::Trace,
         _ => return None,
     })
-}
-
-fn number(value: &str) -> Result<u64> {
-    match value.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => value.parse(),
-    }
-    .map_err(|_| EINVAL)
-}
-
-/// Parses a number, perhaps followed by `k` or `M`.
-fn size(value: &str) -> Result<usize> {
-    let (digits, unit) = if let Some(digits) = value.strip_suffix('k') {
-        (digits, 1 << 10)
-    } else if let Some(digits) = value.strip_suffix('M') {
-        (digits, 1 << 20)
-    } else {
-        (value, 1)
-    };
-
-    number(digits)?
-        .checked_mul(unit)
-        .and_then(|bytes| usize::try_from(bytes).ok())
-        .ok_or(EINVAL)
-}
-
-/// Parses `LOW-HIGH`, or one number for both.
-fn bounds(value: &str) -> Result<Bounds> {
-    let (low, high) = value.split_once('-').unwrap_or((value, value));
-    let bounds = Bounds {
-        low: size(low)?,
-        high: size(high)?,
-    };
-
-    if bounds.low > bounds.high {
-        return Err(EINVAL);
-    }
-    Ok(bounds)
-}
-
-fn context(value: &str) -> Result<Choice<Context>> {
-    if value == "any" {
-        return Ok(Choice::Any);
-    }
-    Context::ALL
-        .into_iter()
-        .find(|context| context.name() == value)
-        .map(Choice::Is)
-        .ok_or(EINVAL)
-}
-
-fn wait(value: &str) -> Result<Wait> {
-    match value {
-        "irq" => Ok(Wait::Interrupt),
-        "poll" => Ok(Wait::Poll),
-        _ => Err(EINVAL),
-    }
-}
-
-fn cpus(value: &str) -> Result<u32> {
-    if value == "all" {
-        return Ok(workers::online_cpus());
-    }
-    let cpus = number(value)?;
-
-    if cpus == 0 {
-        return Err(EINVAL);
-    }
-    Ok(u32::try_from(cpus)?)
-}
-
-fn direction(value: &str) -> Result<Choice<DataDirection>> {
-    match value {
-        "to" => Ok(Choice::Is(DataDirection::ToDevice)),
-        "from" => Ok(Choice::Is(DataDirection::FromDevice)),
-        "bidir" => Ok(Choice::Is(DataDirection::Bidirectional)),
-        "any" => Ok(Choice::Any),
-        _ => Err(EINVAL),
-    }
-}
-
-fn api(value: &str) -> Result<Choice<scatterlist::Function>> {
-    match value {
-        "sg" => Ok(Choice::Is(scatterlist::Function::Sg)),
-        "sgtable" => Ok(Choice::Is(scatterlist::Function::SgTable)),
-        "any" => Ok(Choice::Any),
-        _ => Err(EINVAL),
-    }
-}
-
-fn layout(value: &str) -> Result<Choice<Layout>> {
-    match value {
-        "adjacent" => Ok(Choice::Is(Layout::Adjacent)),
-        "scattered" => Ok(Choice::Is(Layout::Scattered)),
-        "mixed" => Ok(Choice::Any),
-        _ => Err(EINVAL),
-    }
-}
-
-fn limited(value: &str) -> Result<Choice<bool>> {
-    match value {
-        "no" => Ok(Choice::Is(false)),
-        "yes" => Ok(Choice::Is(true)),
-        "any" => Ok(Choice::Any),
-        _ => Err(EINVAL),
-    }
-}
-
-fn mistake(value: &str) -> Result<Mistake> {
-    let mut names = Mistake::NAMES.into_iter();
-    let found = names.find(|(name, _)| *name == value);
-    found.map(|(_, mistake)| mistake).ok_or(EINVAL)
-}
-
-fn trace(value: &str) -> Result<Trace> {
-    match value {
-        "pages" => Ok(Trace::Pages),
-        "gpu" => Ok(Trace::Gpu),
-        _ => Err(EINVAL),
-    }
-}
-
-fn failure(value: &str) -> Result<bool> {
-    match value {
-        "ok" => Ok(false),
-        "fail" => Ok(true),
-        _ => Err(EINVAL),
-    }
-}
-
-fn attribute(value: &str) -> Result<Attrs> {
-    use kernel::bindings;
-
-    let attribute = match value {
-        "none" => 0,
-        "no_kernel_mapping" => bindings::DMA_ATTR_NO_KERNEL_MAPPING,
-        "write_combine" => bindings::DMA_ATTR_WRITE_COMBINE,
-        "force_contiguous" => bindings::DMA_ATTR_FORCE_CONTIGUOUS,
-        "single_pages" => bindings::DMA_ATTR_ALLOC_SINGLE_PAGES,
-        "no_warn" => bindings::DMA_ATTR_NO_WARN,
-        "weak_ordering" => bindings::DMA_ATTR_WEAK_ORDERING,
-        _ => return Err(EINVAL),
-    };
-    // CAST: `unsigned long` is at least as wide.
-    Ok(attribute as Attrs)
 }

@@ -6,6 +6,7 @@
 #define ENGINE_H
 
 #include <dirent.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/types.h>
@@ -41,32 +42,42 @@ static int command(int fd, const char *text)
 	return write(fd, text, strlen(text)) < 0 ? errno : 0;
 }
 
-/* Returns byte number i of the engine's pattern for a seed; see tests/uapi/dma_engine.h. */
-static __u8 pattern(__u64 seed, size_t i)
+/* Returns word number i of the engine's pattern for a seed; see tests/uapi/dma_engine.h. */
+static __u64 pattern_word(__u64 seed, size_t i)
 {
-	__u64 z = (seed + i / 8 + 1) * 0x9e3779b97f4a7c15;
+	__u64 z = (seed + i + 1) * 0x9e3779b97f4a7c15;
 
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
 	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-	z ^= z >> 31;
-	return z >> i % 8 * 8;
+	return htole64(z ^ z >> 31);
 }
 
+/* Writes the pattern to memory that is aligned to words. */
 static void write_pattern(__u8 *memory, size_t len, __u64 seed)
 {
+	__u64 word;
 	size_t i;
 
-	for (i = 0; i < len; i++)
-		memory[i] = pattern(seed, i);
+	for (i = 0; i < len; i += sizeof(word)) {
+		word = pattern_word(seed, i / sizeof(word));
+		memcpy(memory + i, &word, len - i < sizeof(word) ? len - i : sizeof(word));
+	}
 }
 
 /* Returns the number of bytes that differ from the pattern. */
 static size_t count_wrong(const __u8 *memory, size_t len, __u64 seed)
 {
-	size_t i, wrong = 0;
+	size_t i, n, wrong = 0;
+	__u64 word;
 
-	for (i = 0; i < len; i++)
-		wrong += memory[i] != pattern(seed, i);
+	for (i = 0; i < len; i += sizeof(word)) {
+		n = len - i < sizeof(word) ? len - i : sizeof(word);
+		word = pattern_word(seed, i / sizeof(word));
+		if (!memcmp(memory + i, &word, n))
+			continue;
+		while (n--)
+			wrong += memory[i + n] != ((__u8 *)&word)[n];
+	}
 	return wrong;
 }
 

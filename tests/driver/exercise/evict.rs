@@ -6,30 +6,27 @@
 //! synchronization. When a mapping fails, the buffer that was not used for longest is unmapped, and
 //! the mapping tried again.
 
+use super::blocks::{
+    Blocks,
+    DIRECTION, //
+};
 use super::prelude::*;
 use crate::mapping::{
     Function,
     Mapping,
     Request, //
 };
-use crate::span::Span;
 use kernel::{
     fmt,
     page::PAGE_SIZE, //
 };
 
-/// Bytes at either end of a block that are used.
-const USED: usize = 4096;
-
 /// Most bytes of a block: the largest page that drivers have special entries for.
 const BLOCK: usize = 2 << 20;
 
-/// Direction of all mappings.
-const DIRECTION: DataDirection = DataDirection::Bidirectional;
-
 /// A buffer.
 struct Object {
-    blocks: KVec<Buffer>,
+    blocks: Blocks,
 }
 
 /// A buffer's mappings, one for each block.
@@ -100,15 +97,17 @@ impl Exercise<'_> for Evict {
             // What the last use left is still there.
             if let Some(seed) = *seed {
                 object
+                    .blocks
                     .exchange(seed)
-                    .verify(turn.channel, object.lengths())?;
+                    .verify(turn.channel, object.blocks.lengths())?;
             }
             let new = turn.rng.next();
             *seed = Some(new);
-            let exchange = object.exchange(new);
+            let exchange = object.blocks.exchange(new);
+            let addresses = mapping.blocks.iter().map(Mapping::iova);
             exchange.stage();
-            exchange.engine(turn.channel, mapping.segments(object))?;
-            exchange.verify(turn.channel, object.lengths())?;
+            exchange.engine(turn.channel, object.blocks.segments(addresses))?;
+            exchange.verify(turn.channel, object.blocks.lengths())?;
         }
         turn.rng.shuffle(&mut mapped);
         Ok(())
@@ -147,7 +146,7 @@ impl Evict {
 impl Object {
     /// Allocates at least `len` bytes. May sleep.
     fn new(len: usize) -> Result<Self> {
-        let mut blocks = KVec::new();
+        let mut blocks = Blocks::EMPTY;
         let mut left = len
             .max(1)
             .checked_next_multiple_of(PAGE_SIZE)
@@ -156,7 +155,7 @@ impl Object {
         while left != 0 {
             let order = left.checked_ilog2().unwrap_or(0);
             let size = 1usize.checked_shl(order).ok_or(ENOMEM)?.min(BLOCK);
-            blocks.push(Buffer::new(size)?, GFP_KERNEL)?;
+            blocks.push(size)?;
             left = left.saturating_sub(size);
         }
         Ok(Self { blocks })
@@ -164,10 +163,11 @@ impl Object {
 
     /// Maps all blocks, or none.
     fn map<'a>(&'a self, dev: &'a Device<Bound>) -> Result<KVec<Mapping<'a>>, Failure> {
+        let blocks = self.blocks.as_slice();
         let mut mappings =
-            KVec::with_capacity(self.blocks.len(), GFP_KERNEL).doing("listing the mappings")?;
+            KVec::with_capacity(blocks.len(), GFP_KERNEL).doing("listing the mappings")?;
 
-        for block in self.blocks.iter() {
+        for block in blocks {
             let request = Request {
                 function: Function::Page,
                 offset: 0,
@@ -180,45 +180,5 @@ impl Object {
                 .doing("listing the mappings")?;
         }
         Ok(mappings)
-    }
-
-    /// Returns the offsets and the lengths of the used parts of a block of `len` bytes.
-    fn parts(len: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
-        let used = USED.min(len);
-        let last = len.saturating_sub(used);
-
-        [Some((0, used)), (last != 0).then_some((last, used))]
-            .into_iter()
-            .flatten()
-    }
-
-    /// Returns the used memory.
-    fn spans(&self) -> impl Iterator<Item = Span<'_>> + Clone {
-        self.blocks.iter().flat_map(|block| {
-            Self::parts(block.len()).filter_map(|(offset, len)| block.whole().part(offset, len))
-        })
-    }
-
-    /// Returns the lengths of the used parts.
-    fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
-        let blocks = self.blocks.iter();
-        blocks.flat_map(|block| Self::parts(block.len()).map(|(_, len)| len))
-    }
-
-    fn exchange(&self, seed: u64) -> Exchange<impl Iterator<Item = Span<'_>> + Clone> {
-        Exchange::new(self.spans(), DIRECTION, seed)
-    }
-}
-
-impl Mapped<'_> {
-    /// Returns the used parts of `object`, which this maps, as the device sees them.
-    fn segments<'m>(&'m self, object: &'m Object) -> impl Iterator<Item = Segment> + 'm {
-        let blocks = self.blocks.iter().zip(object.blocks.iter());
-        blocks.flat_map(|(mapping, block)| {
-            Object::parts(block.len()).map(|(offset, len)| Segment {
-                iova: mapping.iova().add(offset),
-                len,
-            })
-        })
     }
 }
