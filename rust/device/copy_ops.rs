@@ -44,27 +44,24 @@ use kernel::{
 /// Returns the operations of an instance with `pool`, if it has one; with `large_pages`, its
 /// device's driver relies on the alignment of large pages.
 pub(super) fn ops(pool: Option<&CopyPool>, large_pages: bool) -> bindings::dma_map_ops {
-    let ops = match pool.map(CopyPool::preference) {
-        None => OPS,
-        Some(Preference::Slots) => return template::<true>(),
-        Some(Preference::NewSlots | Preference::Windows | Preference::Admitted(_)) => {
-            template::<false>()
-        }
-    };
-    bindings::dma_map_ops {
-        map_phys: match large_pages {
-            true => Some(map_phys_aligned),
-            false => ops.map_phys,
+    match (pool.map(CopyPool::preference), large_pages) {
+        (Some(Preference::Slots), false) => template::<true, false>(),
+        (Some(Preference::Slots), true) => template::<true, true>(),
+        (Some(_), false) => template::<false, false>(),
+        (Some(_), true) => template::<false, true>(),
+        (None, false) => OPS,
+        (None, true) => bindings::dma_map_ops {
+            map_phys: Some(map_phys::<false, true>),
+            ..OPS
         },
-        ..ops
     }
 }
 
-/// Returns the operations of an instance. With `POOL_FIRST`, windows are looked for where the pool
-/// does not serve.
-const fn template<const POOL_FIRST: bool>() -> bindings::dma_map_ops {
+/// Returns the operations of an instance with a pool; the parameters are those of
+/// [`map_phys_or_copy`](super::Instance::map_phys_or_copy).
+const fn template<const POOL_FIRST: bool, const LARGE_PAGES: bool>() -> bindings::dma_map_ops {
     bindings::dma_map_ops {
-        map_phys: Some(map_phys::<POOL_FIRST>),
+        map_phys: Some(map_phys::<POOL_FIRST, LARGE_PAGES>),
         unmap_phys: Some(unmap_phys::<POOL_FIRST>),
         map_sg: Some(map_sg),
         unmap_sg: Some(unmap_sg),
@@ -80,7 +77,7 @@ const fn template<const POOL_FIRST: bool>() -> bindings::dma_map_ops {
 /// # Safety
 ///
 /// As [`instance`].
-unsafe extern "C" fn map_phys<const POOL_FIRST: bool>(
+unsafe extern "C" fn map_phys<const POOL_FIRST: bool, const LARGE_PAGES: bool>(
     dev: *mut device,
     phys: phys_addr_t,
     size: usize,
@@ -92,27 +89,8 @@ unsafe extern "C" fn map_phys<const POOL_FIRST: bool>(
     if attrs & MMIO != 0 {
         return this.reject_mmio(phys, size, dma_limit, attrs);
     }
-    this.map_phys_or_copy::<POOL_FIRST>(phys, size, dma_limit, transfer(dir, attrs), attrs)
-}
-
-/// Maps as [`map_phys`], but large pages without the first look-up, which takes any address.
-///
-/// # Safety
-///
-/// As [`instance`].
-unsafe extern "C" fn map_phys_aligned(
-    dev: *mut device,
-    phys: phys_addr_t,
-    size: usize,
-    dir: Direction,
-    attrs: c_ulong,
-) -> dma_addr_t {
-    // SAFETY: By the safety requirements.
-    let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
-    if attrs & MMIO != 0 {
-        return this.reject_mmio(phys, size, dma_limit, attrs);
-    }
-    this.map_phys_aligned(phys, size, dma_limit, transfer(dir, attrs), attrs)
+    let transfer = transfer(dir, attrs);
+    this.map_phys_or_copy::<POOL_FIRST, LARGE_PAGES>(phys, size, dma_limit, transfer, attrs)
 }
 
 /// # Safety

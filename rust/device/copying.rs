@@ -77,33 +77,12 @@ pub(super) enum Owner {
 
 impl Instance<'_> {
     /// Maps `len` bytes at `gpa` as [`Self::map_phys`], or copies them. With `POOL_FIRST`, windows
-    /// are not even looked for where the pool serves.
+    /// are not even looked for where the pool serves. With `LARGE_PAGES`, the first look-up, which
+    /// takes any address, is not for large pages.
     ///
     /// Context: any.
     #[inline(always)]
-    pub(super) fn map_phys_or_copy<const POOL_FIRST: bool>(
-        &self,
-        gpa: u64,
-        len: usize,
-        dma_limit: u64,
-        transfer: Option<Transfer>,
-        attrs: c_ulong,
-    ) -> u64 {
-        let skips = POOL_FIRST && transfer.is_some();
-        if !skips && !trace::is_enabled() {
-            // CAST: `usize` has at most 64 bits.
-            let span = GpaSpan::new(Gpa::new(gpa), len as u64);
-            if let Some(iova) = span.and_then(|span| self.engine.map_hit(&span, dma_limit)) {
-                return iova.raw();
-            }
-        }
-        self.map_phys_or_copy_slow(gpa, len, dma_limit, transfer, attrs)
-    }
-
-    /// Maps as [`Self::map_phys_or_copy`], but large pages only where they should be, if possible.
-    ///
-    /// Context: any.
-    pub(super) fn map_phys_aligned(
+    pub(super) fn map_phys_or_copy<const POOL_FIRST: bool, const LARGE_PAGES: bool>(
         &self,
         gpa: u64,
         len: usize,
@@ -112,11 +91,16 @@ impl Instance<'_> {
         attrs: c_ulong,
     ) -> u64 {
         // CAST: `usize` has at most 64 bits.
-        if self.engine.has_large_pages(len as u64) {
-            self.map_phys_or_copy_slow(gpa, len, dma_limit, transfer, attrs)
-        } else {
-            self.map_phys_or_copy::<false>(gpa, len, dma_limit, transfer, attrs)
+        let skips = POOL_FIRST && transfer.is_some()
+            || LARGE_PAGES && self.engine.has_large_pages(len as u64);
+        if !skips && !trace::is_enabled() {
+            // CAST: `usize` has at most 64 bits.
+            let span = GpaSpan::new(Gpa::new(gpa), len as u64);
+            if let Some(iova) = span.and_then(|span| self.engine.map_hit(&span, dma_limit)) {
+                return iova.raw();
+            }
         }
+        self.map_phys_or_copy_slow(gpa, len, dma_limit, transfer, attrs)
     }
 
     /// Continues [`Self::map_phys_or_copy`] with everything that the engine can do.

@@ -88,14 +88,21 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.large_pages == LargePages::Expected && len >= small_page()
     }
 
-    /// Returns whether `span`, which an idle window has at `iova`, is a large page that is not
-    /// aligned there, but probably would be in a window of its own. That window was made for other
-    /// requests: smaller ones, or one that began elsewhere.
+    /// Returns whether `span`, which the idle window `id` has at `iova`, is a large page that is
+    /// not aligned there, but probably would be in a window of its own: this one was made for other
+    /// requests, smaller ones or one that began elsewhere.
     ///
-    /// Context: any.
-    pub(super) fn is_misaligned(&self, span: &GpaSpan, iova: Iova) -> bool {
+    /// Context: any, but not with the engine lock held.
+    pub(super) fn is_misaligned(&self, id: Id, span: &GpaSpan, iova: Iova) -> bool {
         self.has_large_pages(span.len())
             && modulus(span).is_some_and(|modulus| !is_congruent(span.start(), iova, modulus))
+            && self
+                .index
+                .window(id)
+                .and_then(Window::span)
+                .is_some_and(|window| {
+                    window.start() != span.start() || window.granules() != span.granules()
+                })
             && self.state.lock().forecast.guard().is_some()
     }
 

@@ -383,10 +383,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         }
     }
 
-    /// Continues [`Self::take`] with a window that was idle, and has `span` at `iova`.
+    /// Continues [`Self::take`] with the window `id`, which was idle, and has `span` at `iova`.
     #[inline(never)]
     fn reuse(&self, id: Id, span: &GpaSpan, iova: Iova) -> Option<Iova> {
-        if self.is_misaligned(span, iova) {
+        if self.is_misaligned(id, span, iova) {
             self.undo(iova, span.len());
             return None;
         }

@@ -29,7 +29,7 @@ struct dma_test_mirror {
 	unsigned long pages;
 	unsigned long *pfns;
 	struct part *parts;
-	u64 unmapped;		/* pages that the kernel took away */
+	u64 unmapped;		/* pages, since the kernel invalidated them */
 };
 
 static unsigned long first_address(const struct dma_test_mirror *mirror)

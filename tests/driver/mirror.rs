@@ -2,8 +2,8 @@
 
 //! `mirror`, `mirror_checksum`, `mirror_fill`, `mirror_release`: memory of processes, used by the
 //! engine where it is, as drivers of accelerators do (HMM). What the engine needs is mapped in both
-//! directions, without synchronization, and stays mapped until the kernel takes a page away from
-//! the process, as when it moves it, or shares it with a child.
+//! directions, without synchronization, and stays mapped until the kernel invalidates it, as when
+//! it moves a page, or shares it with a child.
 
 use crate::bindings as helpers;
 use crate::device::raw;
@@ -93,7 +93,7 @@ impl Drop for Mirror {
 }
 
 /// Memory of a process that is mapped, and stays so until this is dropped, which must be soon: the
-/// kernel waits to take pages away. Nothing may allocate memory meanwhile.
+/// kernel waits to invalidate pages. Nothing may allocate memory meanwhile.
 ///
 /// # Invariants
 ///
@@ -125,7 +125,7 @@ impl Held<'_> {
         })
     }
 
-    /// Returns the number of pages that the kernel took away so far.
+    /// Returns the number of pages that were unmapped so far, as the kernel invalidated them.
     fn unmapped(&self) -> u64 {
         // SAFETY: By the type's invariant.
         unsafe { helpers::dma_test_mirror_unmapped(self.mirror.mirror.as_ptr()) }

@@ -2,7 +2,7 @@
 /*
  * Tests of memory of processes that a device uses where it is (HMM). The test driver maps the pages
  * as drivers of accelerators do: in both directions, without synchronization, until the kernel
- * takes them away from the process. Whatever the kernel does with the pages meanwhile, the engine
+ * invalidates them. Whatever the kernel does with the pages meanwhile, the engine
  * must read what the process writes, and the other way round. mirror.sh runs these, with the
  * drivers loaded.
  */
@@ -213,7 +213,7 @@ static void *disturb(void *arg)
 	__u8 *memory = disturbance->memory;
 
 	while (!__atomic_load_n(&disturbance->stop, __ATOMIC_RELAXED)) {
-		/* Takes the pages from the engine, and leaves the data. */
+		/* Invalidates the pages, and leaves the data. */
 		mprotect(memory, LEN, PROT_READ);
 		mprotect(memory, LEN, PROT_READ | PROT_WRITE);
 		if (disturbance->turns++ % 4 == 0)

@@ -258,8 +258,8 @@ fn pages_that_come_and_go_stay_aligned() {
     }
 }
 
-/// Memory that was freed, and is allocated in pages of another size, has windows that were made for
-/// other requests.
+/// Memory is freed, and allocated in pages of another size, while it has idle windows that were
+/// made for other requests.
 #[test]
 fn memory_whose_use_changes_stays_aligned() {
     const BLOCKS: u64 = 16;
@@ -315,7 +315,8 @@ fn memory_whose_use_changes_stays_aligned() {
     }
 }
 
-/// Where the host chooses at random, another window is no better, and none is made.
+/// Idle windows serve large pages as they are where the host chooses at random: others would be no
+/// better.
 #[test]
 fn idle_windows_are_used_again_where_nothing_aligns_them() {
     let rig = rig(setup(Placement::Random), 1);
