@@ -70,6 +70,20 @@ kernel_configs() {
 	done
 }
 
+# seed_macros ARCH OUT: copies the crates of Rust's macros, which run on this machine, from Debian's
+# kernel if they are there, for one whose configuration is complete: they are the same for all
+# kernels of one source, and take most of a minute to make. Kbuild makes those again that it would
+# make with another command.
+seed_macros() {
+	local from file
+	from=$(kernel_build "$1")/rust
+	[[ $from != "$2/rust" ]] || return 0
+	mkdir -p "$2/rust"
+	for file in "$from"/lib{proc_macro2,quote,syn}.rlib "$from"/lib*.so; do
+		[[ ! -e $file ]] || cp "$file" "$from/.${file##*/}.cmd" "$2/rust/"
+	done
+}
+
 # compilers ARCH CONFIG: prints the argument of make that selects the compiler of this
 # configuration.
 compilers() {
@@ -109,7 +123,7 @@ enter_root() {
 		PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	)
 	shift
-	for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+	for name in {http,https,no}_proxy {HTTP,HTTPS,NO}_PROXY CARGO_INCREMENTAL; do
 		[[ ! -v $name ]] || variables+=("$name=${!name}")
 	done
 	while [[ $1 != -- ]]; do
