@@ -70,12 +70,8 @@ kselftest: setup
 	@$(env)/check guest -- --filter '/kselftest'
 
 # FILTER=REGEX picks guests of tests/guest/bench.toml.
-bench: setup
-	@$(in_root) $(env)/build-modules arm64 >/dev/null
-	@$(in_root) cargo build --quiet --release --locked --manifest-path tests/Cargo.toml \
-		-p apple-dma-guest -p apple-dma-mac
-	@$(in_root) cargo run --quiet --release --locked --manifest-path tests/Cargo.toml \
-		-p apple-dma-guest -- bench $(if $(FILTER),--filter '$(FILTER)')
+bench: setup-all
+	@$(in_root) $(env)/guest bench $(if $(FILTER),--filter '$(FILTER)')
 
 lint: setup
 	@$(in_root) $(env)/lint

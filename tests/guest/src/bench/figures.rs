@@ -21,7 +21,7 @@ use std::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// The kind of measurement: `calls`, `host`, `capacity`, `io`, `cpus`,
-    /// `stream`.
+    /// `stream`, `hot`.
     pub group: String,
     /// The module's mode, or `direct`.
     pub mode: String,

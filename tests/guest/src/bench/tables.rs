@@ -44,17 +44,21 @@ const IO: [(&str, &str); 4] = [
 ];
 
 /// Rows of work that is larger than what can be mapped.
-const STREAM: [(&str, &str); 3] = [
+const STREAM: [(&str, &str); 6] = [
     ("a file is written", "write"),
     ("read", "read"),
     ("read at random, 4 KiB", "randread"),
+    ("read by buffers that fit, 128 KiB", "hot"),
+    ("TCP is sent", "send"),
+    ("received", "receive"),
 ];
 
 /// Modes of that work, with headings.
-const STREAM_MODES: [(&str, &str); 3] = [
+const STREAM_MODES: [(&str, &str); 4] = [
     ("never", "windows only"),
     ("copied", "windows and copies"),
     ("strict", "strict"),
+    ("bounced", "bounced by the kernel"),
 ];
 
 /// Modes of the module, with headings.
@@ -128,6 +132,7 @@ pub fn all(figures: &Figures) -> String {
         io(figures),
         cpus(figures),
         stream(figures),
+        hot(figures),
     ]
     .concat()
 }
@@ -460,6 +465,22 @@ fn stream(figures: &Figures) -> String {
             row.push(number(targets::entries_per_100_mib(figures, mode, case), 2));
         }
         table.row(row);
+    }
+    table.finish()
+}
+
+fn hot(figures: &Figures) -> String {
+    let mut table = Table::new(
+        "Buffers that fit, 128 KiB each: part of the mappings that had a window, and copies",
+        &["", "windows", "copies"],
+    );
+    for (mode, heading) in STREAM_MODES {
+        let hot = figures.one("hot", mode, "read");
+        table.row([
+            heading.to_owned(),
+            number(targets::hot_hits(figures, mode), 4),
+            number(hot.and_then(|hot| hot.value("copies")), 0),
+        ]);
     }
     table.finish()
 }

@@ -100,6 +100,14 @@ pub fn all(figures: &Figures) -> Vec<Target> {
         .map(|(mode, case)| throughput(figures, mode, case))
         .collect();
 
+    let speeds = |mode: &str, cases: &[&str]| -> Vec<_> {
+        cases
+            .iter()
+            .map(|case| speed(figures, mode, case))
+            .collect()
+    };
+    let entries = |mode: &str| STREAMS.map(|case| entries_per_100_mib(figures, mode, case));
+
     let target = |what, bound, target: f64, measured: Option<f64>| Target {
         what,
         bound,
@@ -183,8 +191,61 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             0.9,
             lowest(&throughput),
         ),
+        target(
+            "files and TCP on a slow host, one after the other, to direct mapping",
+            Floor,
+            0.85,
+            lowest(&speeds("copied", &["write", "read", "send", "receive"])),
+        ),
+        target(
+            "files on a slow host at random, to direct mapping",
+            Floor,
+            0.8,
+            lowest(&speeds("copied", &["randread"])),
+        ),
+        target(
+            "entries that the host is sent for 100 MiB of these",
+            Ceiling,
+            1.0,
+            highest(&entries("copied")),
+        ),
+        target(
+            "files and TCP on a slow host in strict mode, to direct mapping",
+            Floor,
+            0.8,
+            lowest(&speeds("strict", &STREAMS)),
+        ),
+        target(
+            "entries that the host is sent for 100 MiB of these",
+            Ceiling,
+            0.0,
+            highest(&entries("strict")),
+        ),
+        target(
+            "files on a slow host without DMA operations, to direct mapping",
+            Floor,
+            0.8,
+            lowest(&speeds("bounced", &["write", "read", "randread"])),
+        ),
+        target(
+            "mappings of buffers that fit, which have a window",
+            Floor,
+            0.99,
+            hot_hits(figures, "copied"),
+        ),
+        target(
+            "copies of these",
+            Ceiling,
+            0.0,
+            figures
+                .one("hot", "copied", "read")
+                .and_then(|hot| hot.value("copies")),
+        ),
     ]
 }
+
+/// Work of which much more moves than can be mapped.
+const STREAMS: [&str; 5] = ["write", "read", "randread", "send", "receive"];
 
 /// Returns the doorbells per I/O of a busy disk.
 pub fn doorbells_per_io(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
@@ -208,7 +269,14 @@ pub fn speed(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
 /// Returns the entries that the host is sent for 100 MiB of a stream, in the last round.
 pub fn entries_per_100_mib(figures: &Figures, mode: &str, case: &str) -> Option<f64> {
     let last = |key| figures.find("stream", mode, case).last()?.value(key);
-    Some(ratio(last("entries"), last("mib"))? * 100.0)
+    let entries = last("mapped")? + last("unmapped")?;
+    Some(ratio(Some(entries), last("mib"))? * 100.0)
+}
+
+/// Returns the part of the mappings of buffers that fit that had a window already.
+pub fn hot_hits(figures: &Figures, mode: &str) -> Option<f64> {
+    let hot = figures.one("hot", mode, "read")?;
+    ratio(hot.value("hits"), hot.value("maps"))
 }
 
 fn highest(values: &[Option<f64>]) -> Option<f64> {
