@@ -102,8 +102,8 @@ void dma_test_import_release(struct dma_test_import *import);
 /*
  * Mirror @len bytes of memory of the calling process from @start on, both whole pages, as drivers
  * of accelerators do (HMM). Pages are mapped for the device, in both directions, when it needs
- * them, and unmapped when the kernel invalidates them. Returns an ERR_PTR() if that
- * fails, -EOPNOTSUPP without HMM. May sleep.
+ * them, and unmapped when the kernel invalidates them. Returns an ERR_PTR() if that fails,
+ * -EOPNOTSUPP without HMM. May sleep.
  *
  * Between dma_test_mirror_begin(), which returns 0 or an errno, and _end() all pages are present
  * and mapped, and stay so. Meanwhile dma_test_mirror_segment() returns the length of the mapping

@@ -71,16 +71,18 @@ kernel_configs() {
 }
 
 # seed_macros ARCH OUT: copies the crates of Rust's macros, which run on this machine, from Debian's
-# kernel if they are there, for one whose configuration is complete: they are the same for all
-# kernels of one source, and take most of a minute to make. Kbuild makes those again that it would
-# make with another command.
+# kernel if the same compiler made them, for a kernel whose configuration is complete: they are the
+# same for all kernels of one source, and take most of a minute to make. Kbuild makes those again
+# that it would make with another command.
 seed_macros() {
-	local from file
-	from=$(kernel_build "$1")/rust
-	[[ $from != "$2/rust" ]] || return 0
+	local from file compiler
+	from=$(kernel_build "$1")
+	[[ $from != "$2" && -e $from/.config ]] || return 0
+	compiler=$(grep '^CONFIG_RUSTC_VERSION_TEXT=' "$2/.config")
+	grep -qxF "$compiler" "$from/.config" || return 0
 	mkdir -p "$2/rust"
-	for file in "$from"/lib{proc_macro2,quote,syn}.rlib "$from"/lib*.so; do
-		[[ ! -e $file ]] || cp "$file" "$from/.${file##*/}.cmd" "$2/rust/"
+	for file in "$from"/rust/lib{proc_macro2,quote,syn}.rlib "$from"/rust/lib*.so; do
+		[[ ! -e $file ]] || cp "$file" "$from/rust/.${file##*/}.cmd" "$2/rust/"
 	done
 }
 

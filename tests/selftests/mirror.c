@@ -2,9 +2,8 @@
 /*
  * Tests of memory of processes that a device uses where it is (HMM). The test driver maps the pages
  * as drivers of accelerators do: in both directions, without synchronization, until the kernel
- * invalidates them. Whatever the kernel does with the pages meanwhile, the engine
- * must read what the process writes, and the other way round. mirror.sh runs these, with the
- * drivers loaded.
+ * invalidates them. Whatever the kernel does with the pages meanwhile, the engine must read what
+ * the process writes, and the other way round. mirror.sh runs these, with the drivers loaded.
  */
 
 #include <errno.h>

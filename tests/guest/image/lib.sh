@@ -217,6 +217,18 @@ disk() {
 	return 1
 }
 
+# interface ADDRESS: prints the name of the network interface of the PCI device.
+interface() {
+	local path
+	for path in /sys/bus/pci/devices/"$1"/net/* /sys/bus/pci/devices/"$1"/virtio*/net/*; do
+		[[ -e $path ]] || continue
+		echo "${path##*/}"
+		return
+	done
+	echo "no interface of $1"
+	return 1
+}
+
 # await_disk ADDRESS: waits for the block device, and prints it.
 await_disk() {
 	if ! within 30 disk "$1" >/dev/null; then

@@ -11,18 +11,6 @@ megabytes=16
 # there COMMAND...: runs a command at the other end.
 there() { nsenter --net=/run/netns/peer "$@"; }
 
-# interface ADDRESS: prints the name of the network interface of the PCI device.
-interface() {
-	local path
-	for path in /sys/bus/pci/devices/"$1"/net/* /sys/bus/pci/devices/"$1"/virtio*/net/*; do
-		[[ -e $path ]] || continue
-		echo "${path##*/}"
-		return
-	done
-	echo "no interface of $1"
-	return 1
-}
-
 # start_peer ADDRESS: asserts that the virtio NIC at a PCI address becomes the other end.
 start_peer() {
 	local where
