@@ -61,13 +61,13 @@ kernel_build() {
 }
 
 # kernel_configs ARCH NAME: prints the files that together are the configuration of a kernel of
-# tests/kernels/; none if the kernel does not exist for an architecture.
+# tests/kernels/: those that its own file includes, and that file. None if there is no such file.
 kernel_configs() {
-	local file
-	for file in base "$1" "$2-$1"; do
-		file=$repo/tests/kernels/$file.config
-		[[ ! -e $file ]] || echo "$file"
-	done
+	local file=$repo/tests/kernels/$2-$1.config included
+	[[ -e $file ]] || return 0
+	read -ra included < <(sed -n 's/^# includes: //p' "$file")
+	printf '%s\n' "${included[@]/#/$repo/tests/kernels/}" | sed 's/$/.config/'
+	echo "$file"
 }
 
 # seed_macros ARCH OUT: copies the crates of Rust's macros, which run on this machine, from Debian's
