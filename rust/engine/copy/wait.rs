@@ -20,10 +20,7 @@ use crate::addr::{
     GpaSpan,
     Iova, //
 };
-use crate::engine::cost::{
-    Price,
-    BATCH_NS, //
-};
+use crate::engine::cost::Price;
 use crate::sys::{
     Acquire,
     Relaxed,
@@ -34,13 +31,16 @@ use core::cell::Cell;
 /// The part of the time that may be waited in vain, as a divisor.
 pub(super) const VAIN_SHARE: u64 = 16;
 
+/// The longest time in nanoseconds that a call waits, however slow the host is.
+const LONGEST_NS: u64 = 100_000_000;
+
 /// The time that a call may still wait, in nanoseconds.
 pub(super) struct WaitLimit(Cell<u64>);
 
 impl WaitLimit {
     /// Creates the limit of a call that could have a window for `price`, if that is known.
     pub(super) fn new(price: Option<Price>) -> Self {
-        let ns = price.map_or(0, |price| price.map_ns.min(BATCH_NS));
+        let ns = price.map_or(0, |price| price.map_ns.min(LONGEST_NS));
         Self(Cell::new(ns))
     }
 }
