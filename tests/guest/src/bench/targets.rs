@@ -279,14 +279,16 @@ pub fn hot_hits(figures: &Figures, mode: &str) -> Option<f64> {
     ratio(hot.value("hits"), hot.value("maps"))
 }
 
+/// Returns the highest of `values`; [`None`] if one was not measured.
 fn highest(values: &[Option<f64>]) -> Option<f64> {
-    let present = values.iter().flatten().copied();
-    present.max_by(f64::total_cmp)
+    let measured: Option<Vec<f64>> = values.iter().copied().collect();
+    measured?.into_iter().max_by(f64::total_cmp)
 }
 
+/// Returns the lowest of `values`; [`None`] if one was not measured.
 fn lowest(values: &[Option<f64>]) -> Option<f64> {
-    let present = values.iter().flatten().copied();
-    present.min_by(f64::total_cmp)
+    let measured: Option<Vec<f64>> = values.iter().copied().collect();
+    measured?.into_iter().min_by(f64::total_cmp)
 }
 
 #[cfg(test)]
@@ -298,27 +300,69 @@ mod tests {
         assert!(all(&Figures::default()).iter().all(|t| !t.reached));
     }
 
+    fn figures(lines: &[&str]) -> Figures {
+        Figures {
+            kernel: String::new(),
+            figures: lines.iter().map(|text| text.parse().unwrap()).collect(),
+        }
+    }
+
+    fn find(figures: &Figures, what: &str) -> Target {
+        let found = all(figures).into_iter().find(|t| t.what.starts_with(what));
+        found.unwrap()
+    }
+
     #[test]
     fn bounds_hold_both_ways() {
-        let figures = Figures {
-            kernel: String::new(),
-            figures: [
-                "calls direct page-10 map=121 unmap=73 nothing=0",
-                "calls hit page-10 map=300 unmap=73 nothing=0 doorbells=0.0",
-                "capacity default pages-64k mapped=59999",
-            ]
-            .map(|text| text.parse().unwrap())
-            .into(),
+        let mut lines = vec![
+            "calls direct page-10 map=121 unmap=73 nothing=0",
+            "calls hit page-10 map=300 unmap=73 nothing=0 doorbells=0.0",
+            "capacity default pages-64k mapped=59999",
+        ];
+        let before = figures(&lines);
+        assert!(find(&before, "hit path, map and unmap").reached);
+        assert!(find(&before, "doorbells per call").reached);
+        assert!(!find(&before, "scattered").reached);
+        lines[1] = "calls hit page-10 map=316 unmap=73 nothing=0 doorbells=0.1";
+        lines[2] = "capacity default pages-64k mapped=60000";
+        let after = figures(&lines);
+        assert!(!find(&after, "hit path, map and unmap").reached);
+        assert!(!find(&after, "doorbells per call").reached);
+        assert!(find(&after, "scattered").reached);
+    }
+
+    #[test]
+    fn streams_count_by_their_last_round() {
+        let mut lines = vec![
+            "stream copied write ours=9 theirs=1 mapped=900 unmapped=0 mib=512",
+            "stream copied write ours=2.0 theirs=1.8 mapped=5 unmapped=0 mib=500",
+            "stream copied read ours=2.0 theirs=1.9 mapped=0 unmapped=0 mib=500",
+            "stream copied randread ours=2.0 theirs=1.7 mapped=2 unmapped=1 mib=100",
+            "stream copied send ours=2.0 theirs=2.0 mapped=0 unmapped=0 mib=128",
+        ];
+        let speed = "files and TCP on a slow host, one after the other";
+        let entries = "entries that the host is sent";
+        let missing = figures(&lines);
+        for what in [speed, entries] {
+            let target = find(&missing, what);
+            assert!(target.measured.is_none() && !target.reached, "{what}");
+        }
+        lines.push("stream copied receive ours=2.0 theirs=1.9 mapped=0 unmapped=0 mib=128");
+        let complete = figures(&lines);
+        let target = find(&complete, speed);
+        assert_eq!((target.measured, target.reached), (Some(0.9), true));
+        let target = find(&complete, entries);
+        assert_eq!((target.measured, target.reached), (Some(3.0), false));
+    }
+
+    #[test]
+    fn buffers_that_fit_have_windows_and_no_copies() {
+        let hot = |line| {
+            let figures = figures(&[line]);
+            ["mappings of buffers that fit", "copies of these"]
+                .map(|what| find(&figures, what).reached)
         };
-        let reached = |what: &str| {
-            let all = all(&figures);
-            all.iter()
-                .find(|t| t.what.starts_with(what))
-                .unwrap()
-                .reached
-        };
-        assert!(reached("hit path, map and unmap"));
-        assert!(reached("doorbells per call"));
-        assert!(!reached("scattered"));
+        assert_eq!(hot("hot copied read hits=99 maps=100 copies=0"), [true; 2]);
+        assert_eq!(hot("hot copied read hits=98 maps=100 copies=1"), [false; 2]);
     }
 }
