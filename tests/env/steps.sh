@@ -98,11 +98,12 @@ bootstrap() {
 emulate_arm64() {
 	local formats=/proc/sys/fs/binfmt_misc name=apple-dma-pci-$BASHPID
 	mountpoint --quiet $formats || mount -t binfmt_misc binfmt_misc $formats
-	# The header of a 64-bit little-endian ELF file for this processor, the parts that differ masked.
-	printf ':%s:M::%s:%s:%s:F' "$name" \
-		'\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00' \
-		'\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff' \
-		"$cache/emulator/qemu-aarch64" >$formats/register
+	# The header of a program: 64-bit little-endian ELF, with what differs masked, and the type,
+	# executable or shared, and the processor.
+	printf ':%s:M::%s%s:%s%s:%s:F' "$name" \
+		'\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00' '\x02\x00\xb7\x00' \
+		'\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff' \
+		'\xfe\xff\xff\xff' "$cache/emulator/qemu-aarch64" >$formats/register
 	# shellcheck disable=SC2064 # as it is now
 	trap "echo -1 >$formats/$name" EXIT
 }
