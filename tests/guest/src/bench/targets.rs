@@ -228,7 +228,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             lowest(&speeds("bounced", &["write", "read", "randread"])),
         ),
         target(
-            "mappings of buffers that fit, which have a window",
+            "mappings of a buffer that fits, which have a window",
             Floor,
             0.99,
             hot_hits(figures, "copied"),
@@ -273,7 +273,7 @@ pub fn entries_per_100_mib(figures: &Figures, mode: &str, case: &str) -> Option<
     Some(ratio(Some(entries), last("mib"))? * 100.0)
 }
 
-/// Returns the part of the mappings of buffers that fit that had a window already.
+/// Returns the part of the mappings of a buffer that fits that had a window already.
 pub fn hot_hits(figures: &Figures, mode: &str) -> Option<f64> {
     let hot = figures.one("hot", mode, "read")?;
     ratio(hot.value("hits"), hot.value("maps"))
@@ -356,10 +356,10 @@ mod tests {
     }
 
     #[test]
-    fn buffers_that_fit_have_windows_and_no_copies() {
+    fn a_buffer_that_fits_has_windows_and_no_copies() {
         let hot = |line| {
             let figures = figures(&[line]);
-            ["mappings of buffers that fit", "copies of these"]
+            ["mappings of a buffer that fits", "copies of these"]
                 .map(|what| find(&figures, what).reached)
         };
         assert_eq!(hot("hot copied read hits=99 maps=100 copies=0"), [true; 2]);
