@@ -50,6 +50,11 @@ cross_compile() {
 	esac
 }
 
+# The target and flags of the tool for guests of amd64: one file that needs no libraries. The tool's
+# tests are compiled for the same, so that they share the crates.
+tool_target=x86_64-unknown-linux-gnu
+tool_flags='-C target-feature=+crt-static'
+
 # kernel_build ARCH [NAME]: prints the directory to build modules against, for Debian's kernel or
 # for the kernel of tests/kernels/NAME-ARCH.config.
 kernel_build() {
@@ -70,12 +75,12 @@ kernel_configs() {
 	echo "$file"
 }
 
-# seed_macros ARCH OUT: copies the crates of Rust's macros, which run on this machine, from Debian's
-# kernel if the same compiler made them, for a kernel whose configuration is complete: they are the
-# same for all kernels of one source, and take most of a minute to make. Kbuild makes those again
-# that it would make with another command.
-seed_macros() {
-	local from file compiler
+# seed_rust ARCH OUT: copies crates from Debian's kernel, if the same compiler made them, to one
+# whose configuration is complete: those of Rust's macros, which run on this machine, and those that
+# read no option of the kernel. They take a minute and a half to make. Kbuild makes those again that
+# it would make with another command, or of other sources.
+seed_rust() {
+	local from file compiler crate
 	from=$(kernel_build "$1")
 	[[ $from != "$2" && -e $from/.config ]] || return 0
 	compiler=$(grep '^CONFIG_RUSTC_VERSION_TEXT=' "$2/.config")
@@ -83,6 +88,12 @@ seed_macros() {
 	mkdir -p "$2/rust"
 	for file in "$from"/rust/lib{proc_macro2,quote,syn}.rlib "$from"/rust/lib*.so; do
 		[[ ! -e $file ]] || cp "$file" "$from/rust/.${file##*/}.cmd" "$2/rust/"
+	done
+	# Each depends on the one before.
+	for crate in core compiler_builtins zerocopy; do
+		[[ -e $from/rust/$crate.o ]] || break
+		cp "$from/rust/$crate.o" "$from/rust/lib$crate.rmeta" "$2/rust/"
+		sed "s|OBJTREE=$from |OBJTREE=$2 |" "$from/rust/.$crate.o.cmd" >"$2/rust/.$crate.o.cmd"
 	done
 }
 
