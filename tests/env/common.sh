@@ -93,7 +93,8 @@ seed_rust() {
 	for crate in core compiler_builtins zerocopy; do
 		[[ -e $from/rust/$crate.o ]] || break
 		cp "$from/rust/$crate.o" "$from/rust/lib$crate.rmeta" "$2/rust/"
-		sed "s|OBJTREE=$from |OBJTREE=$2 |" "$from/rust/.$crate.o.cmd" >"$2/rust/.$crate.o.cmd"
+		sed "s|OBJTREE=$from |OBJTREE=$2 |" "$from/rust/.$crate.o.cmd" \
+			>"$2/rust/.$crate.o.cmd"
 	done
 }
 
