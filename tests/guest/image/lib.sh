@@ -16,8 +16,8 @@ done
 # Execution of a program takes 20 ms in an emulated guest, so that what is called most does without.
 
 # pause SECONDS: does nothing for that long. Nothing is ever written to the pipe.
-pause() { read -rt "$1" <>/run/pause || true; }
-[[ -p /run/pause ]] || mkfifo /run/pause
+exec {lib_pipe}<> <(:)
+pause() { read -rt "$1" -u "$lib_pipe" || true; }
 
 # open_port: opens the port as $port, once it is closed: only one process at a time can open it.
 open_port() {
