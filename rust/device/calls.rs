@@ -5,6 +5,8 @@
 //! Callbacks for streaming mappings try the engine's lock-free paths first; the slow variants trace
 //! the call and report a failure. Counters and messages of failures belong in `report.rs`.
 
+use super::copying::transfer;
+use super::dma_ops::Direction;
 use super::mode::Mode;
 use super::report::{
     Call,
@@ -53,22 +55,36 @@ impl Instance<'_> {
     ///
     /// Context: any.
     #[inline(always)]
-    pub(super) fn map_phys(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
+    pub(super) fn map_phys(
+        &self,
+        gpa: u64,
+        len: usize,
+        dma_limit: u64,
+        dir: Direction,
+        attrs: c_ulong,
+    ) -> u64 {
         if trace::is_enabled() {
-            return self.map_phys_slow(gpa, len, dma_limit, attrs);
+            return self.map_phys_slow(gpa, len, dma_limit, dir, attrs);
         }
         match span(gpa, len).and_then(|span| self.engine.map_at_once(&span, dma_limit)) {
             Some(iova) => iova.raw(),
-            None => self.map_phys_window(gpa, len, dma_limit, attrs),
+            None => self.map_phys_window(gpa, len, dma_limit, dir, attrs),
         }
     }
 
     /// Continues [`Self::map_phys`] with an existing window.
     #[inline(never)]
-    fn map_phys_window(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
+    fn map_phys_window(
+        &self,
+        gpa: u64,
+        len: usize,
+        dma_limit: u64,
+        dir: Direction,
+        attrs: c_ulong,
+    ) -> u64 {
         match span(gpa, len).and_then(|span| self.engine.map_hit(&span, dma_limit)) {
             Some(iova) => iova.raw(),
-            None => self.map_phys_slow(gpa, len, dma_limit, attrs),
+            None => self.map_phys_slow(gpa, len, dma_limit, dir, attrs),
         }
     }
 
@@ -76,12 +92,22 @@ impl Instance<'_> {
     /// address at which nothing is mapped for it, as in other implementations.
     #[cold]
     #[inline(never)]
-    fn map_phys_slow(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
+    fn map_phys_slow(
+        &self,
+        gpa: u64,
+        len: usize,
+        dma_limit: u64,
+        dir: Direction,
+        attrs: c_ulong,
+    ) -> u64 {
         if len == 0 {
             return self.nothing().raw();
         }
-        self.map(gpa, len, dma_limit, Loudness::of(attrs))
-            .map_or(DMA_MAPPING_ERROR, Iova::raw)
+        let (transfer, loudness) = (transfer(dir, attrs), Loudness::of(attrs));
+        self.map_by(gpa, len, dma_limit, transfer, loudness, |span| {
+            self.engine.map(span, dma_limit)
+        })
+        .map_or(DMA_MAPPING_ERROR, Iova::raw)
     }
 
     /// Returns the address of empty ranges: one that the device reaches. It is not at a boundary,
@@ -102,24 +128,8 @@ impl Instance<'_> {
         DMA_MAPPING_ERROR
     }
 
-    /// Maps `len` bytes at `gpa` for a device that reaches addresses up to `dma_limit`; traces the
-    /// call and reports a failure.
-    ///
-    /// Context: any.
-    pub(super) fn map(
-        &self,
-        gpa: u64,
-        len: usize,
-        dma_limit: u64,
-        loudness: Loudness,
-    ) -> Result<Iova, MapError> {
-        self.map_by(gpa, len, dma_limit, loudness, |span| {
-            self.engine.map(span, dma_limit)
-        })
-    }
-
-    /// Maps memory that the DMA API allocates, at an address that is aligned as it promises;
-    /// otherwise as [`Self::map`].
+    /// Maps `len` bytes that the DMA API allocated at `gpa` for a device that reaches addresses up
+    /// to `dma_limit`; with `aligned`, at an address that is aligned as the DMA API promises.
     ///
     /// Context: any.
     pub(super) fn map_allocation(
@@ -127,21 +137,26 @@ impl Instance<'_> {
         gpa: u64,
         len: usize,
         dma_limit: u64,
+        aligned: bool,
         loudness: Loudness,
     ) -> Result<Iova, MapError> {
-        self.map_by(gpa, len, dma_limit, loudness, |span| {
+        self.map_by(gpa, len, dma_limit, None, loudness, |span| match aligned {
             // CAST: `usize` has at most 64 bits.
-            self.engine
-                .map_allocation(span, PAGE_SIZE as u64, dma_limit)
+            true => self
+                .engine
+                .map_allocation(span, PAGE_SIZE as u64, dma_limit),
+            false => self.engine.map(span, dma_limit),
         })
     }
 
-    /// Maps memory by `map`; traces the call and reports a failure.
+    /// Maps memory by `map`, which may copy it for a `transfer`; traces the call and reports a
+    /// failure.
     pub(super) fn map_by(
         &self,
         gpa: u64,
         len: usize,
         dma_limit: u64,
+        transfer: Option<Transfer>,
         loudness: Loudness,
         map: impl FnOnce(GpaSpan) -> Result<Iova, MapError>,
     ) -> Result<Iova, MapError> {
@@ -158,7 +173,8 @@ impl Instance<'_> {
             Ok(iova) => {
                 if let Some((span, path)) = traced.zip(path) {
                     let path = self.path_of(iova, path);
-                    self.source.map(&span, iova, start, (0, 1), path);
+                    let entry = (0, 1);
+                    self.source.map(&span, iova, start, entry, path, transfer);
                 }
             }
             Err(error) => {
@@ -169,15 +185,15 @@ impl Instance<'_> {
     }
 
     /// Maps all entries of a scatterlist or none. Empty entries are as in [`Self::map_phys`]. With
-    /// `COPIES`, those for a `transfer` may be copied.
+    /// `COPIES`, they may be copied where `dir` and `attrs` allow that.
     ///
     /// Context: any.
     pub(super) fn map_sg<const COPIES: bool>(
         &self,
         entries: Entries<'_>,
-        transfer: Option<Transfer>,
         dma_limit: u64,
-        loudness: Loudness,
+        dir: Direction,
+        attrs: c_ulong,
     ) -> Result<(), MapError> {
         let start = TraceStart::now();
         let path = start.is_enabled().then(|| self.sg_path(entries.clone()));
@@ -186,21 +202,19 @@ impl Instance<'_> {
             .clone()
             .filter(move |entry| !entry.set_if_empty(nothing));
         let result = match &self.copy_pool {
-            Some(pool) if COPIES => self.engine.map_or_copy_all(used, pool, transfer, dma_limit),
+            Some(pool) if COPIES => {
+                let transfer = transfer(dir, attrs);
+                self.engine.map_or_copy_all(used, pool, transfer, dma_limit)
+            }
             _ => self.engine.map_all(used, dma_limit),
         };
         self.notices.log();
         if let Some(path) = path.filter(|_| result.is_ok()) {
-            self.trace_map_sg(entries.clone(), start, path);
+            self.trace_map_sg(entries.clone(), start, path, transfer(dir, attrs));
         }
         if let Err(error) = result {
-            self.fail(
-                error,
-                Call::scatterlist(entries),
-                dma_limit,
-                start,
-                loudness,
-            );
+            let (call, loudness) = (Call::scatterlist(entries), Loudness::of(attrs));
+            self.fail(error, call, dma_limit, start, loudness);
         }
         result
     }
@@ -217,12 +231,18 @@ impl Instance<'_> {
 
     /// Traces the mapping of a scatterlist, by one event per entry.
     #[cold]
-    fn trace_map_sg(&self, entries: Entries<'_>, start: TraceStart, path: MapPath) {
+    fn trace_map_sg(
+        &self,
+        entries: Entries<'_>,
+        start: TraceStart,
+        path: MapPath,
+        transfer: Option<Transfer>,
+    ) {
         let nents = entries.nents();
         for (index, entry) in (0..nents).zip(entries) {
             if let Some((span, iova)) = entry.span().zip(entry.iova()) {
-                let path = self.path_of(iova, path);
-                self.source.map(&span, iova, start, (index, nents), path);
+                let (path, entry) = (self.path_of(iova, path), (index, nents));
+                self.source.map(&span, iova, start, entry, path, transfer);
             }
         }
     }

@@ -119,7 +119,7 @@ unsafe extern "C" fn map_sg(
     attrs: c_ulong,
 ) -> c_int {
     // SAFETY: By the safety requirements.
-    unsafe { map_list::<true>(dev, list, nents, transfer(dir, attrs), attrs) }
+    unsafe { map_list::<true>(dev, list, nents, dir, attrs) }
 }
 
 /// # Safety

@@ -120,6 +120,7 @@ impl Instance<'_> {
             gpa,
             len,
             dma_limit,
+            transfer,
             Loudness::of(attrs),
             |span| match &self.copy_pool {
                 Some(pool) => self.engine.map_or_copy(span, pool, transfer, dma_limit),

@@ -169,11 +169,7 @@ unsafe fn map_allocation(
 ) -> bool {
     // SAFETY: By the safety requirements.
     let dma_limit = unsafe { coherent_limit(dev) };
-    let result = if aligned {
-        this.map_allocation(gpa, size, dma_limit, loudness)
-    } else {
-        this.map(gpa, size, dma_limit, loudness)
-    };
+    let result = this.map_allocation(gpa, size, dma_limit, aligned, loudness);
     if let Ok(iova) = result {
         // SAFETY: By the safety requirements.
         unsafe { *dma_handle = iova.raw() };
@@ -341,7 +337,7 @@ unsafe extern "C" fn map_phys(
     dev: *mut device,
     phys: phys_addr_t,
     size: usize,
-    _dir: Direction,
+    dir: Direction,
     attrs: c_ulong,
 ) -> dma_addr_t {
     // SAFETY: By the safety requirements.
@@ -349,7 +345,7 @@ unsafe extern "C" fn map_phys(
     if attrs & MMIO != 0 {
         return this.reject_mmio(phys, size, dma_limit, attrs);
     }
-    this.map_phys(phys, size, dma_limit, attrs)
+    this.map_phys(phys, size, dma_limit, dir, attrs)
 }
 
 /// # Safety
@@ -374,11 +370,11 @@ unsafe extern "C" fn map_sg(
     dev: *mut device,
     list: *mut scatterlist,
     nents: c_int,
-    _dir: Direction,
+    dir: Direction,
     attrs: c_ulong,
 ) -> c_int {
     // SAFETY: By the safety requirements.
-    unsafe { map_list::<false>(dev, list, nents, None, attrs) }
+    unsafe { map_list::<false>(dev, list, nents, dir, attrs) }
 }
 
 /// # Safety

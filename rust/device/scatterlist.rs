@@ -8,9 +8,9 @@
 use super::dma_ops::{
     instance,
     streaming_limit,
+    Direction,
     MMIO, //
 };
-use super::report::Loudness;
 use crate::addr::{
     Address,
     Gpa,
@@ -19,7 +19,6 @@ use crate::addr::{
     IovaSpan, //
 };
 use crate::bindings;
-use crate::engine::copy::Transfer;
 use crate::engine::{
     ErrorClass,
     MapError,
@@ -197,8 +196,8 @@ fn errno(error: MapError) -> c_int {
     }
 }
 
-/// Maps the entries of `list`, as the callbacks do; with `COPIES`, those for a `transfer` may be
-/// copied.
+/// Maps the entries of `list`, as the callbacks do; with `COPIES`, they may be copied where `dir`
+/// and `attrs` allow that.
 ///
 /// # Safety
 ///
@@ -208,7 +207,7 @@ pub(super) unsafe fn map_list<const COPIES: bool>(
     dev: *mut device,
     list: *mut kernel::bindings::scatterlist,
     nents: c_int,
-    transfer: Option<Transfer>,
+    dir: Direction,
     attrs: c_ulong,
 ) -> c_int {
     // SAFETY: By the safety requirements.
@@ -221,8 +220,7 @@ pub(super) unsafe fn map_list<const COPIES: bool>(
     };
     // SAFETY: By the safety requirements; the callback may write the list's DMA fields.
     let entries = unsafe { Entries::new(list, count) };
-    let loudness = Loudness::of(attrs);
-    match this.map_sg::<COPIES>(entries.clone(), transfer, dma_limit, loudness) {
+    match this.map_sg::<COPIES>(entries.clone(), dma_limit, dir, attrs) {
         Ok(()) => nents,
         // This error is documented for dma_map_sgtable().
         Err(MapError::Invalid) if entries.clone().any(|entry| entry.is_p2pdma()) => {

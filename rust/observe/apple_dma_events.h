@@ -40,8 +40,8 @@
 
 TRACE_EVENT_FN(map,
 	TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u64 ns,
-		 u32 index, u32 entries, const char *source),
-	TP_ARGS(origin, gpa, dma, size, ns, index, entries, source),
+		 u32 index, u32 entries, const char *source, const char *copyable),
+	TP_ARGS(origin, gpa, dma, size, ns, index, entries, source, copyable),
 	ORIGIN_STRUCT__entry(
 		__field(u64, gpa)
 		__field(u64, dma)
@@ -50,6 +50,7 @@ TRACE_EVENT_FN(map,
 		__field(u32, entry)
 		__field(u32, entries)
 		__array(char, source, APPLE_DMA_PCI_WORD)
+		__array(char, copyable, APPLE_DMA_PCI_WORD)
 	),
 	ORIGIN_fast_assign(
 		__entry->gpa = gpa;
@@ -59,10 +60,13 @@ TRACE_EVENT_FN(map,
 		__entry->entry = index;
 		__entry->entries = entries;
 		strscpy_pad(__entry->source, source, APPLE_DMA_PCI_WORD);
+		strscpy_pad(__entry->copyable, copyable, APPLE_DMA_PCI_WORD);
 	),
-	ORIGIN_printk("gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u source=%s",
-		      __entry->gpa, __entry->dma, __entry->size, __entry->ns, __entry->entry,
-		      __entry->entries, __entry->source),
+	ORIGIN_printk(
+		"gpa=0x%llx dma=0x%llx size=%llu ns=%llu entry=%u entries=%u source=%s copyable=%s",
+		__entry->gpa, __entry->dma, __entry->size, __entry->ns, __entry->entry,
+		__entry->entries, __entry->source, __entry->copyable
+	),
 	apple_dma_trace_begin, apple_dma_trace_end
 );
 

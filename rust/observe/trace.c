@@ -35,8 +35,8 @@ void apple_dma_trace_end(void)
 
 TRACE_FN(map,
 	 TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u64 ns,
-		  u32 entry, u32 entries, const char *source),
-	 TP_ARGS(origin, gpa, dma, size, ns, entry, entries, source))
+		  u32 entry, u32 entries, const char *source, const char *copyable),
+	 TP_ARGS(origin, gpa, dma, size, ns, entry, entries, source, copyable))
 
 TRACE_FN(unmap,
 	 TP_PROTO(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size, u64 ns,

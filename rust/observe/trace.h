@@ -32,7 +32,8 @@ int apple_dma_trace_begin(void);
 void apple_dma_trace_end(void);
 
 void apple_dma_trace_map(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size,
-			 u64 ns, u32 entry, u32 entries, const char *source);
+			 u64 ns, u32 entry, u32 entries, const char *source,
+			 const char *copyable);
 void apple_dma_trace_unmap(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma, u64 size,
 			   u64 ns, u32 entry, u32 entries);
 void apple_dma_trace_window_created(const struct apple_dma_pci_origin *origin, u64 gpa, u64 dma,

@@ -18,6 +18,7 @@ use crate::bindings::{
     self,
     apple_dma_pci_origin, //
 };
+use crate::engine::copy::Transfer;
 use crate::engine::{
     Command,
     HostError,
@@ -138,6 +139,15 @@ fn name(device: &dyn fmt::Display) -> [u8; NAME] {
 // CAST: A small constant.
 const NAME: usize = bindings::APPLE_DMA_PCI_NAME as usize;
 
+/// Returns the word for the transfer of a mapping that may be copied.
+fn copyable(transfer: Option<Transfer>) -> &'static CStr {
+    match transfer {
+        None => c"no",
+        Some(Transfer::ToDevice) => c"to-device",
+        Some(Transfer::FromDevice) => c"from-device",
+    }
+}
+
 /// The companion and managed device that events are about, by their names.
 #[derive(Clone, Copy)]
 pub(crate) struct EventSource(apple_dma_pci_origin);
@@ -156,7 +166,8 @@ impl EventSource {
         CStr::from_bytes_until_nul(&self.0.device).unwrap_or(c"?")
     }
 
-    /// Records a mapping that a device driver got, as entry `entry` of a scatterlist of `nents`.
+    /// Records a mapping that a device driver got, as entry `entry` of a scatterlist of `nents`; it
+    /// may be copied if it is for a `transfer`.
     pub(crate) fn map(
         &self,
         span: &GpaSpan,
@@ -164,8 +175,9 @@ impl EventSource {
         start: TraceStart,
         (entry, nents): (u32, u32),
         path: MapPath,
+        transfer: Option<Transfer>,
     ) {
-        // SAFETY: The origin and the string are valid for the call.
+        // SAFETY: The origin and the strings are valid for the call.
         unsafe {
             bindings::apple_dma_trace_map(
                 &self.0,
@@ -176,6 +188,7 @@ impl EventSource {
                 entry,
                 nents,
                 path.name().as_char_ptr(),
+                copyable(transfer).as_char_ptr(),
             )
         };
     }
