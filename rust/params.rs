@@ -7,7 +7,10 @@
 
 use crate::addr::GRANULE;
 use crate::device::pci_address::PciAddress;
-use crate::engine::copy::pool::ROW;
+use crate::engine::copy::pool::{
+    default_bytes,
+    ROW, //
+};
 use kernel::prelude::*;
 
 /// The default of `max_bytes`: below the 1.5 GiB that the platform can map, since requests beyond
@@ -34,10 +37,6 @@ const BATCH_MAX: u32 = 256;
 /// Set if this kernel lets a device have DMA operations of its own. Otherwise only the kernel's
 /// direct mapping is left to translate addresses, by all of RAM or by bounce buffers.
 pub(crate) const HAS_OPS: bool = cfg!(CONFIG_ARCH_HAS_DMA_OPS);
-
-/// Most bytes of a copy pool, unless a parameter sets them: some ten milliseconds of the fastest
-/// devices.
-const COPY_BYTES: u64 = 64 << 20;
 
 /// The values of the parameter `copy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,14 +285,12 @@ impl Params {
     }
 
     /// Returns the bytes of a copy pool in a guest with `ram_bytes` of RAM, in whole rows: those
-    /// of the parameter, or 1/16 of RAM, but no more than 64 MiB nor 1/8 of `max_bytes`.
+    /// of the parameter, or [`default_bytes`].
     pub(crate) fn pool_bytes(&self, ram_bytes: u64) -> u64 {
-        let default = COPY_BYTES.min(ram_bytes / 16).min(self.max_bytes / 8);
-        let bytes = match self.copy_bytes {
-            0 => default,
-            bytes => bytes,
-        };
-        bytes & !(ROW - 1)
+        match self.copy_bytes {
+            0 => default_bytes(ram_bytes, self.max_bytes),
+            bytes => bytes & !(ROW - 1),
+        }
     }
 
     /// Returns whether the kernel's direct mapping is to translate addresses, rather than the

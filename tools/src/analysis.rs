@@ -9,6 +9,7 @@ use crate::debugfs::{
     Numbers, //
 };
 use crate::event::{
+    Copyable,
     Event,
     EventKind,
     MapPath, //
@@ -164,6 +165,8 @@ pub struct Analysis {
     pub mode: String,
     /// Bytes of the mappings that drivers got.
     pub sizes: Spread,
+    /// Mappings that may be copied; [`None`] if the recording does not say which.
+    pub copyable: Option<u64>,
     /// Nanoseconds of the calls that created mappings, by path.
     pub calls: BTreeMap<MapPath, Spread>,
     /// Microseconds from map to unmap.
@@ -200,6 +203,7 @@ fn named(counters: &Counters) -> Numbers {
         ("unmaps", counters.unmaps),
         ("hits", counters.hits),
         ("misses", counters.misses),
+        ("copies", counters.copies),
         ("windows_created", counters.windows_created),
         ("windows_returned", counters.windows_returned),
         ("windows_aged", counters.windows_aged),
@@ -217,11 +221,12 @@ fn named(counters: &Counters) -> Numbers {
 }
 
 /// Counters in which a replay and the guest must agree.
-const COMPARED: [&str; 8] = [
+const COMPARED: [&str; 9] = [
     "maps",
     "unmaps",
     "hits",
     "misses",
+    "copies",
     "windows_created",
     "windows_returned",
     "windows_reclaimed",
@@ -265,6 +270,7 @@ pub fn analyse(recording: &Recording, mut progress: impl FnMut(&str)) -> Vec<Ana
 /// Analyses everything but replays.
 fn analyse_events(before: &Snapshot, events: &[&Event]) -> Analysis {
     let mut mappings = Vec::new();
+    let mut copyable = Some(0);
     let mut calls: BTreeMap<MapPath, Vec<u64>> = BTreeMap::new();
     let mut since: HashMap<(u64, u64), Vec<u64>> = HashMap::new();
     let mut lifetimes = Vec::new();
@@ -282,9 +288,15 @@ fn analyse_events(before: &Snapshot, events: &[&Event]) -> Analysis {
                 ns,
                 entry,
                 source,
+                copyable: is_copyable,
                 ..
             } => {
                 mappings.push((*gpa, *size));
+                copyable = match is_copyable {
+                    Copyable::Unknown => None,
+                    Copyable::No => copyable,
+                    Copyable::ToDevice | Copyable::FromDevice => copyable.map(|count| count + 1),
+                };
                 since.entry((*dma, *size)).or_default().push(event.us);
                 let (maps, bytes) = tasks.entry((&*event.task, event.pid)).or_default();
                 (*maps, *bytes) = (*maps + 1, *bytes + size);
@@ -336,6 +348,7 @@ fn analyse_events(before: &Snapshot, events: &[&Event]) -> Analysis {
         driver: companion.driver.clone(),
         mode: companion.mode.clone(),
         sizes: Spread::new(mappings.iter().map(|(_, size)| *size).collect()),
+        copyable,
         calls: calls
             .into_iter()
             .map(|(source, ns)| (source, Spread::new(ns)))

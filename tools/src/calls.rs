@@ -7,14 +7,17 @@ use crate::event::{
     Event,
     EventKind, //
 };
-use apple_dma_replay::Mapping;
+use apple_dma_replay::{
+    CopyDirection,
+    Mapping, //
+};
 use std::collections::HashMap;
 
 /// A call of a driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Mappings that the driver got.
-    Map(Vec<Mapping>),
+    /// Mappings that the driver got; they may be copied if they have a direction.
+    Map(Vec<Mapping>, Option<CopyDirection>),
     /// Mappings that the driver unmapped.
     Unmap(Vec<Mapping>),
     /// A mapping that the driver did not get.
@@ -26,37 +29,48 @@ pub enum Call {
     },
 }
 
+/// The kind of a call with a list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ListKind {
+    Map(Option<CopyDirection>),
+    Unmap,
+}
+
+impl ListKind {
+    /// Returns the call with all of `list`.
+    fn call(self, list: Vec<Mapping>) -> Option<Call> {
+        Some(match self {
+            Self::Map(copyable) => Call::Map(list, copyable),
+            Self::Unmap => Call::Unmap(list),
+        })
+    }
+}
+
 /// Incomplete lists of one CPU: an interrupt may come between the events of a list.
 #[derive(Default)]
-struct OpenLists(Vec<(bool, u32, Vec<Mapping>)>);
+struct OpenLists(Vec<(ListKind, u32, Vec<Mapping>)>);
 
 impl OpenLists {
     /// Adds an entry; returns the list when it is complete.
-    fn add(&mut self, is_map: bool, entry: u32, entries: u32, mapping: Mapping) -> Option<Call> {
-        let whole = |is_map, list| {
-            Some(match is_map {
-                true => Call::Map(list),
-                false => Call::Unmap(list),
-            })
-        };
+    fn add(&mut self, kind: ListKind, entry: u32, entries: u32, mapping: Mapping) -> Option<Call> {
         if entries <= 1 {
-            return whole(is_map, vec![mapping]);
+            return kind.call(vec![mapping]);
         }
         if entry == 0 {
-            self.0.push((is_map, entries, vec![mapping]));
+            self.0.push((kind, entries, vec![mapping]));
             return None;
         }
         let place = self.0.iter().rposition(|(other, all, list)| {
-            (*other, *all, list.len()) == (is_map, entries, entry as usize)
+            (*other, *all, list.len()) == (kind, entries, entry as usize)
         });
         let Some(place) = place else {
             // The events before it were lost.
-            return whole(is_map, vec![mapping]);
+            return kind.call(vec![mapping]);
         };
         self.0[place].2.push(mapping);
         if entry + 1 == entries {
             let (_, _, list) = self.0.swap_remove(place);
-            return whole(is_map, list);
+            return kind.call(list);
         }
         None
     }
@@ -80,8 +94,12 @@ pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)
                 size,
                 entry,
                 entries,
+                copyable,
                 ..
-            } => open.add(true, entry, entries, Mapping { gpa, dma, size }),
+            } => {
+                let kind = ListKind::Map(copyable.direction());
+                open.add(kind, entry, entries, Mapping { gpa, dma, size })
+            }
             // Nothing was mapped there.
             EventKind::Unmap { gpa: u64::MAX, .. } => None,
             &EventKind::Unmap {
@@ -91,7 +109,7 @@ pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)
                 entry,
                 entries,
                 ..
-            } => open.add(false, entry, entries, Mapping { gpa, dma, size }),
+            } => open.add(ListKind::Unmap, entry, entries, Mapping { gpa, dma, size }),
             // A list that failed has one event, so its entries are not known.
             EventKind::Refusal {
                 gpa,
@@ -113,7 +131,10 @@ pub fn calls<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<(u64, Call)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::MapPath;
+    use crate::event::{
+        Copyable,
+        MapPath, //
+    };
 
     fn event(cpu: u32, kind: EventKind) -> Event {
         Event {
@@ -129,6 +150,7 @@ mod tests {
 
     fn map(cpu: u32, gpa: u64, entry: u32, entries: u32) -> Event {
         let (dma, size, ns, source) = (gpa, 1, 1, MapPath::Host);
+        let copyable = Copyable::ToDevice;
         event(
             cpu,
             EventKind::Map {
@@ -139,6 +161,7 @@ mod tests {
                 entry,
                 entries,
                 source,
+                copyable,
             },
         )
     }
@@ -149,7 +172,10 @@ mod tests {
             dma: *gpa,
             size: 1,
         };
-        Call::Map(gpas.iter().map(mapping).collect())
+        Call::Map(
+            gpas.iter().map(mapping).collect(),
+            Some(CopyDirection::ToDevice),
+        )
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! lines of trace_pipe, and from those of recordings. This file parses text and reads no files.
 
 use crate::debugfs::c_number;
+use apple_dma_replay::CopyDirection;
 use serde::{
     Deserialize,
     Serialize, //
@@ -81,6 +82,8 @@ struct RawEvent<'a> {
     #[serde(borrow)]
     level: Option<Text<'a>>,
     source: Option<MapPath>,
+    #[serde(default)]
+    copyable: Copyable,
     #[serde(borrow)]
     command: Option<Text<'a>>,
     #[serde(borrow)]
@@ -97,6 +100,12 @@ trait RawField<T> {
 impl<T: Copy> RawField<T> for Option<T> {
     fn value(&self, _: &mut Names) -> Option<T> {
         *self
+    }
+}
+
+impl RawField<Copyable> for Copyable {
+    fn value(&self, _: &mut Names) -> Option<Copyable> {
+        Some(*self)
     }
 }
 
@@ -151,6 +160,7 @@ events! {
         entry: u32,
         entries: u32,
         source: MapPath,
+        copyable: Copyable,
     }
     /// A driver's unmapping.
     "unmap" => Unmap { gpa: u64, dma: u64, size: u64, ns: u64, entry: u32, entries: u32 }
@@ -184,6 +194,32 @@ pub enum MapPath {
     Copy,
     /// By a window that had to be created, or found under the lock.
     Host,
+}
+
+/// Whether a mapping may be copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Copyable {
+    /// Early modules did not record it.
+    #[default]
+    Unknown,
+    /// It must be mapped where it is.
+    No,
+    /// It may be copied; the device reads.
+    ToDevice,
+    /// It may be copied; the device writes.
+    FromDevice,
+}
+
+impl Copyable {
+    /// Returns the direction of a mapping that may be copied.
+    pub fn direction(self) -> Option<CopyDirection> {
+        match self {
+            Self::Unknown | Self::No => None,
+            Self::ToDevice => Some(CopyDirection::ToDevice),
+            Self::FromDevice => Some(CopyDirection::FromDevice),
+        }
+    }
 }
 
 /// An event, with its time and place.
@@ -237,13 +273,21 @@ struct Fields<'a>(&'a str);
 impl Fields<'_> {
     fn get<T: Field>(&self, name: &str) -> Option<T> {
         let mut fields = self.0.split(' ');
-        T::parse(fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))?)
+        match fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('=')) {
+            Some(text) => T::parse(text),
+            None => T::absent(),
+        }
     }
 }
 
 /// A type of a field.
 trait Field: Sized {
     fn parse(text: &str) -> Option<Self>;
+
+    /// Returns the value where the module does not have the field yet; [`None`] if it must have it.
+    fn absent() -> Option<Self> {
+        None
+    }
 }
 
 impl Field for u64 {
@@ -273,6 +317,21 @@ impl Field for MapPath {
             "host" => Self::Host,
             _ => return None,
         })
+    }
+}
+
+impl Field for Copyable {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "no" => Self::No,
+            "to-device" => Self::ToDevice,
+            "from-device" => Self::FromDevice,
+            _ => return None,
+        })
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::Unknown)
     }
 }
 
@@ -484,7 +543,7 @@ mod tests {
     }
 
     fn mapping() -> impl Strategy<Value = EventKind> {
-        (any::<[u64; 4]>(), any::<[u32; 2]>(), 0..4u8).prop_map(
+        (any::<[u64; 4]>(), any::<[u32; 2]>(), 0..6u8).prop_map(
             |([gpa, dma, size, ns], [entry, entries], kind)| match kind {
                 0 => EventKind::Unmap {
                     gpa,
@@ -508,6 +567,12 @@ mod tests {
                     entry,
                     entries,
                     source: MapPath::Host,
+                    copyable: match kind {
+                        2 => Copyable::Unknown,
+                        3 => Copyable::No,
+                        4 => Copyable::ToDevice,
+                        _ => Copyable::FromDevice,
+                    },
                 },
             },
         )
@@ -523,9 +588,14 @@ mod tests {
             task in "[!-~]{1,15}",
         ) {
             let fields = match &kind {
-                EventKind::Map { gpa, dma, size, ns, entry, entries, .. } => format!(
+                EventKind::Map { gpa, dma, size, ns, entry, entries, copyable, .. } => format!(
                     "map: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} ns={ns} \
-                     entry={entry} entries={entries} source=host"),
+                     entry={entry} entries={entries} source=host{}", match copyable {
+                        Copyable::Unknown => "",
+                        Copyable::No => " copyable=no",
+                        Copyable::ToDevice => " copyable=to-device",
+                        Copyable::FromDevice => " copyable=from-device",
+                     }),
                 EventKind::Unmap { gpa, dma, size, ns, entry, entries } => format!(
                     "unmap: companion=c device=d gpa={gpa:#x} dma={dma:#x} size={size} ns={ns} \
                      entry={entry} entries={entries}"),

@@ -674,6 +674,7 @@ pub mod tests {
                     entry,
                     entries,
                     source,
+                    copyable: crate::event::Copyable::FromDevice,
                 }
             } else {
                 // CAST: Less than the length.

@@ -174,6 +174,18 @@ fn companion(page: &mut String, analysis: &Analysis, seconds: f64) {
             spread(sizes, text::bytes)
         );
         histogram(page, &sizes.histogram, text::bytes);
+        match analysis.copyable {
+            Some(count) => {
+                let _ = writeln!(
+                    page,
+                    "mappings that may be copied: {count}, {:.1} %",
+                    text::part(count, sizes.count) * 100.0
+                );
+            }
+            None => page.push_str(
+                "the module did not record which mappings may be copied: no replays with copying\n",
+            ),
+        }
         calls(page, analysis);
         let lifetimes = &analysis.lifetimes;
         let _ = writeln!(
@@ -298,7 +310,7 @@ fn replays(page: &mut String, analysis: &Analysis) {
     }
     let _ = writeln!(page, "replays");
     let heads = [
-        "", "bytes", "entries", "windows", "unmapped", "hits", "refused",
+        "", "bytes", "entries", "windows", "unmapped", "hits", "copied", "refused",
     ];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for outcome in std::iter::once(replay).chain(&analysis.variants) {
@@ -317,15 +329,19 @@ fn replays(page: &mut String, analysis: &Analysis) {
     }
 }
 
-fn outcome_cells(counters: &Numbers) -> [String; 6] {
+fn outcome_cells(counters: &Numbers) -> [String; 7] {
     let count = |name| number(counters, name).to_string();
-    let hits = text::part(number(counters, "hits"), number(counters, "maps")) * 100.0;
+    let share = |name| {
+        let part = text::part(number(counters, name), number(counters, "maps"));
+        format!("{:.1} %", part * 100.0)
+    };
     [
         text::bytes(number(counters, "peak_bytes")),
         count("peak_entries"),
         count("windows_created"),
         count("windows_returned"),
-        format!("{hits:.1} %"),
+        share("hits"),
+        share("copies"),
         count("refusals"),
     ]
 }
@@ -333,6 +349,10 @@ fn outcome_cells(counters: &Numbers) -> [String; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{
+        Copyable,
+        EventKind, //
+    };
     use crate::recording;
 
     #[test]
@@ -380,8 +400,45 @@ mod tests {
             "windows of up to 1 MiB",
             "strict=1",
             "all of RAM",
+            "the module did not record which mappings may be copied",
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }
+        assert!(!page.contains("copy="), "{page}");
+    }
+
+    #[test]
+    fn copying_is_replayed_if_it_is_known_what_may_be_copied() {
+        let (_dir, path) = recording::tests::fixture();
+        let mut recording = read(&path).unwrap();
+        for event in &mut recording.events {
+            if let EventKind::Map { copyable, size, .. } = &mut event.kind {
+                *copyable = match *size < 4096 {
+                    true => Copyable::No,
+                    false => Copyable::FromDevice,
+                };
+            }
+        }
+        let analysis = &analyse(&recording, |_| ())[0];
+        let may = analysis.copyable.unwrap();
+        assert!(may > 0 && may <= analysis.sizes.count, "{may}");
+        let count = |name: &str, counter| {
+            let mut variants = analysis.variants.iter();
+            let variant = variants.find(|variant| variant.name == name).unwrap();
+            number(variant.counters.as_ref().unwrap(), counter)
+        };
+        // Windows that were in use before serve some of them.
+        let copied = count("copy=always", "copies");
+        assert!(copied > 0 && copied <= may, "{copied}");
+        assert_eq!(count("strict=1 copy=auto", "copies"), may);
+        assert!(
+            count("strict=1 copy=auto", "windows_created") < count("strict=1", "windows_created")
+        );
+        assert_eq!(count("strict=1", "copies"), 0);
+        // The guest did not copy.
+        assert!(analysis
+            .variants
+            .iter()
+            .all(|variant| variant.name != "copy=never"));
     }
 }

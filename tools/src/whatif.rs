@@ -7,6 +7,7 @@
 use crate::calls::Call;
 use crate::debugfs::WindowStatus;
 use crate::event::{
+    Copyable,
     Event,
     EventKind, //
 };
@@ -19,6 +20,8 @@ use anyhow::{
     Result, //
 };
 use apple_dma_replay::{
+    default_copy_bytes,
+    CopyMode,
     Counters,
     EntryTimes,
     HostRecord,
@@ -42,6 +45,8 @@ pub struct Replayer<'a> {
     calls: Vec<(u64, Call)>,
     host: HostRecord,
     ram: Vec<(u64, u64)>,
+    /// True if it is known which mappings may be copied.
+    copies_known: bool,
 }
 
 /// A replay with other parameters.
@@ -71,8 +76,10 @@ impl<'a> Replayer<'a> {
             map: times("map"),
             unmap: times("unmap"),
         };
+        let mut copies_known = true;
         for event in events {
             match &event.kind {
+                EventKind::Map { copyable, .. } => copies_known &= *copyable != Copyable::Unknown,
                 EventKind::WindowCreated { gpa, dma, size, .. } => host.created.push(Mapping {
                     gpa: *gpa,
                     dma: *dma,
@@ -98,6 +105,7 @@ impl<'a> Replayer<'a> {
             calls,
             host,
             ram: ram.to_vec(),
+            copies_known,
         }
     }
 
@@ -124,6 +132,18 @@ impl<'a> Replayer<'a> {
                 _ => u64::MAX,
             },
             congruent: details.status_number("congruent").unwrap_or(0),
+            copy: match details.status.get("copy").map(String::as_str) {
+                Some("auto") => CopyMode::Auto,
+                Some("always") => CopyMode::Always,
+                _ => CopyMode::Never,
+            },
+            copy_bytes: match details.status_number("copy_bytes") {
+                None | Some(0) => {
+                    let ram_bytes = self.ram.iter().map(|(_, len)| len).sum();
+                    default_copy_bytes(ram_bytes, companion.max_bytes)
+                }
+                Some(bytes) => bytes,
+            },
             ram: self.ram.clone(),
         })
     }
@@ -166,8 +186,10 @@ impl<'a> Replayer<'a> {
         // The module does the same, but the time at which it started is not known.
         let half_idle = self.max_idle().filter(|_| parameters.mode == Mode::Lazy);
         let half_idle = half_idle.map(|seconds| seconds * 1_000_000 / 2);
-        let mut ticked = self.calls.first().map_or(0, |(us, _)| *us);
+        let start = self.calls.first().map_or(0, |(us, _)| *us);
+        let mut ticked = start;
         for (us, call) in &self.calls {
+            replay.advance_to(us.saturating_sub(start));
             if let Some(half_idle) = half_idle {
                 while us.saturating_sub(ticked) >= half_idle {
                     replay.tick();
@@ -175,8 +197,8 @@ impl<'a> Replayer<'a> {
                 }
             }
             match call {
-                Call::Map(list) => {
-                    replay.map(list);
+                Call::Map(list, copyable) => {
+                    replay.map(list, *copyable);
                 }
                 Call::Unmap(list) => replay.unmap(list),
                 Call::Attempt { gpa, size } => replay.attempt(*gpa, *size),
@@ -193,8 +215,8 @@ impl<'a> Replayer<'a> {
             .filter(|seconds| *seconds != 0)
     }
 
-    /// Returns the replays of interest: other windows, other modes, and limits below the peak
-    /// usage.
+    /// Returns the replays of interest: other windows, other modes, limits below the peak usage, and
+    /// copying if it is known what may be copied.
     pub fn variants(&self, parameters: &Parameters, took: &Counters) -> Vec<Variant> {
         let lazy = Parameters {
             mode: Mode::Lazy,
@@ -240,6 +262,24 @@ impl<'a> Replayer<'a> {
                     ..lazy.clone()
                 },
             );
+        }
+        let copying = [
+            ("copy=never", Mode::Lazy, CopyMode::Never),
+            ("copy=auto", Mode::Lazy, CopyMode::Auto),
+            ("copy=always", Mode::Lazy, CopyMode::Always),
+            ("strict=1 copy=auto", Mode::Strict, CopyMode::Auto),
+        ];
+        for (name, mode, copy) in copying {
+            if self.copies_known && copy != parameters.copy {
+                add(
+                    name.to_owned(),
+                    Parameters {
+                        mode,
+                        copy,
+                        ..lazy.clone()
+                    },
+                );
+            }
         }
         variants.dedup_by(|a, b| a.name == b.name);
         variants

@@ -20,9 +20,14 @@ module_files! {
     "../../../tests/engine/src/sys.rs" sys;
 }
 
+mod copying;
 mod host;
 mod replay;
 
+pub use self::copying::{
+    CopyDirection,
+    CopyMode, //
+};
 pub use self::replay::{
     Counters,
     EntryTimes,
@@ -39,6 +44,12 @@ pub const GRANULE: u64 = addr::GRANULE;
 
 /// log2 of the size in bytes that the module's windows grow to.
 pub const WINDOW_SHIFT: u32 = engine::policy::WINDOW_SHIFT;
+
+/// Returns the bytes of a copy pool by default, in a guest with `ram_bytes` of RAM and the limit
+/// `max_bytes`.
+pub fn default_copy_bytes(ram_bytes: u64, max_bytes: u64) -> u64 {
+    engine::copy::pool::default_bytes(ram_bytes, max_bytes)
+}
 
 /// The atomics and locks of the standard library.
 mod sync {

@@ -11,6 +11,14 @@ use crate::addr::{
     GRANULE,
     GRANULE_SHIFT, //
 };
+use crate::copying::{
+    self,
+    CopyDirection,
+    CopyMode,
+    NoContents, //
+};
+use crate::engine::copy::pool::SlotPool;
+use crate::engine::copy::stats::CopyStats;
 use crate::engine::policy::{
     Adaptive,
     Policy,
@@ -33,8 +41,10 @@ use crate::host::{
     ReplayHost, //
 };
 use crate::sys::{
+    pass_ns,
     Alloc,
-    BoxedSlice, //
+    BoxedSlice,
+    Stopwatch, //
 };
 use std::{
     cell::Cell,
@@ -89,6 +99,10 @@ pub struct Parameters {
     pub len_max: u64,
     /// The effort to align the IOVAs of large pages: 0 none, 1 for single mappings, 2 for all.
     pub congruent: u64,
+    /// The mappings that are copied, in modes that have windows.
+    pub copy: CopyMode,
+    /// Bytes of the copy pool, if anything is copied.
+    pub copy_bytes: u64,
     /// First addresses and lengths in bytes of the blocks of guest RAM.
     pub ram: Vec<(u64, u64)>,
 }
@@ -142,6 +156,7 @@ pub struct Counters {
     pub unmaps: u64,
     pub hits: u64,
     pub misses: u64,
+    pub copies: u64,
     pub windows_created: u64,
     pub windows_returned: u64,
     pub windows_aged: u64,
@@ -303,6 +318,10 @@ fn in_order(windows: &[Window]) -> Vec<&Window> {
 /// An engine that replays a recording; see the module's documentation.
 pub struct Replay {
     engine: Engine<ReplayHost, Scripted>,
+    /// The copy pool, if anything is copied.
+    pool: Option<SlotPool<NoContents>>,
+    /// The time since the start.
+    clock: Stopwatch,
     /// Windows from before the recording by their recorded DMA addresses, which no two share: their
     /// lengths, and their IOVAs in the replay.
     before: BTreeMap<u64, (u64, Iova)>,
@@ -330,6 +349,8 @@ impl Replay {
             blocks
                 .push(block.ok_or_else(|| format!("no block of RAM: {len} bytes at {start:#x}"))?);
         }
+        let pool_memory = copying::pool_memory(parameters, &blocks);
+        blocks.extend(pool_memory);
         let mut known = Addresses::new();
         let created = &record.created;
         for window in before.iter().map(|window| &window.at).chain(created) {
@@ -356,7 +377,7 @@ impl Replay {
         let mapped = |_: &mut (), _: &GpaSpan| Ok::<_, String>(MapOutcome::Mapped(Iova::new(0)));
         markers.take(&mut (), mapped, |_, _| true)?;
         let config = Config {
-            admit: false,
+            admit: parameters.copy == CopyMode::Auto && parameters.mode == Mode::Lazy,
             strict,
             max_bytes: parameters.max_bytes,
             max_entries: parameters.max_entries,
@@ -385,12 +406,16 @@ impl Replay {
             }
         }
         engine.reserve(RESERVE).map_err(no_memory)?;
+        let set_up = |memory| copying::set_up(&mut engine, memory, parameters);
+        let pool = pool_memory.map(set_up).transpose()?;
         if parameters.mode == Mode::WholeRam {
             let result = engine.premap_ram();
             result.map_err(|error| format!("all of RAM at once: {}", error.as_str()))?;
         }
         let mut replay = Self {
             engine,
+            pool,
+            clock: Stopwatch::start(),
             before: BTreeMap::new(),
             mapped: HashMap::default(),
             first: Counters::default(),
@@ -416,6 +441,7 @@ impl Replay {
             .engine
             .with_host(|host| host.follow(&record.map, &record.unmap));
         replay.first = replay.counters();
+        replay.clock = Stopwatch::start();
         Ok(replay)
     }
 
@@ -435,13 +461,28 @@ impl Replay {
         let _ = self.engine.unmap_all(more);
     }
 
-    /// Maps all of `list` in one call, as a driver did. Returns whether that succeeded.
-    pub fn map(&mut self, list: &[Mapping]) -> bool {
+    /// Advances the time to `us` microseconds after the start, unless it is later already.
+    pub fn advance_to(&mut self, us: u64) {
+        let ns = us.saturating_mul(1000);
+        pass_ns(ns.saturating_sub(self.clock.elapsed_ns()));
+    }
+
+    /// Maps all of `list` in one call, as a driver did; it may be copied if it has a direction.
+    /// Returns whether that succeeded.
+    pub fn map(&mut self, list: &[Mapping], copyable: Option<CopyDirection>) -> bool {
         let Some(entries) = entries(list) else {
             self.refusals += 1;
             return false;
         };
-        let done = self.engine.map_all(entries.iter(), u64::MAX).is_ok();
+        let transfer = copyable.map(Into::into);
+        let entries_iter = entries.iter();
+        let result = match &self.pool {
+            Some(pool) => self
+                .engine
+                .map_or_copy_all(entries_iter, pool, transfer, u64::MAX),
+            None => self.engine.map_all(entries_iter, u64::MAX),
+        };
+        let done = result.is_ok();
         self.refusals += u64::from(!done);
         for (mapping, entry) in list.iter().zip(&entries) {
             let places = self.mapped.entry((mapping.dma, mapping.size)).or_default();
@@ -472,7 +513,10 @@ impl Replay {
             });
         }
         // Entries that are not mapped in the replay are skipped.
-        let _ = self.engine.unmap_all(entries.iter());
+        let _ = match &self.pool {
+            Some(pool) => self.engine.unmap_or_copy_all(entries.iter(), pool, true),
+            None => self.engine.unmap_all(entries.iter()),
+        };
     }
 
     /// Returns the IOVA in the replay of a mapping from before the recording.
@@ -508,9 +552,14 @@ impl Replay {
         let mut snapshot = Snapshot::new();
         self.engine.snapshot(&mut snapshot);
         let (stats, first) = (&snapshot.stats, &self.first);
+        let copies = self
+            .pool
+            .as_ref()
+            .map_or(CopyStats::default(), SlotPool::stats);
         Counters {
-            maps: snapshot.maps() - first.maps,
-            unmaps: snapshot.unmaps() - first.unmaps,
+            maps: snapshot.maps() + copies.copies - first.maps,
+            unmaps: snapshot.unmaps() + copies.ended - first.unmaps,
+            copies: copies.copies,
             hits: snapshot.hits() - first.hits,
             misses: stats.counters.misses.get() - first.misses,
             windows_created: stats.counters.windows_created.get() - first.windows_created,
@@ -553,6 +602,8 @@ mod tests {
             batch_max: 256,
             len_max: u64::from(u32::MAX),
             congruent: 1,
+            copy: CopyMode::Never,
+            copy_bytes: 4 << 20,
             ram: vec![(BASE, 64 << 20)],
         }
     }
@@ -569,7 +620,7 @@ mod tests {
     fn a_repeated_mapping_hits() {
         let mut replay = Replay::new(&parameters(), &[], &HostRecord::default()).unwrap();
         for _ in 0..5 {
-            assert!(replay.map(&[mapping(0x1000, 0x1000, 4096)]));
+            assert!(replay.map(&[mapping(0x1000, 0x1000, 4096)], None));
             replay.unmap(&[mapping(0x1000, 0x1000, 4096)]);
         }
         let counters = replay.counters();
@@ -590,7 +641,7 @@ mod tests {
         };
         let mut replay = Replay::new(&strict, &[], &HostRecord::default()).unwrap();
         let list: Vec<_> = (0..4).map(|i| mapping(i << 14, i << 14, 4096)).collect();
-        assert!(replay.map(&list));
+        assert!(replay.map(&list, None));
         replay.unmap(&list);
         let counters = replay.counters();
         assert_eq!(
@@ -608,7 +659,7 @@ mod tests {
         };
         let mut replay = Replay::new(&tight, &[], &HostRecord::default()).unwrap();
         let all: Vec<_> = (0..20).map(|i| mapping(i << 20, i << 20, 4096)).collect();
-        let done = all.iter().filter(|one| replay.map(&[**one])).count();
+        let done = all.iter().filter(|one| replay.map(&[**one], None)).count();
         // One is the marker.
         assert_eq!(done, 15);
         for one in &all {
@@ -629,7 +680,7 @@ mod tests {
             users,
         };
         let mut replay = Replay::new(&parameters(), &[window(0)], &HostRecord::default()).unwrap();
-        assert!(replay.map(&[mapping(0x8000, 0x10_8000, 4096)]));
+        assert!(replay.map(&[mapping(0x8000, 0x10_8000, 4096)], None));
         let counters = replay.counters();
         assert_eq!(
             (counters.hits, counters.misses, counters.windows_created),
@@ -697,7 +748,7 @@ mod tests {
         };
         let mut replay = Replay::new(&strict, &[], &record).unwrap();
         for window in created {
-            assert!(replay.map(&[mapping(0x800, window.dma + 0x800, 512)]));
+            assert!(replay.map(&[mapping(0x800, window.dma + 0x800, 512)], None));
             let places = &replay.mapped[&(window.dma + 0x800, 512)];
             assert_eq!(places.last(), Some(Some(Iova::new(window.dma + 0x800))));
             replay.unmap(&[mapping(0x800, window.dma + 0x800, 512)]);
@@ -730,7 +781,7 @@ mod tests {
     #[test]
     fn idle_windows_age() {
         let mut replay = Replay::new(&parameters(), &[], &HostRecord::default()).unwrap();
-        assert!(replay.map(&[mapping(0, 0, 4096)]));
+        assert!(replay.map(&[mapping(0, 0, 4096)], None));
         replay.unmap(&[mapping(0, 0, 4096)]);
         replay.tick();
         assert_eq!(replay.counters().windows_returned, 0);
@@ -745,7 +796,7 @@ mod tests {
             ..parameters()
         };
         let mut replay = Replay::new(&whole, &[], &HostRecord::default()).unwrap();
-        assert!(replay.map(&[mapping(0x1000, 0, 4096)]));
+        assert!(replay.map(&[mapping(0x1000, 0, 4096)], None));
         assert_eq!(replay.counters().misses, 0);
         let small = Parameters {
             max_bytes: 1 << 20,
@@ -755,6 +806,95 @@ mod tests {
             .err()
             .unwrap();
         assert!(error.contains("max_bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_may_be_copied_is() {
+        let copied = |mode, copy, direction| {
+            let parameters = Parameters {
+                mode,
+                copy,
+                ..parameters()
+            };
+            let record = HostRecord {
+                created: Vec::new(),
+                map: EntryTimes {
+                    before: Some(1_000_000),
+                    batches: vec![1_000_000],
+                },
+                unmap: EntryTimes::default(),
+            };
+            let mut replay = Replay::new(&parameters, &[], &record).unwrap();
+            for i in 0..100 {
+                replay.advance_to(i * 1000);
+                let one = [mapping(i << 16, i << 16, 4096)];
+                assert!(replay.map(&one, direction));
+                replay.unmap(&one);
+            }
+            let counters = replay.counters();
+            assert_eq!((counters.unknown, counters.refusals), (0, 0));
+            // A static map counts nothing.
+            if mode != Mode::WholeRam {
+                assert_eq!((counters.maps, counters.unmaps), (100, 100));
+                assert_eq!(counters.copies + counters.hits + counters.misses, 100);
+            }
+            (counters.copies, counters.windows_created)
+        };
+        let from = Some(CopyDirection::FromDevice);
+        for (mode, copy) in [
+            (Mode::Lazy, CopyMode::Auto),
+            (Mode::Lazy, CopyMode::Always),
+            (Mode::Strict, CopyMode::Auto),
+        ] {
+            assert_eq!(copied(mode, copy, from), (100, 0), "{mode:?} {copy:?}");
+            let (copies, windows) = copied(mode, copy, None);
+            assert!(copies == 0 && windows > 0, "{mode:?} {copy:?}");
+        }
+        assert_eq!(copied(Mode::Strict, CopyMode::Never, from), (0, 100));
+        // Nothing has to be made.
+        assert_eq!(copied(Mode::WholeRam, CopyMode::Always, from), (0, 0));
+    }
+
+    #[test]
+    fn what_is_hot_gets_windows() {
+        let auto = Parameters {
+            copy: CopyMode::Auto,
+            ..parameters()
+        };
+        let record = HostRecord {
+            created: Vec::new(),
+            map: EntryTimes {
+                before: Some(10_000),
+                batches: vec![10_000],
+            },
+            unmap: EntryTimes::default(),
+        };
+        let mut replay = Replay::new(&auto, &[], &record).unwrap();
+        for i in 0..10_000 {
+            replay.advance_to(i * 100);
+            let one = [mapping(i % 16 * 4096, i % 16 * 4096, 4096)];
+            assert!(replay.map(&one, Some(CopyDirection::ToDevice)));
+            replay.unmap(&one);
+        }
+        let counters = replay.counters();
+        assert!(
+            counters.copies > 0 && counters.copies < 1000,
+            "{counters:?}"
+        );
+        assert!(counters.hits > 9000, "{counters:?}");
+    }
+
+    #[test]
+    fn a_pool_that_does_not_fit_is_an_error() {
+        let tight = Parameters {
+            copy: CopyMode::Always,
+            max_bytes: 1 << 20,
+            ..parameters()
+        };
+        let error = Replay::new(&tight, &[], &HostRecord::default())
+            .err()
+            .unwrap();
+        assert!(error.contains("copy pool"), "{error}");
     }
 
     /// Checks that the engine batches as it does with a host that takes as long.
@@ -778,7 +918,7 @@ mod tests {
             let mut replay = Replay::new(&tight, &[], &record).unwrap();
             for i in 0..400 {
                 let one = [mapping(i << 20, i << 20, 4096)];
-                assert!(replay.map(&one));
+                assert!(replay.map(&one, None));
                 replay.unmap(&one);
             }
             replay.counters().doorbells
