@@ -6,7 +6,10 @@
 //! the call and report a failure. Counters and messages of failures belong in `report.rs`.
 
 use super::copying::transfer;
-use super::dma_ops::Direction;
+use super::dma_ops::{
+    Direction,
+    MMIO, //
+};
 use super::mode::Mode;
 use super::report::{
     Call,
@@ -26,7 +29,6 @@ use crate::addr::{
     IovaSpan,
     GRANULE, //
 };
-use crate::engine::copy::Transfer;
 use crate::engine::window::NotHeld;
 use crate::engine::{
     MapError,
@@ -35,6 +37,7 @@ use crate::engine::{
 };
 use crate::observe::trace::{
     self,
+    MapTrace,
     TraceStart, //
 };
 use kernel::{
@@ -49,32 +52,39 @@ impl Instance<'_> {
     }
 
     /// Maps `len` bytes at `gpa` for a streaming mapping, and returns the address or
-    /// [`DMA_MAPPING_ERROR`].
+    /// [`DMA_MAPPING_ERROR`]. To be called while no event on this path is enabled.
     ///
     /// The part that is inlined needs no stack frame, which would be a large share of the cost.
     ///
     /// Context: any.
     #[inline(always)]
-    pub(super) fn map_phys(
-        &self,
-        gpa: u64,
-        len: usize,
-        dma_limit: u64,
-        dir: Direction,
-        attrs: c_ulong,
-    ) -> u64 {
-        if trace::is_enabled() {
-            return self.map_phys_slow(gpa, len, dma_limit, dir, attrs);
-        }
+    pub(super) fn map_phys(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
         match span(gpa, len).and_then(|span| self.engine.map_at_once(&span, dma_limit)) {
             Some(iova) => iova.raw(),
-            None => self.map_phys_window(gpa, len, dma_limit, dir, attrs),
+            None => self.map_phys_window(gpa, len, dma_limit, attrs),
         }
     }
 
     /// Continues [`Self::map_phys`] with an existing window.
     #[inline(never)]
-    fn map_phys_window(
+    fn map_phys_window(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
+        match span(gpa, len).and_then(|span| self.engine.map_hit(&span, dma_limit)) {
+            Some(iova) => iova.raw(),
+            None => self.map_phys_slow(gpa, len, dma_limit, attrs),
+        }
+    }
+
+    /// Continues [`Self::map_phys`] with everything that the engine can do.
+    #[cold]
+    #[inline(never)]
+    fn map_phys_slow(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
+        self.map_phys_any(gpa, len, dma_limit, attrs, MapTrace::NONE)
+    }
+
+    /// Maps `len` bytes at `gpa` as [`Self::map_phys`], with an event; rejects MMIO.
+    ///
+    /// Context: any.
+    pub(super) fn map_phys_traced(
         &self,
         gpa: u64,
         len: usize,
@@ -82,29 +92,27 @@ impl Instance<'_> {
         dir: Direction,
         attrs: c_ulong,
     ) -> u64 {
-        match span(gpa, len).and_then(|span| self.engine.map_hit(&span, dma_limit)) {
-            Some(iova) => iova.raw(),
-            None => self.map_phys_slow(gpa, len, dma_limit, dir, attrs),
+        if attrs & MMIO != 0 {
+            return self.reject_mmio(gpa, len, dma_limit, attrs);
         }
+        let trace = MapTrace::now(transfer(dir, attrs));
+        self.map_phys_any(gpa, len, dma_limit, attrs, trace)
     }
 
-    /// Continues [`Self::map_phys`] with everything that the engine can do. An empty range gets an
+    /// Maps `len` bytes at `gpa` by everything that the engine can do. An empty range gets an
     /// address at which nothing is mapped for it, as in other implementations.
-    #[cold]
-    #[inline(never)]
-    fn map_phys_slow(
+    fn map_phys_any(
         &self,
         gpa: u64,
         len: usize,
         dma_limit: u64,
-        dir: Direction,
         attrs: c_ulong,
+        trace: MapTrace,
     ) -> u64 {
         if len == 0 {
             return self.nothing().raw();
         }
-        let (transfer, loudness) = (transfer(dir, attrs), Loudness::of(attrs));
-        self.map_by(gpa, len, dma_limit, transfer, loudness, |span| {
+        self.map_by(gpa, len, dma_limit, Loudness::of(attrs), trace, |span| {
             self.engine.map(span, dma_limit)
         })
         .map_or(DMA_MAPPING_ERROR, Iova::raw)
@@ -140,7 +148,8 @@ impl Instance<'_> {
         aligned: bool,
         loudness: Loudness,
     ) -> Result<Iova, MapError> {
-        self.map_by(gpa, len, dma_limit, None, loudness, |span| match aligned {
+        let trace = MapTrace::now(None);
+        self.map_by(gpa, len, dma_limit, loudness, trace, |span| match aligned {
             // CAST: `usize` has at most 64 bits.
             true => self
                 .engine
@@ -149,20 +158,18 @@ impl Instance<'_> {
         })
     }
 
-    /// Maps memory by `map`, which may copy it for a `transfer`; traces the call and reports a
-    /// failure.
+    /// Maps memory by `map`; traces the call and reports a failure.
     pub(super) fn map_by(
         &self,
         gpa: u64,
         len: usize,
         dma_limit: u64,
-        transfer: Option<Transfer>,
         loudness: Loudness,
+        trace: MapTrace,
         map: impl FnOnce(GpaSpan) -> Result<Iova, MapError>,
     ) -> Result<Iova, MapError> {
-        let start = TraceStart::now();
         let span = span(gpa, len);
-        let traced = span.filter(|_| start.is_enabled());
+        let traced = span.filter(|_| trace.start().is_enabled());
         let path = traced.map(|span| self.engine.source(&span));
         let result = match span {
             Some(span) => map(span),
@@ -173,12 +180,12 @@ impl Instance<'_> {
             Ok(iova) => {
                 if let Some((span, path)) = traced.zip(path) {
                     let path = self.path_of(iova, path);
-                    let entry = (0, 1);
-                    self.source.map(&span, iova, start, entry, path, transfer);
+                    self.source.map(&span, iova, trace, (0, 1), path);
                 }
             }
             Err(error) => {
-                self.fail(error, Call::single(gpa, len), dma_limit, start, loudness);
+                let call = Call::single(gpa, len);
+                self.fail(error, call, dma_limit, trace.start(), loudness);
             }
         }
         result
@@ -196,7 +203,10 @@ impl Instance<'_> {
         attrs: c_ulong,
     ) -> Result<(), MapError> {
         let start = TraceStart::now();
-        let path = start.is_enabled().then(|| self.sg_path(entries.clone()));
+        let traced = start.is_enabled().then(|| {
+            let trace = MapTrace::new(start, transfer(dir, attrs));
+            (self.sg_path(entries.clone()), trace)
+        });
         let nothing = self.nothing();
         let used = entries
             .clone()
@@ -209,8 +219,8 @@ impl Instance<'_> {
             _ => self.engine.map_all(used, dma_limit),
         };
         self.notices.log();
-        if let Some(path) = path.filter(|_| result.is_ok()) {
-            self.trace_map_sg(entries.clone(), start, path, transfer(dir, attrs));
+        if let Some((path, trace)) = traced.filter(|_| result.is_ok()) {
+            self.trace_map_sg(entries.clone(), trace, path);
         }
         if let Err(error) = result {
             let (call, loudness) = (Call::scatterlist(entries), Loudness::of(attrs));
@@ -231,18 +241,12 @@ impl Instance<'_> {
 
     /// Traces the mapping of a scatterlist, by one event per entry.
     #[cold]
-    fn trace_map_sg(
-        &self,
-        entries: Entries<'_>,
-        start: TraceStart,
-        path: MapPath,
-        transfer: Option<Transfer>,
-    ) {
+    fn trace_map_sg(&self, entries: Entries<'_>, trace: MapTrace, path: MapPath) {
         let nents = entries.nents();
         for (index, entry) in (0..nents).zip(entries) {
             if let Some((span, iova)) = entry.span().zip(entry.iova()) {
-                let (path, entry) = (self.path_of(iova, path), (index, nents));
-                self.source.map(&span, iova, start, entry, path, transfer);
+                let path = self.path_of(iova, path);
+                self.source.map(&span, iova, trace, (index, nents), path);
             }
         }
     }

@@ -33,6 +33,7 @@ use crate::engine::{
 };
 use crate::observe::trace::{
     self,
+    MapTrace,
     TraceStart, //
 };
 use kernel::ffi::c_ulong;
@@ -120,8 +121,8 @@ impl Instance<'_> {
             gpa,
             len,
             dma_limit,
-            transfer,
             Loudness::of(attrs),
+            MapTrace::now(transfer),
             |span| match &self.copy_pool {
                 Some(pool) => self.engine.map_or_copy(span, pool, transfer, dma_limit),
                 None => self.engine.map(span, dma_limit),

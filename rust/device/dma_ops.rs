@@ -23,6 +23,7 @@ use crate::addr::{
     Gpa, //
 };
 use crate::bindings;
+use crate::observe::trace;
 use core::ptr;
 use kernel::{
     bindings::{
@@ -340,12 +341,34 @@ unsafe extern "C" fn map_phys(
     dir: Direction,
     attrs: c_ulong,
 ) -> dma_addr_t {
+    // First of all, so that the direction takes no register of the rest.
+    if trace::is_enabled() {
+        // SAFETY: By the safety requirements.
+        return unsafe { map_phys_traced(dev, phys, size, dir, attrs) };
+    }
     // SAFETY: By the safety requirements.
     let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
     if attrs & MMIO != 0 {
         return this.reject_mmio(phys, size, dma_limit, attrs);
     }
-    this.map_phys(phys, size, dma_limit, dir, attrs)
+    this.map_phys(phys, size, dma_limit, attrs)
+}
+
+/// # Safety
+///
+/// As [`instance`].
+#[cold]
+#[inline(never)]
+unsafe fn map_phys_traced(
+    dev: *mut device,
+    phys: phys_addr_t,
+    size: usize,
+    dir: Direction,
+    attrs: c_ulong,
+) -> dma_addr_t {
+    // SAFETY: By the safety requirements.
+    let (this, dma_limit) = unsafe { (instance(dev), streaming_limit(dev)) };
+    this.map_phys_traced(phys, size, dma_limit, dir, attrs)
 }
 
 /// # Safety

@@ -108,6 +108,43 @@ impl TraceStart {
     }
 }
 
+/// The fields of a map call's event that are known before the call.
+#[derive(Clone, Copy)]
+pub(crate) struct MapTrace {
+    start: TraceStart,
+    /// The direction, if the mapping may be copied.
+    transfer: Option<Transfer>,
+}
+
+impl MapTrace {
+    /// The fields of a call that gets no event.
+    pub(crate) const NONE: Self = Self::new(TraceStart::none(), None);
+
+    /// Creates the fields of a call that began at `start`; it may copy if it is for a `transfer`.
+    pub(crate) const fn new(start: TraceStart, transfer: Option<Transfer>) -> Self {
+        Self { start, transfer }
+    }
+
+    /// Returns the fields of a call that begins now, otherwise as [`Self::new`].
+    pub(crate) fn now(transfer: Option<Transfer>) -> Self {
+        Self::new(TraceStart::now(), transfer)
+    }
+
+    /// Returns the time at which the call began.
+    pub(crate) fn start(self) -> TraceStart {
+        self.start
+    }
+
+    /// Returns the word for the transfer.
+    fn copyable(self) -> &'static CStr {
+        match self.transfer {
+            None => c"no",
+            Some(Transfer::ToDevice) => c"to-device",
+            Some(Transfer::FromDevice) => c"from-device",
+        }
+    }
+}
+
 /// Returns a time as a number of nanoseconds; 0 if it is negative.
 pub(crate) fn ns(delta: kernel::time::Delta) -> u64 {
     u64::try_from(delta.as_nanos()).unwrap_or(0)
@@ -139,15 +176,6 @@ fn name(device: &dyn fmt::Display) -> [u8; NAME] {
 // CAST: A small constant.
 const NAME: usize = bindings::APPLE_DMA_PCI_NAME as usize;
 
-/// Returns the word for the transfer of a mapping that may be copied.
-fn copyable(transfer: Option<Transfer>) -> &'static CStr {
-    match transfer {
-        None => c"no",
-        Some(Transfer::ToDevice) => c"to-device",
-        Some(Transfer::FromDevice) => c"from-device",
-    }
-}
-
 /// The companion and managed device that events are about, by their names.
 #[derive(Clone, Copy)]
 pub(crate) struct EventSource(apple_dma_pci_origin);
@@ -166,16 +194,14 @@ impl EventSource {
         CStr::from_bytes_until_nul(&self.0.device).unwrap_or(c"?")
     }
 
-    /// Records a mapping that a device driver got, as entry `entry` of a scatterlist of `nents`; it
-    /// may be copied if it is for a `transfer`.
+    /// Records a mapping that a device driver got, as entry `entry` of a scatterlist of `nents`.
     pub(crate) fn map(
         &self,
         span: &GpaSpan,
         iova: Iova,
-        start: TraceStart,
+        trace: MapTrace,
         (entry, nents): (u32, u32),
         path: MapPath,
-        transfer: Option<Transfer>,
     ) {
         // SAFETY: The origin and the strings are valid for the call.
         unsafe {
@@ -184,11 +210,11 @@ impl EventSource {
                 span.start().raw(),
                 iova.raw(),
                 span.len(),
-                start.ns(),
+                trace.start.ns(),
                 entry,
                 nents,
                 path.name().as_char_ptr(),
-                copyable(transfer).as_char_ptr(),
+                trace.copyable().as_char_ptr(),
             )
         };
     }
