@@ -74,6 +74,9 @@ const ELASTIC_MEMORY: &str = "elastic-memory";
 /// Time that the guest may take to change its size.
 const RESIZE: Duration = Duration::from_secs(120);
 
+/// Time that QEMU may take to answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
 /// Interval between looks at the guest's size.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -118,7 +121,7 @@ pub enum Console {
     Terminal,
 }
 
-/// The monitor of QEMU, for guests that have one.
+/// The monitor of QEMU.
 pub struct Monitor {
     socket: PathBuf,
     run: PathBuf,
@@ -171,6 +174,24 @@ impl Monitor {
             .map(drop)
     }
 
+    /// Stores the registers of the guest's processors, twice, a second apart, in the run's file
+    /// `registers.log`. Returns a line for each time: the address that each processor executes.
+    pub fn registers(&self) -> Result<Vec<String>> {
+        let arguments = json!({ "command-line": "info registers -a" });
+        let command = json!({ "execute": "human-monitor-command", "arguments": arguments });
+        let mut all = String::new();
+        let mut lines = Vec::new();
+        for pause in [Duration::from_secs(1), Duration::ZERO] {
+            let answer = self.execute(&command)?;
+            let text = answer.as_str().context("no text")?;
+            lines.push(places(text));
+            all.push_str(text);
+            thread::sleep(pause);
+        }
+        fs::write(self.run.join("registers.log"), all)?;
+        Ok(lines)
+    }
+
     /// Executes a command, in JSON with `{run}` for the directory of the run; returns the value.
     pub fn request(&self, command: &str) -> Result<Value> {
         let run = self.run.display().to_string();
@@ -191,7 +212,8 @@ impl Monitor {
     }
 
     fn execute(&self, command: &Value) -> Result<Value> {
-        let mut stream = UnixStream::connect(&self.socket).context("this guest has no monitor")?;
+        let mut stream = UnixStream::connect(&self.socket).context("no monitor")?;
+        stream.set_read_timeout(Some(ANSWER))?;
         let answers = BufReader::new(stream.try_clone()?);
         let mut answers = answers.lines();
         answers.next().context("no greeting")??;
@@ -211,6 +233,17 @@ impl Monitor {
         }
         Ok(value)
     }
+}
+
+/// Returns the address that each processor executes, of QEMU's `registers`.
+fn places(registers: &str) -> String {
+    let words = registers.split_whitespace();
+    let words = words.filter(|word| {
+        ["CPU#", "PC=", "RIP=", "HLT=1"]
+            .iter()
+            .any(|p| word.starts_with(p))
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Expands the placeholders in an argument of a scenario: `{run}` is the directory of the run, and
@@ -338,14 +371,12 @@ pub fn command(case: &Case, paths: &Paths<'_>, console: Console) -> Result<Comma
     if most != kib {
         sizes = format!("{sizes},slots=1,maxmem={most}K");
     }
-    if most != kib || scenario.balloon || scenario.reboot || case.has_vtd() {
-        let monitor = Monitor::new(paths.sockets, paths.run);
-        command.arg("-qmp");
-        command.arg(format!(
-            "unix:{},server=on,wait=off",
-            monitor.socket.display()
-        ));
-    }
+    let monitor = Monitor::new(paths.sockets, paths.run);
+    command.arg("-qmp");
+    command.arg(format!(
+        "unix:{},server=on,wait=off",
+        monitor.socket.display()
+    ));
     command.args(["-m", &sizes]);
     for (id, size) in backends {
         command.arg("-object");
@@ -523,5 +554,15 @@ mod tests {
         let image = std::fs::metadata(run.path().join("d0.img")).unwrap();
         assert_eq!(image.len(), 4096);
         assert!(expand("{image:d0", run.path(), 1).is_err());
+    }
+
+    #[test]
+    fn registers_show_where_processors_are() {
+        let arm = "\nCPU#0\n PC=ffff800080b3c0d4 X00=0000000000000000\nPSTATE=800003c5 N--- EL1h\n";
+        let x86 = "\nCPU#1\nRAX=0 RBX=1\nRIP=ffffffff81000000 RFL=00000246 CPL=0 HLT=1\n";
+        assert_eq!(
+            places(&format!("{arm}{x86}")),
+            "CPU#0 PC=ffff800080b3c0d4 CPU#1 RIP=ffffffff81000000 HLT=1"
+        );
     }
 }

@@ -79,6 +79,12 @@ pub fn case(style: Style, name: &str, outcome: &Outcome, assertions: &[Assertion
     for (name, why) in failed {
         text.push_str(&format!("     {}: {why}\n", style.bad(name)));
     }
+    if !outcome.places.is_empty() {
+        text.push_str("     its processors at the end, a second apart:\n");
+    }
+    for line in &outcome.places {
+        text.push_str(&format!("     | {line}\n"));
+    }
     text.push_str("     the guest's last words:\n");
     let lines: Vec<_> = outcome.console.lines().collect();
     for line in &lines[lines.len().saturating_sub(TAIL)..] {
@@ -228,6 +234,7 @@ mod tests {
             console: String::new(),
             words: String::new(),
             qemu: None,
+            places: Vec::new(),
             stats: Ok(json!({ "devices": devices })),
             duration: Duration::ZERO,
             processor_time: Duration::ZERO,

@@ -49,7 +49,7 @@ use std::{
 const POLL: Duration = Duration::from_millis(100);
 
 /// Seconds before the timeout at which the guest shows the states of its tasks.
-const SHOW_TASKS_BEFORE_TIMEOUT: u64 = 10;
+const SHOW_TASKS_BEFORE_TIMEOUT: u64 = 20;
 
 /// The outcome of a guest.
 pub struct Outcome {
@@ -61,6 +61,8 @@ pub struct Outcome {
     pub words: String,
     /// QEMU's exit status; `None` after a timeout.
     pub qemu: Option<ExitStatus>,
+    /// Where the guest's processors were at a timeout, for people.
+    pub places: Vec<String>,
     /// The simulator's statistics, or the reason for their absence.
     pub stats: Result<Value>,
     /// Duration of the run.
@@ -183,6 +185,12 @@ pub fn run(
             break None;
         }
     };
+    let places = match status {
+        Some(_) => Vec::new(),
+        None => qemu::Monitor::new(sockets.path(), &run)
+            .registers()
+            .unwrap_or_else(|error| vec![format!("unknown: QEMU's monitor: {error:#}")]),
+    };
     drop(qemu);
     if status.is_some_and(|status| status.success()) {
         server
@@ -205,6 +213,7 @@ pub fn run(
         console: String::from_utf8_lossy(&console).replace('\r', ""),
         words: String::from_utf8_lossy(&words).into_owned(),
         qemu: status,
+        places,
         stats,
         duration: start.elapsed(),
         processor_time,

@@ -333,6 +333,7 @@ mod tests {
             console: "Linux version\nmanages d: lazy mode, hello\n".into(),
             words: String::new(),
             qemu: Some(ExitStatus::from_raw(0)),
+            places: Vec::new(),
             stats: Ok(good_stats()),
             duration: Duration::ZERO,
             processor_time: Duration::ZERO,
