@@ -7,10 +7,8 @@
 
 use crate::addr::GRANULE;
 use crate::device::pci_address::PciAddress;
-use crate::engine::copy::pool::{
-    default_bytes,
-    ROW, //
-};
+use crate::engine::copy::pool::ROW;
+use crate::engine::copy::setup::default_bytes;
 use kernel::prelude::*;
 
 /// The default of `max_bytes`: below the 1.5 GiB that the platform can map, since requests beyond

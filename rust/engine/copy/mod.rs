@@ -14,7 +14,7 @@
 //! - `pool`: the pool, its slots and their copies;
 //! - `wait`: waiting for a slot while the pool is full;
 //! - `stats`: its statistics;
-//! - `setup`: mapping the pool;
+//! - `setup`: its size, and mapping it;
 //! - `paths`: map calls that may be copied, and their opposites.
 //!
 //! Copying is for drivers that pass a buffer back and forth, as the DMA API demands; the caller of
@@ -23,7 +23,7 @@
 pub(crate) mod pages;
 mod paths;
 pub(crate) mod pool;
-mod setup;
+pub(crate) mod setup;
 mod slot;
 pub(crate) mod stats;
 mod wait;

@@ -58,21 +58,12 @@ use crate::sys::{
 /// Bytes of a row: the longest slot.
 pub(crate) const ROW: u64 = PAGE * ROW_PAGES as u64;
 
-/// Most bytes of a pool by default: some ten milliseconds of the fastest devices.
-const DEFAULT_MAX: u64 = 64 << 20;
-
 /// Number of processors that count and search apart from each other.
 const ZONES: usize = 16;
 
 /// Pages of a slot above which it is looked for in the opposite direction, so that short ones do
 /// not cut up the rows that long ones need.
 const LONG: u32 = ROW_PAGES / 4;
-
-/// Returns the bytes of a pool by default, in a guest with `ram_bytes` of RAM and the limit
-/// `max_bytes`: 1/16 of RAM, but no more than 64 MiB nor 1/8 of the limit, in whole rows.
-pub(crate) fn default_bytes(ram_bytes: u64, max_bytes: u64) -> u64 {
-    DEFAULT_MAX.min(ram_bytes / 16).min(max_bytes / 8) & !(ROW - 1)
-}
 
 /// 64 neighbouring pages of the pool.
 pub(super) struct Row {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mapping the memory of the copy pool when the engine is set up.
+//! The size of the copy pool, and mapping its memory when the engine is set up.
 
 use super::pool::ROW;
 use crate::addr::{
@@ -21,6 +21,15 @@ use crate::sys::{
     AllocError,
     BoxedSlice, //
 };
+
+/// Most bytes of a pool by default: some ten milliseconds of the fastest devices.
+const DEFAULT_MAX: u64 = 64 << 20;
+
+/// Returns the bytes of a pool by default, in a guest with `ram_bytes` of RAM and the limit
+/// `max_bytes`: 1/16 of RAM, but no more than 64 MiB nor 1/8 of the limit, in whole rows.
+pub(crate) fn default_bytes(ram_bytes: u64, max_bytes: u64) -> u64 {
+    DEFAULT_MAX.min(ram_bytes / 16).min(max_bytes / 8) & !(ROW - 1)
+}
 
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Has the host map `blocks` until the end of the engine, for a copy pool, and returns what

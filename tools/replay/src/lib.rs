@@ -48,7 +48,7 @@ pub const WINDOW_SHIFT: u32 = engine::policy::WINDOW_SHIFT;
 /// Returns the bytes of a copy pool by default, in a guest with `ram_bytes` of RAM and the limit
 /// `max_bytes`.
 pub fn default_copy_bytes(ram_bytes: u64, max_bytes: u64) -> u64 {
-    engine::copy::pool::default_bytes(ram_bytes, max_bytes)
+    engine::copy::setup::default_bytes(ram_bytes, max_bytes)
 }
 
 /// The atomics and locks of the standard library.
