@@ -215,8 +215,8 @@ impl<'a> Replayer<'a> {
             .filter(|seconds| *seconds != 0)
     }
 
-    /// Returns the replays of interest: other windows, other modes, limits below the peak usage, and
-    /// copying if it is known what may be copied.
+    /// Returns the replays of interest: other windows, other modes, limits below the peak usage,
+    /// and copying if it is known what may be copied.
     pub fn variants(&self, parameters: &Parameters, took: &Counters) -> Vec<Variant> {
         let lazy = Parameters {
             mode: Mode::Lazy,
