@@ -74,11 +74,19 @@ impl Instance<'_> {
         }
     }
 
-    /// Continues [`Self::map_phys`] with everything that the engine can do.
+    /// Continues [`Self::map_phys`] with everything that the engine can do. An empty range gets an
+    /// address at which nothing is mapped for it, as in other implementations.
     #[cold]
     #[inline(never)]
     fn map_phys_slow(&self, gpa: u64, len: usize, dma_limit: u64, attrs: c_ulong) -> u64 {
-        self.map_phys_any(gpa, len, dma_limit, attrs, MapTrace::NONE)
+        if len == 0 {
+            return self.nothing().raw();
+        }
+        let (loudness, trace) = (Loudness::of(attrs), MapTrace::NONE);
+        self.map_by(gpa, len, dma_limit, loudness, trace, |span| {
+            self.engine.map(span, dma_limit)
+        })
+        .map_or(DMA_MAPPING_ERROR, Iova::raw)
     }
 
     /// Maps `len` bytes at `gpa` as [`Self::map_phys`], with an event; rejects MMIO.
@@ -95,27 +103,7 @@ impl Instance<'_> {
         if attrs & MMIO != 0 {
             return self.reject_mmio(gpa, len, dma_limit, attrs);
         }
-        let trace = MapTrace::now(transfer(dir, attrs));
-        self.map_phys_any(gpa, len, dma_limit, attrs, trace)
-    }
-
-    /// Maps `len` bytes at `gpa` by everything that the engine can do. An empty range gets an
-    /// address at which nothing is mapped for it, as in other implementations.
-    fn map_phys_any(
-        &self,
-        gpa: u64,
-        len: usize,
-        dma_limit: u64,
-        attrs: c_ulong,
-        trace: MapTrace,
-    ) -> u64 {
-        if len == 0 {
-            return self.nothing().raw();
-        }
-        self.map_by(gpa, len, dma_limit, Loudness::of(attrs), trace, |span| {
-            self.engine.map(span, dma_limit)
-        })
-        .map_or(DMA_MAPPING_ERROR, Iova::raw)
+        self.map_phys_or_copy_slow(gpa, len, dma_limit, transfer(dir, attrs), attrs)
     }
 
     /// Returns the address of empty ranges: one that the device reaches. It is not at a boundary,

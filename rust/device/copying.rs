@@ -106,7 +106,7 @@ impl Instance<'_> {
 
     /// Continues [`Self::map_phys_or_copy`] with everything that the engine can do.
     #[inline(never)]
-    fn map_phys_or_copy_slow(
+    pub(super) fn map_phys_or_copy_slow(
         &self,
         gpa: u64,
         len: usize,
