@@ -196,18 +196,18 @@ pub enum MapPath {
     Host,
 }
 
-/// Whether a mapping may be copied.
+/// The permission to copy a mapping, with the direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Copyable {
-    /// Early modules did not record it.
+    /// A mapping of an early module, which did not record it.
     #[default]
     Unknown,
-    /// It must be mapped where it is.
+    /// A mapping that must stay where it is.
     No,
-    /// It may be copied; the device reads.
+    /// A mapping that may be copied, and that the device reads.
     ToDevice,
-    /// It may be copied; the device writes.
+    /// A mapping that may be copied, and that the device writes.
     FromDevice,
 }
 

@@ -61,7 +61,7 @@ pub struct Outcome {
     pub words: String,
     /// QEMU's exit status; `None` after a timeout.
     pub qemu: Option<ExitStatus>,
-    /// Where the guest's processors were at a timeout, for people.
+    /// Addresses that the guest's processors executed at a timeout, for people.
     pub places: Vec<String>,
     /// The simulator's statistics, or the reason for their absence.
     pub stats: Result<Value>,

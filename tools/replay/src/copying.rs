@@ -81,7 +81,7 @@ impl Memory for NoContents {
     }
 
     fn others_run(&self) -> bool {
-        // Calls are sequential: nobody returns a slot meanwhile.
+        // Calls are sequential: no other one unmaps meanwhile.
         false
     }
 
