@@ -54,7 +54,7 @@ impl Instance<'_> {
         if let Err(fixed) = result {
             dev_err!(
                 self.dev,
-                "{}: cannot set the limit: all of RAM is mapped, {} bytes in {} mappings\n",
+                "{}: cannot set the limit: {} bytes in {} mappings stay mapped\n",
                 name(limit),
                 fixed.bytes,
                 fixed.entries

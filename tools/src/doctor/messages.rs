@@ -467,10 +467,10 @@ pub const MESSAGES: &[Message] = &[
          most",
     ),
     problem(
-        "{limit}: cannot set the limit: all of RAM is mapped, {n} bytes in {n} mappings",
-        "the limit that was written is below what stays mapped until the module is unloaded; it is \
-         what it was",
-        "write at least that, or load the module with whole_ram=0",
+        "{limit}: cannot set the limit: {n} bytes in {n} mappings stay mapped",
+        "the limit that was written is below what stays mapped until the module is unloaded: all \
+         of RAM in `whole-ram` mode, else the copy pool; it is what it was",
+        "write at least that, or load the module with whole_ram=0, copy=never or less copy_bytes",
     ),
     remark(
         "{device}: limits changed: at most {n} bytes in {n} mappings; {n} in {n} are used",
