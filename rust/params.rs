@@ -8,7 +8,10 @@
 use crate::addr::GRANULE;
 use crate::device::pci_address::PciAddress;
 use crate::engine::copy::pool::ROW;
-use crate::engine::copy::setup::default_bytes;
+use crate::engine::copy::setup::{
+    default_bytes,
+    most_bytes, //
+};
 use kernel::prelude::*;
 
 /// The default of `max_bytes`: below the 1.5 GiB that the platform can map, since requests beyond
@@ -283,12 +286,13 @@ impl Params {
     }
 
     /// Returns the bytes of a copy pool in a guest with `ram_bytes` of RAM, in whole rows: those
-    /// of the parameter, or [`default_bytes`].
+    /// of the parameter, or [`default_bytes`], but no more than [`most_bytes`].
     pub(crate) fn pool_bytes(&self, ram_bytes: u64) -> u64 {
-        match self.copy_bytes {
+        let bytes = match self.copy_bytes {
             0 => default_bytes(ram_bytes, self.max_bytes),
             bytes => bytes & !(ROW - 1),
-        }
+        };
+        bytes.min(most_bytes(self.max_entries))
     }
 
     /// Returns whether the kernel's direct mapping is to translate addresses, rather than the

@@ -12,6 +12,7 @@ use crate::addr::{
 };
 use crate::bindings;
 use crate::engine::copy::pool::ROW;
+use crate::engine::copy::setup::BLOCK;
 use crate::engine::copy::Memory;
 use crate::sys::{
     Atomic,
@@ -23,9 +24,6 @@ use kernel::{
     prelude::*,
     processor::cpu_relax, //
 };
-
-/// Bytes of the largest block. No page size has smaller largest blocks.
-const BLOCK: u64 = 4 << 20;
 
 /// Blocks of pages, freed when dropped.
 ///

@@ -25,6 +25,18 @@ use crate::sys::{
 /// Most bytes of a pool by default: some ten milliseconds of the fastest devices.
 const DEFAULT_MAX: u64 = 64 << 20;
 
+/// Bytes of the largest block of memory for a pool. No page size has smaller largest blocks.
+pub(crate) const BLOCK: u64 = 4 << 20;
+
+/// The part of the mappings at a time that a pool may be, as a divisor.
+const ENTRIES_SHARE: u32 = 8;
+
+/// Returns the most bytes of a pool with the limit `max_entries`: with as many as that, the largest
+/// blocks leave most mappings to windows.
+pub(crate) fn most_bytes(max_entries: u32) -> u64 {
+    BLOCK.saturating_mul((max_entries / ENTRIES_SHARE).into())
+}
+
 /// Returns the bytes of a pool by default, in a guest with `ram_bytes` of RAM and the limit
 /// `max_bytes`: 1/16 of RAM, but no more than 64 MiB nor 1/8 of the limit, in whole rows.
 pub(crate) fn default_bytes(ram_bytes: u64, max_bytes: u64) -> u64 {
@@ -34,13 +46,15 @@ pub(crate) fn default_bytes(ram_bytes: u64, max_bytes: u64) -> u64 {
 impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
     /// Has the host map `blocks` until the end of the engine, for a copy pool, and returns what
     /// it mapped. Their addresses are kept free of windows. A block that the host refuses is mapped
-    /// in parts, a row each at least. After any other failure the rest is left out. To be called
-    /// after [`Engine::reserve`], which makes room, and before anything else is mapped.
+    /// in parts, a row each at least. After any other failure the rest is left out, and so is what
+    /// would take more than an eighth of the limit of mappings, if not one. To be called after
+    /// [`Engine::reserve`], which makes room, and before anything else is mapped.
     ///
     /// Context: process, may sleep.
     pub(crate) fn map_pool(&mut self, blocks: &[GpaSpan]) -> Result<&[Region], AllocError> {
         let rows = blocks.iter().map(|block| block.len() / ROW);
         let rows = rows.fold(0, u64::saturating_add);
+        let rows = rows.min((self.limits().entries / ENTRIES_SHARE).max(1).into());
         let rows = usize::try_from(rows).map_err(|_| AllocError)?;
         let mut regions: BoxedSlice<Option<Region>> =
             BoxedSlice::new(rows, Alloc::Sleep, |_| None)?;

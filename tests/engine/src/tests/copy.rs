@@ -531,6 +531,14 @@ fn the_pool_is_mapped_in_the_pieces_that_the_host_has() {
     rig.engine.reserve(64).expect("memory");
     assert_eq!(rig.engine.map_pool(&blocks).expect("memory").len(), 1);
     rig.check();
+    // Most mappings are left to windows.
+    let mut rig = Rig::new(Setup {
+        max_entries: 16,
+        ..Setup::default()
+    });
+    rig.engine.reserve(64).expect("memory");
+    assert_eq!(rig.engine.map_pool(&blocks).expect("memory").len(), 2);
+    rig.check();
 }
 
 #[test]
