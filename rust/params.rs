@@ -54,8 +54,8 @@ impl CopyMode {
     /// Returns the mode that `text` names.
     fn parse(text: &str) -> Option<Self> {
         match text {
-            "" | "never" => Some(Self::Never),
-            "auto" => Some(Self::Auto),
+            "never" => Some(Self::Never),
+            "" | "auto" => Some(Self::Auto),
             "always" => Some(Self::Always),
             _ => None,
         }

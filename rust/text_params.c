@@ -13,7 +13,7 @@ MODULE_PARM_DESC(managed,
 
 static char *copy;
 module_param(copy, charp, 0);
-MODULE_PARM_DESC(copy, "Copy instead of mapping: auto, never or always");
+MODULE_PARM_DESC(copy, "Copy instead of mapping: auto (default), never or always");
 
 static unsigned long long copy_bytes;
 module_param(copy_bytes, ullong, 0);

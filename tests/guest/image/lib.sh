@@ -172,10 +172,10 @@ suspend_devices() {
 # page_size: prints the kernel's page size, in bytes, as every process is told (AT_PAGESZ).
 page_size() { od -An -v -w16 -t u8 /proc/self/auxv | awk '$1 == 6 { print $2 }'; }
 
-# load: loads our module with the scenario's parameters.
+# load: loads our module with the scenario's parameters; COPY is its default for the parameter copy.
 load() {
 	# shellcheck disable=SC2086 # words
-	insmod /test/modules/apple_dma_pci.ko $PARAMETERS && look_for_races
+	insmod /test/modules/apple_dma_pci.ko ${COPY:+"$COPY"} $PARAMETERS && look_for_races
 }
 
 # look_for_races: enables KCSAN, if the kernel has it, for our modules' C and for the helpers of

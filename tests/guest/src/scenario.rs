@@ -29,6 +29,9 @@ use std::{
 /// Name of the module under test.
 const MODULE: &str = "apple_dma_pci";
 
+/// Name of the module of the test driver.
+const TEST_DRIVER: &str = "apple_dma_test";
+
 /// Parameters of kernels of guests with VT-d, whose tables are the simulated Mac's: Linux leaves
 /// VT-d and the RAM for tables alone.
 const VTD_PARAMETERS: &str = " intel_iommu=off memmap=64M$0x30000000";
@@ -423,6 +426,14 @@ impl Case {
             variables.push(("VTD".to_owned(), "1".to_owned()));
         }
         variables.push(("PARAMETERS".to_owned(), parameters.trim().to_owned()));
+        // Scripts with the test driver expect windows, unless the scenario says otherwise.
+        let test_driver = scenario.modules.iter().any(|name| name == TEST_DRIVER);
+        let copy = if test_driver && !scenario.parameters.contains("copy=") {
+            "copy=never"
+        } else {
+            ""
+        };
+        variables.push(("COPY".to_owned(), copy.to_owned()));
         variables.push(("DRIVERS".to_owned(), scenario.drivers.join(" ")));
         variables
     }
