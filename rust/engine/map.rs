@@ -208,9 +208,35 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         R: Request + 'a,
         I: Iterator<Item = &'a R> + Clone,
     {
+        let result = match self.map_all_served(requests.clone(), dma_limit) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.map_missing(requests.clone(), dma_limit),
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.release_partial(requests, dma_limit);
+        }
+        result
+    }
+
+    /// Maps those of `requests` that windows serve, and clears the addresses of the others. Returns
+    /// whether there are others. If one of them is invalid, or its address is known and beyond
+    /// `dma_limit`, fails, and some may be mapped. Lock-free; may miss windows.
+    ///
+    /// Context: any.
+    #[inline(always)]
+    pub(super) fn map_all_served<'a, R, I>(
+        &self,
+        requests: I,
+        dma_limit: u64,
+    ) -> Result<bool, MapError>
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R> + Clone,
+    {
         let mut missing = false;
         let mut result = Ok(());
-        let mut rest = requests.clone();
+        let mut rest = requests;
         let mut next = rest.next();
         while let Some(request) = next {
             next = rest.next();
@@ -264,13 +290,7 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                 missing = true;
             }
         }
-        if result.is_ok() && missing {
-            result = self.map_missing(requests.clone(), dma_limit);
-        }
-        if result.is_err() {
-            self.release_partial(requests, dma_limit);
-        }
-        result
+        result.map(|()| missing)
     }
 
     /// Unmaps what a failed call, for a device that reaches addresses up to `dma_limit`, has mapped

@@ -88,6 +88,23 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         R: Request + 'a,
         I: Iterator<Item = &'a R>,
     {
+        self.unmap_all_or(requests, |_| None)
+    }
+
+    /// Unmaps all of `requests` as [`Self::unmap_all`]. Those that the first look-up finds no
+    /// window for are passed to `other`, which returns [`None`] for what is not its own.
+    ///
+    /// Context: any.
+    #[inline(always)]
+    pub(super) fn unmap_all_or<'a, R, I>(
+        &self,
+        requests: I,
+        mut other: impl FnMut(&IovaSpan) -> Option<Result<(), NotHeld>>,
+    ) -> Result<(), NotHeld>
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R>,
+    {
         let mut result = Ok(());
         let mut retired = false;
         let mut spans = requests
@@ -110,7 +127,10 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
                     }
                     self.put_refs(id, window, count)
                 }
-                None => self.put_ref(&span),
+                None => match other(&span) {
+                    Some(result) => result.map(|()| false),
+                    None => self.put_ref(&span),
+                },
             };
             match put {
                 Ok(last) => retired |= last,

@@ -95,21 +95,17 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
             dma_limit,
             wait_limit: WaitLimit::new(self.costs.price()),
         };
-        let mut missing = false;
-        let mut result = Ok(());
-        for request in requests.clone() {
-            // The place of the address may hold anything before the call.
-            request.set_iova(None);
-            match request.span() {
-                Some(span) if result.is_ok() => {
-                    request.set_iova(self.map_at_hand(&call, &span));
-                    missing |= request.iova().is_none();
-                }
-                Some(_) => {}
-                None => result = Err(MapError::Invalid),
-            }
-        }
-        if result.is_ok() && missing {
+        let at_hand = if pool.preference() == Preference::Slots {
+            self.copy_all(requests.clone(), &call)
+        } else {
+            self.map_all_served(requests.clone(), dma_limit)
+        };
+        let missing = match at_hand {
+            Ok(true) => self.map_unserved(requests.clone(), &call),
+            _ => false,
+        };
+        let mut result = at_hand.map(|_| ());
+        if missing {
             let windows = requests.clone().filter(|r| !call.is_copied(*r));
             result = self.map_missing(windows, dma_limit);
             if let Err(error) = result {
@@ -144,18 +140,60 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         self.release_partial(requests, call.dma_limit);
     }
 
-    /// Maps `span` by what needs neither the lock nor the host, if that is to be.
-    fn map_at_hand<M: Memory>(&self, call: &Call<'_, M>, span: &GpaSpan) -> Option<Iova> {
-        let preference = call.pool.preference();
-        if preference == Preference::Slots {
-            if let Some(iova) = call.copy(span) {
-                return Some(iova);
+    /// Maps `requests` in the pool, as many as possible, or else by windows that serve them.
+    /// Returns whether others are left, as [`Self::map_all_served`].
+    fn copy_all<'a, R, I, M>(&self, requests: I, call: &Call<'_, M>) -> Result<bool, MapError>
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R>,
+        M: Memory,
+    {
+        let mut missing = false;
+        let mut result = Ok(());
+        for request in requests {
+            // The place of the address may hold anything before the call.
+            request.set_iova(None);
+            match request.span() {
+                Some(span) if result.is_ok() => {
+                    let iova = call.copy(&span);
+                    let iova = iova.or_else(|| self.map_served(&span, call.dma_limit));
+                    request.set_iova(iova);
+                    missing |= iova.is_none();
+                }
+                Some(_) => {}
+                None => result = Err(MapError::Invalid),
             }
         }
-        if let Some(iova) = self.map_served(span, call.dma_limit) {
-            return Some(iova);
+        result.map(|()| missing)
+    }
+
+    /// Maps those of `requests` that have no address yet by what needs no window that is there, if
+    /// that is to be. Returns whether others are left.
+    fn map_unserved<'a, R, I, M>(&self, requests: I, call: &Call<'_, M>) -> bool
+    where
+        R: Request + 'a,
+        I: Iterator<Item = &'a R>,
+        M: Memory,
+    {
+        let mut missing = false;
+        let mut opened = false;
+        for request in requests.filter(|request| request.iova().is_none()) {
+            let iova = request.span().and_then(|span| {
+                // A window that was opened for an entry may serve its neighbours.
+                let served = opened.then(|| self.map_served(&span, call.dma_limit));
+                served.flatten().or_else(|| self.map_new(call, &span))
+            });
+            request.set_iova(iova);
+            missing |= iova.is_none();
+            opened |= iova.is_some_and(|iova| !call.pool.contains(iova));
         }
-        match preference {
+        missing
+    }
+
+    /// Maps `span`, which no window serves, by a slot, or by a window that it is worth, if one of
+    /// these is to be.
+    fn map_new<M: Memory>(&self, call: &Call<'_, M>, span: &GpaSpan) -> Option<Iova> {
+        match call.pool.preference() {
             // That was tried.
             Preference::Slots => None,
             Preference::NewSlots => call.copy(span),
@@ -199,12 +237,9 @@ impl<H: Host, P: Policy, O: Observer> Engine<H, P, O> {
         I: Iterator<Item = &'a R> + Clone,
         M: Memory,
     {
-        let is_copied = |request: &R| request.iova().is_some_and(|iova| pool.contains(iova));
-        let mut result = self.unmap_all(requests.clone().filter(|r| !is_copied(r)));
-        for request in requests.filter(|r| is_copied(r)) {
-            let unmapped = request.mapped().map(|span| pool.unmap(&span, sync));
-            result = result.and(unmapped.unwrap_or(Ok(())));
-        }
-        result
+        // No window is where the pool is.
+        self.unmap_all_or(requests, |span| {
+            pool.contains(span.start()).then(|| pool.unmap(span, sync))
+        })
     }
 }
