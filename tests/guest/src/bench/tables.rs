@@ -206,7 +206,10 @@ fn again(figures: &Figures) -> String {
             "to direct",
             "doorbells",
             "direct",
-            "windows",
+            "windows only",
+            "to direct",
+            "doorbells",
+            "windows and copies",
             "to direct",
             "doorbells",
         ],
@@ -216,7 +219,7 @@ fn again(figures: &Figures) -> String {
         // Each is compared with direct mapping in the same guest.
         for (direct, modes) in [
             ("direct-small", &["whole", "ranges"][..]),
-            ("direct", &["hit"]),
+            ("direct", &["hit", "copied"]),
         ] {
             let direct = figures.one("calls", direct, case);
             row.push(calls(direct));

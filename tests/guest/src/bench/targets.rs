@@ -66,7 +66,9 @@ pub fn all(figures: &Figures) -> Vec<Target> {
     let doorbells = figures
         .figures
         .iter()
-        .filter(|f| f.group == "calls" && ["hit", "whole", "ranges"].contains(&f.mode.as_str()))
+        .filter(|f| {
+            f.group == "calls" && ["hit", "copied", "whole", "ranges"].contains(&f.mode.as_str())
+        })
         .map(|f| f.value("doorbells"))
         .collect::<Vec<_>>();
     let capacity = |case: &str, key: &str| figures.one("capacity", "default", case)?.value(key);
