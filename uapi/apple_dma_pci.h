@@ -9,8 +9,8 @@
  * All registers are 32 bits wide, little-endian, and accessed four bytes at a
  * time. All structures are little-endian.
  */
-#ifndef _UAPI_APPLE_DMA_PCI_H
-#define _UAPI_APPLE_DMA_PCI_H
+#ifndef _UAPI_LINUX_APPLE_DMA_PCI_H
+#define _UAPI_LINUX_APPLE_DMA_PCI_H
 
 #include <linux/types.h>
 
@@ -47,7 +47,7 @@
 /*
  * Status of a batch and of a request. A batch is IOERR if at least one request
  * failed; those that succeeded are in force. The responses of a batch that is
- * INVAL are not written. No host writes 2.
+ * INVAL are not written. 2 is not assigned: no published host writes it.
  */
 #define APPLE_DMA_PCI_STATUS_OK		0
 #define APPLE_DMA_PCI_STATUS_IOERR	1
@@ -155,4 +155,4 @@ struct apple_dma_pci_unmap_resp {
 	__le32 reserved;
 };
 
-#endif /* _UAPI_APPLE_DMA_PCI_H */
+#endif /* _UAPI_LINUX_APPLE_DMA_PCI_H */
